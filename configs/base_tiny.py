@@ -1,0 +1,29 @@
+"""The tiny text-to-video base, stage 2 of 3 of the released model `tiny`.
+
+    python launch/prepare.py --stage=latents --config=configs/motionv2v_tiny.py --out=runs/latents_tiny
+    python launch/train.py --config=configs/base_tiny.py --workdir=runs/base_tiny
+"""
+
+from configs import common
+from ml_collections import ConfigDict
+
+VAE_SCALING_FACTOR = 1.0
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict({"name": "base_tiny", "kind": "base", "init_from": ("runs/vae_tiny",)})
+    config.vae = common.vae_tiny()
+    config.vae.scaling_factor = VAE_SCALING_FACTOR
+    config.text = common.text_tiny()
+    config.dit = common.dit_tiny()
+    config.schedule = common.schedule_tiny()
+    config.data = common.data_tiny()
+    config.data.latents = "runs/latents_tiny"
+    config.loss = ConfigDict({"timesteps": "uniform"})
+    config.sample = ConfigDict({"solver": "ddim", "num_steps": 20, "guidance": "constant", "scale": 3.0})
+    config.optim = common.adamw(
+        ("vae/.*", None), ("(text|dit)/.*", {"peak": 1e-3, "warmup": 100, "decay": "cosine", "end": 1e-5})
+    )
+    config.train = common.train_defaults()
+    config.train.update({"steps": 2000, "batch_size": 32})
+    return config

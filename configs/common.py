@@ -1,0 +1,92 @@
+"""What the experiments share. A config file states only how it differs.
+
+Sections: `data` (scenes, batches' content), `vae`, `text`, `dit` (constructor arguments of the modules), `schedule`
+(noise), `method`, `loss`, `optim` (pattern of parameter path -> learning rate, or None for frozen), `train`, `sample`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def vae_tiny() -> ConfigDict:
+    """CogVideoX's autoencoder at one sixteenth of its width: 4x8x8 compression, 16 channels, 1.9 M parameters."""
+    return ConfigDict(
+        {
+            "block_channels": (8, 16, 32, 64),
+            "layers_per_block": 1,
+            "norm_groups": 4,
+            "latent_channels": 16,
+            "scaling_factor": 1.0,
+            "dtype": "float32",
+        }
+    )
+
+
+def text_tiny() -> ConfigDict:
+    """T5 v1.1's encoder on bytes."""
+    return ConfigDict(
+        {"vocab_size": 259, "width": 128, "num_layers": 2, "num_heads": 4, "head_dim": 32, "mlp_dim": 256}
+    )
+
+
+def dit_tiny() -> ConfigDict:
+    """CogVideoX-5B's transformer (3-D RoPE) at width 256, 6 blocks."""
+    return ConfigDict(
+        {
+            "num_layers": 6,
+            "num_heads": 8,
+            "head_dim": 32,
+            "text_dim": 128,
+            "text_length": 32,
+            "time_embed_dim": 32,
+            "positions": "rope",
+            "scan_unroll": True,
+            "dtype": "float32",
+        }
+    )
+
+
+def data_tiny() -> ConfigDict:
+    """17 frames of 64x64: the procedural scenes of `data.synthetic` at their defaults."""
+    return ConfigDict(
+        {
+            "num_frames": 17,
+            "size": (64, 64),
+            "text_length": 32,
+            "caption_dropout": 0.1,
+            "seed": 0,
+            "num_workers": 0,
+            "latents": "",
+            "scene": {},
+        }
+    )
+
+
+def schedule_tiny() -> ConfigDict:
+    """CogVideoX's schedule: scaled linear, zero terminal signal-to-noise ratio."""
+    return ConfigDict({"snr_shift_scale": 1.0})
+
+
+def train_defaults() -> ConfigDict:
+    """Loop settings that most runs keep."""
+    return ConfigDict(
+        {
+            "steps": 1000,
+            "batch_size": 32,
+            "accumulate": 1,
+            "seed": 0,
+            "log_every": 20,
+            "checkpoint_every": 200,
+            "probe_every": 500,
+            "probe_samples": 8,
+            "keep": 2,
+            "ema_decay": 0.999,
+            "clip_norm": 1.0,
+        }
+    )
+
+
+def adamw(*schedule: tuple) -> ConfigDict:
+    """AdamW with the paper's second moment; `schedule` holds (pattern, options or None), first match wins."""
+    return ConfigDict(
+        {"name": "adamw", "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-3, "schedule": tuple(schedule)}
+    )

@@ -1,0 +1,49 @@
+"""Edit the motion in a video: python launch/edit.py --video=dog.mp4 --edit=edit.json
+
+Without flags it edits the packaged example clip with the packaged `tiny` model and scores the result against the truth.
+`edit.json` is described in motionv2v/edit_json.py. Bad input ends in one line and exit code 2.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+from motionv2v import edit_run
+
+VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packaged example")
+EDIT = flags.DEFINE_string("edit", None, "the edit.json: points, and what to do with their paths")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, a model folder or a training work dir")
+OUT = flags.DEFINE_string("out", "outputs", "folder for edited.mp4, comparison.mp4 and contact_sheet.png")
+STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the model's", lower_bound=1, upper_bound=1000)
+GUIDANCE = flags.DEFINE_float("guidance", None, "text guidance scale, 1 is off; default: the model's", lower_bound=0.0)
+SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+        result = edit_run.run(
+            VIDEO.value,
+            EDIT.value,
+            checkpoint=CHECKPOINT.value,
+            out=OUT.value,
+            num_steps=STEPS.value,
+            guidance=GUIDANCE.value,
+            seed=SEED.value,
+        )
+    except (ValueError, OSError) as error:
+        if logging.level_debug():
+            raise
+        print(f"edit: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    if result.scores:
+        print(f"{'':12s}{'this edit':>12s}{'copying':>12s}   (against the example's known truth)")
+        for name, unit in (("follow_epe", "px"), ("keep_epe", "px"), ("psnr", "dB")):
+            print(f"{name:12s}{result.scores[name]:9.2f} {unit}{result.scores[name + '_copy']:9.2f} {unit}")
+    for path in result.files.values():
+        print(f"wrote   {path}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,37 @@
+"""Train: python launch/train.py --config=configs/motionv2v_tiny.py --workdir=runs/motionv2v_tiny
+
+The same command continues a run that was stopped or killed. Fields of the config change on the command line:
+--config.train.steps=1000. Bad input ends in one line and exit code 2; --verbosity=1 shows the traceback.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from motionv2v import train
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="the experiment, such as configs/motionv2v_tiny.py")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<config name>")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        if not flags.FLAGS["config"].present:
+            raise ValueError("--config is missing, expected a config file such as configs/motionv2v_tiny.py")
+        name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+        train.train(CONFIG.value, WORKDIR.value or f"runs/{name}")
+    except (ValueError, OSError, train.DivergedError) as error:
+        if logging.level_debug():
+            raise
+        print(f"train: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,351 @@
+"""Save and restore training runs, and write and read the model folders that people pass around.
+
+A *work dir* belongs to `train.train`:
+
+    workdir/config.json             the experiment
+    workdir/frozen.safetensors      the weights that do not train, written once
+    workdir/checkpoints/<step>/     trainable, EMA, optimizer state, step and data iterator state (orbax)
+
+A checkpoint is written beside its place and renamed when complete, so a process killed while writing leaves nothing
+that would be restored. Random keys are derived from (seed, step), hence not saved.
+
+A *model folder* is what `load_model` reads anywhere, without the training code's optimizer or data:
+
+    folder/config.json              the config, and shape, number type and sha256 of the weights
+    folder/model.safetensors        every parameter by its path, "dit/blocks/qkv/kernel"
+
+`RELEASED` names the model folders that ship inside this package.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from motionv2v import optim
+from motionv2v.typing import PyTree
+
+WEIGHTS, CONFIG, FROZEN, CHECKPOINTS = "model.safetensors", "config.json", "frozen.safetensors", "checkpoints"
+_DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float16": np.float16}
+
+
+class CheckpointError(ValueError):
+    """Say in one line what is wrong with a checkpoint, and what would be right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """Describe a model that ships with this package: its folder inside it, its config, and the commit that made it."""
+
+    folder: str
+    config: str
+    commit: str
+    description: str
+
+
+RELEASED: dict[str, Released] = {
+    "tiny": Released(
+        folder="released/tiny",
+        config="configs/motionv2v_tiny.py",
+        commit="",
+        description="MotionV2V on synthetic scenes: VAE, text encoder, base and control branch trained by this project",
+    ),
+}
+
+
+class Restored(NamedTuple):
+    """Hold one restored training checkpoint; `opt_state` is None where it was not asked for."""
+
+    step: int
+    trainable: PyTree
+    ema: PyTree
+    opt_state: Any
+    data_state: Any
+
+
+class RunCheckpoints:
+    """Write and read the checkpoints of one training run: atomic, in the background, the newest `keep` of them."""
+
+    def __init__(self, workdir: str | os.PathLike, keep: int = 2):
+        self._folder = Path(workdir).resolve() / CHECKPOINTS
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def latest_step(self) -> int | None:
+        """Find the newest complete checkpoint's step, or None."""
+        return latest_step(self._folder.parent)
+
+    def save(self, step: int, trainable: PyTree, ema: PyTree, opt_state: Any, data_state: Any) -> None:
+        """Start writing a checkpoint; the trees may be donated to the next step as soon as this returns.
+
+        `data_state` is whatever the data iterator's get_state() gave: made of json types, or bytes.
+        """
+        trees = (trainable, ema, opt_state)
+        if jax.default_backend() == "cpu":
+            # On an accelerator saving copies to the host first; on the CPU it would read, in the background, the very
+            # buffers that the next step overwrites.
+            trees = jax.tree.map(jnp.copy, trees)
+        meta = {"step": step, "data": _encode_data_state(data_state)}
+        items = dict(zip(("trainable", "ema", "optimizer"), map(ocp.args.StandardSave, trees), strict=True))
+        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
+
+    def restore(self, trainable: PyTree, opt_state: Any) -> Restored:
+        """Restore the newest complete checkpoint into trees with the structure, shapes and types of those given.
+
+        CheckpointError when there is none, or when it holds another model.
+        """
+        step = self.latest_step()
+        if step is None:
+            raise CheckpointError(_nothing_found(self._folder.parent))
+        args = {
+            "trainable": ocp.args.StandardRestore(_abstract(trainable)),
+            "ema": ocp.args.StandardRestore(_abstract(trainable)),
+            "optimizer": ocp.args.StandardRestore(_abstract(opt_state)),
+            "meta": ocp.args.JsonRestore(),
+        }
+        got = _restore(self._manager, step, args, self._folder)
+        check_shapes(got.trainable, trainable, f"checkpoint {self._folder / str(step)}")
+        return Restored(step, got.trainable, got.ema, got.optimizer, _decode_data_state(got.meta["data"]))
+
+    def wait(self) -> None:
+        """Block until every checkpoint begun is complete on disk; errors of writing are raised here."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish writing and stop the background threads."""
+        self._manager.close()
+
+
+def latest_step(workdir: str | os.PathLike) -> int | None:
+    """Find the newest complete checkpoint's step in a work dir, or None; folders half-written do not count."""
+    folder = Path(workdir) / CHECKPOINTS
+    names = [p.parent.name for p in folder.glob("*/_CHECKPOINT_METADATA")]
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
+def load_workdir(workdir: str | os.PathLike, ema: bool = True) -> tuple[ConfigDict, PyTree]:
+    """Load config and all parameters (fp32) of a training run's newest complete checkpoint; averaged ones with `ema`.
+
+    CheckpointError lists what was found when the folder is not a work dir or has no complete checkpoint yet.
+    """
+    workdir = Path(workdir).resolve()
+    step = latest_step(workdir)
+    if step is None:
+        raise CheckpointError(_nothing_found(workdir))
+    config = read_config(workdir)
+    item = "ema" if ema else "trainable"
+    with ocp.CheckpointManager(workdir / CHECKPOINTS) as manager:
+        args = {item: ocp.args.StandardRestore()}
+        trainable = _restore(manager, step, args, workdir / CHECKPOINTS)[item]
+    return config, _to_float32(optim.merge(jax.tree.map(np.asarray, trainable), load_frozen(workdir)))
+
+
+def save_frozen(workdir: str | os.PathLike, frozen: PyTree) -> None:
+    """Write the weights that do not train into a work dir, in their own number type, atomically."""
+    final, partial = Path(workdir) / FROZEN, Path(workdir) / (FROZEN + ".partial")
+    _write_weights({path: np.asarray(leaf) for path, leaf in optim.flatten(frozen).items()}, partial)
+    os.replace(partial, final)
+
+
+def load_frozen(workdir: str | os.PathLike) -> PyTree:
+    """Read what `save_frozen` wrote; an empty tree if it wrote nothing."""
+    path = Path(workdir) / FROZEN
+    return _read_weights(path) if path.exists() else {}
+
+
+def save_model(folder: str | os.PathLike, config: ConfigDict | dict, params: PyTree, dtype: str = "bfloat16") -> Path:
+    """Write a model folder and return it; floating-point leaves are stored as `dtype`, others as they are.
+
+    The folder appears complete or not at all; one of that name is replaced. CheckpointError for an unknown `dtype`.
+    """
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
+    folder = Path(folder).resolve()
+    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    flat = {path: np.asarray(leaf) for path, leaf in optim.flatten(params).items()}
+    flat = {p: x.astype(_DTYPES[dtype]) if _is_float(x) else x for p, x in flat.items()}
+    _write_weights(flat, partial / WEIGHTS)
+    weights = {"file": WEIGHTS, "sha256": _sha256(partial / WEIGHTS), "dtype": dtype, "parameters": optim.count(flat)}
+    _write_json(partial / CONFIG, {"config": config_to_json(config), "weights": weights})
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def load_model(name_or_folder: str | os.PathLike, expected: PyTree | None = None) -> tuple[ConfigDict, PyTree]:
+    """Load (config, params in fp32 numpy) of a released model by name, of a model folder, or of a training work dir.
+
+    `expected`: a tree of anything with shapes (as jax.eval_shape gives) that the parameters must agree with.
+    CheckpointError in one line: no such name or folder, bad json, weights missing, cut off or altered, other shapes.
+    """
+    folder = resolve(name_or_folder)
+    if (folder / CHECKPOINTS).is_dir():
+        config, params = load_workdir(folder)
+    else:
+        read = _read_json(folder / CONFIG)
+        config, weights = read.get("config"), read.get("weights")
+        if not isinstance(config, dict) or not isinstance(weights, dict) or "sha256" not in weights:
+            raise CheckpointError(f"{folder / CONFIG} has no 'config' and 'weights' with a sha256: not a model folder")
+        path = folder / WEIGHTS
+        if not path.is_file():
+            raise CheckpointError(_nothing_found(folder))
+        if _sha256(path) != weights["sha256"]:
+            raise CheckpointError(f"{path} is not the file its config.json describes (sha256 differs): copy it again")
+        config, params = ConfigDict(_tuples(config)), _to_float32(_read_weights(path))
+    if expected is not None:
+        check_shapes(params, expected, str(name_or_folder))
+    return config, params
+
+
+def export(workdir: str | os.PathLike, folder: str | os.PathLike, dtype: str = "bfloat16", ema: bool = True) -> Path:
+    """Write the newest checkpoint of a training run as a model folder and return the folder."""
+    config, params = load_workdir(workdir, ema=ema)
+    return save_model(folder, config, params, dtype=dtype)
+
+
+def resolve(name_or_folder: str | os.PathLike) -> Path:
+    """Find the folder of a RELEASED name or of a path; a released name wins.
+
+    CheckpointError lists the released names when there is no such folder.
+    """
+    name = str(name_or_folder)
+    folder = Path(__file__).parent / RELEASED[name].folder if name in RELEASED else Path(name)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"no checkpoint {name!r}: expected a folder with {CONFIG} and {WEIGHTS}, a training work dir,"
+            f" or a released name ({', '.join(RELEASED)})"
+        )
+    return folder
+
+
+def check_shapes(params: PyTree, expected: PyTree, where: str) -> None:
+    """Raise a CheckpointError naming the first parameters that are missing, superfluous or of another shape."""
+    got, want = optim.flatten(params), optim.flatten(expected)
+    wrong = [f"{p} is missing {list(want[p].shape)}" for p in want if p not in got]
+    wrong += [f"{p} {list(got[p].shape)} is not part of the model" for p in got if p not in want]
+    wrong += [
+        f"{p} is {list(got[p].shape)}, expected {list(want[p].shape)}"
+        for p in want
+        if p in got and tuple(got[p].shape) != tuple(want[p].shape)
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise CheckpointError(f"{where} holds another model: {'; '.join(wrong[:3])}{more}")
+
+
+def config_to_json(config: ConfigDict | dict) -> dict:
+    """Turn a config into plain json types (tuples become lists); CheckpointError where json cannot hold a value."""
+    try:
+        return json.loads(config.to_json() if isinstance(config, ConfigDict) else json.dumps(config))
+    except TypeError as error:
+        raise CheckpointError(f"the config holds something that json cannot: {error}") from error
+
+
+def write_config(workdir: str | os.PathLike, config: ConfigDict | dict) -> None:
+    """Write a work dir's config.json, atomically."""
+    _write_json(Path(workdir) / CONFIG, {"config": config_to_json(config)})
+
+
+def read_config(folder: str | os.PathLike) -> ConfigDict:
+    """Read the config of a work dir or model folder; lists become tuples, as configs write them."""
+    config = _read_json(Path(folder) / CONFIG).get("config")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{Path(folder) / CONFIG} has no 'config'")
+    return ConfigDict(_tuples(config))
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, args: dict[str, Any], folder: Path) -> Any:
+    """Restore with orbax; whatever goes wrong inside becomes one line."""
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**args))
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"checkpoint {folder / str(step)} cannot be restored into this model: {line}") from error
+
+
+def _abstract(tree: PyTree) -> PyTree:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def _encode_data_state(state: Any) -> dict[str, Any]:
+    return {"hex": state.hex()} if isinstance(state, bytes) else {"json": state}
+
+
+def _decode_data_state(encoded: dict[str, Any]) -> Any:
+    return bytes.fromhex(encoded["hex"]) if "hex" in encoded else encoded["json"]
+
+
+def _write_weights(flat: dict[str, np.ndarray], path: Path) -> None:
+    save_file({name: np.ascontiguousarray(x) for name, x in flat.items()}, path)
+    path.chmod(0o644)  # safetensors writes files that only their owner can read
+
+
+def _read_weights(path: Path) -> PyTree:
+    try:
+        return optim.unflatten(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise CheckpointError(_nothing_found(path.parent))
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not json: {error}") from error
+    if not isinstance(read, dict):
+        raise CheckpointError(f"{path} holds a {type(read).__name__}, expected an object")
+    return read
+
+
+def _write_json(path: Path, value: dict) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _nothing_found(folder: Path) -> str:
+    found = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else None
+    listing = "does not exist" if found is None else f"holds {', '.join(found) or 'nothing'}"
+    return (
+        f"no checkpoint in {folder}: it {listing}; expected {CONFIG} and {WEIGHTS} (a model folder),"
+        f" or {CONFIG} and {CHECKPOINTS}/<step> (a training work dir with a complete checkpoint)"
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_float(x: np.ndarray) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _to_float32(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: np.asarray(x, np.float32) if _is_float(x) else np.asarray(x), tree)
+
+
+def _tuples(value: Any) -> Any:
+    """Turn json's lists into tuples, the way configs and flax modules hold them."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

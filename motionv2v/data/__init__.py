@@ -1,0 +1,1 @@
+"""The input pipeline. Everything here is numpy only, because grain's worker processes must not import jax."""

@@ -1,0 +1,85 @@
+"""Samples that went through the frozen VAE once: shards of latents on disk, read by random access.
+
+A folder holds `meta.json` and shards `00000.npy`, `00001.npy`, ..., each a structured numpy array with one record per
+sample. Shards are memory-mapped, so a data set larger than memory streams from disk. Latents are stored scaled, as
+float16: three decimal digits, far below the noise of the smallest diffusion step.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+META = "meta.json"
+
+
+def write_shard(folder: str | Path, index: int, records: dict[str, np.ndarray]) -> None:
+    """Write one shard: arrays with a common leading axis, one record per entry; appears complete or not at all."""
+    length = len(next(iter(records.values())))
+    fields = [(name, array.dtype, array.shape[1:]) for name, array in sorted(records.items())]
+    shard = np.empty(length, fields)
+    for name, array in records.items():
+        shard[name] = array
+    path = Path(folder) / f"{index:05d}.npy"
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        np.save(file, shard)
+    os.replace(partial, path)
+
+
+def write_meta(folder: str | Path, meta: dict[str, Any]) -> None:
+    """Write `meta.json`: what the latents were made from, so that a resumed job can tell whether it is the same."""
+    path = Path(folder) / META
+    path.with_suffix(".partial").write_text(json.dumps(meta, indent=2, sort_keys=True))
+    os.replace(path.with_suffix(".partial"), path)
+
+
+def read_meta(folder: str | Path) -> dict[str, Any] | None:
+    """Read `meta.json`, or return None where there is none."""
+    path = Path(folder) / META
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+class LatentSource:
+    """Random access to a folder of latent shards (grain's protocol).
+
+    Raises:
+        ValueError: if the folder has no shards, naming what makes them.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = str(folder)
+        paths = sorted(Path(folder).glob("[0-9]*.npy"))
+        if not paths:
+            raise ValueError(f"no latent shards (00000.npy, ...) in {folder!s}; make them with launch/prepare.py")
+        self._shards = [np.load(path, mmap_mode="r") for path in paths]
+        self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        record = self._shards[shard][index - self._starts[shard]]
+        return {name: np.array(record[name]) for name in record.dtype.names}
+
+    def __repr__(self) -> str:
+        return f"LatentSource({self.folder!r})"
+
+
+@dataclass(frozen=True)
+class DropCaption(grain.transforms.RandomMap):
+    """Replace a share of the captions' tokens by the null caption's (paper, section 4.1: one half)."""
+
+    share: float
+
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Apply to one sample with `tokens` and `null_tokens`."""
+        sample = {k: v for k, v in element.items() if k != "null_tokens"}
+        if rng.random() < self.share:
+            sample["tokens"] = element["null_tokens"]
+        return sample

@@ -1,0 +1,392 @@
+"""The `edit.json` file: points in a clip and what to do with their paths, in source-video pixels.
+
+    {
+      "queries": [
+        [0, 310.0, 220.0],
+        {"t": 12, "x": 420, "y": 190, "name": "nose"},
+        [0, 80, 60], [0, 640, 70], [0, 60, 400], [0, 650, 410]
+      ],
+      "operations": [
+        {"op": "uncamera", "reference": [2, 3, 4, 5], "frame": 0},
+        {"op": "drag", "points": [0, "nose"], "start": [310, 220], "end": [360, 180],
+         "start_frame": 4, "end_frame": 30},
+        {"op": "keyframes", "points": "nose", "keyframes": {"0": [420, 190], "24": [470, 120], "48": [420, 60]},
+         "interpolation": "smooth"},
+        {"op": "recamera"},
+        {"op": "hide", "points": [0], "start_frame": 40},
+        {"op": "jitter"}
+      ],
+      "prompt": "a dog jumps over a puddle",
+      "seed": 7,
+      "frames": 49
+    }
+
+`queries` (required): the points, each [t, x, y] or an object with t, x, y and an optional name; t is the frame in which
+the point is at (x, y). `operations` (required, may be empty): applied in order; see below. `prompt`: what the edited
+video shows, default "". `seed`: whole number >= 0, default 0; fixes jitter and sampling. `frames`: how many frames of
+the clip to use, default all.
+
+x runs to the right and y down from the top-left corner of the frame; frames count from 0. Where an operation takes
+points, write a list of indices into `queries` or of names, a single one, or "all" (the default). Frame windows
+include both ends. Queries and places where a drag starts must lie in the frame; places where something goes may lie
+outside it by up to the frame's own size. Everything else is an `EditError`, which says in one line what is wrong,
+where, and what would be right; fields that nobody reads are errors too.
+"""
+
+import difflib
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from motionv2v import edits
+from motionv2v import tracks as tracks_lib
+from motionv2v.edit_fields import KINDS, EditError, Names, check_object, frames_in, integer, number, places_in, shown
+from motionv2v.tracks import Tracks
+from motionv2v.typing import Float
+
+__all__ = ["ALIASES", "OPERATIONS", "EditError", "EditSpec", "Operation", "Step", "load", "parse"]
+
+
+@dataclass
+class State:
+    """What operations share while they are applied: the unedited tracks, the random generator, removed cameras."""
+
+    source: Tracks
+    rng: np.random.Generator
+    cameras: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: the function of `motionv2v.edits` that it names, and the kind of each field.
+
+    Attributes:
+        function: gives the documentation and, by its signature, which fields may be left out.
+        fields: field name -> key of `KINDS`.
+        either: groups of fields of which exactly one group must be given, in full.
+        apply: (state, tracks, arguments) -> tracks, where the function alone does not do.
+    """
+
+    function: Callable[..., Any]
+    fields: Mapping[str, str]
+    either: Sequence[tuple[str, ...]] = ()
+    apply: Callable[[State, Tracks, dict[str, Any]], Tracks] | None = None
+
+    @property
+    def required(self) -> list[str]:
+        """Lists the fields that have no default."""
+        parameters = inspect.signature(self.function).parameters
+        return [name for name in self.fields if parameters[name].default is inspect.Parameter.empty]
+
+    def __call__(self, state: State, tracks: Tracks, arguments: dict[str, Any]) -> Tracks:
+        """Applies the operation. Raises ValueError where it cannot be done or sends points to infinity."""
+        if self.apply is not None:
+            return tracks_lib.validate(self.apply(state, tracks, arguments))
+        return tracks_lib.validate(self.function(tracks, **arguments))
+
+
+def _uncamera(state: State, tracks: Tracks, arguments: dict[str, Any]) -> Tracks:
+    """Stabilises the tracks and the original that blend_back returns to, and remembers the way back."""
+    tracks, homographies = edits.uncamera(tracks, **arguments)
+    state.cameras.append(homographies)
+    state.source = tracks_lib.warp(state.source, homographies)
+    return tracks
+
+
+def _recamera(state: State, tracks: Tracks, arguments: dict[str, Any]) -> Tracks:
+    """Puts back the camera motion that was removed last."""
+    homographies = state.cameras.pop()
+    state.source = edits.recamera(state.source, homographies)
+    return edits.recamera(tracks, homographies)
+
+
+_POINTS = {"points": "points"}
+_WINDOW = {"start_frame": "frame", "end_frame": "frame"}
+_MOVING = {**_WINDOW, "ease": "ease"}
+
+OPERATIONS: dict[str, Operation] = {
+    "drag": Operation(
+        edits.drag,
+        {**_POINTS, "start": "place", "end": "goal", "by": "vector", "falloff": "not negative", **_MOVING},
+        either=(("start", "end"), ("by",)),
+    ),
+    "drift": Operation(edits.drift, {**_POINTS, "velocity": "vector", "t_origin": "number", **_WINDOW}),
+    "tween": Operation(
+        edits.tween, {**_POINTS, "keyframes": "keyframes", "interpolation": "ease", "keep_motion": "switch"}
+    ),
+    "retime": Operation(
+        edits.retime,
+        {**_POINTS, "speed": "number", "about": "number", "times": "numbers", **_WINDOW},
+        either=(("speed",), ("times",)),
+    ),
+    "reverse": Operation(edits.reverse, {**_POINTS, **_WINDOW}),
+    "freeze": Operation(edits.freeze, {**_POINTS, "frame": "frame", **_WINDOW}),
+    "scale": Operation(edits.scale, {**_POINTS, "factor": "positive", "center": "goal", **_MOVING}),
+    "rotate": Operation(edits.rotate, {**_POINTS, "degrees": "number", "center": "goal", **_MOVING}),
+    "mirror": Operation(edits.mirror, {**_POINTS, "axis": "axis", "at": "number", **_WINDOW}),
+    "swap": Operation(edits.swap, {"first": "points", "second": "points", "by": "swap", **_WINDOW}),
+    "show": Operation(edits.show, {**_POINTS, **_WINDOW}),
+    "hide": Operation(edits.hide, {**_POINTS, **_WINDOW}),
+    "blend_back": Operation(
+        edits.blend_back,
+        {**_POINTS, **_MOVING},
+        apply=lambda state, tracks, arguments: edits.blend_back(tracks, state.source, **arguments),
+    ),
+    "uncamera": Operation(
+        edits.uncamera, {"reference": "points", "frame": "frame", "model": "camera"}, apply=_uncamera
+    ),
+    "recamera": Operation(edits.recamera, {}, apply=_recamera),
+    "jitter": Operation(
+        edits.jitter,
+        {**_POINTS, "amount": "not negative", **_WINDOW},
+        apply=lambda state, tracks, arguments: edits.jitter(state.rng, tracks, **arguments),
+    ),
+}
+"""Every operation by its name in the file: the one table that the parser, the checks and the documentation read."""
+
+ALIASES = {"keyframes": "tween"}
+
+
+def describe() -> str:
+    """Writes the reference of all operations, their fields, and what each field takes."""
+    lines = ["Operations (fields in [brackets] may be left out):", ""]
+    for name, operation in OPERATIONS.items():
+        words = [word if word in operation.required else f"[{word}]" for word in operation.fields]
+        also = [alias for alias, meant in ALIASES.items() if meant == name]
+        title = name + (f" (also called {', '.join(also)})" if also else "")
+        lines.append(f"{title}: {', '.join(words) or 'no fields'}")
+        lines.append(f"    {inspect.getdoc(operation.function).splitlines()[0]}")
+        if operation.either:
+            lines.append("    Give either " + " or ".join(" and ".join(group) for group in operation.either) + ".")
+    lines += ["", "Fields:", ""]
+    for kind, (_, meaning) in KINDS.items():
+        users = sorted({word for operation in OPERATIONS.values() for word, k in operation.fields.items() if k == kind})
+        lines.append(f"{', '.join(users)}: {meaning}")
+    return "\n".join(lines)
+
+
+__doc__ = f"{__doc__}\n{describe()}\n"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One parsed operation: its place in the list, its name as in `OPERATIONS`, and the arguments of its function."""
+
+    index: int
+    name: str
+    arguments: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        """Names the operation as error messages do."""
+        return f"operations[{self.index}] ({self.name})"
+
+
+@dataclass(frozen=True)
+class EditSpec:
+    """A parsed `edit.json`: `queries` are (t, x, y) in source-video pixels, `names` maps names to query indices."""
+
+    queries: Float[np.ndarray, "N 3"]
+    steps: tuple[Step, ...]
+    prompt: str = ""
+    seed: int = 0
+    frames: int | None = None
+    names: Mapping[str, int] = field(default_factory=dict)
+
+    def validate_against(self, size: tuple[int, int], num_frames: int) -> "EditSpec":
+        """Checks every frame, place and operation against a clip of size (H, W) and T frames, and returns the spec.
+
+        Each operation is tried out on still points, so that only the tracks themselves can make `apply` fail later.
+        Raises EditError: see the module's documentation for what may lie outside the frame.
+        """
+        height, width = size
+        if self.frames is not None and self.frames > num_frames:
+            raise EditError(f"frames: asks for {self.frames} frames, but the clip has {num_frames}")
+        num_frames = self.frames or num_frames
+        for index, (frame, *place) in enumerate(self.queries.tolist()):
+            _check_frame(int(frame), num_frames, f"queries[{index}]")
+            _check_place(place, (0, 0, width, height), f"queries[{index}]", size)
+        for step in self.steps:
+            for word, value in step.arguments.items():
+                kind, where = OPERATIONS[step.name].fields[word], f"{step.where}.{word}"
+                for frame in frames_in(kind, value):
+                    _check_frame(frame, num_frames, where)
+                for place in places_in(kind, value):
+                    beyond = 0 if kind == "place" else 1
+                    box = (-beyond * width, -beyond * height, (1 + beyond) * width, (1 + beyond) * height)
+                    _check_place(place, box, where, size)
+                if kind == "numbers" and len(value) != num_frames:
+                    raise EditError(f"{where}: has {len(value)} numbers, but the clip has {num_frames} frames")
+            self._try_out(step, num_frames)
+        return self
+
+    def _try_out(self, step: Step, num_frames: int) -> None:
+        """Applies one operation to points that stand still at random places. Raises EditError."""
+        rng = np.random.default_rng(0)
+        still = np.repeat(rng.uniform(0, 1000, (len(self.queries), 1, 2)), num_frames, axis=1).astype(np.float32)
+        tracks = tracks_lib.from_arrays(still)
+        self._run(step, State(tracks, rng, [np.broadcast_to(np.eye(3), (num_frames, 3, 3))]), tracks)
+
+    def _run(self, step: Step, state: State, tracks: Tracks) -> Tracks:
+        """Applies one operation. Raises EditError with its place."""
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # infinities are found and reported
+                return OPERATIONS[step.name](state, tracks, step.arguments)
+        except ValueError as error:
+            raise EditError(f"{step.where}: {error}") from error
+
+    def apply(self, tracks: Tracks) -> Tracks:
+        """Applies the operations in order to the tracks of the queries, [N T 2] in source-video pixels.
+
+        Raises EditError where the tracks do not fit the queries, and where an operation cannot be done, with its place.
+        """
+        if tracks.xy.ndim != 3 or tracks.xy.shape[0] != len(self.queries):
+            raise EditError(f"the edit has {len(self.queries)} queries, but the tracks have shape {tracks.xy.shape}")
+        state = State(tracks, np.random.default_rng(self.seed))
+        for step in self.steps:
+            tracks = self._run(step, state, tracks)
+        return tracks
+
+
+def load(path: str | os.PathLike) -> EditSpec:
+    """Reads and parses an `edit.json` file (UTF-8).
+
+    Raises EditError, one line: a missing file, bad JSON (with line and column), or what `parse` finds.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
+    except OSError as error:
+        raise EditError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise EditError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    try:
+        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise EditError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a field written twice, NaN, a number of thousands of digits
+        raise EditError(f"{path}: {error}") from error
+    try:
+        return parse(document)
+    except EditError as error:
+        raise EditError(f"{path}: {error}") from error
+
+
+def parse(document: Any) -> EditSpec:
+    """Turns the content of an `edit.json` (nested dicts, lists, numbers, strings) into an EditSpec.
+
+    Raises EditError that names the place and what would be right there. What depends on the clip, such as frames and
+    places outside it, is checked by `EditSpec.validate_against`.
+    """
+    allowed = ("queries", "operations", "prompt", "seed", "frames")
+    check_object(document, allowed, "the file", required=("queries", "operations"))
+    prompt = document.get("prompt", "")
+    if not isinstance(prompt, str):
+        raise EditError(f"prompt: must be a string, got {shown(prompt)}")
+    seed = integer(document.get("seed", 0), "seed", 0)
+    frames = document.get("frames")
+    frames = None if frames is None else integer(frames, "frames", 1)
+    queries, names = _parse_queries(document["queries"])
+    known = Names(len(queries), names)
+    if not isinstance(document["operations"], list):
+        raise EditError("operations: must be a list of objects like {\"op\": \"drag\", ...}")
+    steps = tuple(_parse_step(index, value, known) for index, value in enumerate(document["operations"]))
+    removed = 0
+    for step in steps:
+        removed += {"uncamera": 1, "recamera": -1}.get(step.name, 0)
+        if removed < 0:
+            raise EditError(f"{step.where}: there is no camera motion to put back; put an uncamera before it")
+    return EditSpec(queries, steps, prompt, seed, frames, names)
+
+
+def _parse_queries(value: Any) -> tuple[np.ndarray, dict[str, int]]:
+    """Reads the points, as an array [N 3] of (t, x, y), and their names."""
+    if not isinstance(value, list) or not value:
+        raise EditError("queries: must be a list with at least one point [t, x, y]")
+    rows, names = [], {}
+    for index, query in enumerate(value):
+        where = f"queries[{index}]"
+        if isinstance(query, dict):
+            check_object(query, ("t", "x", "y", "name"), where, required=("t", "x", "y"))
+            if "name" in query:
+                name = query["name"]
+                if not isinstance(name, str) or not name.strip() or name == "all":
+                    raise EditError(f"{where}.name: must be a non-empty string other than \"all\"")
+                if name in names:
+                    raise EditError(f"{where}.name: {name!r} already names queries[{names[name]}]")
+                names[name] = index
+            query = [query["t"], query["x"], query["y"]]
+        if not isinstance(query, list) or len(query) != 3:
+            raise EditError(f"{where}: must be [t, x, y] or an object with t, x and y, got {shown(query)}")
+        place = [number(query[1], f"{where}.x"), number(query[2], f"{where}.y")]
+        rows.append([integer(query[0], f"{where}.t", 0), *place])
+    return np.array(rows, np.float32), names
+
+
+def _parse_step(index: int, value: Any, known: Names) -> Step:
+    """Reads one operation."""
+    where = f"operations[{index}]"
+    if not isinstance(value, dict) or not isinstance(value.get("op"), str):
+        raise EditError(f"{where}: must be an object with \"op\", one of {', '.join(OPERATIONS)}")
+    name = ALIASES.get(value["op"], value["op"])
+    if name not in OPERATIONS:
+        close = difflib.get_close_matches(value["op"].lower(), [*OPERATIONS, *ALIASES], n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise EditError(f"{where}: unknown operation {value['op']!r}; {hint}operations: {', '.join(OPERATIONS)}")
+    operation, step = OPERATIONS[name], Step(index, name, {})
+    check_object(value, ("op", *operation.fields), step.where, required=operation.required)
+    for word, kind in operation.fields.items():
+        if word in value:
+            step.arguments[word] = KINDS[kind][0](value[word], f"{step.where}.{word}", known)
+    _check_either(step, operation)
+    first, last = step.arguments.get("start_frame"), step.arguments.get("end_frame")
+    if first is not None and last is not None and first > last:
+        raise EditError(f"{step.where}: start_frame {first} comes after end_frame {last}")
+    return step
+
+
+def _check_either(step: Step, operation: Operation) -> None:
+    """Raises EditError unless exactly one of the alternative groups of fields is given, in full."""
+    if not operation.either:
+        return
+    choices = " or ".join(" and ".join(group) for group in operation.either)
+    given = [word for group in operation.either for word in group if word in step.arguments]
+    if tuple(given) not in operation.either:
+        raise EditError(f"{step.where}: needs either {choices}, got {' and '.join(given) or 'neither'}")
+
+
+def _check_frame(frame: int, num_frames: int, where: str) -> None:
+    """Raises EditError for a frame that the clip does not have."""
+    if frame >= num_frames:
+        raise EditError(f"{where}: there is no frame {frame}; the clip has frames 0..{num_frames - 1}")
+
+
+def _check_place(place: Sequence[float], box: tuple[int, int, int, int], where: str, size: tuple[int, int]) -> None:
+    """Raises EditError for a place outside a box (left, top, right, bottom)."""
+    x, y = place
+    if not (box[0] <= x <= box[2] and box[1] <= y <= box[3]):
+        raise EditError(
+            f"{where}: ({x:g}, {y:g}) is outside the allowed x {box[0]}..{box[2]}, y {box[1]}..{box[3]}; "
+            f"the video is {size[1]} wide and {size[0]} high, in pixels"
+        )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds an object, refusing a field that is written twice."""
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise EditError(f"the field {key!r} is written twice in one object: which one is meant?")
+        seen[key] = value
+    return seen
+
+
+def _no_constant(name: str) -> float:
+    """Refuses NaN and Infinity, which Python's parser would take."""
+    raise EditError(f"{name} is not a number that JSON knows; write a finite number")

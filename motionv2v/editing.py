@@ -1,0 +1,240 @@
+"""Edit the motion of a clip with a trained model: `load("tiny").edit(clip, source, target)`.
+
+The model works at its own number of frames and its own size. A clip of another shape is adapted first, and the result
+is mapped back to the clip's size, frame count and frame rate; each such step is told to `notify`.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from motionv2v import checkpoints, model as modeling, sampling
+from motionv2v import video as video_io
+from motionv2v.tokenizer import ByteTokenizer
+from motionv2v.tracks import Tracks
+from motionv2v.typing import AnyArray, Int, Key, PyTree, UInt8
+
+MAX_ADVISED_POINTS = 20
+NEGATIVE_PROMPT = (
+    "The video is not of a high quality, it has a low resolution. Watermark present in each frame. The background is "
+    "solid. Strange body and strange trajectory. Distortion."
+)
+"""The text that guidance moves away from with CogVideoX-sized models, as in the published demos."""
+NULL_PROMPT = "."
+
+
+def load(name_or_folder: str) -> "Editor":
+    """Load an editor: a released name (`tiny`), a model folder, or a training work dir (its averaged weights).
+
+    Raises:
+        checkpoints.CheckpointError: a one-line reason if there is no such model or it is damaged.
+        ValueError: if the checkpoint is not that of an editing model.
+    """
+    config, params = checkpoints.load_model(name_or_folder)
+    if config.get("kind") != "control":
+        raise ValueError(
+            f"{name_or_folder} holds a {config.get('kind', 'nameless')!r} model ({config.get('name', '?')}); "
+            "editing needs one of kind 'control', such as the released 'tiny'"
+        )
+    editor = Editor(config, params)
+    checkpoints.check_shapes(params, editor.expected_shapes(), str(name_or_folder))
+    return editor
+
+
+class Editor:
+    """A model ready to edit: modules, parameters and compiled functions.
+
+    Attributes:
+        config: the checkpoint's own config. params: the full tree, fp32. model: the modules.
+    """
+
+    def __init__(self, config: Any, params: PyTree):
+        self.config = config
+        self.model = modeling.build(config)
+        self.params = jax.tree.map(jnp.asarray, params)
+        self.tokenizer = ByteTokenizer(config.data.text_length)
+        static = ("num_steps", "solver", "guidance", "use_control")
+        self._generate = jax.jit(self._generate_fn, static_argnames=static)
+
+    def expected_shapes(self) -> PyTree:
+        """Return the shapes that the config's parameters must have."""
+        return jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))
+
+    @property
+    def num_frames(self) -> int:
+        """Return the number of frames the model works at."""
+        return int(self.config.data.num_frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return the (height, width) the model works at."""
+        return tuple(self.config.data.size)
+
+    def edit(
+        self,
+        clip: video_io.Clip | UInt8[np.ndarray, "T H W 3"],
+        source: Tracks,
+        target: Tracks,
+        *,
+        prompt: str = NULL_PROMPT,
+        seed: int = 0,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        notify: Callable[[str], None] = warnings.warn,
+    ) -> video_io.Clip:
+        """Redraw a clip so that its points move along other paths (paper, section 3.3).
+
+        Args:
+            clip: the video; uint8 frames, any size and length. An array is taken at 8 frames per second.
+            source: the points' paths [N T 2] in pixels of the clip, and where they are visible.
+            target: where the same points shall go.
+            prompt: what the video shows. seed: same seed, same video.
+            num_steps: denoising steps; None takes the config's.
+            guidance: classifier-free guidance scale on the text; None takes the config's, 1 switches it off.
+            notify: called with a sentence for each adaptation of frame count or size, and for too many points.
+
+        Returns:
+            The edited clip, of the same size, frame count and frame rate.
+
+        Raises:
+            ValueError: if the tracks do not fit each other or the clip, saying both shapes.
+        """
+        clip = clip if isinstance(clip, video_io.Clip) else video_io.Clip(np.asarray(clip), 8.0)
+        frames = clip.frames
+        check_tracks(frames, source, target)
+        if source.xy.shape[0] > MAX_ADVISED_POINTS:
+            notify(
+                f"{source.xy.shape[0]} points: the method works best with at most {MAX_ADVISED_POINTS} "
+                "(paper, section 3.3); fewer, well-placed points follow better"
+            )
+        times = self._frame_times(len(frames), notify)
+        batch = self._batch(frames, source, target, times, notify)
+        tokens = self.tokenizer.encode([prompt])
+        result = self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, guidance=guidance)[0]
+        nearest = np.abs(np.arange(len(frames))[:, None] - times).argmin(1)
+        return video_io.Clip(video_io.resize(np.asarray(result)[nearest], frames.shape[1:3]), clip.fps)
+
+    def _frame_times(self, length: int, notify: Callable[[str], None]) -> Int[np.ndarray, "T"]:
+        """Choose which of the clip's frames the model sees: all in order, evenly spaced, or padded with the last."""
+        if length == self.num_frames:
+            return np.arange(length)
+        if length > self.num_frames:
+            notify(
+                f"the clip has {length} frames and the model works on {self.num_frames}: it edits {self.num_frames} "
+                f"evenly spaced ones, and each frame of the result is the nearest of those"
+            )
+            return np.round(np.linspace(0, length - 1, self.num_frames)).astype(int)
+        notify(f"the clip has {length} frames and the model works on {self.num_frames}: the last frame is held")
+        return np.minimum(np.arange(self.num_frames), length - 1)
+
+    def _batch(self, frames: np.ndarray, source: Tracks, target: Tracks, times: np.ndarray, notify: Any) -> dict:
+        """Bring a clip and its tracks to the model's frames and size, as a batch of one."""
+        height, width = frames.shape[1:3]
+        if (height, width) != self.size:
+            notify(f"the clip is {width}x{height} and the model works at {self.size[1]}x{self.size[0]}: it is resized there and back")
+        scale = np.array([self.size[1] / width, self.size[0] / height], np.float32)
+        batch = {"source": video_io.resize(frames[times], self.size)[None]}
+        # Hidden points draw nothing: padding to a multiple of 16 keeps the number of compiled shapes small.
+        padding = -len(source.xy) % 16
+        for side, tracks in (("source", source), ("target", target)):
+            xy = np.pad(np.asarray(tracks.xy, np.float32)[:, times] * scale, ((0, padding), (0, 0), (0, 0)))
+            batch[f"{side}_xy"] = xy[None]
+            batch[f"{side}_visible"] = np.pad(np.asarray(tracks.visible)[:, times], ((0, padding), (0, 0)))[None]
+        return batch
+
+    def generate(
+        self,
+        key: Key,
+        batch: dict[str, AnyArray],
+        tokens: Int[AnyArray, "B L"],
+        *,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        use_control: bool = True,
+    ) -> UInt8[AnyArray, "B T H W 3"]:
+        """Edit a batch that is already at the model's frames and size; one compiled call from pixels to pixels.
+
+        Args:
+            key: of the noise and the blobs' colours.
+            batch: `source` uint8 [B T H W 3], `source_xy`, `target_xy` [B N T 2], `source_visible`,
+                `target_visible` [B N T].
+            tokens: of the prompts. num_steps, guidance: as in `edit`.
+            use_control: False samples the frozen base without its control branch, for comparison.
+        """
+        settings = self.config.sample
+        scale = float(settings.scale if guidance is None else guidance)
+        kind = settings.guidance if guidance is None else "constant"
+        null = self.tokenizer.encode([settings.get("negative_prompt", NULL_PROMPT)] * len(tokens))
+        return self._generate(
+            self.params,
+            key,
+            {name: jnp.asarray(value) for name, value in batch.items() if name != "tokens"},
+            jnp.asarray(tokens),
+            jnp.asarray(null),
+            num_steps=int(num_steps or settings.num_steps),
+            solver=settings.solver,
+            guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
+            use_control=use_control,
+        )
+
+    def text_to_video(self, prompts: Sequence[str], seed: int = 0, num_steps: int | None = None) -> UInt8[AnyArray, "B T H W 3"]:
+        """Sample videos from text alone with the base model."""
+        shape = (len(prompts), *modeling.clip_shape(self.model))
+        batch = {"source": np.zeros(shape, np.uint8)}
+        tokens = self.tokenizer.encode(list(prompts))
+        return np.asarray(
+            self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, use_control=False)
+        )
+
+    def _generate_fn(
+        self,
+        params: PyTree,
+        key: Key,
+        batch: dict[str, AnyArray],
+        tokens: AnyArray,
+        null: AnyArray,
+        *,
+        num_steps: int,
+        solver: str,
+        guidance: sampling.Guidance,
+        use_control: bool,
+    ) -> AnyArray:
+        model = self.model
+        draw_key, noise_key, sample_key = jax.random.split(key, 3)
+        conditions = None
+        if use_control:
+            drawn = model.method.batch_conditions(draw_key, batch, self.config.method)
+            conditions = modeling.encode_conditions(model, params, drawn)
+        text, null_text = (modeling.embed_text(model, params, t) for t in (tokens, null))
+        shape = modeling.latent_shape(batch["source"].shape, model.vae.latent_channels)
+        noise = jax.random.normal(noise_key, shape)
+        predict = partial(modeling.denoise, model, params, conditions=conditions)
+        latents = sampling.sample(
+            sample_key,
+            lambda xt, timestep: predict(xt, timestep, text),
+            noise,
+            model.schedule,
+            num_steps=num_steps,
+            solver=solver,
+            guidance=guidance,
+            guided_fn=lambda xt, timestep: (predict(xt, timestep, text), predict(xt, timestep, null_text)),
+        )
+        video = modeling.decode(model, params, latents)
+        return jnp.round((video + 1) * 127.5).astype(jnp.uint8)
+
+
+def check_tracks(frames: UInt8[np.ndarray, "T H W 3"], source: Tracks, target: Tracks) -> None:
+    """Check that a clip and its two sets of tracks belong together. Raises ValueError naming both shapes."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise ValueError(f"the clip must be uint8 [T H W 3]; got {frames.dtype} {list(frames.shape)}")
+    if np.shape(source.xy) != np.shape(target.xy):
+        raise ValueError(f"source has tracks {np.shape(source.xy)} and target {np.shape(target.xy)}; they must be the same")
+    if np.ndim(source.xy) != 3 or np.shape(source.xy)[1] != len(frames):
+        raise ValueError(f"tracks must be [N {len(frames)} 2] for a clip of {len(frames)} frames; got {np.shape(source.xy)}")
+    if not (np.isfinite(source.xy).all() and np.isfinite(target.xy).all()):
+        raise ValueError("tracks hold values that are not finite; every position must be a number, hidden points too")

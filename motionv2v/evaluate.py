@@ -1,0 +1,161 @@
+"""Measure what a model does: follow-EPE, keep-EPE and PSNR of edits of held-out scenes whose truth is known exactly.
+
+Protocol of `synthetic`: pairs of the test split, N points each, N exact tracks. The model gets the source video, the
+points' paths in it and their paths in the target. A tracker that knows nothing of the truth is started on each output
+at the point's first visible target position and followed through the clip:
+
+    follow-EPE   mean distance, in pixels, between those tracks and the target paths, over the points that were edited
+                 and the frames where they are visible in the target (Motion Prompting's EPE, restricted to edits)
+    keep-EPE     the same over the points whose paths are equal in both videos
+    PSNR         against the true target video, of the squared error pooled over the clip: per frame, the exact first
+                 frame of a copy would count as infinitely good
+
+"Copy" rows give the source video to the same protocol. `truth` is the same tracker on the true target: the floor that
+tracking itself sets. `exact` distances need no tracker: the source's exact paths against the target's.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from motionv2v import editing, figures, metrics, trackers
+from motionv2v.data import synthetic as scenes
+from motionv2v.data.pipeline import NULL_CAPTION
+from motionv2v.typing import Bool, Float, UInt8
+
+NUM_POINTS = 10
+
+
+def held_out_pairs(editor: editing.Editor, num_pairs: int, seed: int, num_points: int = NUM_POINTS) -> list[scenes.Pair]:
+    """Draw pairs of the test split at the model's size, every one with `num_points` points."""
+    data = editor.config.data
+    settings = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.get("scene", {}).items()}
+    settings |= {"num_points": num_points, "num_frames": editor.num_frames, "size": editor.size}
+    config = scenes.SceneConfig(**settings)
+    return [scenes.make_pair(config, seed, index, "test") for index in range(num_pairs)]
+
+
+def edit_pairs(
+    editor: editing.Editor,
+    pairs: list[scenes.Pair],
+    *,
+    seed: int = 0,
+    batch_size: int = 10,
+    num_steps: int | None = None,
+    guidance: float | None = None,
+    use_control: bool = True,
+    captions: bool = True,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> UInt8[np.ndarray, "M T H W 3"]:
+    """Run the model over pairs in batches; the last batch is filled up so that one compilation serves all."""
+    outputs = []
+    for first in progress(range(0, len(pairs), batch_size)):
+        chunk = pairs[first : first + batch_size]
+        padded = chunk + [chunk[-1]] * (batch_size - len(chunk))
+        batch = {"source": np.stack([p.source for p in padded])}
+        for side in ("source", "target"):
+            tracks = [getattr(p, f"{side}_tracks") for p in padded]
+            batch[f"{side}_xy"] = np.stack([t.xy for t in tracks])
+            batch[f"{side}_visible"] = np.stack([t.visible for t in tracks])
+        tokens = editor.tokenizer.encode([p.caption if captions else NULL_CAPTION for p in padded])
+        key = jax.random.fold_in(jax.random.key(seed), first)
+        options = {"num_steps": num_steps, "guidance": guidance, "use_control": use_control}
+        outputs.append(np.asarray(editor.generate(key, batch, tokens, **options))[: len(chunk)])
+    return np.concatenate(outputs)
+
+
+def tracked_errors(
+    frames: UInt8[np.ndarray, "T H W 3"], pair: scenes.Pair, tracker: Any
+) -> tuple[Float[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
+    """Track a video from the points' first visible target positions; distances to the target paths, and where they count.
+
+    The query frame itself does not count: there the tracker was told the answer.
+    """
+    target = pair.target_tracks
+    first = target.visible.argmax(1)
+    queries = np.concatenate([first[:, None], target.xy[np.arange(len(first)), first]], 1)
+    counted = target.visible.copy()
+    counted[np.arange(len(first)), first] = False
+    seen = target.visible.any(1)
+    error = np.zeros(target.visible.shape, np.float32)
+    if seen.any():
+        found = tracker.track(frames, queries[seen].astype(np.float32))
+        error[seen] = np.linalg.norm(found.xy - target.xy[seen], axis=-1)
+    return error, counted
+
+
+def score(videos: UInt8[np.ndarray, "M T H W 3"], pairs: list[scenes.Pair], tracker: Any) -> dict[str, float]:
+    """Score videos against the pairs they should equal: follow-EPE and keep-EPE (px), PSNR (dB).
+
+    Distances are averaged within a pair, then over the pairs that have such points; NaN if none has.
+    """
+    follow, keep, psnr = [], [], []
+    for frames, pair in zip(videos, pairs, strict=True):
+        error, counted = tracked_errors(frames, pair, tracker)
+        for rows, result in ((pair.edited, follow), (~pair.edited, keep)):
+            where = counted & rows[:, None]
+            if where.any():
+                result.append(float(error[where].mean()))
+        psnr.append(clip_psnr(frames, pair.target))
+    return {"follow_epe": _mean(follow), "keep_epe": _mean(keep), "psnr": _mean(psnr)}
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def clip_psnr(video: UInt8[np.ndarray, "T H W 3"], truth: UInt8[np.ndarray, "T H W 3"]) -> float:
+    """Return the PSNR in dB of the squared error pooled over a clip; infinity for equal clips."""
+    error = float(metrics.l2(video, truth))
+    return float("inf") if error == 0 else -10 * float(np.log10(error))
+
+
+def exact_copy_epe(pairs: list[scenes.Pair]) -> float:
+    """Average how far edited points are from their target in the source video itself, in pixels; no tracker involved."""
+    errors = []
+    for pair in pairs:
+        where = pair.target_tracks.visible & pair.edited[:, None]
+        if where.any():
+            gap = np.linalg.norm(pair.source_tracks.xy - pair.target_tracks.xy, axis=-1)
+            errors.append(float(gap[where].mean()))
+    return _mean(errors)
+
+
+def synthetic(
+    editor: editing.Editor, *, num_pairs: int = 200, seed: int = 7, **options: Any
+) -> tuple[dict[str, float], UInt8[np.ndarray, "M T H W 3"], list[scenes.Pair]]:
+    """Run the synthetic benchmark.
+
+    Args:
+        editor: the model. num_pairs, seed: which held-out pairs. options: of `edit_pairs`.
+
+    Returns:
+        The flat results, the edited videos, and the pairs. Keys: `follow_epe`, `keep_epe`, `psnr` of the model;
+        the same with `_copy` for the source video and `_truth` for the target video; `follow_epe_copy_exact`.
+    """
+    pairs = held_out_pairs(editor, num_pairs, seed)
+    videos = edit_pairs(editor, pairs, **options)
+    tracker = trackers.get("classical")
+    results = score(videos, pairs, tracker)
+    copied = score(np.stack([p.source for p in pairs]), pairs, tracker)
+    truth = score(np.stack([p.target for p in pairs]), pairs, tracker)
+    results |= {f"{name}_copy": value for name, value in copied.items()}
+    results |= {f"{name}_truth": truth[name] for name in ("follow_epe", "keep_epe")}
+    results["follow_epe_copy_exact"] = exact_copy_epe(pairs)
+    return results, videos, pairs
+
+
+def comparison_video(pair: scenes.Pair, edited: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w 3"]:
+    """Lay out source, target tracks on the source, edited result and true target side by side, with labels."""
+    drawn = figures.draw_tracks(pair.source, pair.target_tracks, highlight=pair.edited)
+    panels = [("source", pair.source), ("target tracks", drawn), ("edited", edited), ("true target", pair.target)]
+    return figures.side_by_side(panels)
+
+
+def probe_synthetic(editor: editing.Editor, num_pairs: int, seed: int) -> dict[str, Any]:
+    """Evaluate during training: the benchmark on few pairs, and videos of the first four."""
+    results, videos, pairs = synthetic(editor, num_pairs=num_pairs, seed=seed, batch_size=num_pairs)
+    shown = {f"edit_{i}": comparison_video(pair, video) for i, (pair, video) in enumerate(zip(pairs[:4], videos[:4], strict=True))}
+    return {"scalars": results, "videos": shown}

@@ -1,0 +1,22 @@
+"""Methods as thin plug-ins on one backbone. A method is a module of this package with these names:
+
+    conditions(key, clip, config) -> {"videos": {name: [T H W 3]}, "maps": {name: [T H W C]}}
+        drawn in jax.numpy, jittable and vmappable; `videos` reach the conditioner as latents of the frozen VAE
+    make_conditioner(config, width=, patch_size=, dtype=) -> linen module: (conditions, time) -> models.dit.Control
+    init_from_base(params, base_kernel, base_bias) -> params        how the conditioner starts from a trained base
+    loss(...), initial_noise(...)                                   optional; the defaults are diffusion.loss and N(0, 1)
+
+Nothing else in the package asks which method runs: `get(config.method.name)` is the only look-up.
+"""
+
+import importlib
+from types import ModuleType
+
+AVAILABLE = ("motionv2v",)
+
+
+def get(name: str) -> ModuleType:
+    """Return a method's module by name. Raises ValueError listing what is available."""
+    if name not in AVAILABLE:
+        raise ValueError(f"unknown method {name!r}; available: {', '.join(AVAILABLE)}")
+    return importlib.import_module(f"motionv2v.methods.{name}")

@@ -1,0 +1,129 @@
+"""The whole model behind one config: VAE, text encoder, denoiser (DiT and a method's conditioner), noise schedule.
+
+Parameters are one tree, {"vae", "text", "dit", "conditioner"}; a config without a section has no such module, so the
+same functions serve a VAE alone, the text-to-video base and the base with a control branch.
+"""
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from motionv2v import diffusion, methods
+from motionv2v.models.dit import Denoiser, DiT
+from motionv2v.models.text import T5Encoder
+from motionv2v.models.vae import VAE, latent_shape
+from motionv2v.typing import AnyArray, Float, Int, Key, PyTree
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Model(NamedTuple):
+    """The modules of one config; None where the config has no such section."""
+
+    config: Any
+    vae: VAE
+    text: T5Encoder | None
+    denoiser: Denoiser | None
+    method: ModuleType | None
+    schedule: diffusion.Schedule | None
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    """Turn a config section into constructor arguments: lists to tuples, dtype names to dtypes."""
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}
+    if "dtype" in fields:
+        if fields["dtype"] not in DTYPES:
+            raise ValueError(f"unknown dtype {fields['dtype']!r}; available: {', '.join(DTYPES)}")
+        fields["dtype"] = DTYPES[fields["dtype"]]
+    return fields
+
+
+def build(config: Any) -> Model:
+    """Build the modules of a config (`configs/*.py`). Raises ValueError or TypeError for a setting that does not exist."""
+    vae = VAE(**_fields(config.vae))
+    if "dit" not in config:
+        return Model(config, vae, None, None, None, None)
+    dit = DiT(**_fields(config.dit))
+    method = conditioner = None
+    if "method" in config:
+        method = methods.get(config.method.name)
+        sizes = {"width": dit.num_heads * dit.head_dim, "patch_size": dit.patch_size, "dtype": dit.dtype}
+        conditioner = method.make_conditioner(config.method, **sizes)
+    schedule = diffusion.make_schedule(**config.schedule)
+    return Model(config, vae, T5Encoder(**_fields(config.text)), Denoiser(dit, conditioner), method, schedule)
+
+
+def clip_shape(model: Model) -> tuple[int, int, int, int]:
+    """Return the shape (T, H, W, 3) of the clips that a config is for."""
+    return (model.config.data.num_frames, *model.config.data.size, 3)
+
+
+def init_params(key: Key, model: Model) -> PyTree:
+    """Draw all parameters, fp32. Use under `jax.jit`, or `jax.eval_shape` for the shapes of a large model."""
+    vae_key, text_key, dit_key = jax.random.split(key, 3)
+    video = jnp.zeros((1, *clip_shape(model)))
+    params = {"vae": model.vae.init(vae_key, video)["params"]}
+    if model.denoiser is None:
+        return params
+    tokens = jnp.zeros((1, model.config.data.text_length), jnp.int32)
+    params["text"] = model.text.init(text_key, tokens)["params"]
+    latents = jnp.zeros(latent_shape(video.shape, model.vae.latent_channels))
+    text = jnp.zeros((1, model.config.data.text_length, model.denoiser.dit.text_dim))
+    conditions = None if model.method is None else _empty_conditions(model, latents)
+    return params | model.denoiser.init(dit_key, latents, jnp.zeros((1,), jnp.int32), text, conditions)["params"]
+
+
+def _empty_conditions(model: Model, latents: Float[AnyArray, "B t h w z"]) -> dict[str, dict[str, AnyArray]]:
+    """Make the latents of a method's conditions without drawing anything: zeros of the right shapes."""
+    frames, height, width, _ = clip_shape(model)
+    tracks = {"xy": jnp.zeros((1, frames, 2)), "visible": jnp.zeros((1, frames), bool)}
+    clip = {f"{side}_{name}": value for side in ("source", "target") for name, value in tracks.items()}
+    clip["source"] = jnp.zeros((frames, height, width, 3), jnp.uint8)
+    drawn = jax.eval_shape(lambda k: model.method.conditions(k, clip, model.config.method), jax.random.key(0))
+    frames_of = {name: 1 if video.shape[0] == 1 else latents.shape[1] for name, video in drawn["videos"].items()}
+    return {"videos": {name: jnp.zeros_like(latents[:, :t]) for name, t in frames_of.items()}}
+
+
+def encode(model: Model, params: PyTree, video: Float[AnyArray, "B T H W 3"]) -> Float[AnyArray, "B t h w z"]:
+    """Encode clips in [-1, 1] to scaled latents: the mode of the VAE's distribution, times its scaling factor."""
+    mean, _ = model.vae.apply({"params": params["vae"]}, video, method="encode")
+    return mean * model.vae.scaling_factor
+
+
+def decode(model: Model, params: PyTree, latents: Float[AnyArray, "B t h w z"]) -> Float[AnyArray, "B T H W 3"]:
+    """Decode scaled latents to clips in [-1, 1]."""
+    video = model.vae.apply({"params": params["vae"]}, latents / model.vae.scaling_factor, method="decode")
+    return jnp.clip(video, -1, 1)
+
+
+def encode_conditions(model: Model, params: PyTree, conditions: dict[str, Any]) -> dict[str, Any]:
+    """Replace a method's drawn videos [B T H W 3] by their scaled latents; maps stay as they are."""
+    videos = conditions["videos"]
+    names = sorted(videos)
+    latents = {}
+    for length in {videos[name].shape[1] for name in names}:
+        # One call of the encoder for all videos of one length: larger batches keep the device busy.
+        group = [name for name in names if videos[name].shape[1] == length]
+        stacked = encode(model, params, jnp.concatenate([videos[name] for name in group]))
+        latents |= dict(zip(group, jnp.split(stacked, len(group)), strict=True))
+    return {**conditions, "videos": latents}
+
+
+def embed_text(model: Model, params: PyTree, tokens: Int[AnyArray, "B L"]) -> Float[AnyArray, "B L C"]:
+    """Encode token ids with the text encoder."""
+    return model.text.apply({"params": params["text"]}, tokens)
+
+
+def denoise(
+    model: Model,
+    params: PyTree,
+    xt: Float[AnyArray, "B t h w z"],
+    timestep: Int[AnyArray, "B"],
+    text: Float[AnyArray, "B L C"],
+    conditions: dict[str, Any] | None = None,
+) -> Float[AnyArray, "B t h w z"]:
+    """Predict v at xt; without conditions the base model runs alone."""
+    tree = {name: params[name] for name in ("dit", "conditioner") if name in params}
+    return model.denoiser.apply({"params": tree}, xt, timestep, text, conditions)

@@ -1,0 +1,342 @@
+"""CogVideoX's diffusion transformer at any size, with an optional control branch, and the seam every method plugs into.
+
+A block (CogVideoX as released) attends over text and video tokens together; its two norms are shifted, scaled and gated
+by the time embedding, separately for video and text. All blocks have one shape, so their parameters are stacked under
+`blocks` with the layer on the first axis and applied in a loop.
+
+The control branch (MotionV2V, section 3.3) is a copy of the first `control_depth` blocks which runs beside them:
+
+    k = zero_in(h0 + k0)                      h0 the embedded latents, k0 = Control.tokens
+    for each main block i:
+        h, e = main_i(h, e)
+        k = control_i(k, e)                   the main branch's text; the copy's own text output is dropped
+        side:     h = h + zero_out_i(k)
+        chained:  k = zero_out_i(k); h = h + k
+
+`zero_in` and `zero_out` are Linear layers that start at zero, so that a new branch leaves the model unchanged. `side`
+is the wiring of the paper's figure. `chained`, where the stream itself passes through every zero layer, is how the
+released Diffusion-as-Shader weights were trained. The branch's parameters live under the one key `control`; the rest
+of the tree is that of a model without a branch.
+"""
+
+import functools
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from motionv2v.models import layers
+from motionv2v.typing import AnyArray, Float, Num, PyTree
+
+
+class Control(NamedTuple):
+    """What a method gives the transformer besides latents, time and text; None leaves a part out.
+
+    `tokens` [B n D] enter the control branch, one per video patch. `concat` [B t h w C] are further latent channels,
+    put after those of xt before the patches are embedded.
+    """
+
+    tokens: Float[AnyArray, "B n D"] | None = None
+    concat: Float[AnyArray, "B t h w C"] | None = None
+
+
+class Conditioner(Protocol):
+    """The linen module with which a method turns its condition latents into a `Control`.
+
+    `conditions` is a dict of dicts, for example {"videos": {name: [B t h w z]}}: videos arrive as latents of the
+    frozen VAE. `time` [B] is the diffusion time in [0, 1], 1 = noise.
+    """
+
+    def __call__(self, conditions: dict, time: Float[AnyArray, "B"]) -> Control:
+        """Turn condition latents into a `Control`."""
+        ...
+
+
+class DiT(nn.Module):
+    """Predict from noisy latents, time and text, as CogVideoX's transformer does.
+
+    Attributes:
+        num_layers: main blocks (5B: 42, 2B: 30).
+        num_heads: heads; the width D is num_heads * head_dim.
+        head_dim: features per head, 64 in CogVideoX.
+        in_channels: channels entering the patch embedding, those of `Control.concat` included.
+        out_channels: channels of the prediction.
+        text_dim: width of the text encoder's output.
+        text_length: most text tokens accepted.
+        patch_size: side of a patch in latent pixels.
+        patch_size_t: None; CogVideoX 1.5's patches in time are not supported.
+        time_embed_dim: width of the time embedding.
+        positions: `rope` (5B) or `sincos` (2B).
+        spatial_interpolation_scale: sin-cos patch positions are divided by this.
+        temporal_interpolation_scale: sin-cos frame positions are divided by this.
+        mlp_ratio: hidden width of the MLP over D.
+        control_depth: blocks of the control branch, 0 for none.
+        control_wiring: `side` or `chained`, see the module's docstring.
+        control_start: how zero_in starts. `zero` as released; `identity` shows the copies, from the first step, the
+            activations they were copied for. Either way a new branch changes nothing, because zero_out is zero.
+        zero_init_modulation: start the main blocks as the identity and the prediction at zero (adaLN-Zero), for
+            training from scratch. The control blocks always start with open gates: behind zero_in and zero_out, closed
+            gates would never receive a gradient.
+        attention_implementation: see `attention.IMPLEMENTATIONS`.
+        remat: see `layers.scan_stack`.
+        scan_unroll: see `layers.scan_stack`.
+        dtype: of the computation; parameters are float32.
+    """
+
+    num_layers: int = 30
+    num_heads: int = 30
+    head_dim: int = 64
+    in_channels: int = 16
+    out_channels: int = 16
+    text_dim: int = 4096
+    text_length: int = 226
+    patch_size: int = 2
+    patch_size_t: int | None = None
+    time_embed_dim: int = 512
+    positions: str = "rope"
+    spatial_interpolation_scale: float = 1.875
+    temporal_interpolation_scale: float = 1.0
+    mlp_ratio: int = 4
+    control_depth: int = 0
+    control_wiring: str = "side"
+    control_start: str = "zero"
+    zero_init_modulation: bool = True
+    attention_implementation: str = "xla"
+    remat: str | bool = "none"
+    scan_unroll: int | bool = 1
+    dtype: Any = jnp.float32
+
+    @property
+    def width(self) -> int:
+        """Return D, the features of a token."""
+        return self.num_heads * self.head_dim
+
+    @nn.compact
+    def __call__(
+        self,
+        xt: Float[AnyArray, "B t h w zin"],
+        timestep: Num[AnyArray, "B"],
+        text: Float[AnyArray, "B L C"],
+        control: Control | None = None,
+    ) -> Float[AnyArray, "B t h w zout"]:
+        """Predict, in the training schedule's terms (CogVideoX: v), for one batch of noisy latents.
+
+        Args:
+            xt: noisy latents; h and w must be multiples of `patch_size`.
+            timestep: in the schedule's units, 0..999 for CogVideoX.
+            text: the text encoder's output, at most `text_length` tokens, used without a padding mask.
+            control: a method's extra inputs. Without `tokens` the control branch is not run.
+
+        Raises:
+            ValueError: for settings or sizes that do not fit, naming both sides.
+        """
+        self._check_settings()
+        control = Control() if control is None else control
+        if control.concat is not None:
+            xt = jnp.concatenate([xt, control.concat.astype(xt.dtype)], axis=-1)
+        self._check_inputs(xt, text, control)
+        grid = (xt.shape[1], xt.shape[2] // self.patch_size, xt.shape[3] // self.patch_size)
+
+        time = layers.timestep_embedding(timestep, self.width).astype(self.dtype)
+        time = nn.Dense(self.time_embed_dim, dtype=self.dtype, name="time_in")(time)
+        time = nn.Dense(self.time_embed_dim, dtype=self.dtype, name="time_out")(nn.silu(time))
+
+        video = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(layers.patchify(xt, self.patch_size))
+        text = nn.Dense(self.width, dtype=self.dtype, name="text_embed")(text)
+        rope = None
+        if self.positions == "rope":
+            rope = layers.rope_table(grid, self.head_dim, text.shape[1])
+        else:
+            scales = (self.spatial_interpolation_scale, self.temporal_interpolation_scale)
+            video = video + layers.sincos_table(grid, self.width, *scales).astype(video.dtype)
+
+        video = self._run_blocks(video, text, time, rope, control.tokens)
+
+        shift, scale = jnp.split(
+            layers.modulation("out_modulation", 2 * self.width, self.zero_init_modulation, self.dtype)(time)[:, None],
+            2,
+            -1,
+        )
+        video = layers.layer_norm("final_norm", self.dtype)(video)
+        video = layers.layer_norm("out_norm", self.dtype)(video) * (1 + scale) + shift
+        features = self.out_channels * self.patch_size**2
+        kernel_init = nn.initializers.zeros if self.zero_init_modulation else nn.initializers.lecun_normal()
+        video = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="out")(video)
+        return layers.unpatchify(video, grid, self.patch_size)
+
+    def _run_blocks(self, video, text, time, rope, tokens):
+        """Run the main blocks, the first `control_depth` of them zipped with the control branch."""
+        block = self._block()
+        blocks = self.param("blocks", self._init_blocks, self.num_layers, self.zero_init_modulation)
+        branch = self.param("control", self._init_control) if self.control_depth else None
+        settings = {"remat": self.remat, "unroll": self.scan_unroll}
+
+        def main_step(carry, layer):
+            return block.apply({"params": layer}, *carry, time, rope)
+
+        def main_step_at(carry, index):
+            # Taken from the whole stack by number: `blocks[:depth]` and `blocks[depth:]` as inputs of the two loops
+            # would hold a second copy of all main blocks in memory (11 GB of bfloat16 in the 5B model).
+            take = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
+            return main_step(carry, jax.tree.map(take, blocks))
+
+        def control_step(carry, layer):
+            video, text, stream = carry
+            video, text = main_step_at((video, text), layer["index"])
+            stream, _ = block.apply({"params": layer["blocks"]}, stream, text, time, rope)
+            out = _linear(layer["zero_out"], stream)
+            return video + out, text, out if self.control_wiring == "chained" else stream
+
+        if tokens is None or not self.control_depth:
+            return layers.scan_stack(main_step, (video, text), blocks, **settings)[0]
+        depth = self.control_depth
+        stream = _linear(branch["zero_in"], video + tokens.astype(video.dtype))
+        layer = {"index": jnp.arange(depth), "blocks": branch["blocks"], "zero_out": branch["zero_out"]}
+        video, text, _ = layers.scan_stack(control_step, (video, text, stream), layer, **settings)
+        if depth < self.num_layers:
+            rest = jnp.arange(depth, self.num_layers)
+            video, text = layers.scan_stack(main_step_at, (video, text), rest, **settings)
+        return video
+
+    def _block(self, zero_init=False):
+        # Detached (parent=None): its parameters are slices of the stack, passed to `apply` by hand.
+        return layers.Block(
+            self.num_heads,
+            self.head_dim,
+            self.mlp_ratio,
+            self.attention_implementation,
+            zero_init,
+            self.dtype,
+            parent=None,
+        )
+
+    def _init_blocks(self, key, depth, zero_init):
+        # One token of each kind is enough to learn the shapes, and `xla` runs everywhere.
+        block = self._block(zero_init).clone(attention_implementation="xla")
+        token, time = jnp.zeros((1, 1, self.width), self.dtype), jnp.zeros((1, self.time_embed_dim), self.dtype)
+        return layers.init_stack(lambda one: block.init(one, token, token, time)["params"], key, depth)
+
+    def _init_control(self, key):
+        square = (self.width, self.width)
+        start = jnp.eye(self.width) if self.control_start == "identity" else jnp.zeros(square)
+        return {
+            "zero_in": {"kernel": start, "bias": jnp.zeros(self.width)},
+            "blocks": self._init_blocks(key, self.control_depth, False),
+            "zero_out": {
+                "kernel": jnp.zeros((self.control_depth, *square)),
+                "bias": jnp.zeros((self.control_depth, self.width)),
+            },
+        }
+
+    def _check_settings(self):
+        if self.patch_size_t is not None:
+            raise ValueError(
+                f"patch_size_t={self.patch_size_t} (CogVideoX 1.5) is not supported; patch_size_t must be None."
+            )
+        _check_choice("positions", self.positions, ("rope", "sincos"))
+        _check_choice("control_wiring", self.control_wiring, ("side", "chained"))
+        _check_choice("control_start", self.control_start, ("zero", "identity"))
+        if not 0 <= self.control_depth <= self.num_layers:
+            raise ValueError(f"control_depth={self.control_depth} must lie in 0..num_layers={self.num_layers}.")
+
+    def _check_inputs(self, xt, text, control):
+        batch, frames, height, width, channels = xt.shape
+        if channels != self.in_channels:
+            raise ValueError(
+                f"latents have {channels} channels, those of Control.concat included; in_channels={self.in_channels}."
+            )
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"latents of {height}x{width} do not divide into patches of {self.patch_size}x{self.patch_size}; "
+                f"height and width must be multiples of {self.patch_size}."
+            )
+        if text.shape[1] > self.text_length or text.shape[2] != self.text_dim:
+            raise ValueError(
+                f"text of {text.shape[1]} tokens, {text.shape[2]} wide, does not fit: at most "
+                f"text_length={self.text_length} tokens, text_dim={self.text_dim} wide."
+            )
+        if control.tokens is None:
+            return
+        if not self.control_depth:
+            raise ValueError("Control.tokens were given, but the model has no control branch (control_depth=0).")
+        expected = (batch, frames * (height // self.patch_size) * (width // self.patch_size), self.width)
+        if control.tokens.shape != expected:
+            raise ValueError(f"Control.tokens have shape {control.tokens.shape}, expected {expected}.")
+
+
+class Denoiser(nn.Module):
+    """Join a transformer and a method's conditioner into one model: {"dit": ..., "conditioner": ...} in the tree.
+
+    Attributes:
+        dit: the transformer.
+        conditioner: a `Conditioner` module, or None for the bare transformer.
+        num_timesteps: of the training schedule; timestep num_timesteps - 1 is time 1.
+    """
+
+    dit: DiT
+    conditioner: nn.Module | None = None
+    num_timesteps: int = 1000
+
+    def __call__(
+        self,
+        xt: Float[AnyArray, "B t h w zin"],
+        timestep: Num[AnyArray, "B"],
+        text: Float[AnyArray, "B L C"],
+        conditions: dict | None = None,
+    ) -> Float[AnyArray, "B t h w zout"]:
+        """Predict for one batch; without `conditions` only the transformer runs.
+
+        Args:
+            xt: noisy latents.
+            timestep: in the schedule's units.
+            text: the text encoder's output.
+            conditions: what the conditioner takes. Pass them to `init`, or it has no parameters to create.
+
+        Raises:
+            ValueError: when conditions are given and there is no conditioner for them.
+        """
+        if conditions is None:
+            return self.dit(xt, timestep, text)
+        if self.conditioner is None:
+            raise ValueError(f"conditions {sorted(conditions)} were given, but the model has no conditioner.")
+        time = jnp.asarray(timestep, jnp.float32) / (self.num_timesteps - 1)
+        return self.dit(xt, timestep, text, self.conditioner(conditions, time))
+
+
+def base_params(params: PyTree) -> PyTree:
+    """Return a DiT's parameters without its control branch: the tree of the same DiT with control_depth=0."""
+    return {name: value for name, value in params.items() if name != "control"}
+
+
+def init_control_from_base(params: PyTree) -> PyTree:
+    """Copy the first main blocks into the control branch; the zero layers stay as they are.
+
+    Args:
+        params: the tree of a DiT that has a branch.
+
+    Returns:
+        A new tree whose other arrays are shared with `params`.
+
+    Raises:
+        ValueError: when the tree has no control branch.
+    """
+    if "control" not in params:
+        raise ValueError(f"the parameters have no control branch; their keys are {', '.join(sorted(params))}.")
+    depth = params["control"]["zero_out"]["bias"].shape[0]
+    copies = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
+    return {**params, "control": {**params["control"], "blocks": copies}}
+
+
+def count_parameters(tree: PyTree) -> int:
+    """Count the numbers in all arrays of a tree, abstract ones included."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _linear(params, x):
+    return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; available: {', '.join(choices)}.")

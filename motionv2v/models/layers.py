@@ -1,0 +1,286 @@
+"""Parts of the transformers: patches, position tables, the timestep embedding, the block and stacks of blocks."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from motionv2v.models.attention import attention
+from motionv2v.typing import AnyArray, Float, Key, Num, PyTree
+
+REMAT_POLICIES = ("none", "full", "save_attention")
+
+
+def patchify(x: Float[AnyArray, "B t h w C"], patch_size: int) -> Float[AnyArray, "B n F"]:
+    """Cut every latent frame into square patches and flatten each patch in the order (row, column, channel).
+
+    Args:
+        x: latents, channels last.
+        patch_size: side of a patch in latent pixels.
+
+    Returns:
+        One row per patch, frame by frame and row by row: n = t * (h / patch_size) * (w / patch_size) and
+        F = patch_size^2 * C.
+
+    Raises:
+        ValueError: when the height or the width is not a multiple of `patch_size`.
+    """
+    batch, frames, height, width, channels = x.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"latents of height {height} and width {width} do not divide into patches of {patch_size}; "
+            f"both must be multiples of {patch_size}."
+        )
+    x = x.reshape(batch, frames, height // patch_size, patch_size, width // patch_size, patch_size, channels)
+    x = x.transpose(0, 1, 2, 4, 3, 5, 6)
+    return x.reshape(batch, -1, patch_size * patch_size * channels)
+
+
+def unpatchify(
+    tokens: Float[AnyArray, "B n F"], grid: tuple[int, int, int], patch_size: int
+) -> Float[AnyArray, "B t h w C"]:
+    """Put output patches back in place; each patch is flattened in the order (channel, row, column).
+
+    CogVideoX's output projection is channel-major although its input patches are not read that way here, so this is
+    not the inverse of `patchify`.
+
+    Args:
+        tokens: one row per patch, F = C * patch_size^2.
+        grid: frames, patch rows and patch columns; their product is n.
+        patch_size: side of a patch in latent pixels.
+    """
+    frames, rows, columns = grid
+    batch = tokens.shape[0]
+    x = tokens.reshape(batch, frames, rows, columns, -1, patch_size, patch_size)
+    x = x.transpose(0, 1, 2, 5, 3, 6, 4)
+    return x.reshape(batch, frames, rows * patch_size, columns * patch_size, -1)
+
+
+def timestep_embedding(timestep: Num[AnyArray, "B"], width: int) -> Float[AnyArray, "B D"]:
+    """Embed timesteps as `width` / 2 cosines followed by as many sines, periods 2 pi to 2 pi * 10,000.
+
+    Args:
+        timestep: in the schedule's own units (CogVideoX: 0..999).
+        width: D, even.
+    """
+    half = width // 2
+    frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle = jnp.asarray(timestep, jnp.float32)[:, None] * frequency[None]
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def rope_table(
+    grid: tuple[int, int, int], head_dim: int, text_length: int
+) -> tuple[Float[AnyArray, "S d2"], Float[AnyArray, "S d2"]]:
+    """Compute cosines and sines that rotate each pair of features by the token's frame, row and column.
+
+    A quarter of the head's features follow time and three eighths each follow rows and columns (64 = 16 + 24 + 24).
+    Positions are integers, starting at 0, with base 10,000. The rows of text tokens, which come first, are the
+    identity: cosine 1, sine 0.
+
+    Args:
+        grid: frames, patch rows and patch columns.
+        head_dim: features per head, a multiple of 16.
+        text_length: text tokens in front of the video's.
+
+    Returns:
+        (cosine, sine), float32, S = text_length + product of `grid`, d2 = head_dim / 2.
+
+    Raises:
+        ValueError: when `head_dim` does not split into pairs for all three axes.
+    """
+    if head_dim % 16:
+        raise ValueError(f"rotary positions need a head_dim that is a multiple of 16, got {head_dim}.")
+    sizes = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
+    angles = []
+    for axis, (length, size) in enumerate(zip(grid, sizes, strict=True)):
+        frequency = 1.0 / 10_000.0 ** (np.arange(0, size, 2, dtype=np.float32) / size)
+        angle = np.outer(np.arange(length, dtype=np.float32), frequency).astype(np.float32)
+        shape = [1, 1, 1, size // 2]
+        shape[axis] = length
+        # The three one-dimensional tables are constants of the program; the large one is built on the device.
+        angles.append(jnp.broadcast_to(jnp.asarray(angle).reshape(shape), (*grid, size // 2)))
+    angle = jnp.concatenate(angles, axis=-1).reshape(-1, head_dim // 2)
+    # An angle of 0 turns nothing, which is what the text needs.
+    angle = jnp.pad(angle, ((text_length, 0), (0, 0)))
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def apply_rope(
+    x: Float[AnyArray, "B S K d"], table: tuple[Float[AnyArray, "S d2"], Float[AnyArray, "S d2"]]
+) -> Float[AnyArray, "B S K d"]:
+    """Rotate the feature pairs (0, 1), (2, 3), ... of every head by `rope_table`'s angles, in float32."""
+    cosine, sine = (part[None, :, None, :] for part in table)
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    rotated = jnp.stack([even * cosine - odd * sine, odd * cosine + even * sine], axis=-1)
+    return rotated.reshape(x.shape).astype(x.dtype)
+
+
+def sincos_table(
+    grid: tuple[int, int, int], width: int, spatial_scale: float, temporal_scale: float
+) -> Float[AnyArray, "n D"]:
+    """Compute CogVideoX-2B's fixed position table: a quarter of the width for time, then columns, then rows.
+
+    Args:
+        grid: frames, patch rows and patch columns.
+        width: D, a multiple of 16.
+        spatial_scale: patch positions are divided by this.
+        temporal_scale: frame positions are divided by this.
+
+    Returns:
+        One float32 row per video token, in the order of `patchify`.
+
+    Raises:
+        ValueError: when `width` does not split into sines and cosines for all three axes.
+    """
+    if width % 16:
+        raise ValueError(f"sin-cos positions need a width that is a multiple of 16, got {width}.")
+    frames, rows, columns = grid
+    spatial = width * 3 // 8
+    parts = (
+        (_sincos(frames, temporal_scale, width // 4), (frames, 1, 1)),
+        (_sincos(columns, spatial_scale, spatial), (1, 1, columns)),
+        (_sincos(rows, spatial_scale, spatial), (1, rows, 1)),
+    )
+    full = [jnp.broadcast_to(jnp.asarray(part).reshape(*shape, -1), (*grid, part.shape[-1])) for part, shape in parts]
+    return jnp.concatenate(full, axis=-1).reshape(-1, width)
+
+
+def _sincos(length, scale, size):
+    position = np.arange(length, dtype=np.float32) / np.float32(scale)
+    # float64 as in CogVideoX: the highest frequencies lose digits otherwise.
+    frequency = 1.0 / 10_000.0 ** (np.arange(size // 2, dtype=np.float64) / (size / 2.0))
+    angle = np.outer(position, frequency)
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
+def init_stack(init_fn: Callable[[Key], PyTree], key: Key, depth: int) -> PyTree:
+    """Initialise `depth` independent copies of a block's parameters, stacked along a new first axis."""
+    return jax.vmap(init_fn)(jax.random.split(key, depth))
+
+
+def scan_stack(
+    step_fn: Callable, carry: PyTree, stack: PyTree, *, remat: str | bool = "none", unroll: int | bool = 1
+) -> PyTree:
+    """Apply `step_fn(carry, layer) -> carry` for each layer of a stack in turn, as one compiled loop.
+
+    Args:
+        step_fn: one layer; `layer` is `stack` without its first axis.
+        carry: what enters the first layer; every layer returns the same structure, shapes and dtypes.
+        stack: arrays with the layers on the first axis.
+        remat: what the backward pass recomputes. `none` (or False) keeps every intermediate; `full` (or True) keeps
+            only what passes between layers; `save_attention` also keeps each layer's attention output.
+        unroll: layers per loop iteration; True writes all of them out, which compiles slower and runs faster when
+            the layers are small.
+
+    Raises:
+        ValueError: for an unknown `remat`.
+    """
+    policy = {True: "full", False: "none"}[remat] if isinstance(remat, bool) else remat
+    if policy not in REMAT_POLICIES:
+        raise ValueError(f"remat {remat!r} is unknown; available: {', '.join(REMAT_POLICIES)}.")
+
+    def step(carry, layer):
+        return step_fn(carry, layer), None
+
+    if policy == "full":
+        # Inside a scan nothing can be merged across iterations, so the barrier against that is only a cost.
+        step = jax.checkpoint(step, prevent_cse=unroll is True)
+    elif policy == "save_attention":
+        names = jax.checkpoint_policies.save_only_these_names("attention")
+        step = jax.checkpoint(step, prevent_cse=unroll is True, policy=names)
+    return jax.lax.scan(step, carry, stack, unroll=unroll)[0]
+
+
+class Attention(nn.Module):
+    """Attend over all tokens at once; queries and keys are normalised per head, then rotated."""
+
+    num_heads: int
+    head_dim: int
+    implementation: str = "xla"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[AnyArray, "B S D"], rope: tuple[AnyArray, AnyArray] | None = None
+    ) -> Float[AnyArray, "B S D"]:
+        """Return the attended tokens; `rope` is `rope_table` for S tokens, or None."""
+
+        def heads(name):
+            projected = nn.Dense(self.num_heads * self.head_dim, dtype=self.dtype, name=name)(x)
+            return projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)
+
+        query = layer_norm("q_norm", self.dtype, 1e-6)(heads("q"))
+        key = layer_norm("k_norm", self.dtype, 1e-6)(heads("k"))
+        if rope is not None:
+            query, key = apply_rope(query, rope), apply_rope(key, rope)
+        out = attention(query, key, heads("v"), self.implementation)
+        out = checkpoint_name(out.reshape(x.shape), "attention")
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="o")(out)
+
+
+class Block(nn.Module):
+    """Update video and text tokens by joint attention and a shared MLP, both modulated by the time embedding."""
+
+    num_heads: int
+    head_dim: int
+    mlp_ratio: int = 4
+    attention_implementation: str = "xla"
+    zero_init_modulation: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        video: Float[AnyArray, "B n D"],
+        text: Float[AnyArray, "B L D"],
+        time: Float[AnyArray, "B E"],
+        rope: tuple[AnyArray, AnyArray] | None = None,
+    ) -> tuple[Float[AnyArray, "B n D"], Float[AnyArray, "B L D"]]:
+        """Return the updated (video, text); `rope` covers the text tokens, then the video's."""
+        width, text_length = video.shape[-1], text.shape[1]
+
+        x, gate, text_gate = self._modulate("attention", video, text, time)
+        x = Attention(self.num_heads, self.head_dim, self.attention_implementation, dtype=self.dtype, name="attention")(
+            x, rope
+        )
+        video, text = video + gate * x[:, text_length:], text + text_gate * x[:, :text_length]
+
+        x, gate, text_gate = self._modulate("mlp", video, text, time)
+        x = nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp_up")(x)
+        x = nn.Dense(width, dtype=self.dtype, name="mlp_down")(nn.gelu(x, approximate=True))
+        return video + gate * x[:, text_length:], text + text_gate * x[:, :text_length]
+
+    def _modulate(self, name, video, text, time):
+        """Normalise, shift and scale both streams; return them joined, text first, with the two gates."""
+        parts = modulation(f"{name}_modulation", 6 * video.shape[-1], self.zero_init_modulation, self.dtype)(time)
+        shift, scale, gate, text_shift, text_scale, text_gate = jnp.split(parts[:, None], 6, axis=-1)
+        norm = layer_norm(f"{name}_norm", self.dtype)
+        joined = [norm(text) * (1 + text_scale) + text_shift, norm(video) * (1 + scale) + shift]
+        return jnp.concatenate(joined, axis=1), gate, text_gate
+
+
+def layer_norm(name: str, dtype: Any, epsilon: float = 1e-5) -> nn.LayerNorm:
+    """Build a LayerNorm with scale and bias whose statistics are float32 and taken in two passes.
+
+    The one-pass variance E[x^2] - E[x]^2 loses digits that parity with the released weights needs.
+    """
+    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def modulation(
+    name: str, features: int, zero_init: bool, dtype: Any
+) -> Callable[[Float[AnyArray, "B E"]], Float[AnyArray, "B F"]]:
+    """Build the Linear layer that reads shifts, scales and gates off the time embedding, behind a SiLU.
+
+    With `zero_init` everything it yields starts at 0.
+    """
+    kernel_init = nn.initializers.zeros if zero_init else nn.initializers.lecun_normal()
+    dense = nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
+    return lambda time: dense(nn.silu(time))

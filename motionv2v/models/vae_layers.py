@@ -1,0 +1,254 @@
+"""The layers of the causal video autoencoder: convolution with a cache, the two norms, residual block, resampling.
+
+Every layer works on `[B T H W C]`. A clip is processed in chunks of frames, so each layer with a temporal kernel takes
+the last input frames of the previous chunk (its cache) and returns its own last input frames for the next one; a cache
+of None means that the clip starts here. Caches are plain nested dicts keyed by layer name.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from motionv2v.typing import AnyArray, Float, PyTree
+
+CONV_IMPLS = ("conv2d", "conv3d")
+
+Initializer = Callable[..., AnyArray]
+
+
+def _conv2d(
+    x: Float[AnyArray, "M H W C"], kernel: Float[AnyArray, "kh kw C D"], stride: int, padding: tuple
+) -> Float[AnyArray, "M h w D"]:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
+
+
+def _per_frame(x: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "M H W C"]:
+    return x.reshape(-1, *x.shape[2:])
+
+
+class CausalConv3d(nn.Module):
+    """Convolve over time and space so that a frame sees only itself and the frames before it.
+
+    The kernel is `[kt kh kw C D]`. Space is padded with zeros; time is padded in front, with `cache` (the last kt - 1
+    input frames of the previous chunk) or, at the start of a clip, with copies of the first frame. `impl="conv2d"`
+    gathers the kt frames on the channel axis and runs one 2-D convolution over all frames: the same sum as
+    `impl="conv3d"`, several times faster on CPUs. Returns the output and the cache for the next chunk.
+    """
+
+    features: int
+    kernel_size: tuple[int, int, int] = (3, 3, 3)
+    impl: str = "conv2d"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[AnyArray, "B T H W C"], cache: Float[AnyArray, "B k H W C"] | None = None
+    ) -> tuple[Float[AnyArray, "B T H W D"], Float[AnyArray, "B k H W C"]]:
+        """Convolve one chunk; see the class."""
+        if self.impl not in CONV_IMPLS:
+            raise ValueError(f"conv_impl is {self.impl!r}; available: {', '.join(CONV_IMPLS)}")
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        kt, kh, kw = self.kernel_size
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if cache is None:
+            cache = jnp.repeat(x[:, :1], kt - 1, axis=1)
+        padded = jnp.concatenate([cache, x], axis=1)
+        spatial = ((kh // 2, kh // 2), (kw // 2, kw // 2))
+        if self.impl == "conv3d":
+            numbers = ("NDHWC", "DHWIO", "NDHWC")
+            y = jax.lax.conv_general_dilated(padded, kernel, (1, 1, 1), ((0, 0), *spatial), dimension_numbers=numbers)
+        else:
+            y = self._as_conv2d(padded, kernel, spatial)
+        return y + bias, padded[:, padded.shape[1] - (kt - 1) :]
+
+    def _as_conv2d(self, padded: AnyArray, kernel: AnyArray, spatial: tuple) -> AnyArray:
+        kt, kh, kw, channels, features = kernel.shape
+        batch, frames = padded.shape[0], padded.shape[1] - (kt - 1)
+        taps = jnp.concatenate([padded[:, i : i + frames] for i in range(kt)], axis=-1)
+        kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * channels, features)
+        y = _conv2d(_per_frame(taps), kernel, 1, spatial)
+        return y.reshape(batch, frames, *y.shape[1:])
+
+
+class PointConv(nn.Module):
+    """Mix the channels of every pixel: a 1x1x1 convolution, run as a matrix product."""
+
+    features: int
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "B T H W D"]:
+        """Multiply the channels by the kernel [C D] and add the bias."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+        return x.astype(self.dtype) @ kernel + bias
+
+
+class GroupNorm(nn.Module):
+    """Normalise groups of channels with the mean and variance over all frames and pixels of the chunk.
+
+    Statistics and the normalisation are float32 whatever the compute dtype. Raises ValueError when the number of
+    groups does not divide the channels.
+    """
+
+    groups: int = 32
+    eps: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "B T H W C"]:
+        """Normalise x, then scale and shift each channel."""
+        batch, channels = x.shape[0], x.shape[-1]
+        if channels % self.groups:
+            raise ValueError(f"norm_groups is {self.groups}, which does not divide {channels} channels")
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+
+        def over_groups(per_channel: AnyArray) -> AnyArray:
+            # [B C] means over pixels -> means over the group, given back to each of its channels.
+            grouped = per_channel.reshape(batch, self.groups, -1).mean(axis=-1, keepdims=True)
+            return jnp.broadcast_to(grouped, (batch, self.groups, channels // self.groups)).reshape(batch, channels)
+
+        flat = x.reshape(batch, -1, channels).astype(jnp.float32)
+        mean = over_groups(flat.mean(axis=1))
+        # Two passes: E[x^2] - E[x]^2 loses digits when a channel's mean is large against its spread.
+        variance = over_groups(jnp.square(flat - mean[:, None]).mean(axis=1))
+        gain = scale * jax.lax.rsqrt(variance + self.eps)
+        # One multiply and one add per pixel; the rest is per channel.
+        y = flat * gain[:, None] + (bias - mean * gain)[:, None]
+        return y.reshape(x.shape).astype(self.dtype)
+
+
+class SpatialNorm(nn.Module):
+    """Normalise `x` and modulate it per pixel with the latents: norm(x) * y(latents) + b(latents).
+
+    The maps y and b are 1x1x1 convolutions, applied at the latent size and then repeated to the size of x (the same
+    result as repeating first, far fewer products). When x has an odd number of frames, above one, its first frame
+    belongs to the first latent alone and the rest is shared evenly by the other latents. From MoVQ (2209.09002).
+    """
+
+    groups: int = 32
+    eps: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[AnyArray, "B T H W C"], latents: Float[AnyArray, "B t h w z"]
+    ) -> Float[AnyArray, "B T H W C"]:
+        """Normalise and modulate x."""
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        # A fresh layer is a plain group norm: y = 1, b = 0.
+        y = PointConv(x.shape[-1], kernel_init=zeros, bias_init=ones, dtype=self.dtype, name="conv_y")(latents)
+        b = PointConv(x.shape[-1], kernel_init=zeros, dtype=self.dtype, name="conv_b")(latents)
+        normed = GroupNorm(self.groups, self.eps, self.dtype, name="norm_layer")(x)
+        y, b = _repeat_frames(y, x.shape[1]), _repeat_frames(b, x.shape[1])
+        # Rows and columns are repeated by broadcasting over the blocks of pixels that share a latent: no copies.
+        batch, frames, rows, columns, channels = y.shape
+        blocks = (batch, frames, rows, x.shape[2] // rows, columns, x.shape[3] // columns, channels)
+        y, b = y[:, :, :, None, :, None], b[:, :, :, None, :, None]
+        return (normed.reshape(blocks) * y + b).reshape(x.shape)
+
+
+def _repeat_frames(x: AnyArray, frames: int) -> AnyArray:
+    """Repeat frames evenly up to `frames`; an odd count, above one, keeps one copy of the first."""
+    if frames > 1 and frames % 2 == 1:
+        rest = jnp.repeat(x[:, 1:], (frames - 1) // (x.shape[1] - 1), axis=1)
+        return jnp.concatenate([x[:, :1], rest], axis=1)
+    return jnp.repeat(x, frames // x.shape[1], axis=1)
+
+
+class ResnetBlock(nn.Module):
+    """Add two rounds of (norm, SiLU, causal convolution) to the input; the norm is spatial when latents are given."""
+
+    features: int
+    groups: int
+    eps: float
+    impl: str
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[AnyArray, "B T H W C"], latents: Float[AnyArray, "B t h w z"] | None, cache: PyTree
+    ) -> tuple[Float[AnyArray, "B T H W D"], PyTree]:
+        """Return the block's output and the caches of its two convolutions."""
+        hidden, new_cache = x, {}
+        for i in (1, 2):
+            norm = GroupNorm if latents is None else SpatialNorm
+            norm = norm(self.groups, self.eps, self.dtype, name=f"norm{i}")
+            hidden = nn.silu(norm(hidden) if latents is None else norm(hidden, latents))
+            conv = CausalConv3d(self.features, impl=self.impl, dtype=self.dtype, name=f"conv{i}")
+            hidden, new_cache[f"conv{i}"] = conv(hidden, cache.get(f"conv{i}"))
+        if x.shape[-1] != self.features:
+            x = PointConv(self.features, dtype=self.dtype, name="conv_shortcut")(x)
+        return x + hidden, new_cache
+
+
+def _frame_conv_params(module: nn.Module, channels: int, features: int) -> tuple[AnyArray, AnyArray]:
+    """Declare the kernel [3 3 C D] and the bias [D] of a convolution of single frames."""
+    kernel = module.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2)), (3, 3, channels, features))
+    return kernel, module.param("bias", nn.initializers.zeros, (features,))
+
+
+class Downsample(nn.Module):
+    """Halve rows and columns by a strided 3x3 convolution and, with `compress_time`, first average pairs of frames.
+
+    An odd number of frames keeps its first frame as it is. The convolution pads one zero row below and one zero column
+    on the right.
+    """
+
+    features: int
+    compress_time: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "B t h w D"]:
+        """Downsample x."""
+        if self.compress_time:
+            first = x.shape[1] % 2
+            pairs = (x[:, first::2] + x[:, first + 1 :: 2]) / 2
+            x = jnp.concatenate([x[:, :1], pairs], axis=1) if first else pairs
+        kernel, bias = _frame_conv_params(self, x.shape[-1], self.features)
+        y = _conv2d(_per_frame(x.astype(self.dtype)), kernel.astype(self.dtype), 2, ((0, 1), (0, 1)))
+        return y.reshape(*x.shape[:2], *y.shape[1:]) + bias.astype(self.dtype)
+
+
+class Upsample(nn.Module):
+    """Double rows and columns by repetition, convolve each frame, and with `compress_time` double the frames.
+
+    An odd number of frames keeps one copy of its first frame. The convolution works on single frames, so frames are
+    repeated after it: half the work of repeating them before. In a twice repeated image a 3x3 kernel touches only 2x2
+    different pixels, so each of the four output parities is a 2x2 convolution of the small image, with the kernel
+    entries that meet the same pixel summed: the same result with 16 products instead of 36 for each small pixel.
+    """
+
+    features: int
+    compress_time: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[AnyArray, "B t h w C"]) -> Float[AnyArray, "B T H W D"]:
+        """Upsample x."""
+        batch, frames, rows, columns, channels = x.shape
+        kernel, bias = _frame_conv_params(self, channels, self.features)
+        # merge[p, a, i] = 1 where, at output parity p, kernel entry i meets small pixel a of two.
+        merge = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
+        kernels = jnp.einsum("pai,qbj,ijcd->pqabcd", merge, merge, kernel).astype(self.dtype)
+        small = _per_frame(x.astype(self.dtype))
+
+        def parity(p: int, q: int) -> AnyArray:
+            return _conv2d(small, kernels[p, q], 1, ((1 - p, p), (1 - q, q)))
+
+        rows_of = [jnp.stack([parity(p, 0), parity(p, 1)], axis=3) for p in (0, 1)]
+        y = jnp.stack(rows_of, axis=2).reshape(batch, frames, 2 * rows, 2 * columns, self.features)
+        y = y + bias.astype(self.dtype)
+        if self.compress_time and frames > 1:
+            y = _repeat_frames(y, 2 * frames - frames % 2)
+        return y

@@ -1,0 +1,235 @@
+"""Optimise some parameters of a model and leave the others alone, by regular expressions over parameter paths.
+
+A schedule table is a sequence of `(pattern, options)`. A parameter's path is its keys joined by "/", as in
+"dit/control/zero/kernel"; the first pattern that matches the *whole* path (re.fullmatch) decides: `options=None`
+freezes the parameter, otherwise `options` is a mapping with the learning rate's course:
+
+    peak    learning rate after the warm-up                      (required, > 0)
+    warmup  steps of linear rise from 0 to `peak`                (0)
+    decay   "constant", "linear" or "cosine" from `peak` to `end` over the steps that remain    ("constant")
+    end     learning rate at the last step                       (0)
+
+What nobody named never trains by accident: an uncovered parameter is an error, and so is a pattern that decides
+nothing. Gradients, optimizer state and masters exist for the trainable tree only; the frozen tree is data.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+from motionv2v.typing import AnyArray, Int, PyTree
+
+ScheduleTable = Sequence[tuple[str, Mapping[str, Any] | None]]
+"""(pattern, options or None) in order of precedence; lists are welcome, as a config read from json has them."""
+
+LearningRate = Callable[[Any], Any]
+
+_OPTIONS = ("peak", "warmup", "decay", "end")
+_DECAYS = ("constant", "linear", "cosine")
+
+
+class Optimizer(NamedTuple):
+    """Hold the gradient transformation of the trainable tree and each pattern's learning rate (step -> rate)."""
+
+    tx: optax.GradientTransformation
+    learning_rates: dict[str, LearningRate]
+
+
+class _ByLabelState(NamedTuple):
+    """Count the updates made so far: the step that the learning rates are read at."""
+
+    count: Int[AnyArray, ""]
+
+
+def make_optimizer(config: Any, params: PyTree, schedule: ScheduleTable | None = None) -> Optimizer:
+    """Build AdamW for the trainable part of `params`: clip by global norm, Adam, weight decay, each pattern's rate.
+
+    Reads config.optim (name, b1, b2, eps, weight_decay, schedule), config.train.steps and config.train.clip_norm (0 or
+    None: no clipping). `schedule` replaces config.optim.schedule. Leaves of `params` only need a path and a shape.
+    Weight decay (decoupled, Loshchilov and Hutter 2019) falls on kernels alone. ValueError for an unknown optimizer,
+    a bad schedule, an uncovered parameter or a pattern that decides nothing.
+    """
+    options = config.optim
+    if options.name != "adamw":
+        raise ValueError(f"optim.name is {options.name!r}, expected one of: adamw")
+    table = options.schedule if schedule is None else schedule
+    trainable, _ = partition(params, table)
+    courses = {pattern: learning_rate(o, config.train.steps, pattern) for pattern, o in table if o is not None}
+    labels = unflatten({path: table[i][0] for path, i in assign(trainable, table, strict=False).items()})
+    clip_norm = config.train.get("clip_norm", 0) or 0
+    tx = optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.scale_by_adam(b1=options.get("b1", 0.9), b2=options.get("b2", 0.999), eps=options.get("eps", 1e-8)),
+        optax.add_decayed_weights(options.get("weight_decay", 0.0), mask=unflatten(decayed(trainable))),
+        _scale_by_label(labels, courses),
+    )
+    return Optimizer(tx, courses)
+
+
+def learning_rate(options: Mapping[str, Any], steps: int, pattern: str = "?") -> LearningRate:
+    """Build one learning rate as a function of the number of updates made, from the options in the module docstring.
+
+    The first update already has a rate above 0 ((step + 1) / warmup). Beyond `steps` the rate stays at `end`.
+    ValueError names the pattern and what is wrong with its options.
+    """
+    unknown = sorted(set(options) - set(_OPTIONS))
+    decay, peak = options.get("decay", "constant"), options.get("peak")
+    if unknown or peak is None or not peak > 0 or decay not in _DECAYS:
+        raise ValueError(
+            f"schedule for {pattern!r}: got {dict(options)}, expected peak > 0 and decay in {'/'.join(_DECAYS)};"
+            f" options are {', '.join(_OPTIONS)}" + (f", unknown: {', '.join(unknown)}" if unknown else "")
+        )
+    warmup, end = int(options.get("warmup", 0)), float(options.get("end", 0.0))
+
+    def rate(step: Any) -> Any:
+        step = jnp.asarray(step, jnp.float32)
+        rise = jnp.minimum(1.0, (step + 1) / max(warmup, 1))
+        done = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+        if decay == "constant":
+            return peak * rise
+        share = 1 - done if decay == "linear" else 0.5 * (1 + jnp.cos(math.pi * done))
+        return rise * (end + (peak - end) * share)
+
+    return rate
+
+
+def assign(params: PyTree, table: ScheduleTable, strict: bool = True) -> dict[str, int]:
+    """Find for every parameter path the index of the first pattern that matches it.
+
+    ValueError names the uncovered paths; with `strict` also the patterns that decide nothing.
+    """
+    paths = list(flatten(params))
+    compiled = [_compile(pattern) for pattern, _ in table]
+    owner = {path: next((i for i, p in enumerate(compiled) if p.fullmatch(path)), None) for path in paths}
+    uncovered = [path for path, i in owner.items() if i is None]
+    if uncovered:
+        raise ValueError(
+            f"no pattern of the schedule covers {len(uncovered)} of {len(paths)} parameters: {_some(uncovered)};"
+            f" patterns are {_some([p for p, _ in table])} (None freezes)"
+        )
+    used = set(owner.values())
+    for i, (pattern, _) in enumerate(table):
+        if strict and i not in used:
+            hidden = any(compiled[i].fullmatch(path) for path in paths)
+            why = "matches only what earlier patterns took" if hidden else "matches no parameter"
+            raise ValueError(f"schedule pattern {pattern!r} {why}; parameters are {_some(paths)}")
+    return owner
+
+
+def partition(params: PyTree, table: ScheduleTable) -> tuple[PyTree, PyTree]:
+    """Split nested params into (trainable, frozen), two nested dicts without empty branches.
+
+    ValueError as `assign`, and when nothing is left to train.
+    """
+    flat, owner = flatten(params), assign(params, table)
+    trainable = {path: leaf for path, leaf in flat.items() if table[owner[path]][1] is not None}
+    frozen = {path: leaf for path, leaf in flat.items() if table[owner[path]][1] is None}
+    if not trainable:
+        raise ValueError(f"the schedule freezes every parameter: {_some([p for p, _ in table])}")
+    return unflatten(trainable), unflatten(frozen)
+
+
+def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
+    """Join two nested dicts with disjoint paths into one, the inverse of `partition`.
+
+    ValueError names a path that both have.
+    """
+    a, b = flatten(trainable), flatten(frozen)
+    both = sorted(set(a) & set(b))
+    if both:
+        raise ValueError(f"parameters are in both trees: {_some(both)}")
+    return unflatten({**a, **b})
+
+
+def decayed(params: PyTree) -> dict[str, bool]:
+    """Tell for every parameter path whether weight decay falls on it: kernels and embeddings, not biases or norms.
+
+    Stacked blocks give a bias two axes [depth D], so the name decides along with the number of axes (>= 2).
+    """
+    gains = ("bias", "scale")
+    return {path: leaf.ndim >= 2 and path.split("/")[-1] not in gains for path, leaf in flatten(params).items()}
+
+
+def update_ema(ema: PyTree, params: PyTree, step: Int[AnyArray, ""] | int, decay: float) -> PyTree:
+    """Move the exponential moving average towards `params` after update number `step` (0 for the first).
+
+    The decay warms up, min(decay, (1 + step) / (10 + step)), so that the start is forgotten early.
+    """
+    step = jnp.asarray(step, jnp.float32)
+    d = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda e, p: e + (1 - d) * (p - e), ema, params)
+
+
+def accumulate_gradients(
+    loss_fn: Callable[..., Any], key: Any, trainable: PyTree, batch: dict[str, AnyArray], parts: int
+) -> tuple[PyTree, AnyArray, dict[str, AnyArray]]:
+    """Compute gradients, loss and metrics of a batch in `parts` equal pieces, one after another, and average them.
+
+    `loss_fn(key, trainable, batch) -> (loss, metrics)` must be a mean over its batch; then the result equals that of
+    the whole batch up to rounding. Piece i of B / parts samples gets the key folded with i. ValueError if B does not
+    divide.
+    """
+    grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
+    if parts == 1:
+        (loss, metrics), grads = grad_fn(key, trainable, batch)
+        return grads, loss, metrics
+    size = len(next(iter(batch.values())))
+    if size % parts:
+        raise ValueError(f"a batch of {size} does not divide into {parts} parts (train.accumulate)")
+    pieces = jax.tree.map(lambda x: x.reshape(parts, size // parts, *x.shape[1:]), batch)
+
+    def body(total: PyTree, index_and_piece: Any) -> tuple[PyTree, None]:
+        index, piece = index_and_piece
+        (loss, metrics), grads = grad_fn(jax.random.fold_in(key, index), trainable, piece)
+        return jax.tree.map(lambda s, x: s + x / parts, total, (grads, loss, metrics)), None
+
+    (loss, metrics), grads = jax.eval_shape(grad_fn, key, trainable, jax.tree.map(lambda x: x[0], pieces))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (grads, loss, metrics))
+    (grads, loss, metrics), _ = jax.lax.scan(body, zeros, (jnp.arange(parts), pieces))
+    return grads, loss, metrics
+
+
+def flatten(params: PyTree) -> dict[str, Any]:
+    """Flatten nested dicts into {"a/b/c": leaf}, in sorted order of paths."""
+    return dict(sorted(traverse_util.flatten_dict(params, sep="/").items()))
+
+
+def count(params: PyTree) -> int:
+    """Count the numbers in all leaves."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _scale_by_label(labels: PyTree, courses: dict[str, LearningRate]) -> optax.GradientTransformation:
+    """Multiply every leaf's update by minus the learning rate of its label."""
+
+    def update(updates: PyTree, state: _ByLabelState, params: PyTree = None) -> tuple[PyTree, _ByLabelState]:
+        del params
+        rates = {label: course(state.count) for label, course in courses.items()}
+        scaled = jax.tree.map(lambda label, u: -rates[label] * u, labels, updates)
+        return scaled, _ByLabelState(state.count + 1)
+
+    return optax.GradientTransformation(lambda params: _ByLabelState(jnp.zeros([], jnp.int32)), update)
+
+
+def unflatten(flat: dict[str, Any]) -> PyTree:
+    """Nest {"a/b/c": leaf} into dicts, the inverse of `flatten`."""
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"schedule pattern {pattern!r} is not a regular expression: {error}") from error
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    """Join names for an error line, at most `limit` of them."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

@@ -1,0 +1,109 @@
+"""Encode training samples once, so that training does not encode them again every step: `launch/prepare.py`.
+
+Only the latents stage exists so far: videos of synthetic pairs, and their blobs, through the frozen VAE. What is drawn
+per sample (points, point dropout, colours) is drawn once and frozen with it; captions are dropped later, per step.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from motionv2v import checkpoints, model as modeling, tasks
+from motionv2v.data import latents as latent_data
+from motionv2v.data import pipeline, synthetic
+from motionv2v.tokenizer import ByteTokenizer
+from motionv2v.typing import PyTree
+
+SHARD = 512
+
+
+def write_latents(
+    config: Any, folder: str | Path, num_samples: int, say: Callable[[str], None] = print, batch_size: int = 16
+) -> Path:
+    """Write latents of `num_samples` synthetic pairs: target video, source video, source blobs, target blobs.
+
+    Resumable: complete shards are kept, so a killed job goes on where it was; asking for more samples adds shards.
+
+    Args:
+        config: of kind "control"; `config.init_from` names where the VAE's weights are.
+        folder: where to write. num_samples: rounded up to whole shards of 512.
+        say: called with progress lines.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if the folder holds latents of another VAE or other scenes, or the config has no method.
+    """
+    if "method" not in config:
+        raise ValueError(f"config {config.get('name', '?')} has no method: nothing to draw conditions with")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = modeling.build(config)
+    params = _vae_weights(config, model)
+    meta = _meta(config, params)
+    known = latent_data.read_meta(folder)
+    if known is not None and known != meta:
+        differ = sorted(k for k in meta if known.get(k) != meta[k])
+        raise ValueError(f"{folder} holds latents made with other settings ({', '.join(differ)}); use an empty folder")
+    latent_data.write_meta(folder, meta)
+    shards = -(-num_samples // SHARD)
+    todo = [i for i in range(shards) if not (folder / f"{i:05d}.npy").exists()]
+    say(f"{folder}: {shards} shards of {SHARD} pairs, {shards - len(todo)} there already")
+    encode = jax.jit(lambda p, key, batch: _encode_batch(model, p, key, batch))
+    start = time.time()
+    for done, index in enumerate(todo, 1):
+        latent_data.write_shard(folder, index, _shard(config, encode, params, index, batch_size))
+        rate = done * SHARD / (time.time() - start)
+        left = (len(todo) - done) * SHARD / rate / 60
+        say(f"shard {done}/{len(todo)}: {rate:.1f} pairs/s, {left:.0f} min left")
+    return folder
+
+
+def _vae_weights(config: Any, model: modeling.Model) -> PyTree:
+    """Find the VAE's weights in the folders that the config starts from; the first that has them wins."""
+    for source in config.init_from:
+        _, loaded = checkpoints.load_model(source)
+        if "vae" in loaded:
+            return {"vae": loaded["vae"]}
+    raise ValueError(f"none of init_from={tuple(config.init_from)} holds a VAE")
+
+
+def _meta(config: Any, params: PyTree) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    sections = {name: json.loads(config[name].to_json()) for name in ("vae", "method")}
+    data = {name: config.data[name] for name in ("num_frames", "size", "seed", "text_length")}
+    scene = json.loads(config.data.to_json()).get("scene", {})
+    return json.loads(json.dumps({**sections, "data": data, "scene": scene, "vae_sha256": digest.hexdigest()}))
+
+
+def _encode_batch(model: modeling.Model, params: PyTree, key: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    drawn = model.method.batch_conditions(key, batch, model.config.method)
+    drawn["videos"]["target"] = batch["target"].astype(np.float32) / 127.5 - 1
+    latents = modeling.encode_conditions(model, params, drawn)["videos"]
+    return {f"{name}_latents": value.astype(np.float16) for name, value in latents.items()}
+
+
+def _shard(config: Any, encode: Callable[..., Any], params: PyTree, index: int, batch_size: int) -> dict[str, Any]:
+    """Make one shard; deterministic in (seed, shard index)."""
+    source = synthetic.SyntheticSource(tasks.scene_config(config), config.data.seed)
+    transform = pipeline.Prepare(config.data.text_length, caption_dropout=0.0)
+    rng = np.random.default_rng([config.data.seed, index, 2])
+    key = jax.random.fold_in(jax.random.key(config.data.seed), index)
+    null = ByteTokenizer(config.data.text_length).encode([pipeline.NULL_CAPTION])[0]
+    parts = []
+    for first in range(0, SHARD, batch_size):
+        samples = [transform.random_map(source[index * SHARD + first + i], rng) for i in range(batch_size)]
+        batch = {name: np.stack([s[name] for s in samples]) for name in samples[0]}
+        arrays = {k: v for k, v in batch.items() if k != "tokens"}
+        encoded = {k: np.asarray(v) for k, v in encode(params, jax.random.fold_in(key, first), arrays).items()}
+        parts.append({**encoded, "tokens": batch["tokens"], "null_tokens": np.repeat(null[None], batch_size, 0)})
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

@@ -1,0 +1,134 @@
+"""Show and record how a long run is going: metrics as jsonl and tensorboard files, and one progress line.
+
+Scalars of a step go to `workdir/metrics.jsonl` ({"step": .., "loss": ..} one object a line) and to event files under
+`workdir/tensorboard` (tensorboardX, which does not need TensorFlow).
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from tensorboardX import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Append scalars to a work dir's jsonl and tensorboard files.
+
+    A resumed run repeats the steps that the interrupted one had made after its last checkpoint: what was written of
+    those (step > `resumed_at`) is dropped first, so that every step stands in the file once.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, resumed_at: int = 0):
+        path = Path(workdir) / METRICS
+        _drop_after(path, resumed_at)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resumed_at + 1)
+
+    def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
+        """Record the scalars of one step; the jsonl line is on disk when this returns."""
+        self._file.write(json.dumps({"step": step, **{k: float(v) for k, v in scalars.items()}}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(name, float(value), step)
+
+    def close(self) -> None:
+        """Write out what is buffered and close the files."""
+        self._file.close()
+        self._board.close()
+
+
+class ProgressLine:
+    """Print step, loss, samples per second, time left and the share of time spent waiting for data.
+
+    On a terminal one line is rewritten; elsewhere (a log file) every report is a line of its own. The clock runs only
+    between `start` and `pause`, so that compiling, probing and saving do not spoil the rates.
+    """
+
+    def __init__(self, total_steps: int, batch_size: int, stream: TextIO | None = None):
+        self._total, self._batch_size = total_steps, batch_size
+        stream = stream or sys.stdout
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._status = self._console.status("") if self._console.is_terminal else None
+        self._steps, self._seconds, self._waited, self._since = 0, 0.0, 0.0, None
+        self._rate = None
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self._console.print(line, markup=False)
+
+    def start(self) -> None:
+        """Let the clock run; nothing happens if it does."""
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stop the clock until the next start."""
+        if self._since is not None:
+            self._seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def waited(self, seconds: float | int) -> None:
+        """Count one step, of which this many seconds passed waiting for its batch."""
+        self._steps, self._waited = self._steps + 1, self._waited + seconds
+
+    def report(self, step: int, loss: float | int) -> dict[str, float]:
+        """Show the line for what passed since the last report, and return its rates as scalars."""
+        self.pause()
+        if self._steps and self._seconds > 0:
+            rate = self._steps / self._seconds
+            # Smooth a little: the time left should not jump with every report.
+            self._rate = rate if self._rate is None else 0.7 * self._rate + 0.3 * rate
+            share = min(1.0, self._waited / self._seconds)
+            scalars = {"samples_per_second": rate * self._batch_size, "data_wait": share}
+            left = clock((self._total - step) / self._rate)
+            rates = f"{scalars['samples_per_second']:.1f} samples/s, {left} left, {share:.0%} waiting for data"
+        else:
+            scalars, rates = {}, "compiling"
+        line = f"step {step}/{self._total} loss {loss:.5g}, {rates}"
+        if self._status is None:
+            self.say(line)
+        else:
+            self._status.update(line)
+            self._status.start()
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+        self.start()
+        return scalars
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.pause()
+        if self._status is not None:
+            self._status.stop()
+
+
+def clock(seconds: float | int) -> str:
+    """Write a duration as people read it: 42 s, 3:07 min, 5:01 h."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60}:{seconds % 60:02d} min"
+    return f"{seconds // 3600}:{seconds % 3600 // 60:02d} h"
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep the lines up to a step; a last line that a kill cut short goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,160 @@
+"""Draw tracks as pixels in jax.numpy: the coloured Gaussian blobs of MotionV2V (paper, section 3.3).
+
+A blob of standard deviation `sigma` pixels sits on each visible point of each frame: opacity
+g = exp(-|d|^2 / (2 sigma^2)), 1 at the centre, cut off outside the square of half-side r = ceil(3 sigma) around the
+pixel that contains the point. Blobs are laid over one another in track order, canvas <- canvas (1 - g) + colour g, so
+later tracks cover earlier ones. The canvas is black, values stay in [0, 1].
+
+Where a blob sits: a point `xy` has (0, 0) at the corner of the top-left pixel, so pixel i has its centre at i + 0.5 and
+the blob's centre is at index xy - 0.5. With `subpixel=False` it snaps to the pixel that contains the point, index
+int(xy), as the released renderer does.
+"""
+
+import math
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from motionv2v.tracks import Tracks
+from motionv2v.typing import AnyArray, Float, Key
+
+METHODS = ("auto", "window", "full")
+POOLS = {"7": 7, "26": 26, "64": 64}
+
+
+def blobs(
+    tracks: Tracks,
+    colors: Float[AnyArray, "N 3"],
+    size: tuple[int, int],
+    sigma: float,
+    *,
+    subpixel: bool = True,
+    method: str = "auto",
+) -> Float[AnyArray, "T H W 3"]:
+    """Draw one clip's tracks as Gaussian blobs, values in [0, 1]; jittable and vmappable.
+
+    Args:
+        tracks: xy [N T 2] in pixels of the canvas, visible [N T]. A hidden point, or one whose square lies off the
+            canvas, draws nothing; a square that the border cuts is drawn in part.
+        colors: RGB in [0, 1], one per track. size: (H, W) of the canvas. sigma: pixels, above 0; 10 in the paper.
+        subpixel: place centres between pixels; False snaps them as the released renderer does.
+        method: "window" visits each blob's square in turn, least work, best on a CPU; "full" passes over the whole
+            canvas once per track, best where arithmetic is wide or squares are about as large as the canvas; "auto".
+
+    Raises:
+        ValueError: for a sigma that is not positive, an unknown method, or one colour too few or too many.
+    """
+    if sigma <= 0:
+        raise ValueError(f"sigma must be above 0 pixels; got {sigma}")
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; available: {', '.join(METHODS)}")
+    if len(colors) != tracks.xy.shape[0]:
+        raise ValueError(f"{tracks.xy.shape[0]} tracks need as many colours; got {len(colors)}")
+    radius = math.ceil(3 * sigma)
+    if method == "auto":
+        small = (2 * radius + 1) ** 2 * 16 > size[0] * size[1]
+        method = "full" if small or jax.default_backend() != "cpu" else "window"
+    xy, visible = jnp.asarray(tracks.xy, jnp.float32), jnp.asarray(tracks.visible)
+    centre = xy - 0.5 if subpixel else jnp.trunc(xy)
+    draw = _draw_full if method == "full" else _draw_windows
+    return draw(centre, visible, jnp.asarray(colors, jnp.float32), size, sigma, radius)
+
+
+def _profile(index: AnyArray, centre: AnyArray, sigma: float, radius: int) -> AnyArray:
+    """Return one axis of the (separable) blob at pixel indices, zero beyond `radius` from the nearest pixel."""
+    gap = index - centre
+    inside = jnp.abs(index - jnp.floor(centre + 0.5)) <= radius
+    return jnp.where(inside, jnp.exp(-gap * gap / (2 * sigma * sigma)), 0)
+
+
+def _draw_full(centre, visible, colors, size, sigma, radius):
+    rows, columns = jnp.arange(size[0], dtype=jnp.float32), jnp.arange(size[1], dtype=jnp.float32)
+
+    def lay(canvas, track):
+        centre, visible, color = track
+        gy = _profile(rows, centre[:, 1:], sigma, radius) * visible[:, None]
+        gx = _profile(columns, centre[:, :1], sigma, radius)
+        g = (gy[:, :, None] * gx[:, None, :])[..., None]
+        return canvas + g * (color - canvas), None
+
+    canvas = jnp.zeros((centre.shape[1], *size, 3), jnp.float32)
+    return jax.lax.scan(lay, canvas, (centre, visible, colors))[0]
+
+
+def _draw_windows(centre, visible, colors, size, sigma, radius):
+    # One blob at a time into a padded canvas that stays in place. Batched, the updates would become scatters, which
+    # are far slower than going through the batch in turn.
+    @jax.custom_batching.sequential_vmap
+    def draw(centre, visible, colors):
+        num, frames = centre.shape[:2]
+        side, pad = 2 * radius + 1, 2 * radius + 1
+        offsets = jnp.arange(side, dtype=jnp.float32) - radius
+        limits = jnp.asarray([size[1], size[0]], jnp.float32)
+
+        def lay(index, canvas):
+            t, n = index // num, index % num
+            point = centre[n, t]
+            nearest = jnp.floor(point + 0.5)
+            # Written so that a point that is not a number draws nothing.
+            drawn = visible[n, t] & jnp.all((nearest >= -radius) & (nearest < limits + radius))
+            nearest = jnp.where(drawn, nearest, 0)
+            point = jnp.where(drawn, point, 0)
+            g = jnp.exp(-((nearest[:, None] + offsets - point[:, None]) ** 2) / (2 * sigma * sigma))
+            g = (g[1][:, None] * g[0][None, :] * drawn)[None, :, :, None]
+            corner = (t, *(nearest[::-1].astype(jnp.int32) + pad - radius), 0)
+            window = jax.lax.dynamic_slice(canvas, corner, (1, side, side, 3))
+            return jax.lax.dynamic_update_slice(canvas, window + g * (colors[n] - window), corner)
+
+        canvas = jnp.zeros((frames, size[0] + 2 * pad, size[1] + 2 * pad, 3), jnp.float32)
+        canvas = jax.lax.fori_loop(0, num * frames, lay, canvas)
+        return canvas[:, pad : pad + size[0], pad : pad + size[1]]
+
+    return draw(centre, visible, colors)
+
+
+@lru_cache
+def _color_order() -> Float[np.ndarray, "M 3"]:
+    """Order colours by farthest-first choice: first the 26 of {0, 1/2, 1}^3 without black, then a finer grid."""
+    coarse = np.stack(np.meshgrid(*[[0.0, 0.5, 1.0]] * 3, indexing="ij"), -1).reshape(-1, 3)[1:]
+    named = np.array([(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0)], float)
+    order = _farthest_first(named, coarse, 26)
+    fine = np.stack(np.meshgrid(*[np.linspace(0, 1, 6)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    # Dark colours are hard to tell from the black canvas.
+    order = _farthest_first(order, fine[fine.max(-1) > 0.5], 128)
+    return order.astype(np.float32)
+
+
+def _farthest_first(start: np.ndarray, pool: np.ndarray, count: int) -> np.ndarray:
+    chosen = list(start)
+    gaps = np.min([np.linalg.norm(pool - color, axis=-1) for color in chosen], 0)
+    while len(chosen) < count and gaps.max() > 1e-6:
+        chosen.append(pool[gaps.argmax()])
+        gaps = np.minimum(gaps, np.linalg.norm(pool - chosen[-1], axis=-1))
+    return np.stack(chosen)
+
+
+def distinct_colors(n: int) -> Float[np.ndarray, "n 3"]:
+    """Return n distinct RGB colours in [0, 1]: white, red, green, blue, cyan, magenta, yellow, grey, ...
+
+    The first 26 are the corners, edges and faces of the colour cube. Raises ValueError beyond 128.
+    """
+    order = _color_order()
+    if not 0 <= n <= len(order):
+        raise ValueError(f"0 to {len(order)} distinct colours are available; asked for {n}")
+    return order[:n]
+
+
+def random_colors(key: Key, n: int, pool: str = "any") -> Float[AnyArray, "n 3"]:
+    """Draw n different colours from a pool: "7", "26", "64" (the first so many distinct colours) or "any".
+
+    "any" is the smallest of the pools 26, 64, 128 that holds n: a colour stands for a point (paper, section 3.3), so
+    the fewer there are, the farther apart they look. Raises ValueError if the pool holds fewer than n.
+    """
+    sizes = {**POOLS, "any": next((s for s in (26, 64, 128) if s >= n), 0)}
+    if pool not in sizes:
+        raise ValueError(f"unknown colour pool {pool!r}; available: {', '.join(sizes)}")
+    if sizes[pool] < n:
+        raise ValueError(f"colour pool {pool!r} holds {sizes[pool]} colours; asked for {n}")
+    return jax.random.permutation(key, jnp.asarray(distinct_colors(sizes[pool])))[:n]

@@ -1,0 +1,129 @@
+"""What an edit is about: which points, which frames, how much of it each frame gets, and how keyframes interpolate.
+
+The edit vocabulary (`motionv2v.edits`) reads its common arguments through these functions. They turn what a person
+wrote into numpy arrays, and raise ValueError with one line that names the bad value and what is available.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from motionv2v.tracks import Tracks
+from motionv2v.typing import Bool, Float, Int, Num
+
+Number = float | int | np.number
+Points = Sequence[int | np.integer] | np.ndarray | int | np.integer | None
+Point = Sequence[Number] | np.ndarray
+
+
+def indices(points: Points, num_points: int, name: str = "points") -> list[int]:
+    """Turns a choice of points into a list of valid indices; None is all points.
+
+    Raises ValueError for anything but integers, and names the first index outside 0..N-1.
+    """
+    if points is None:
+        return list(range(num_points))
+    array = np.atleast_1d(np.asarray(points))
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must be a list of point indices (0..{num_points - 1}), got {points!r}")
+    for index in array:
+        if not 0 <= index < num_points:
+            raise ValueError(f"{name}: there is no point {index}; the tracks have points 0..{num_points - 1}")
+    return [int(index) for index in array]
+
+
+def mask(tracks: Tracks, points: Points) -> Bool[np.ndarray, "N"]:
+    """Turns a choice of points into a mask. Raises ValueError as `indices` does."""
+    chosen = np.zeros(tracks.xy.shape[0], bool)
+    chosen[indices(points, tracks.xy.shape[0])] = True
+    return chosen
+
+
+def check_frame(frame: Any, num_frames: int, name: str) -> None:
+    """Raises ValueError for anything but an existing frame's index."""
+    if isinstance(frame, bool) or not isinstance(frame, int | np.integer):
+        raise ValueError(f"{name} must be a frame index, got {frame!r}")
+    if not 0 <= frame < num_frames:
+        raise ValueError(f"{name}: there is no frame {frame}; the clip has frames 0..{num_frames - 1}")
+
+
+def window(tracks: Tracks, start_frame: int | None, end_frame: int | None) -> tuple[int, int]:
+    """Fills in and checks a window of frames, both ends included.
+
+    Raises ValueError for a frame that does not exist and for a window that ends before it starts.
+    """
+    num_frames = tracks.xy.shape[1]
+    first = 0 if start_frame is None else start_frame
+    last = num_frames - 1 if end_frame is None else end_frame
+    check_frame(first, num_frames, "start_frame")
+    check_frame(last, num_frames, "end_frame")
+    if first > last:
+        raise ValueError(f"start_frame {first} comes after end_frame {last}")
+    return int(first), int(last)
+
+
+def window_mask(tracks: Tracks, start_frame: int | None, end_frame: int | None) -> Bool[np.ndarray, "T"]:
+    """Marks the frames of a window. Raises ValueError as `window` does."""
+    first, last = window(tracks, start_frame, end_frame)
+    frames = np.arange(tracks.xy.shape[1])
+    return (frames >= first) & (frames <= last)
+
+
+def ramp(tracks: Tracks, start_frame: int | None, end_frame: int | None, ease: str) -> Float[np.ndarray, "T"]:
+    """Says how much of a moving edit each frame gets: 1 without a window, else 0 to 1 over the window.
+
+    Raises ValueError for an unknown `ease` and for a bad window.
+    """
+    if ease not in ("linear", "smooth"):
+        raise ValueError(f"unknown ease {ease!r}: choose one of linear, smooth")
+    first, last = window(tracks, start_frame, end_frame)
+    frames = np.arange(tracks.xy.shape[1])
+    if start_frame is None and end_frame is None:
+        return np.ones(len(frames))
+    if first == last:  # a window of one frame is a step
+        return (frames >= first).astype(float)
+    ramp = np.clip((frames - first) / (last - first), 0, 1)
+    return ramp if ease == "linear" else ramp * ramp * (3 - 2 * ramp)
+
+
+def vector(value: Any, name: str) -> Float[np.ndarray, "2"]:
+    """Turns an (x, y) into an array. Raises ValueError unless it is two finite numbers."""
+    vector = np.asarray(value, dtype=np.float64)
+    if vector.shape != (2,) or not np.isfinite(vector).all():
+        raise ValueError(f"{name} must be two finite numbers (x, y), got {value!r}")
+    return vector
+
+
+def clock(
+    times: Num[np.ndarray, "S"], speed: Number, start_frame: int | None, end_frame: int | None, last_frame: int
+) -> Float[np.ndarray, "S"]:
+    """Reads a clock that runs at `speed` in the window and at its own pace outside; without a window, at `speed`."""
+    if start_frame is None and end_frame is None:
+        return times * float(speed)
+    first = 0 if start_frame is None else start_frame
+    return times + (float(speed) - 1) * (np.clip(times, first, last_frame if end_frame is None else end_frame) - first)
+
+
+def key_weights(frames: Int[np.ndarray, "M"], num_frames: int, interpolation: str) -> Float[np.ndarray, "T M"]:
+    """Gives each frame's weights on M keyframes in increasing order; the first and last keyframes hold outside them.
+
+    "linear" is linear in time; "smooth" is the Catmull-Rom spline for unequal intervals: cubic Hermite pieces whose
+    slope at a keyframe is that of the chord between its neighbours. Raises ValueError for another `interpolation`.
+    """
+    if interpolation not in ("linear", "smooth"):
+        raise ValueError(f"unknown interpolation {interpolation!r}: choose one of linear, smooth")
+    count = len(frames)
+    unit = np.eye(count)
+    if count == 1:
+        return np.ones((num_frames, 1))
+    times = np.clip(np.arange(num_frames), frames[0], frames[-1])
+    piece = np.clip(np.searchsorted(frames, times, side="right") - 1, 0, count - 2)
+    length = (frames[piece + 1] - frames[piece]).astype(float)[:, None]
+    s = (times - frames[piece])[:, None] / length
+    if interpolation == "linear":
+        return (1 - s) * unit[piece] + s * unit[piece + 1]
+    before, after = np.maximum(np.arange(count) - 1, 0), np.minimum(np.arange(count) + 1, count - 1)
+    slope = (unit[after] - unit[before]) / (frames[after] - frames[before])[:, None]
+    ends = (2 * s**3 - 3 * s**2 + 1) * unit[piece] + (3 * s**2 - 2 * s**3) * unit[piece + 1]
+    return ends + length * ((s**3 - 2 * s**2 + s) * slope[piece] + (s**3 - s**2) * slope[piece + 1])

@@ -1,0 +1,237 @@
+"""What is trained: the VAE, the text-to-video base, or a method's control branch on the frozen base.
+
+`train.train` runs any object with this protocol:
+
+    init(key) -> params                      the full tree, fp32, weights of earlier stages already in place
+    loss(key, params, batch) -> (loss, {name: scalar})           pure, jittable
+    dataset(split) -> grain.IterDataset      batches of numpy arrays, leading axis B
+    probe(key, params) -> {"scalars": ..., "videos": ...}        a slow look at a fixed set of held-out samples
+"""
+
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from motionv2v import checkpoints, diffusion, editing, evaluate, model as modeling, render
+from motionv2v.data import latents as latent_data
+from motionv2v.data import pipeline, synthetic
+from motionv2v.methods import motionv2v as blob_method
+from motionv2v.models.dit import init_control_from_base
+from motionv2v.models.vae import sample_latents
+from motionv2v.tracks import Tracks
+from motionv2v.typing import Key, PyTree
+
+Batch = dict[str, Any]
+Scalars = dict[str, Any]
+
+
+def make(config: Any) -> "VaeTask | DenoiserTask":
+    """Build the task that `config.kind` names: "vae", "base" or "control". Raises ValueError for another kind."""
+    kinds = {"vae": VaeTask, "base": DenoiserTask, "control": DenoiserTask}
+    if config.kind not in kinds:
+        raise ValueError(f"unknown kind {config.kind!r}; available: {', '.join(kinds)}")
+    return kinds[config.kind](config)
+
+
+def scene_config(config: Any) -> synthetic.SceneConfig:
+    """Read the synthetic scenes' settings out of a config."""
+    data = config.data
+    scene = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.get("scene", {}).items()}
+    return synthetic.SceneConfig(num_frames=data.num_frames, size=tuple(data.size), **scene)
+
+
+def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
+    """Build the stream of batches of a config: cached latents if `data.latents` names a folder, else drawn scenes."""
+    data = config.data
+    if data.get("latents"):
+        source = latent_data.LatentSource(data.latents)
+        transform = latent_data.DropCaption(data.caption_dropout)
+    else:
+        source = synthetic.SyntheticSource(scene_config(config), data.seed, split)
+        transform = pipeline.Prepare(data.text_length, data.caption_dropout)
+    return pipeline.make_dataset(
+        source,
+        transform,
+        batch_size=config.train.batch_size // jax.process_count(),
+        seed=data.seed,
+        num_workers=data.get("num_workers", 0),
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+    )
+
+
+def take_weights(params: PyTree, folders: Any) -> PyTree:
+    """Replace subtrees of `params` by those of earlier stages, folder by folder; leaves nothing half-loaded.
+
+    Args:
+        params: the full tree. folders: released names, model folders or training work dirs.
+
+    Raises:
+        checkpoints.CheckpointError: if a folder cannot be read or a shape does not fit, naming both.
+    """
+    params = dict(params)
+    for folder in folders:
+        _, loaded = checkpoints.load_model(folder)
+        for name, subtree in loaded.items():
+            if name not in params:
+                continue
+            if name == "dit" and "control" in params["dit"] and "control" not in subtree:
+                subtree = {**subtree, "control": params["dit"]["control"]}
+            checkpoints.check_shapes(subtree, params[name], f"{folder} ({name})")
+            params[name] = jax.tree.map(jnp.asarray, subtree)
+    return params
+
+
+class VaeTask:
+    """Train the autoencoder: L1 + L2 reconstruction and a light KL, on scenes and on the blobs it will have to carry."""
+
+    def __init__(self, config: Any):
+        self.config, self.model = config, modeling.build(config)
+        self.trainable = config.optim.schedule
+
+    def init(self, key: Key) -> PyTree:
+        """Draw the parameters, or take them from `config.init_from`."""
+        params = jax.jit(lambda k: modeling.init_params(k, self.model))(key)
+        return take_weights(params, self.config.get("init_from", ()))
+
+    def dataset(self, split: str = "train") -> grain.IterDataset:
+        """Build the stream of batches."""
+        return make_dataset(self.config, split)
+
+    def videos(self, key: Key, batch: Batch) -> jax.Array:
+        """Draw the clips of a batch in [-1, 1]: scenes, and for a share of the samples the blobs of their tracks."""
+        data = self.config.data
+        video = batch["target"].astype(jnp.float32) / 127.5 - 1
+        count = int(round(data.blob_share * video.shape[0]))
+        if not count:
+            return video
+        tracks = Tracks(batch["target_xy"][:count], batch["target_visible"][:count])
+        colors = jax.vmap(lambda k: render.random_colors(k, tracks.xy.shape[1], data.colors))(
+            jax.random.split(key, count)
+        )
+        blobs = jax.vmap(lambda xy, v, c: render.blobs(Tracks(xy, v), c, video.shape[2:4], data.sigma))(*tracks, colors)
+        return jnp.concatenate([blobs * 2 - 1, video[count:]])
+
+    def loss(self, key: Key, params: PyTree, batch: Batch) -> tuple[jax.Array, Scalars]:
+        """Return L1 + MSE of the reconstruction plus the weighted KL to N(0, 1), means over elements."""
+        video_key, noise_key = jax.random.split(key)
+        video = self.videos(video_key, batch)
+        variables = {"params": params["vae"]}
+        mean, logvar = self.model.vae.apply(variables, video, method="encode")
+        output = self.model.vae.apply(variables, sample_latents(noise_key, mean, logvar), method="decode")
+        l1, mse = jnp.abs(output - video).mean(), jnp.square(output - video).mean()
+        kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
+        psnr = -10 * jnp.log10(jnp.square((output - video) / 2).mean((1, 2, 3, 4)) + 1e-10).mean()
+        return l1 + mse + self.config.loss.kl * kl, {"l1": l1, "kl": kl, "psnr": psnr, "latent_std": mean.std()}
+
+    def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
+        """Reconstruct held-out clips; PSNR over scenes and over blobs apart, and the latents' standard deviation."""
+        scene = scene_config(self.config)
+        source = synthetic.SyntheticSource(scene, self.config.data.seed, "test")
+        samples = [source[i] for i in range(self.config.train.probe_samples)]
+        batch = {k: np.stack([s[k] for s in samples]) for k in ("target", "target_xy", "target_visible")}
+        scenes = batch["target"].astype(np.float32) / 127.5 - 1
+        blobs = self._all_blobs(key, batch)
+        scalars, videos = {}, {}
+        for name, clips in (("scenes", scenes), ("blobs", blobs)):
+            mean = _encode_mean(self.model, params, clips)
+            output = np.asarray(_decode(self.model, params, mean))
+            error = np.square((output - clips) / 2).mean((2, 3, 4))
+            scalars[f"psnr_{name}"] = float(np.mean(-10 * np.log10(error + 1e-10)))
+            scalars[f"latent_std_{name}"] = float(np.std(np.asarray(mean)))
+            both = np.concatenate([clips[:4], output[:4]], 2)
+            videos[f"{name}_in_out"] = _to_uint8(np.concatenate(list(both), 2))
+        return {"scalars": scalars, "videos": videos}
+
+    def _all_blobs(self, key: Key, batch: Batch) -> np.ndarray:
+        whole = self.config.data.copy_and_resolve_references()
+        whole.blob_share = 1.0
+        task = VaeTask.__new__(VaeTask)
+        task.config = self.config.copy_and_resolve_references()
+        task.config.data = whole
+        return np.asarray(jax.jit(task.videos)(key, {k: jnp.asarray(v) for k, v in batch.items()}))
+
+
+class DenoiserTask:
+    """Train the denoiser by v-prediction: the text-to-video base, or a method's branch on the frozen base."""
+
+    def __init__(self, config: Any):
+        self.config, self.model = config, modeling.build(config)
+        self.trainable = config.optim.schedule
+        self.is_control = config.kind == "control"
+
+    def init(self, key: Key) -> PyTree:
+        """Draw the parameters, take those of earlier stages, and start the branch from the base's own blocks."""
+        params = jax.jit(lambda k: modeling.init_params(k, self.model))(key)
+        params = take_weights(params, self.config.get("init_from", ()))
+        if self.is_control and self.config.get("branch_from_base", True):
+            params["dit"] = init_control_from_base(params["dit"])
+        return take_weights(params, self.config.get("resume_from", ()))
+
+    def dataset(self, split: str = "train") -> grain.IterDataset:
+        """Build the stream of batches."""
+        return make_dataset(self.config, split)
+
+    def loss(self, key: Key, params: PyTree, batch: Batch) -> tuple[jax.Array, Scalars]:
+        """Return the v-prediction loss (mean squared error), and it at low and at high noise apart."""
+        draw_key, time_key, noise_key, pick_key = jax.random.split(key, 4)
+        x0, conditions = self._latents(draw_key, pick_key, params, batch)
+        settings = self.config.loss
+        timestep = diffusion.sample_timesteps(
+            time_key, (x0.shape[0],), self.model.schedule, settings.timesteps, power=settings.get("power", 2.0)
+        )
+        eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
+        xt = diffusion.corrupt(self.model.schedule, x0, eps, timestep)
+        text = modeling.embed_text(self.model, params, batch["tokens"])
+        prediction = modeling.denoise(self.model, params, xt, timestep, text, conditions)
+        target = diffusion.velocity(self.model.schedule, x0, eps, timestep)
+        each = jnp.square(prediction - target).mean((1, 2, 3, 4))
+        high = timestep >= 800
+        parts = {
+            "loss_low_noise": jnp.sum(each * ~high) / jnp.maximum(jnp.sum(~high), 1),
+            "loss_high_noise": jnp.sum(each * high) / jnp.maximum(jnp.sum(high), 1),
+        }
+        return each.mean(), parts
+
+    def _latents(self, draw_key: Key, pick_key: Key, params: PyTree, batch: Batch) -> tuple[jax.Array, Any]:
+        """Return (x0, conditions) of a batch, from cached latents or by drawing and encoding on the device."""
+        if "target_latents" in batch:
+            x0 = batch["target_latents"].astype(jnp.float32)
+            if self.is_control:
+                names = blob_method.STREAMS
+                videos = {name: batch[f"{name}_latents"].astype(jnp.float32) for name in names}
+                return x0, {"videos": videos}
+            # Both videos of a pair show the same scene under a plausible motion: the base learns from either.
+            other = batch["source_video_latents"].astype(jnp.float32)
+            pick = jax.random.bernoulli(pick_key, 0.5, (x0.shape[0], 1, 1, 1, 1))
+            return jnp.where(pick, x0, other), None
+        x0 = modeling.encode(self.model, params, batch["target"].astype(jnp.float32) / 127.5 - 1)
+        if not self.is_control:
+            return x0, None
+        drawn = self.model.method.batch_conditions(draw_key, batch, self.config.method)
+        return x0, modeling.encode_conditions(self.model, params, drawn)
+
+    def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
+        """Sample on held-out scenes: text to video for the base, edits with follow-EPE for the branch."""
+        editor = editing.Editor(self.config, params)
+        pairs = self.config.train.probe_samples
+        if self.is_control:
+            return evaluate.probe_synthetic(editor, num_pairs=pairs, seed=self.config.data.seed)
+        source = synthetic.SyntheticSource(scene_config(self.config), self.config.data.seed, "test")
+        captions = [source[i]["caption"] for i in range(pairs)]
+        return {"scalars": {}, "videos": {"text_to_video": np.concatenate(list(editor.text_to_video(captions)), 2)}}
+
+
+def _encode_mean(model: modeling.Model, params: PyTree, video: np.ndarray) -> jax.Array:
+    return jax.jit(lambda p, x: modeling.encode(model, p, x) / model.vae.scaling_factor)(params, video)
+
+
+def _decode(model: modeling.Model, params: PyTree, mean: jax.Array) -> jax.Array:
+    return jax.jit(lambda p, z: modeling.decode(model, p, z * model.vae.scaling_factor))(params, mean)
+
+
+def _to_uint8(video: np.ndarray) -> np.ndarray:
+    return np.clip((video + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)

@@ -1,0 +1,379 @@
+"""Train the trainable part of a task's parameters: one loop for every kind of training, chosen by the config.
+
+What is trained lives in a task (`tasks.make(config)`), which this loop asks for five things and nothing else:
+
+    task.init(key) -> params                         the whole tree, fp32
+    task.loss(key, params, batch) -> (loss, metrics)  pure, a mean over the batch
+    task.dataset(split="train")                      a grain dataset of batches: dicts of numpy arrays, leading axis B
+    task.probe(key, params) -> {"scalars", "videos"} slow, on a fixed set, with averaged parameters
+    task.trainable                                   optional schedule table (optim); default config.optim.schedule
+
+The order of the loop is a contract:
+
+    restore -> (probe the state -> save it -> next batch -> step -> log) until done
+
+Probing and saving see the same state, the data iterator's state is saved where no batch is under way, and every
+random key is folded from (seed, step): a run that is killed and resumed is bit-equal to one that was not. Metrics
+are read one step late, so that the device always has the next step queued; a loss or gradient that is not finite stops
+the run then, before anything that it spoiled is saved. SIGTERM and SIGINT finish the step, save, and return.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+from ml_collections import ConfigDict
+
+from motionv2v import checkpoints, optim, video
+from motionv2v.progress import MetricsWriter, ProgressLine
+from motionv2v.typing import AnyArray, Int, Key, PyTree
+
+Batch = dict[str, AnyArray]
+Metrics = dict[str, AnyArray]
+
+MAY_CHANGE = ("train.steps", "train.log_every", "train.checkpoint_every", "train.probe_every", "train.keep")
+"""The fields that may differ between a work dir's config and the one that resumes it."""
+
+
+class DivergedError(RuntimeError):
+    """Say at which step the loss or the gradients stopped being finite."""
+
+
+class TrainState(NamedTuple):
+    """Hold all that a step changes: the number of updates made, fp32 masters, their average, the optimizer's state."""
+
+    step: Int[AnyArray, ""]
+    trainable: PyTree
+    ema: PyTree
+    opt_state: Any
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> TrainState:
+    """Train as `config` says, in `workdir`, continuing from its newest complete checkpoint if there is one.
+
+    Returns the last state: that of config.train.steps, or an earlier one when a signal stopped the run (it is saved
+    too). Reads config.train (steps, batch_size, accumulate, seed, log_every, checkpoint_every, probe_every, keep,
+    ema_decay, clip_norm, and optionally frozen_dtype) and config.optim. An `_every` of 0 means only at the end.
+    `task` replaces tasks.make(config). Raises ValueError for a config that cannot work or that differs from the work
+    dir's, CheckpointError for a damaged work dir, and DivergedError when the loss or gradients are not finite.
+    """
+    check_config(config)
+    workdir = Path(workdir)
+    prepare_workdir(config, workdir)
+    if task is None:
+        from motionv2v import tasks
+
+        task = tasks.make(config)
+    with contextlib.ExitStack() as stack:
+        saver = checkpoints.RunCheckpoints(workdir, keep=config.train.keep)
+        stack.callback(saver.close)
+        progress = ProgressLine(config.train.steps, config.train.batch_size)
+        stack.callback(progress.close)
+        progress.say(f"{config.get('name', 'experiment')}: setting up in {workdir}")
+        state, frozen, optimizer, data_state = _restore_or_init(config, workdir, task, saver)
+        first = int(state.step)
+        writer = MetricsWriter(workdir, resumed_at=first)
+        stack.callback(writer.close)
+        for line in _plan(config, state, frozen):
+            progress.say(line)
+        step_fn = make_train_step(task.loss, optimizer, config)
+        run = _Run(config, workdir, task, frozen, saver, writer, progress)
+        batches = stack.enter_context(open_batches(task, data_state))
+        stop = stack.enter_context(StopSignal())
+        return _loop(run, state, step_fn, batches, stop)
+
+
+def make_train_step(
+    loss_fn: Callable[[Key, PyTree, Batch], tuple[AnyArray, Metrics]], optimizer: optim.Optimizer, config: ConfigDict
+) -> Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]:
+    """Build the jitted `(state, frozen, batch) -> (state, metrics)`; the state is donated, the frozen tree is not.
+
+    Only the trainable tree is differentiated. Metrics are fp32 scalars: those of the task, `loss`, `grad_norm` (before
+    clipping) and the learning rates.
+    """
+    options = config.train
+    run_key = jax.random.fold_in(jax.random.key(options.seed), 1)
+
+    def step_fn(state: TrainState, frozen: PyTree, batch: Batch) -> tuple[TrainState, Metrics]:
+        def loss_of(key: Key, trainable: PyTree, piece: Batch) -> tuple[AnyArray, Metrics]:
+            loss, metrics = loss_fn(key, optim.merge(trainable, frozen), piece)
+            return loss.astype(jnp.float32), metrics
+
+        key = jax.random.fold_in(run_key, state.step)
+        grads, loss, metrics = optim.accumulate_gradients(
+            loss_of, key, state.trainable, batch, options.get("accumulate", 1)
+        )
+        updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        ema = optim.update_ema(state.ema, trainable, state.step, options.ema_decay)
+        rates = [rate(state.step) for rate in optimizer.learning_rates.values()]
+        names = ["learning_rate"] if len(rates) == 1 else [f"learning_rate/{p}" for p in optimizer.learning_rates]
+        metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(grads)} | dict(zip(names, rates, strict=True))
+        return TrainState(state.step + 1, trainable, ema, opt_state), metrics
+
+    return jax.jit(step_fn, donate_argnums=0)
+
+
+def init_state(trainable: PyTree, optimizer: optim.Optimizer) -> TrainState:
+    """Start from these masters, copied: the first step donates its input, which the task may still hold."""
+    masters = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trainable)
+    ema = jax.tree.map(jnp.copy, masters)
+    return TrainState(jnp.zeros([], jnp.int32), masters, ema, optimizer.tx.init(masters))
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raise a ValueError naming the fields of config.train that are missing or cannot work."""
+    options = config.get("train", ConfigDict())
+    needed = ("steps", "batch_size", "seed", "log_every", "checkpoint_every", "probe_every", "keep", "ema_decay")
+    missing = [f"train.{name}" for name in needed if name not in options]
+    if missing or "optim" not in config:
+        raise ValueError(f"the config lacks {', '.join(missing or ['optim'])}; configs/ holds working examples")
+    accumulate = options.get("accumulate", 1)
+    if options.steps < 1 or options.batch_size < 1 or options.log_every < 1 or options.keep < 1:
+        raise ValueError("train.steps, train.batch_size, train.log_every and train.keep must be at least 1")
+    if accumulate < 1 or options.batch_size % accumulate:
+        raise ValueError(f"train.batch_size={options.batch_size} does not divide by train.accumulate={accumulate}")
+    if not 0 <= options.ema_decay < 1:
+        raise ValueError(f"train.ema_decay is {options.ema_decay}, expected a number in [0, 1)")
+
+
+def prepare_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Create the work dir and write its config; ValueError if it holds checkpoints of another experiment."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"workdir {workdir} is a file, expected a folder")
+    if checkpoints.latest_step(workdir) is not None:
+        old = _flat(checkpoints.config_to_json(checkpoints.read_config(workdir)))
+        new = _flat(checkpoints.config_to_json(config))
+        absent = "(absent)"
+        differ = [
+            f"{name} was {old.get(name, absent)}, is {new.get(name, absent)}"
+            for name in sorted({*old, *new})
+            if old.get(name, absent) != new.get(name, absent) and name not in MAY_CHANGE
+        ]
+        if differ:
+            raise ValueError(
+                f"workdir {workdir} belongs to another config: {'; '.join(differ[:6])}"
+                + (f" (and {len(differ) - 6} more)" if len(differ) > 6 else "")
+                + f". Use a new workdir; only {', '.join(MAY_CHANGE)} may change"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_config(workdir, config)
+
+
+@contextlib.contextmanager
+def open_batches(task: Any, state: Any = None) -> Iterator[Any]:
+    """Open the task's training batches at an iterator state, and stop their worker processes on leaving."""
+    if not flags.FLAGS.is_parsed():
+        # Grain reads absl flags when it starts workers; in a notebook or a test nobody parsed any.
+        flags.FLAGS.mark_as_parsed()
+    batches = iter(task.dataset(split="train"))
+    try:
+        if state is not None:
+            batches.set_state(state)
+        yield batches
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
+
+
+class StopSignal:
+    """Notice SIGTERM and SIGINT, as a context manager; the second signal acts as it did before."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        # Python allows handlers in the main thread only; elsewhere the run just cannot be stopped this way.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _notice(self, number: int, _: Any) -> None:
+        self.name = signal.Signals(number).name
+        signal.signal(number, self._previous[number])
+
+
+class _Run:
+    """Hold what one run writes to, and the numbers read since the last report."""
+
+    def __init__(
+        self, config: ConfigDict, workdir: Path, task: Any, frozen: PyTree, saver: Any, writer: Any, progress: Any
+    ):
+        self.config, self.workdir, self.task, self.frozen = config, workdir, task, frozen
+        self.saver, self.writer, self.progress = saver, writer, progress
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def read(self, pending: tuple[int, Metrics] | None) -> None:
+        """Wait for the metrics of a step, check them, and log the mean since the last report when one is due."""
+        if pending is None:
+            return
+        step, metrics = pending
+        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(scalars[name]):
+                raise DivergedError(f"{name} is {scalars[name]} at step {step}: stopped, nothing saved since")
+        self._count += 1
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in scalars.items()}
+        if step % self.config.train.log_every and step != self.config.train.steps:
+            return
+        means = {name: value / self._count for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        self.writer.write(step, {**means, **self.progress.report(step, means["loss"])})
+
+    def probe(self, step: int, state: TrainState) -> None:
+        """Evaluate the averaged parameters on the task's fixed set; always the same key, so that steps compare."""
+        key = jax.random.fold_in(jax.random.key(self.config.train.seed), 2)
+        result = self.task.probe(key, optim.merge(state.ema, self.frozen))
+        scalars = {name: float(value) for name, value in result.get("scalars", {}).items()}
+        folder = self.workdir / "samples" / f"{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frames in result.get("videos", {}).items():
+            video.write(folder / f"{name}.mp4", np.asarray(frames), fps=8.0)
+        (folder / "scalars.json").write_text(json.dumps({"step": step, **scalars}) + "\n", encoding="utf-8")
+        self.writer.write(step, {f"probe/{name}": value for name, value in scalars.items()})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        self.progress.say(f"probe at step {step}: {shown}")
+
+    def save(self, step: int, state: TrainState, data_state: Any) -> None:
+        """Start writing a checkpoint of a state whose metrics have been read, hence known to be finite."""
+        self.saver.save(step, state.trainable, state.ema, state.opt_state, data_state)
+
+
+def _loop(run: _Run, state: TrainState, step_fn: Callable, batches: Any, stop: StopSignal) -> TrainState:
+    """Run the loop of the module docstring from `state` to the last step or a signal."""
+    options = run.config.train
+    step = first = int(state.step)
+    pending = None
+    while True:
+        done, stopped = step >= options.steps, stop.name is not None
+        probe_due = _due(step, options.probe_every, done) and not stopped and (step != first or first == 0)
+        save_due = (_due(step, options.checkpoint_every, done) or stopped) and step != first
+        if probe_due or save_due or done or stopped:
+            run.progress.pause()
+            run.read(pending)
+            pending = None
+            run.progress.pause()
+            if probe_due:
+                run.probe(step, state)
+            if save_due:
+                run.save(step, state, batches.get_state())
+        if done or stopped:
+            break
+        began = time.perf_counter()
+        batch = _next_batch(batches, step, options.batch_size, stop)
+        if batch is None:
+            continue
+        waited = time.perf_counter() - began
+        state, metrics = step_fn(state, run.frozen, batch)
+        step += 1
+        if step - first > 1:
+            run.progress.waited(waited)
+        run.progress.start()
+        run.read(pending)
+        pending = (step, metrics)
+    run.saver.wait()
+    _say_end(run, step, stop)
+    return state
+
+
+def _next_batch(batches: Any, step: int, batch_size: int, stop: StopSignal) -> Batch | None:
+    """Take the next batch's numeric arrays; None when a signal that also reached the workers broke it off."""
+    try:
+        batch = next(batches)
+    except StopIteration:
+        raise ValueError(f"the training data ended at step {step}; a training dataset must repeat") from None
+    except Exception:
+        if stop.name is not None:
+            return None
+        raise
+    # Captions and the like stay on the host: devices hold numbers only.
+    arrays = {name: np.asarray(x) for name, x in batch.items() if np.asarray(x).dtype.kind in "biuf"}
+    wrong = {name: x.shape for name, x in arrays.items() if x.ndim == 0 or len(x) != batch_size}
+    if wrong or not arrays:
+        raise ValueError(f"every array of a batch must have {batch_size} rows (train.batch_size), got {wrong}")
+    return arrays
+
+
+def _restore_or_init(
+    config: ConfigDict, workdir: Path, task: Any, saver: checkpoints.RunCheckpoints
+) -> tuple[TrainState, PyTree, optim.Optimizer, Any]:
+    """Build the first state, or read the newest one: (state, frozen, optimizer, data iterator state or None)."""
+    params = task.init(jax.random.fold_in(jax.random.key(config.train.seed), 0))
+    table = getattr(task, "trainable", None) or config.optim.schedule
+    optimizer = optim.make_optimizer(config, params, table)
+    trainable, frozen = optim.partition(params, table)
+    state = init_state(trainable, optimizer)
+    dtype = config.train.get("frozen_dtype", "float32")
+    if saver.latest_step() is None:
+        frozen = jax.tree.map(lambda x: _cast(x, dtype), frozen)
+        checkpoints.save_frozen(workdir, frozen)
+        return state, frozen, optimizer, None
+    restored = saver.restore(state.trainable, state.opt_state)
+    # The frozen weights come from the work dir too: where they were first taken from may have changed since.
+    kept = checkpoints.load_frozen(workdir)
+    checkpoints.check_shapes(kept, frozen, f"{workdir / checkpoints.FROZEN}")
+    step = jnp.asarray(restored.step, jnp.int32)
+    state = TrainState(step, restored.trainable, restored.ema, restored.opt_state)
+    return state, jax.tree.map(jnp.asarray, kept), optimizer, restored.data_state
+
+
+def _plan(config: ConfigDict, state: TrainState, frozen: PyTree) -> list[str]:
+    """Say in a few lines what the run will do."""
+    options, device, first = config.train, jax.devices()[0], int(state.step)
+    begin = f"continue from step {first} of" if first else "train"
+    return [
+        f"{config.get('name', 'experiment')}: {begin} {options.steps} steps x {options.batch_size} samples"
+        f" = {options.steps * options.batch_size:,} samples",
+        f"on {jax.device_count()} {device.platform} device(s) ({device.device_kind});"
+        f" {optim.count(state.trainable):,} parameters train, {optim.count(frozen):,} are frozen;"
+        " the first step compiles, which takes a while",
+    ]
+
+
+def _say_end(run: _Run, step: int, stop: StopSignal) -> None:
+    workdir = run.workdir
+    if step < run.config.train.steps:
+        run.progress.say(f"{stop.name}: saved step {step} in {workdir}; the same command continues from there")
+        return
+    run.progress.say(f"done: step {step} in {workdir} (metrics.jsonl, tensorboard/, samples/, checkpoints/)")
+    run.progress.say(
+        f'export: python -c "from motionv2v import checkpoints; checkpoints.export(\'{workdir}\', \'{workdir}/model\')"'
+    )
+
+
+def _due(step: int, every: int, done: bool) -> bool:
+    return done or (every > 0 and step % every == 0)
+
+
+def _cast(x: AnyArray, dtype: str) -> AnyArray:
+    x = jnp.asarray(x)
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dicts to dotted names; lists stay values."""
+    flat = {}
+    for name, value in config.items():
+        nested = isinstance(value, dict) and value
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
+    return flat

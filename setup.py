@@ -1,0 +1,52 @@
+"""Packaging of motionv2v. `pip install -e .` is all a person needs for CPU; the extras add what a machine or task needs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="motionv2v",
+    version="0.1.0",
+    description="Edit the motion in a video with a diffusion model: a JAX/Flax implementation of MotionV2V",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["motionv2v", "motionv2v.*"]),
+    package_data={"motionv2v": ["released/**/*", "examples/**/*"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "av>=14.0",
+        "etils[epath]>=1.9",
+        "flax>=0.12.0",
+        "grain>=0.2.12",
+        "jax>=0.10.0",
+        "jaxtyping>=0.3.2",
+        "mediapy>=1.2.4",
+        "ml_collections>=1.0.0",
+        "numpy>=2.1",
+        "opencv-python-headless>=4.11",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.20",
+        "pillow>=11.0",
+        "rich>=13.9",
+        "safetensors>=0.5",
+        "tensorboardX>=2.6.2",
+    ],
+    extras_require={
+        "test": [
+            "beartype>=0.20",
+            "chex>=0.1.90",
+            "ipykernel>=6.29",
+            "nbclient>=0.10.2",
+            "nbformat>=5.10",
+            "pytest>=8.3",
+            "ruff>=0.9",
+            "scikit-image>=0.25",
+        ],
+        "parity": ["torch==2.13.0", "diffusers>=0.35", "transformers>=4.57", "sentencepiece>=0.2"],
+        "cuda": ["jax[cuda12]>=0.10.0"],
+        "tpu": ["jax[tpu]>=0.10.0"],
+        "editor": ["notebook>=7.3"],
+    },
+)

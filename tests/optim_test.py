@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from motionv2v import optim
+
+PARAMS = {
+    "dit": {"blocks": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "control": {"kernel": jnp.ones((2, 2))}},
+    "vae": {"scale": jnp.ones((4, 2))},
+}
+COURSE = {"peak": 0.1}
+
+
+def make_config(schedule, **changes):
+    options = {"name": "adamw", "b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.5, "schedule": schedule}
+    return ConfigDict({"optim": {**options, **changes}, "train": {"steps": 100, "clip_norm": 0.0}})
+
+
+def test_first_match_wins_over_the_whole_path():
+    trainable, frozen = optim.partition(PARAMS, [("dit/control/.*", COURSE), ("(dit|vae)/.*", None)])
+    assert list(optim.flatten(trainable)) == ["dit/control/kernel"]
+    assert sorted(optim.flatten(frozen)) == ["dit/blocks/bias", "dit/blocks/kernel", "vae/scale"]
+
+
+def test_merge_inverts_partition():
+    parts = optim.partition(PARAMS, [(".*kernel", COURSE), (".*", None)])
+    assert jax.tree.structure(optim.merge(*parts)) == jax.tree.structure(PARAMS)
+    with pytest.raises(ValueError, match="in both trees: dit/blocks/kernel"):
+        optim.merge(parts[0], PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([("dit/.*", COURSE)], "covers 1 of 4 parameters: vae/scale"),
+        ([("dit", COURSE), ("vae/.*", None)], "covers 3 of 4 parameters: dit/blocks/bias, dit/blocks/kernel"),
+        ([("text/.*", None), (".*", COURSE)], "'text/.*' matches no parameter"),
+        ([(".*", COURSE), ("vae/.*", None)], "'vae/.*' matches only what earlier patterns took"),
+        ([(".*", None)], "freezes every parameter"),
+        ([("(", None)], "not a regular expression"),
+    ],
+)
+def test_bad_tables_are_named(table, message):
+    with pytest.raises(ValueError) as error:
+        optim.partition(PARAMS, table)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"peak": 0}, {"peak": 1.0, "decay": "exp"}, {"peak": 1.0, "warm": 3}])
+def test_bad_courses_are_named(options):
+    with pytest.raises(ValueError, match=r"schedule for 'a/.*': got"):
+        optim.learning_rate(options, 10, "a/.*")
+
+
+def test_learning_rates_match_formula():
+    cosine = optim.learning_rate({"peak": 2.0, "warmup": 4, "decay": "cosine", "end": 0.5}, 104)
+    linear = optim.learning_rate({"peak": 2.0, "decay": "linear"}, 10)
+    # Tolerances: fp32.
+    np.testing.assert_allclose([cosine(0), cosine(1), cosine(3)], [0.5, 1.0, 2.0], rtol=1e-6)
+    np.testing.assert_allclose([cosine(54), cosine(104), cosine(999)], [1.25, 0.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose([linear(0), linear(5), linear(10)], [2.0, 1.0, 0.0], rtol=1e-6)
+    assert optim.learning_rate({"peak": 0.3}, 10)(999) == np.float32(0.3)
+
+
+def test_update_matches_adamw_by_hand():
+    """First AdamW step: the direction is g / (|g| + eps) = 1, decay adds 0.5 * p on kernels only, times each rate."""
+    config = make_config((("dit/control/.*", {"peak": 0.01}), ("vae/.*", None), ("dit/.*", {"peak": 0.1})))
+    optimizer = optim.make_optimizer(config, PARAMS)
+    trainable, _ = optim.partition(PARAMS, config.optim.schedule)
+    grads = jax.tree.map(lambda x: 3.0 * jnp.ones_like(x), trainable)
+    updates, _ = optimizer.tx.update(grads, optimizer.tx.init(trainable), trainable)
+    means = {path: float(u.mean()) for path, u in optim.flatten(updates).items()}
+    expected = {"dit/blocks/bias": -0.1, "dit/blocks/kernel": -0.15, "dit/control/kernel": -0.015}
+    assert means == pytest.approx(expected, rel=1e-5)  # fp32
+
+
+def test_optimizer_state_covers_the_trainable_tree_only():
+    config = make_config((("dit/control/.*", COURSE), (".*", None)))
+    trainable, _ = optim.partition(PARAMS, config.optim.schedule)
+    state = optim.make_optimizer(config, PARAMS).tx.init(trainable)
+    assert optim.count([x for x in jax.tree.leaves(state) if x.ndim]) == 2 * optim.count(trainable)
+
+
+def test_stacked_biases_and_norms_do_not_decay():
+    assert optim.decayed(PARAMS) == {
+        "dit/blocks/bias": False, "dit/blocks/kernel": True, "dit/control/kernel": True, "vae/scale": False,
+    }  # fmt: skip
+
+
+def test_clipping_is_global():
+    config = make_config(((".*", {"peak": 1.0}),), b1=0.0, b2=0.0, eps=1.0, weight_decay=0.0)
+    config.train.clip_norm = 1.0
+    tx = optim.make_optimizer(config, PARAMS).tx
+    grads = jax.tree.map(lambda x: 5.0 * jnp.ones_like(x), PARAMS)
+    updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
+    clipped = 5.0 / float(optax.global_norm(grads))
+    # With b1 = b2 = 0 and eps = 1 Adam gives g / (|g| + 1), which shows the size of g.
+    assert float(updates["vae"]["scale"][0, 0]) == pytest.approx(-clipped / (clipped + 1), rel=1e-5)
+
+
+def test_unknown_optimizer_is_named():
+    with pytest.raises(ValueError, match="'sgd', expected one of: adamw"):
+        optim.make_optimizer(make_config(((".*", COURSE),), name="sgd"), PARAMS)
+
+
+def test_ema_matches_loop():
+    values = np.random.default_rng(0).normal(size=30)
+    ema, expected = {"w": jnp.zeros(())}, 0.0
+    for step, value in enumerate(values):
+        decay = min(0.7, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+        ema = optim.update_ema(ema, {"w": jnp.float32(value)}, step, 0.7)
+    np.testing.assert_allclose(ema["w"], expected, rtol=1e-5)  # 30 roundings in fp32
+
+
+def quadratic(key, params, batch):
+    del key
+    error = jnp.square(batch["x"] @ params["w"] - batch["y"])
+    return error.mean(), {"mae": jnp.abs(batch["x"] @ params["w"] - batch["y"]).mean()}
+
+
+def test_accumulated_gradients_equal_whole_batch():
+    rng = np.random.default_rng(1)
+    batch = {"x": rng.normal(size=(8, 3)).astype(np.float32), "y": rng.normal(size=(8, 2)).astype(np.float32)}
+    params = {"w": rng.normal(size=(3, 2)).astype(np.float32)}
+    whole = optim.accumulate_gradients(quadratic, jax.random.key(0), params, batch, 1)
+    parts = optim.accumulate_gradients(quadratic, jax.random.key(0), params, batch, 4)
+    # Another order of summation in fp32.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
+    with pytest.raises(ValueError, match="batch of 8 does not divide into 3"):
+        optim.accumulate_gradients(quadratic, jax.random.key(0), params, batch, 3)
+
+
+def test_accumulation_draws_a_new_key_per_part():
+    def draw(key, params, batch):
+        return params["w"] * batch["x"].mean() * 0, {"drawn": jax.random.normal(key, ())}
+
+    args = ({"w": jnp.ones(())}, {"x": jnp.ones((4, 1))})
+    key = jax.random.key(3)
+    _, _, metrics = optim.accumulate_gradients(draw, key, *args, 2)
+    expected = np.mean([jax.random.normal(jax.random.fold_in(key, i), ()) for i in range(2)])
+    np.testing.assert_allclose(metrics["drawn"], expected, rtol=1e-6)  # fp32

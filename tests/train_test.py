@@ -1,0 +1,217 @@
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_task
+
+from motionv2v import checkpoints, optim, train, video
+from motionv2v.progress import MetricsWriter, ProgressLine, clock
+
+
+def run(workdir, **changes):
+    cfg = toy_task.config(**changes)
+    task = toy_task.ToyTask(cfg)
+    return train.train(cfg, workdir, task), task
+
+
+def read_metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    state, task = run(workdir)
+    return workdir, state, task
+
+
+def test_loss_falls_and_the_truth_is_found(finished):
+    workdir, state, task = finished
+    losses = [line["loss"] for line in read_metrics(workdir) if "loss" in line]
+    assert len(losses) == 4 and losses[-1] < losses[0] / 4
+    assert task.probed[-1] < task.probed[0] / 2
+    assert int(state.step) == 20
+
+
+def test_frozen_leaves_stay_bit_equal(finished):
+    workdir, state, _ = finished
+    assert list(optim.flatten(state.trainable)) == ["head/bias", "head/kernel"]
+    _, params = checkpoints.load_workdir(workdir)
+    np.testing.assert_array_equal(params["base"]["kernel"], np.eye(toy_task.FEATURES, dtype=np.float32))
+
+
+def test_workdir_holds_what_the_run_made(finished):
+    workdir, state, _ = finished
+    probes = [line["step"] for line in read_metrics(workdir) if "probe/error" in line]
+    assert probes == [0, 10, 20]
+    assert sorted(p.name for p in (workdir / "samples").iterdir()) == ["00000000", "00000010", "00000020"]
+    assert video.read(workdir / "samples" / "00000010" / "grey.mp4").frames.shape == (2, 16, 16, 3)
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["15", "20"]
+    assert list((workdir / "tensorboard").glob("events*"))
+    config, params = checkpoints.load_workdir(workdir)
+    assert config.to_dict() == toy_task.config().to_dict()
+    np.testing.assert_array_equal(params["head"]["bias"], state.ema["head"]["bias"])
+
+
+def test_step_matches_plain_sgd_loop():
+    """The jitted step, split in trainable and frozen, equals gradients of the whole tree written out."""
+    cfg = toy_task.config(noise=0.0)
+    task = toy_task.ToyTask(cfg)
+    params = task.init(jax.random.key(0))
+    optimizer = optim.make_optimizer(cfg, params)
+    trainable, frozen = optim.partition(params, cfg.optim.schedule)
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.normal(size=(8, 4)).astype(np.float32), "y": rng.normal(size=(8, 2)).astype(np.float32)}
+    step_fn = train.make_train_step(task.loss, optimizer, cfg)
+    state, metrics = step_fn(train.init_state(trainable, optimizer), frozen, batch)
+    (loss, _), grads = jax.value_and_grad(lambda p: task.loss(jax.random.key(9), p, batch), has_aux=True)(params)
+    updates, _ = optimizer.tx.update({"head": grads["head"]}, optimizer.tx.init(trainable), trainable)
+    expected = jax.tree.map(lambda p, u: p + u, trainable, updates)
+    # fp32, fused differently.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.trainable, expected)
+    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    assert float(metrics["learning_rate"]) == pytest.approx(0.05)  # first of two warm-up steps to 0.1
+    assert int(state.step) == 1
+
+
+def test_state_is_donated_and_frozen_is_not():
+    cfg = toy_task.config()
+    task = toy_task.ToyTask(cfg)
+    params = task.init(jax.random.key(0))
+    optimizer = optim.make_optimizer(cfg, params)
+    trainable, frozen = optim.partition(params, cfg.optim.schedule)
+    state = train.init_state(trainable, optimizer)
+    batch = {"x": jnp.ones((8, 4)), "y": jnp.ones((8, 2))}
+    train.make_train_step(task.loss, optimizer, cfg)(state, frozen, batch)
+    assert state.trainable["head"]["kernel"].is_deleted()
+    assert not frozen["base"]["kernel"].is_deleted() and not params["head"]["kernel"].is_deleted()
+
+
+def test_nan_stops_with_the_step_and_nothing_saved_after(tmp_path):
+    # Unshuffled batches of 8: sample 48 is the first of step 7.
+    with pytest.raises(train.DivergedError, match="loss is nan at step 7"):
+        run(tmp_path, nan_from=48, checkpoint_every=2)
+    assert checkpoints.latest_step(tmp_path) == 6
+    _, params = checkpoints.load_workdir(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_nan_in_the_step_about_to_be_saved_is_not_saved(tmp_path):
+    with pytest.raises(train.DivergedError, match="step 6"):
+        run(tmp_path, nan_from=40, checkpoint_every=6)
+    assert checkpoints.latest_step(tmp_path) is None
+
+
+def test_resume_in_two_parts_is_bit_equal(finished, tmp_path):
+    class StopAfterTen(toy_task.ToyTask):
+        def probe(self, key, params):
+            if self.probed:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().probe(key, params)
+
+    _, whole, _ = finished
+    cfg = toy_task.config()
+    before = signal.getsignal(signal.SIGTERM)
+    half = train.train(cfg, tmp_path, StopAfterTen(cfg))
+    assert int(half.step) == 11, "the step after the probe is finished, then saved"
+    assert signal.getsignal(signal.SIGTERM) is before
+    state = train.train(cfg, tmp_path, toy_task.ToyTask(cfg))
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+
+def test_resume_keeps_the_frozen_weights_of_the_workdir(tmp_path):
+    class OtherBase(toy_task.ToyTask):
+        def init(self, key):
+            return {**super().init(key), "base": {"kernel": jnp.zeros((4, 4))}}
+
+    run(tmp_path, steps=5)
+    cfg = toy_task.config(steps=10)
+    train.train(cfg, tmp_path, OtherBase(cfg))
+    np.testing.assert_array_equal(checkpoints.load_workdir(tmp_path)[1]["base"]["kernel"], np.eye(4))
+
+
+def test_another_config_is_refused_by_field(finished):
+    workdir, _, _ = finished
+    with pytest.raises(ValueError) as error:
+        run(workdir, noise=0.2, batch_size=16)
+    assert "noise was 0.1, is 0.2; train.batch_size was 8, is 16" in str(error.value)
+
+
+def test_allowed_fields_may_change(finished):
+    workdir, state, _ = finished
+    again, task = run(workdir, steps=20, log_every=1, probe_every=1, checkpoint_every=7, keep=1)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert not task.probed, "a finished run has nothing left to do"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accumulate": 3}, "batch_size=8 does not divide by train.accumulate=3"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"steps": 0}, "must be at least 1"),
+    ],
+)
+def test_impossible_settings_are_named(tmp_path, changes, message):
+    with pytest.raises(ValueError) as error:
+        run(tmp_path / "run", **changes)
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_fields_are_named(tmp_path):
+    cfg = toy_task.config()
+    del cfg.train.seed
+    with pytest.raises(ValueError, match=r"lacks train\.seed"):
+        train.train(cfg, tmp_path, toy_task.ToyTask(cfg))
+
+
+def test_wrong_batches_and_ended_data_are_named(tmp_path):
+    class Short(toy_task.ToyTask):
+        def dataset(self, split="train"):
+            import grain
+
+            return grain.MapDataset.range(24).map(toy_task.MakeSample(0, -1)).batch(self.size).to_iter_dataset()
+
+    cfg = toy_task.config()
+    task = Short(cfg)
+    task.size = 8
+    with pytest.raises(ValueError, match="data ended at step 3"):
+        train.train(cfg, tmp_path / "a", task)
+    task.size = 4
+    with pytest.raises(ValueError, match="must have 8 rows"):
+        train.train(cfg, tmp_path / "b", task)
+
+
+def test_frozen_weights_may_be_bfloat16(tmp_path):
+    cfg = toy_task.config(steps=5)
+    cfg.train.frozen_dtype = "bfloat16"
+    train.train(cfg, tmp_path, toy_task.ToyTask(cfg))
+    assert checkpoints.load_frozen(tmp_path)["base"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write(step, {"loss": step})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    MetricsWriter(tmp_path, resumed_at=2).close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_progress_line_says_rates_and_time_left(capsys):
+    progress = ProgressLine(total_steps=100, batch_size=4)
+    progress.start()
+    for _ in range(10):
+        progress.waited(0.0)
+    scalars = progress.report(10, 0.5)
+    line = capsys.readouterr().out.strip()
+    assert line.startswith("step 10/100 loss 0.5, ") and line.endswith("left, 0% waiting for data")
+    assert scalars["samples_per_second"] > 0 and scalars["data_wait"] == 0
+    assert [clock(s) for s in (42.2, 187, 18060)] == ["42 s", "3:07 min", "5:01 h"]
