@@ -1,4 +1,4 @@
-"""Packaging of motionv2v. `pip install -e .` is all a person needs for CPU; the extras add what a machine or task needs."""
+"""Packaging of motionv2v. `pip install -e .` is all a person needs on a CPU; extras add what other machines need."""
 
 from pathlib import Path
 

@@ -1,13 +1,15 @@
 """The tiny text-to-video base, stage 2 of 3 of the released model `tiny`.
 
-    python launch/prepare.py --stage=latents --config=configs/motionv2v_tiny.py --out=runs/latents_tiny
-    python launch/train.py --config=configs/base_tiny.py --workdir=runs/base_tiny
+python launch/prepare.py --stage=latents --config=configs/motionv2v_tiny.py --out=runs/latents_tiny
+python launch/train.py --config=configs/base_tiny.py --workdir=runs/base_tiny
 """
 
-from configs import common
 from ml_collections import ConfigDict
 
-VAE_SCALING_FACTOR = 1.0
+from configs import common
+
+VAE_SCALING_FACTOR = 0.48
+"""One over the standard deviation of the latents of scenes, as the autoencoder's last probe printed it."""
 
 
 def get_config() -> ConfigDict:
@@ -21,8 +23,8 @@ def get_config() -> ConfigDict:
     config.data.latents = "runs/latents_tiny"
     config.loss = ConfigDict({"timesteps": "uniform"})
     config.sample = ConfigDict({"solver": "ddim", "num_steps": 20, "guidance": "constant", "scale": 3.0})
-    config.optim = common.adamw(
-        ("vae/.*", None), ("(text|dit)/.*", {"peak": 1e-3, "warmup": 100, "decay": "cosine", "end": 1e-5})
+    config.optim = common.optimizer(
+        ("vae/.*", None), ("(text|dit)/.*", {"peak": 2e-3, "warmup": 100, "decay": "cosine", "end": 1e-5}), name="muon"
     )
     config.train = common.train_defaults()
     config.train.update({"steps": 2000, "batch_size": 32})

@@ -29,11 +29,11 @@ def text_tiny() -> ConfigDict:
 
 
 def dit_tiny() -> ConfigDict:
-    """CogVideoX-5B's transformer (3-D RoPE) at width 256, 6 blocks."""
+    """CogVideoX-5B's transformer (3-D RoPE) at width 192, 4 blocks."""
     return ConfigDict(
         {
-            "num_layers": 6,
-            "num_heads": 8,
+            "num_layers": 4,
+            "num_heads": 6,
             "head_dim": 32,
             "text_dim": 128,
             "text_length": 32,
@@ -85,8 +85,8 @@ def train_defaults() -> ConfigDict:
     )
 
 
-def adamw(*schedule: tuple) -> ConfigDict:
-    """AdamW with the paper's second moment; `schedule` holds (pattern, options or None), first match wins."""
+def optimizer(*schedule: tuple, name: str = "adamw") -> ConfigDict:
+    """AdamW with the paper's second moment, or Muon; `schedule` holds (pattern, options or None), first match wins."""
     return ConfigDict(
-        {"name": "adamw", "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-3, "schedule": tuple(schedule)}
+        {"name": name, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-3, "schedule": tuple(schedule)}
     )

@@ -1,29 +1,27 @@
 """The tiny MotionV2V model, stage 3 of 3: the control branch on the frozen base. Released as `tiny`.
 
-    python launch/train.py --config=configs/motionv2v_tiny.py --workdir=runs/motionv2v_tiny
+python launch/train.py --config=configs/motionv2v_tiny.py --workdir=runs/motionv2v_tiny
 """
 
-from configs import base_tiny
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import base_tiny, common
 
 
 def get_config() -> ConfigDict:
     config = base_tiny.get_config()
     config.name, config.kind = "motionv2v_tiny", "control"
     config.init_from = ("runs/base_tiny",)
-    config.dit.update({"control_depth": 6, "control_wiring": "side", "control_start": "identity"})
-    config.method = ConfigDict(
-        {"name": "motionv2v", "sigma": 2.0, "colors": "any", "first_frame_latents": False}
-    )
+    config.dit.update({"control_depth": 4, "control_wiring": "side", "control_start": "identity"})
+    config.method = ConfigDict({"name": "motionv2v", "sigma": 3.0, "colors": "any", "first_frame_latents": False})
     config.data.caption_dropout = 0.5
-    config.loss = ConfigDict({"timesteps": "high_noise", "power": 2.0})
+    config.loss = ConfigDict({"timesteps": "high_noise", "power": 3.0})
     config.sample = ConfigDict({"solver": "ddim", "num_steps": 8, "guidance": "off", "scale": 1.0})
-    config.optim = common.adamw(
+    config.optim = common.optimizer(
         ("(vae|text)/.*", None),
-        ("(dit/control|conditioner)/.*", {"peak": 1e-3, "warmup": 100, "decay": "cosine", "end": 1e-5}),
+        ("(dit/control|conditioner)/.*", {"peak": 2e-3, "warmup": 100, "decay": "cosine", "end": 1e-5}),
         ("dit/.*", None),
+        name="muon",
     )
     config.train.update({"steps": 3000, "batch_size": 32})
     return config

@@ -14,7 +14,9 @@ VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packa
 EDIT = flags.DEFINE_string("edit", None, "the edit.json: points, and what to do with their paths")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, a model folder or a training work dir")
 OUT = flags.DEFINE_string("out", "outputs", "folder for edited.mp4, comparison.mp4 and contact_sheet.png")
-STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the model's", lower_bound=1, upper_bound=1000)
+STEPS = flags.DEFINE_integer(
+    "num_steps", None, "denoising steps; default: the model's", lower_bound=1, upper_bound=1000
+)
 GUIDANCE = flags.DEFINE_float("guidance", None, "text guidance scale, 1 is off; default: the model's", lower_bound=0.0)
 SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
 

@@ -5,11 +5,15 @@ goes on; asked for more samples it adds to what is there. Bad input ends in one 
 """
 
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from motionv2v import prepare
+
+# Config files import one another as `configs.common`; the package itself is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="the experiment, such as configs/motionv2v_tiny.py")
 STAGE = flags.DEFINE_enum("stage", "latents", ["latents"], "what to prepare")

@@ -1,1 +1,16 @@
-"""Edit the motion in a video with a diffusion model: MotionV2V (arXiv 2511.20640) in JAX and Flax."""
+"""Edit the motion in a video with a diffusion model: MotionV2V (arXiv 2511.20640) in JAX and Flax.
+
+The map, from the ground up (a module imports only from lines above its own):
+
+    typing                                   axis letters, array annotations
+    tracks, camera, video                    point tracks, homographies, video files
+    selection, edits, edit_fields, edit_json what can be done to tracks, and the file that says so
+    trackers, metrics, figures               find tracks, measure, draw for people
+    render, diffusion, models                tracks as pixels, the noise process, the networks
+    methods, data, optim, checkpoints, sampling, tokenizer
+    model, editing, evaluate, edit_run       one config's modules, the editor, its scores, an edit from files to files
+    tasks, train, prepare                    what is trained, the loop, data preparation
+
+Import the submodules by name: `from motionv2v import edits, editing, trackers, video`. Importing the package alone
+loads nothing, so that the input pipeline's worker processes stay free of jax.
+"""

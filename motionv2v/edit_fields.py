@@ -110,7 +110,7 @@ def points(value: Any, where: str, names: Names) -> list[int] | None:
         return None
     items = value if isinstance(value, list) else [value]
     if not items:
-        raise EditError(f"{where}: names no points; leave the field out or write \"all\" for all of them")
+        raise EditError(f'{where}: names no points; leave the field out or write "all" for all of them')
     indices = [_point(item, where, names) for item in items]
     twice = [item for item in indices if indices.count(item) > 1]
     if twice:
@@ -127,7 +127,7 @@ def _point(value: Any, where: str, names: Names) -> int:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise EditError(f"{where}: no query is named {value!r}; {hint}names: {', '.join(names.indices) or 'none'}")
     if isinstance(value, bool) or not isinstance(value, int):
-        raise EditError(f"{where}: must be indices of queries, names, or \"all\", got {shown(value)}")
+        raise EditError(f'{where}: must be indices of queries, names, or "all", got {shown(value)}')
     if not 0 <= value < names.num_points:
         raise EditError(f"{where}: there is no point {value}; the queries are 0..{names.num_points - 1}")
     return value
@@ -138,12 +138,12 @@ def keyframes(value: Any, where: str, names: Names | None = None) -> dict[int, t
     if isinstance(value, dict):
         bad = [key for key in value if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10)]
         if bad:
-            raise EditError(f"{where}: keys must be frame numbers like \"12\", got {shown(bad[0])}")
+            raise EditError(f'{where}: keys must be frame numbers like "12", got {shown(bad[0])}')
         rows = [(int(key), place) for key, place in value.items()]
     elif isinstance(value, list) and all(isinstance(row, list) and len(row) == 3 for row in value):
         rows = [(frame(row[0], f"{where}[{index}]"), row[1:]) for index, row in enumerate(value)]
     else:
-        raise EditError(f"{where}: must be {{\"frame\": [x, y], ...}} or [[frame, x, y], ...], got {shown(value)}")
+        raise EditError(f'{where}: must be {{"frame": [x, y], ...}} or [[frame, x, y], ...], got {shown(value)}')
     if not rows:
         raise EditError(f"{where}: needs at least one keyframe")
     result: dict[int, tuple[float, float]] = {}

@@ -295,7 +295,7 @@ def parse(document: Any) -> EditSpec:
     queries, names = _parse_queries(document["queries"])
     known = Names(len(queries), names)
     if not isinstance(document["operations"], list):
-        raise EditError("operations: must be a list of objects like {\"op\": \"drag\", ...}")
+        raise EditError('operations: must be a list of objects like {"op": "drag", ...}')
     steps = tuple(_parse_step(index, value, known) for index, value in enumerate(document["operations"]))
     removed = 0
     for step in steps:
@@ -317,7 +317,7 @@ def _parse_queries(value: Any) -> tuple[np.ndarray, dict[str, int]]:
             if "name" in query:
                 name = query["name"]
                 if not isinstance(name, str) or not name.strip() or name == "all":
-                    raise EditError(f"{where}.name: must be a non-empty string other than \"all\"")
+                    raise EditError(f'{where}.name: must be a non-empty string other than "all"')
                 if name in names:
                     raise EditError(f"{where}.name: {name!r} already names queries[{names[name]}]")
                 names[name] = index
@@ -333,7 +333,7 @@ def _parse_step(index: int, value: Any, known: Names) -> Step:
     """Reads one operation."""
     where = f"operations[{index}]"
     if not isinstance(value, dict) or not isinstance(value.get("op"), str):
-        raise EditError(f"{where}: must be an object with \"op\", one of {', '.join(OPERATIONS)}")
+        raise EditError(f'{where}: must be an object with "op", one of {", ".join(OPERATIONS)}')
     name = ALIASES.get(value["op"], value["op"])
     if name not in OPERATIONS:
         close = difflib.get_close_matches(value["op"].lower(), [*OPERATIONS, *ALIASES], n=1)

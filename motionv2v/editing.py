@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, model as modeling, sampling
+from motionv2v import checkpoints, sampling
+from motionv2v import model as modeling
 from motionv2v import video as video_io
 from motionv2v.tokenizer import ByteTokenizer
 from motionv2v.tracks import Tracks
@@ -136,7 +137,10 @@ class Editor:
         """Bring a clip and its tracks to the model's frames and size, as a batch of one."""
         height, width = frames.shape[1:3]
         if (height, width) != self.size:
-            notify(f"the clip is {width}x{height} and the model works at {self.size[1]}x{self.size[0]}: it is resized there and back")
+            notify(
+                f"the clip is {width}x{height} and the model works at {self.size[1]}x{self.size[0]}: "
+                "it is resized there and back"
+            )
         scale = np.array([self.size[1] / width, self.size[0] / height], np.float32)
         batch = {"source": video_io.resize(frames[times], self.size)[None]}
         # Hidden points draw nothing: padding to a multiple of 16 keeps the number of compiled shapes small.
@@ -182,14 +186,14 @@ class Editor:
             use_control=use_control,
         )
 
-    def text_to_video(self, prompts: Sequence[str], seed: int = 0, num_steps: int | None = None) -> UInt8[AnyArray, "B T H W 3"]:
+    def text_to_video(
+        self, prompts: Sequence[str], seed: int = 0, num_steps: int | None = None
+    ) -> UInt8[AnyArray, "B T H W 3"]:
         """Sample videos from text alone with the base model."""
         shape = (len(prompts), *modeling.clip_shape(self.model))
         batch = {"source": np.zeros(shape, np.uint8)}
         tokens = self.tokenizer.encode(list(prompts))
-        return np.asarray(
-            self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, use_control=False)
-        )
+        return np.asarray(self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, use_control=False))
 
     def _generate_fn(
         self,
@@ -233,8 +237,12 @@ def check_tracks(frames: UInt8[np.ndarray, "T H W 3"], source: Tracks, target: T
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"the clip must be uint8 [T H W 3]; got {frames.dtype} {list(frames.shape)}")
     if np.shape(source.xy) != np.shape(target.xy):
-        raise ValueError(f"source has tracks {np.shape(source.xy)} and target {np.shape(target.xy)}; they must be the same")
+        raise ValueError(
+            f"source has tracks {np.shape(source.xy)} and target {np.shape(target.xy)}; they must be the same"
+        )
     if np.ndim(source.xy) != 3 or np.shape(source.xy)[1] != len(frames):
-        raise ValueError(f"tracks must be [N {len(frames)} 2] for a clip of {len(frames)} frames; got {np.shape(source.xy)}")
+        raise ValueError(
+            f"tracks must be [N {len(frames)} 2] for a clip of {len(frames)} frames; got {np.shape(source.xy)}"
+        )
     if not (np.isfinite(source.xy).all() and np.isfinite(target.xy).all()):
         raise ValueError("tracks hold values that are not finite; every position must be a number, hidden points too")

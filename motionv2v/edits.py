@@ -387,9 +387,7 @@ def _replace(tracks: Tracks, xy: Any, chosen: Any, visible: Any = None, frames: 
     return Tracks(xy, tracks.visible if visible is None else xp.where(mask, visible, tracks.visible))
 
 
-def _set_visible(
-    tracks: Tracks, points: Points, start_frame: int | None, end_frame: int | None, value: bool
-) -> Tracks:
+def _set_visible(tracks: Tracks, points: Points, start_frame: int | None, end_frame: int | None, value: bool) -> Tracks:
     """Sets visibility of the chosen points over a window."""
     frames = selection.window_mask(tracks, start_frame, end_frame)
     return _replace(tracks, tracks.xy, selection.mask(tracks, points), value, frames)

@@ -1,11 +1,11 @@
 """Measure what a model does: follow-EPE, keep-EPE and PSNR of edits of held-out scenes whose truth is known exactly.
 
 Protocol of `synthetic`: pairs of the test split, N points each, N exact tracks. The model gets the source video, the
-points' paths in it and their paths in the target. A tracker that knows nothing of the truth is started on each output
-at the point's first visible target position and followed through the clip:
+points' paths in it and their paths in the target. A tracker that knows nothing else is started on each output at the
+target position where a point's longest visible run begins, and followed to that run's end:
 
     follow-EPE   mean distance, in pixels, between those tracks and the target paths, over the points that were edited
-                 and the frames where they are visible in the target (Motion Prompting's EPE, restricted to edits)
+                 (Motion Prompting's EPE, restricted to edits)
     keep-EPE     the same over the points whose paths are equal in both videos
     PSNR         against the true target video, of the squared error pooled over the clip: per frame, the exact first
                  frame of a copy would count as infinitely good
@@ -14,8 +14,9 @@ at the point's first visible target position and followed through the clip:
 tracking itself sets. `exact` distances need no tracker: the source's exact paths against the target's.
 """
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,12 +24,14 @@ import numpy as np
 from motionv2v import editing, figures, metrics, trackers
 from motionv2v.data import synthetic as scenes
 from motionv2v.data.pipeline import NULL_CAPTION
-from motionv2v.typing import Bool, Float, UInt8
+from motionv2v.typing import Bool, Float, Int, UInt8
 
 NUM_POINTS = 10
 
 
-def held_out_pairs(editor: editing.Editor, num_pairs: int, seed: int, num_points: int = NUM_POINTS) -> list[scenes.Pair]:
+def held_out_pairs(
+    editor: editing.Editor, num_pairs: int, seed: int, num_points: int = NUM_POINTS
+) -> list[scenes.Pair]:
     """Draw pairs of the test split at the model's size, every one with `num_points` points."""
     data = editor.config.data
     settings = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.get("scene", {}).items()}
@@ -66,19 +69,31 @@ def edit_pairs(
     return np.concatenate(outputs)
 
 
+def longest_runs(visible: Bool[np.ndarray, "N T"]) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
+    """Find each point's longest run of visible frames: (first frame, length); length 0 for a point never visible."""
+    first, length = np.zeros(len(visible), np.int64), np.zeros(len(visible), np.int64)
+    run = np.zeros(len(visible), np.int64)
+    for t in range(visible.shape[1]):
+        run = np.where(visible[:, t], run + 1, 0)
+        longer = run > length
+        first, length = np.where(longer, t + 1 - run, first), np.where(longer, run, length)
+    return first, length
+
+
 def tracked_errors(
     frames: UInt8[np.ndarray, "T H W 3"], pair: scenes.Pair, tracker: Any
 ) -> tuple[Float[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
-    """Track a video from the points' first visible target positions; distances to the target paths, and where they count.
+    """Track a video from where points start to be visible in the target; distances to the target, and where they count.
 
-    The query frame itself does not count: there the tracker was told the answer.
+    Counted are the frames of the point's longest visible run in the target after its first, in which the tracker was
+    told the answer: a tracker that hands points from frame to frame cannot be asked what lies behind an occlusion.
     """
     target = pair.target_tracks
-    first = target.visible.argmax(1)
+    first, length = longest_runs(target.visible)
+    steps = np.arange(target.visible.shape[1])
+    counted = (steps > first[:, None]) & (steps < (first + length)[:, None])
     queries = np.concatenate([first[:, None], target.xy[np.arange(len(first)), first]], 1)
-    counted = target.visible.copy()
-    counted[np.arange(len(first)), first] = False
-    seen = target.visible.any(1)
+    seen = length > 1
     error = np.zeros(target.visible.shape, np.float32)
     if seen.any():
         found = tracker.track(frames, queries[seen].astype(np.float32))
@@ -113,7 +128,7 @@ def clip_psnr(video: UInt8[np.ndarray, "T H W 3"], truth: UInt8[np.ndarray, "T H
 
 
 def exact_copy_epe(pairs: list[scenes.Pair]) -> float:
-    """Average how far edited points are from their target in the source video itself, in pixels; no tracker involved."""
+    """Average how far edited points are from their target in the source video itself, in pixels, by exact tracks."""
     errors = []
     for pair in pairs:
         where = pair.target_tracks.visible & pair.edited[:, None]
@@ -147,6 +162,36 @@ def synthetic(
     return results, videos, pairs
 
 
+class Row(NamedTuple):
+    """One row of a table: what was measured, the numbers, and the videos they were measured on."""
+
+    name: str
+    results: dict[str, float]
+    videos: UInt8[np.ndarray, "M T H W 3"]
+    pairs: list[scenes.Pair]
+
+
+def run_row(name: str, editor: editing.Editor, **options: Any) -> Row:
+    """Run the synthetic benchmark and keep what it made under a name; `options` are those of `synthetic`."""
+    return Row(name, *synthetic(editor, **options))
+
+
+def format_table(rows: list[Row]) -> str:
+    """Lay out rows as markdown, with what copying the source scores and the tracker's own floor below them."""
+    first = rows[0].results
+    lines = [(row.name, *(row.results[key] for key in ("follow_epe", "keep_epe", "psnr"))) for row in rows]
+    lines.append(("copy the source", *(first[f"{key}_copy"] for key in ("follow_epe", "keep_epe", "psnr"))))
+    lines.append(("the true target (tracker's floor)", first["follow_epe_truth"], first["keep_epe_truth"], math.inf))
+    text = [
+        f"{len(rows[0].pairs)} held-out pairs, {NUM_POINTS} points",
+        "| | follow-EPE (px) | keep-EPE (px) | PSNR (dB) |",
+        "|---|---|---|---|",
+        *(f"| {name} | {follow:.2f} | {keep:.2f} | {psnr:.2f} |" for name, follow, keep, psnr in lines),
+        f"Copying against exact tracks, without a tracker: follow-EPE {first['follow_epe_copy_exact']:.2f} px.",
+    ]
+    return "\n".join(text)
+
+
 def comparison_video(pair: scenes.Pair, edited: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w 3"]:
     """Lay out source, target tracks on the source, edited result and true target side by side, with labels."""
     drawn = figures.draw_tracks(pair.source, pair.target_tracks, highlight=pair.edited)
@@ -157,5 +202,8 @@ def comparison_video(pair: scenes.Pair, edited: UInt8[np.ndarray, "T H W 3"]) ->
 def probe_synthetic(editor: editing.Editor, num_pairs: int, seed: int) -> dict[str, Any]:
     """Evaluate during training: the benchmark on few pairs, and videos of the first four."""
     results, videos, pairs = synthetic(editor, num_pairs=num_pairs, seed=seed, batch_size=num_pairs)
-    shown = {f"edit_{i}": comparison_video(pair, video) for i, (pair, video) in enumerate(zip(pairs[:4], videos[:4], strict=True))}
+    shown = {
+        f"edit_{i}": comparison_video(pair, video)
+        for i, (pair, video) in enumerate(zip(pairs[:4], videos[:4], strict=True))
+    }
     return {"scalars": results, "videos": shown}

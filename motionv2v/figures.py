@@ -189,7 +189,7 @@ def _fixed(point: Float[AnyArray, "2"]) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def _write(draw, position, text: str, size: float, color, anchor: str, max_width: float) -> None:
+def _write(draw, position, text: str, size: float | int, color, anchor: str, max_width: float | int) -> None:
     """Write text, made smaller where it would be wider than `max_width` pixels."""
     font = ImageFont.load_default(size=size)
     length = draw.textlength(text, font=font)

@@ -18,7 +18,7 @@ def psnr(
     prediction: Num[AnyArray, "T H W C"],
     target: Num[AnyArray, "T H W C"],
     *,
-    data_range: float | None = None,
+    data_range: float | int | None = None,
     mask: Bool[AnyArray, "T H W"] | None = None,
 ) -> float:
     """Return the peak signal-to-noise ratio in dB: 10 log10(data_range^2 / MSE) of each frame, averaged over frames.
@@ -39,7 +39,7 @@ def psnr(
 
 
 def ssim(
-    prediction: Num[AnyArray, "T H W C"], target: Num[AnyArray, "T H W C"], *, data_range: float | None = None
+    prediction: Num[AnyArray, "T H W C"], target: Num[AnyArray, "T H W C"], *, data_range: float | int | None = None
 ) -> float:
     """Return the mean structural similarity (1 for equal videos), per frame and channel, averaged.
 
@@ -52,7 +52,7 @@ def ssim(
     return _mean([_frame_ssim(p, t, data_range) for p, t in zip(prediction, target, strict=True)])
 
 
-def _frame_ssim(a: Float[AnyArray, "H W C"], b: Float[AnyArray, "H W C"], data_range: float) -> float:
+def _frame_ssim(a: Float[AnyArray, "H W C"], b: Float[AnyArray, "H W C"], data_range: float | int) -> float:
     """Return the structural similarity of two frames (equation 13 of Wang et al.)."""
 
     def blur(picture: AnyArray) -> AnyArray:
@@ -68,7 +68,7 @@ def _frame_ssim(a: Float[AnyArray, "H W C"], b: Float[AnyArray, "H W C"], data_r
 
 
 def l2(
-    prediction: Num[AnyArray, "T H W C"], target: Num[AnyArray, "T H W C"], *, data_range: float | None = None
+    prediction: Num[AnyArray, "T H W C"], target: Num[AnyArray, "T H W C"], *, data_range: float | int | None = None
 ) -> float:
     """Return the mean squared error of pictures scaled to [0, 1], averaged over frames (MotionV2V's frame-wise L2)."""
     prediction, target, data_range = _pictures(prediction, target, data_range)
@@ -149,7 +149,7 @@ def tap_vid(
     }
 
 
-def _pictures(prediction, target, data_range: float | None) -> tuple[AnyArray, AnyArray, float]:
+def _pictures(prediction, target, data_range: float | int | None) -> tuple[AnyArray, AnyArray, float]:
     """Return both videos as float64 and their data range; raise ValueError where they cannot be compared."""
     prediction, target = np.asarray(prediction), np.asarray(target)
     if prediction.shape != target.shape:

@@ -41,7 +41,7 @@ def _fields(section: Any) -> dict[str, Any]:
 
 
 def build(config: Any) -> Model:
-    """Build the modules of a config (`configs/*.py`). Raises ValueError or TypeError for a setting that does not exist."""
+    """Build the modules of a config (`configs/*.py`). Raises ValueError or TypeError for an unknown setting."""
     vae = VAE(**_fields(config.vae))
     if "dit" not in config:
         return Model(config, vae, None, None, None, None)

@@ -50,14 +50,15 @@ class _ByLabelState(NamedTuple):
 def make_optimizer(config: Any, params: PyTree, schedule: ScheduleTable | None = None) -> Optimizer:
     """Build AdamW for the trainable part of `params`: clip by global norm, Adam, weight decay, each pattern's rate.
 
-    Reads config.optim (name, b1, b2, eps, weight_decay, schedule), config.train.steps and config.train.clip_norm (0 or
+    Reads config.optim (name "adamw" or "muon", b1, b2, eps, weight_decay, schedule), config.train.steps and
+    config.train.clip_norm (0 or
     None: no clipping). `schedule` replaces config.optim.schedule. Leaves of `params` only need a path and a shape.
     Weight decay (decoupled, Loshchilov and Hutter 2019) falls on kernels alone. ValueError for an unknown optimizer,
     a bad schedule, an uncovered parameter or a pattern that decides nothing.
     """
     options = config.optim
-    if options.name != "adamw":
-        raise ValueError(f"optim.name is {options.name!r}, expected one of: adamw")
+    if options.name not in ("adamw", "muon"):
+        raise ValueError(f"optim.name is {options.name!r}, expected one of: adamw, muon")
     table = options.schedule if schedule is None else schedule
     trainable, _ = partition(params, table)
     courses = {pattern: learning_rate(o, config.train.steps, pattern) for pattern, o in table if o is not None}
@@ -65,11 +66,41 @@ def make_optimizer(config: Any, params: PyTree, schedule: ScheduleTable | None =
     clip_norm = config.train.get("clip_norm", 0) or 0
     tx = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        optax.scale_by_adam(b1=options.get("b1", 0.9), b2=options.get("b2", 0.999), eps=options.get("eps", 1e-8)),
+        _direction(options, trainable),
         optax.add_decayed_weights(options.get("weight_decay", 0.0), mask=unflatten(decayed(trainable))),
         _scale_by_label(labels, courses),
     )
     return Optimizer(tx, courses)
+
+
+def _direction(options: Any, trainable: PyTree) -> optax.GradientTransformation:
+    """Build what turns gradients into steps of a size that the rates then scale: Adam, or Muon for large matrices.
+
+    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix: fewer samples for the same loss when training
+    from scratch. Its updates are given Adam's usual root mean square (0.2), so that one rate serves both; vectors,
+    modulations and small matrices stay with Adam. A convolution counts as one matrix, window by features.
+    """
+    adam = optax.scale_by_adam(b1=options.get("b1", 0.9), b2=options.get("b2", 0.999), eps=options.get("eps", 1e-8))
+    if options.name == "adamw":
+        return adam
+
+    # A convolution maps its whole window to its features; stacked blocks hold one matrix per layer.
+    window = lambda x: tuple(range(x.ndim - 1)) if x.ndim > 3 else (x.ndim - 2,)  # noqa: E731
+    sides = lambda x: (math.prod(x.shape[i] for i in window(x)), x.shape[-1])  # noqa: E731
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(
+            weight_dimension_numbers=lambda tree: jax.tree.map(
+                lambda x: optax.contrib.MuonDimensionNumbers(window(x), x.ndim - 1), tree
+            )
+        ),
+        # An orthogonal matrix has entries of size 1 / sqrt(longer side).
+        optax.stateless(lambda updates, _: jax.tree.map(lambda u: 0.2 * math.sqrt(max(sides(u))) * u, updates)),
+    )
+    large = {
+        path: "muon" if path.endswith("kernel") and (x.ndim > 3 or min(x.shape[-2:]) >= 64) else "adam"
+        for path, x in flatten(trainable).items()
+    }
+    return optax.partition({"muon": muon, "adam": adam}, unflatten(large))
 
 
 def learning_rate(options: Mapping[str, Any], steps: int, pattern: str = "?") -> LearningRate:
@@ -167,7 +198,7 @@ def update_ema(ema: PyTree, params: PyTree, step: Int[AnyArray, ""] | int, decay
 
 
 def accumulate_gradients(
-    loss_fn: Callable[..., Any], key: Any, trainable: PyTree, batch: dict[str, AnyArray], parts: int
+    key: Any, loss_fn: Callable[..., Any], trainable: PyTree, batch: dict[str, AnyArray], parts: int
 ) -> tuple[PyTree, AnyArray, dict[str, AnyArray]]:
     """Compute gradients, loss and metrics of a batch in `parts` equal pieces, one after another, and average them.
 

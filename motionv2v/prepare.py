@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, model as modeling, tasks
+from motionv2v import checkpoints, tasks
+from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
 from motionv2v.tokenizer import ByteTokenizer

@@ -128,7 +128,8 @@ def sample(
 def _levels(schedule: Schedule, timesteps: Int[np.ndarray, "S"]) -> tuple[np.ndarray, ...]:
     """Return float64 abar at each step and at the next one; behind the last step lies clean data, abar = 1."""
     abar = np.asarray(schedule.alphas_cumprod, np.float64)[timesteps]
-    # The next timestep by the training grid's ratio, as the released schedulers take it.
+    # The next timestep by the training grid's ratio, as the released schedulers take it. Where 1000 / num_steps is
+    # rounded up (6, 7, 11, 13, .. steps) the last one is timestep 0, abar 0.99915, instead of clean data.
     ratio = schedule.num_timesteps // len(timesteps)
     following = timesteps - ratio
     after = np.where(following >= 0, np.asarray(schedule.alphas_cumprod, np.float64)[np.maximum(following, 0)], 1.0)

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, diffusion, editing, evaluate, model as modeling, render
+from motionv2v import checkpoints, diffusion, editing, evaluate, render
+from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
 from motionv2v.methods import motionv2v as blob_method
@@ -86,7 +87,7 @@ def take_weights(params: PyTree, folders: Any) -> PyTree:
 
 
 class VaeTask:
-    """Train the autoencoder: L1 + L2 reconstruction and a light KL, on scenes and on the blobs it will have to carry."""
+    """Train the autoencoder: L1 + L2 reconstruction and a light KL, on scenes and on blobs."""
 
     def __init__(self, config: Any):
         self.config, self.model = config, modeling.build(config)
@@ -102,21 +103,36 @@ class VaeTask:
         return make_dataset(self.config, split)
 
     def videos(self, key: Key, batch: Batch) -> jax.Array:
-        """Draw the clips of a batch in [-1, 1]: scenes, and for a share of the samples the blobs of their tracks."""
+        """Draw the clips to reconstruct, in [-1, 1]: `data.clips` pieces of `data.crop` (T, H, W) cut at random.
+
+        A share `data.blob_share` of them shows the blobs of the target's tracks, the others either video of a pair.
+        The autoencoder is convolutional: small pieces make many cheap steps, and a last stage on whole clips
+        (`crop` of the full size) fits the norms' statistics to them.
+        """
         data = self.config.data
-        video = batch["target"].astype(jnp.float32) / 127.5 - 1
-        count = int(round(data.blob_share * video.shape[0]))
-        if not count:
-            return video
-        tracks = Tracks(batch["target_xy"][:count], batch["target_visible"][:count])
-        colors = jax.vmap(lambda k: render.random_colors(k, tracks.xy.shape[1], data.colors))(
-            jax.random.split(key, count)
-        )
-        blobs = jax.vmap(lambda xy, v, c: render.blobs(Tracks(xy, v), c, video.shape[2:4], data.sigma))(*tracks, colors)
-        return jnp.concatenate([blobs * 2 - 1, video[count:]])
+        keys = jax.random.split(key, 4)
+        clips = jnp.concatenate([batch["source"], batch["target"]]).astype(jnp.float32) / 127.5 - 1
+        is_blob = jax.random.bernoulli(keys[0], data.blob_share, (data.clips,))
+        which = jax.random.randint(keys[1], (data.clips,), 0, clips.shape[0])
+        which = jnp.where(is_blob, clips.shape[0] + which % batch["target"].shape[0], which)
+        clips = jnp.concatenate([clips, self.blobs(keys[2], batch)])
+        room = jnp.array(clips.shape[1:4]) - jnp.array(data.crop) + 1
+        corner = jnp.floor(jax.random.uniform(keys[3], (data.clips, 3)) * room).astype(jnp.int32)
+        zero = jnp.int32(0)
+        cut = lambda i, c: jax.lax.dynamic_slice(clips, (i, *c, zero), (1, *data.crop, 3))[0]  # noqa: E731
+        return jnp.stack([cut(which[n], corner[n]) for n in range(data.clips)])
+
+    def blobs(self, key: Key, batch: Batch) -> jax.Array:
+        """Draw the blobs of a batch's target tracks in [-1, 1]."""
+        data, xy = self.config.data, batch["target_xy"]
+        keys = jax.random.split(key, xy.shape[0])
+        colors = jax.vmap(lambda k: render.random_colors(k, xy.shape[1], data.colors))(keys)
+        size = batch["target"].shape[2:4]
+        draw = jax.vmap(lambda xy, visible, c: render.blobs(Tracks(xy, visible), c, size, data.sigma))
+        return draw(xy, batch["target_visible"], colors) * 2 - 1
 
     def loss(self, key: Key, params: PyTree, batch: Batch) -> tuple[jax.Array, Scalars]:
-        """Return L1 + MSE of the reconstruction plus the weighted KL to N(0, 1), means over elements."""
+        """Return the weighted L1, MSE and KL to N(0, 1) of the reconstruction, each a mean over elements."""
         video_key, noise_key = jax.random.split(key)
         video = self.videos(video_key, batch)
         variables = {"params": params["vae"]}
@@ -125,7 +141,13 @@ class VaeTask:
         l1, mse = jnp.abs(output - video).mean(), jnp.square(output - video).mean()
         kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
         psnr = -10 * jnp.log10(jnp.square((output - video) / 2).mean((1, 2, 3, 4)) + 1e-10).mean()
-        return l1 + mse + self.config.loss.kl * kl, {"l1": l1, "kl": kl, "psnr": psnr, "latent_std": mean.std()}
+        weights = self.config.loss
+        return weights.l1 * l1 + weights.mse * mse + weights.kl * kl, {
+            "l1": l1,
+            "kl": kl,
+            "psnr": psnr,
+            "latent_std": mean.std(),
+        }
 
     def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
         """Reconstruct held-out clips; PSNR over scenes and over blobs apart, and the latents' standard deviation."""
@@ -134,7 +156,7 @@ class VaeTask:
         samples = [source[i] for i in range(self.config.train.probe_samples)]
         batch = {k: np.stack([s[k] for s in samples]) for k in ("target", "target_xy", "target_visible")}
         scenes = batch["target"].astype(np.float32) / 127.5 - 1
-        blobs = self._all_blobs(key, batch)
+        blobs = np.asarray(jax.jit(self.blobs)(key, batch))
         scalars, videos = {}, {}
         for name, clips in (("scenes", scenes), ("blobs", blobs)):
             mean = _encode_mean(self.model, params, clips)
@@ -145,14 +167,6 @@ class VaeTask:
             both = np.concatenate([clips[:4], output[:4]], 2)
             videos[f"{name}_in_out"] = _to_uint8(np.concatenate(list(both), 2))
         return {"scalars": scalars, "videos": videos}
-
-    def _all_blobs(self, key: Key, batch: Batch) -> np.ndarray:
-        whole = self.config.data.copy_and_resolve_references()
-        whole.blob_share = 1.0
-        task = VaeTask.__new__(VaeTask)
-        task.config = self.config.copy_and_resolve_references()
-        task.config.data = whole
-        return np.asarray(jax.jit(task.videos)(key, {k: jnp.asarray(v) for k, v in batch.items()}))
 
 
 class DenoiserTask:

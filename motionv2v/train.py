@@ -113,7 +113,7 @@ def make_train_step(
 
         key = jax.random.fold_in(run_key, state.step)
         grads, loss, metrics = optim.accumulate_gradients(
-            loss_of, key, state.trainable, batch, options.get("accumulate", 1)
+            key, loss_of, state.trainable, batch, options.get("accumulate", 1)
         )
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
@@ -357,7 +357,7 @@ def _say_end(run: _Run, step: int, stop: StopSignal) -> None:
         return
     run.progress.say(f"done: step {step} in {workdir} (metrics.jsonl, tensorboard/, samples/, checkpoints/)")
     run.progress.say(
-        f'export: python -c "from motionv2v import checkpoints; checkpoints.export(\'{workdir}\', \'{workdir}/model\')"'
+        f"export: python -c \"from motionv2v import checkpoints; checkpoints.export('{workdir}', '{workdir}/model')\""
     )
 
 

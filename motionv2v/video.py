@@ -35,7 +35,7 @@ class Clip(NamedTuple):
     """Hold the frames of a video (uint8 RGB) and their rate in frames per second."""
 
     frames: UInt8[AnyArray, "T H W 3"]
-    fps: float
+    fps: float | int
 
 
 def read(
@@ -43,7 +43,7 @@ def read(
     num_frames: int | None = None,
     size: tuple[int, int] | None = None,
     start: int = 0,
-    fps: float | None = None,
+    fps: float | int | None = None,
 ) -> Clip:
     """Read frames `start` to `start + num_frames` of a video file, or all frames from `start` on.
 
@@ -83,7 +83,7 @@ def read(
 def write(
     path: str | os.PathLike,
     video: Clip | UInt8[AnyArray, "T H W 3"],
-    fps: float | None = None,
+    fps: float | int | None = None,
     *,
     crf: int = 18,
     lossless: bool = False,
@@ -254,7 +254,7 @@ def _pictures(container, stream) -> Iterator:
     yield from container.decode(stream)
 
 
-def _retime(pictures: Iterator, rate: float, fps: float) -> Iterator:
+def _retime(pictures: Iterator, rate: float, fps: float | int) -> Iterator:
     """Yield, for k = 0, 1, ..., the picture that is on the screen k / fps seconds after the first one."""
     first, shown, count, end = None, None, 0, 0.0
     for index, picture in enumerate(pictures):

@@ -125,7 +125,7 @@ def test_uniform_timesteps_cover_the_schedule_evenly():
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 4.0])
 def test_high_noise_timesteps_follow_their_law(power):
     t = np.asarray(diffusion.sample_timesteps(jax.random.key(1), (40_000,), SCHEDULE, "high_noise", power))
-    assert t.min() >= 0 and t.max() == 999
+    assert t.min() >= 0 and t.max() <= 999
     for fraction in (0.2, 0.5, 0.8):
         # P(t >= f S) = (1 - f)^(1/power); 40,000 draws: standard deviation at most 0.0025.
         assert abs((t >= 1000 * fraction).mean() - (1 - fraction) ** (1 / power)) < 0.0125

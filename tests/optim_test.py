@@ -126,12 +126,12 @@ def test_accumulated_gradients_equal_whole_batch():
     rng = np.random.default_rng(1)
     batch = {"x": rng.normal(size=(8, 3)).astype(np.float32), "y": rng.normal(size=(8, 2)).astype(np.float32)}
     params = {"w": rng.normal(size=(3, 2)).astype(np.float32)}
-    whole = optim.accumulate_gradients(quadratic, jax.random.key(0), params, batch, 1)
-    parts = optim.accumulate_gradients(quadratic, jax.random.key(0), params, batch, 4)
+    whole = optim.accumulate_gradients(jax.random.key(0), quadratic, params, batch, 1)
+    parts = optim.accumulate_gradients(jax.random.key(0), quadratic, params, batch, 4)
     # Another order of summation in fp32.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
     with pytest.raises(ValueError, match="batch of 8 does not divide into 3"):
-        optim.accumulate_gradients(quadratic, jax.random.key(0), params, batch, 3)
+        optim.accumulate_gradients(jax.random.key(0), quadratic, params, batch, 3)
 
 
 def test_accumulation_draws_a_new_key_per_part():
@@ -140,6 +140,6 @@ def test_accumulation_draws_a_new_key_per_part():
 
     args = ({"w": jnp.ones(())}, {"x": jnp.ones((4, 1))})
     key = jax.random.key(3)
-    _, _, metrics = optim.accumulate_gradients(draw, key, *args, 2)
+    _, _, metrics = optim.accumulate_gradients(key, draw, *args, 2)
     expected = np.mean([jax.random.normal(jax.random.fold_in(key, i), ()) for i in range(2)])
     np.testing.assert_allclose(metrics["drawn"], expected, rtol=1e-6)  # fp32

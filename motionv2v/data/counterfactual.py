@@ -171,9 +171,7 @@ def _draw_masks(
     source_visible: Bool[np.ndarray, "N T"],
     target_visible: Bool[np.ndarray, "N T"],
     modes: Mapping[str, float],
-) -> tuple[
-    Bool[np.ndarray, "N T"], Bool[np.ndarray, "N T"], Int[np.ndarray, "N T"], Int[np.ndarray, "N T"]
-]:
+) -> tuple[Bool[np.ndarray, "N T"], Bool[np.ndarray, "N T"], Int[np.ndarray, "N T"], Int[np.ndarray, "N T"]]:
     """Draws what is shown of source and target, and which frame's position each frame shows."""
     unknown = sorted(set(modes) - set(MODES))
     if unknown or abs(sum(modes.values()) - 1) > 1e-6:

@@ -16,7 +16,8 @@ import numpy as np
 from motionv2v import tracks as tracks_lib
 from motionv2v import video
 from motionv2v.data import scene_shapes, synthetic
-from motionv2v.data.scene_motion import Motion, Path as MotionPath
+from motionv2v.data.scene_motion import Motion
+from motionv2v.data.scene_motion import Path as MotionPath
 
 FPS = 8
 CONFIG = synthetic.SceneConfig(num_points=10)

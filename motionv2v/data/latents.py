@@ -67,6 +67,10 @@ class LatentSource:
         record = self._shards[shard][index - self._starts[shard]]
         return {name: np.array(record[name]) for name in record.dtype.names}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes open the shards themselves: a memory map would be pickled with all it maps.
+        return LatentSource, (self.folder,)
+
     def __repr__(self) -> str:
         return f"LatentSource({self.folder!r})"
 

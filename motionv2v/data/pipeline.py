@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 from motionv2v.data.counterfactual import drop_points
+from motionv2v.data.workers import end_with_parent
 from motionv2v.tokenizer import ByteTokenizer
 
 NULL_CAPTION = "."
@@ -92,5 +93,6 @@ def make_dataset(
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     stream = batches.to_iter_dataset(options)
     if num_workers:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=prefetch))
+        workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=prefetch)
+        stream = stream.mp_prefetch(workers, worker_init_fn=end_with_parent)
     return stream

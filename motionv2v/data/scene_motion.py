@@ -18,7 +18,7 @@ Affine = tuple[Float[np.ndarray, "T 2 2"], Float[np.ndarray, "T 2"]]
 
 @dataclass(frozen=True)
 class Path:
-    """A similarity's path: it moves by `travel`, sways, turns and zooms while `on`..`off` lasts, and rests otherwise."""
+    """A similarity's path: it moves by `travel`, sways, turns and zooms during `on`..`off`, and rests otherwise."""
 
     position: tuple[float, float]
     travel: tuple[float, float]
@@ -80,10 +80,12 @@ def _rotation(angle: np.ndarray) -> Float[np.ndarray, "T 2 2"]:
     return np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
 
 
-def random_motion(rng: np.random.Generator, sprites: tuple[Any, ...], config: Any, anchored_to: Motion | None = None) -> Motion:
+def random_motion(
+    rng: np.random.Generator, sprites: tuple[Any, ...], config: Any, anchored_to: Motion | None = None
+) -> Motion:
     """Draw a motion for every sprite and the camera.
 
-    With `anchored_to`, a quarter of the sprites keep that motion's pose at its anchor time and the others are moved freely.
+    With `anchored_to`, a quarter of the sprites keep that motion's pose at its anchor time; the others move freely.
     `config` is a `synthetic.SceneConfig`.
     """
     aspect = config.size[1] / config.size[0]
@@ -100,7 +102,8 @@ def _random_sprite_path(rng: np.random.Generator, radius: float, aspect: float, 
         anchor, position = base.anchor, np.asarray(base.position)
     on, off = _random_window(rng)
     direction = rng.uniform(0, 2 * np.pi)
-    length = config.speed * rng.uniform(0.4, 1)
+    # Per time moved: a short window must not make it dash.
+    length = config.speed * (off - on) * rng.uniform(0.4, 1)
     travel = length * np.array([np.cos(direction), np.sin(direction)])
     if rng.random() < 0.2:
         # It enters after the first frame: travels from beyond a side border to its anchor, which it reaches late.
@@ -132,7 +135,7 @@ def random_camera(rng: np.random.Generator, config: Any, always: bool = False, a
     if not always and rng.random() >= config.moving_camera:
         return Path((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 0.0, 0.0, on, off, anchor)
     direction = rng.uniform(0, 2 * np.pi)
-    travel = config.camera_speed * rng.uniform(0.2, 1) * np.array([np.cos(direction), np.sin(direction)])
+    travel = config.camera_speed * (off - on) * rng.uniform(0.2, 1) * np.array([np.cos(direction), np.sin(direction)])
     turn = 0.25 * config.turn * rng.uniform(-1, 1) * (rng.random() < 0.3)
     zoom = config.zoom * rng.uniform(-1, 1) * (rng.random() < 0.3)
     return Path((0.0, 0.0), tuple(travel), (0.0, 0.0), float(turn), float(zoom), on, off, anchor)

@@ -54,7 +54,7 @@ def inside(shape: str, u: AnyArray, v: AnyArray) -> AnyArray:
 
 
 def random_inside(rng: np.random.Generator, shape: str) -> Float[np.ndarray, "2"]:
-    """Draw a point well inside a shape, by rejection; at least 0.15 from the outline, so that its pixel is the sprite's."""
+    """Draw a point inside a shape, by rejection; 0.15 or more from the outline, so that its pixel is the sprite's."""
     while True:
         candidates = rng.uniform(-1, 1, (16, 2))
         good = np.flatnonzero(inside(shape, candidates[:, 0], candidates[:, 1]) > 0.15)
@@ -64,7 +64,7 @@ def random_inside(rng: np.random.Generator, shape: str) -> Float[np.ndarray, "2"
 
 @dataclass(frozen=True)
 class Sprite:
-    """One thing in a scene. `radius` in frame heights; the pattern is two tones of one colour, so that turning shows."""
+    """One thing in a scene. `radius` in frame heights; its pattern is two tones of a colour, so that turning shows."""
 
     shape: str
     color_name: str

@@ -48,7 +48,7 @@ class SceneConfig:
     min_points: int = 1
     num_sprites: tuple[int, int] = (1, 4)
     radius: tuple[float, float] = (0.15, 0.24)
-    speed: float = 1.1
+    speed: float = 0.9
     camera_speed: float = 0.5
     turn: float = 1.5
     zoom: float = 0.3
@@ -93,7 +93,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Points:
-    """Points at rest in a layer: `layer` -1 is the background (world coordinates), else the sprite's unit coordinates."""
+    """Points at rest in a layer: -1 is the background (in world coordinates), else a sprite (in its unit coordinates)."""
 
     layer: np.ndarray
     local: np.ndarray
@@ -134,7 +134,9 @@ def random_content(rng: np.random.Generator, config: SceneConfig) -> Content:
     return Content(scene_shapes.random_background(rng), sprites)
 
 
-def _source_motion(rng: np.random.Generator, kind: str, target: Motion, content: Content, config: SceneConfig) -> Motion:
+def _source_motion(
+    rng: np.random.Generator, kind: str, target: Motion, content: Content, config: SceneConfig
+) -> Motion:
     """Derive the counterfactual's motion from the target's by what the pair's kind says (paper, section 3.2)."""
     if kind in ("retime", "reverse"):
         # Free start and end on the clip's own time axis, so that the two share only some of their frames.

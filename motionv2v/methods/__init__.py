@@ -4,7 +4,7 @@
         drawn in jax.numpy, jittable and vmappable; `videos` reach the conditioner as latents of the frozen VAE
     make_conditioner(config, width=, patch_size=, dtype=) -> linen module: (conditions, time) -> models.dit.Control
     init_from_base(params, base_kernel, base_bias) -> params        how the conditioner starts from a trained base
-    loss(...), initial_noise(...)                                   optional; the defaults are diffusion.loss and N(0, 1)
+    loss(...), initial_noise(...)                       optional; the defaults are diffusion.loss and N(0, 1)
 
 Nothing else in the package asks which method runs: `get(config.method.name)` is the only look-up.
 """

@@ -81,7 +81,9 @@ class Conditioner(nn.Module):
         for name in STREAMS:
             for suffix in suffixes:
                 if name + suffix not in videos:
-                    raise ValueError(f"conditioning stream {name + suffix!r} is missing; got {', '.join(sorted(videos))}")
+                    raise ValueError(
+                        f"conditioning stream {name + suffix!r} is missing; got {', '.join(sorted(videos))}"
+                    )
                 stream = videos[name + suffix]
                 length = videos[name].shape[1]
                 streams.append(jnp.pad(stream, ((0, 0), (0, length - stream.shape[1]), (0, 0), (0, 0), (0, 0))))

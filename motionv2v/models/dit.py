@@ -215,7 +215,7 @@ class DiT(nn.Module):
         # One token of each kind is enough to learn the shapes, and `xla` runs everywhere.
         block = self._block(zero_init).clone(attention_implementation="xla")
         token, time = jnp.zeros((1, 1, self.width), self.dtype), jnp.zeros((1, self.time_embed_dim), self.dtype)
-        return layers.init_stack(lambda one: block.init(one, token, token, time)["params"], key, depth)
+        return layers.init_stack(key, lambda one: block.init(one, token, token, time)["params"], depth)
 
     def _init_control(self, key):
         square = (self.width, self.width)

@@ -160,7 +160,7 @@ def _sincos(length, scale, size):
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
 
-def init_stack(init_fn: Callable[[Key], PyTree], key: Key, depth: int) -> PyTree:
+def init_stack(key: Key, init_fn: Callable[[Key], PyTree], depth: int) -> PyTree:
     """Initialise `depth` independent copies of a block's parameters, stacked along a new first axis."""
     return jax.vmap(init_fn)(jax.random.split(key, depth))
 

@@ -1,11 +1,11 @@
-"""The text encoder: T5 v1.1's encoder at any size, and a tokenizer of bytes that needs no vocabulary file.
+"""The text encoder: T5 v1.1's encoder at any size.
 
 CogVideoX reads captions with T5-XXL: 226 tokens, padded, and *without* a padding mask, so that padding is attended to
-like any other token. A small model can use the same encoder on `ByteTokenizer`'s tokens, with vocab_size 259 or more.
+like any other token. A small model can use the same encoder on `tokenizer.ByteTokenizer`'s tokens, with a vocab_size
+of 259 or more.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,39 +15,6 @@ import numpy as np
 
 from motionv2v.models import layers
 from motionv2v.typing import AnyArray, Float, Int
-
-
-class ByteTokenizer:
-    """Turn captions into UTF-8 bytes, numbered as ByT5 does: 0 pads, 1 ends, byte b is b + 3.
-
-    Attributes:
-        max_length: tokens per caption, the end token included.
-    """
-
-    pad, end, offset = 0, 1, 3
-    vocab_size = 259
-
-    def __init__(self, max_length: int):
-        if max_length < 1:
-            raise ValueError(f"max_length must leave room for the end token, so be at least 1; got {max_length}.")
-        self.max_length = max_length
-
-    def encode(self, captions: Sequence[str]) -> Int[np.ndarray, "B L"]:
-        """Return int32 tokens, one row of `max_length` per caption: its bytes, the end token, padding.
-
-        A caption that is too long loses its last bytes and keeps the end token.
-
-        Raises:
-            ValueError: when given one string instead of a list of strings.
-        """
-        if isinstance(captions, str):
-            raise ValueError(f"encode takes a list of captions, got the single string {captions!r}.")
-        tokens = np.full((len(captions), self.max_length), self.pad, np.int32)
-        for row, caption in zip(tokens, captions, strict=True):
-            content = np.frombuffer(caption.encode("utf-8")[: self.max_length - 1], np.uint8)
-            row[: len(content)] = content.astype(np.int32) + self.offset
-            row[len(content)] = self.end
-        return tokens
 
 
 class RMSNorm(nn.Module):
@@ -149,7 +116,7 @@ class T5Encoder(nn.Module):
                 "params"
             ]
 
-        blocks = self.param("blocks", lambda key: layers.init_stack(init_block, key, self.num_layers))
+        blocks = self.param("blocks", lambda key: layers.init_stack(key, init_block, self.num_layers))
         x = layers.scan_stack(
             lambda x, layer: block.apply({"params": layer}, x, bias),
             x,

@@ -43,11 +43,11 @@ class LucasKanade:
     reacquire: whether lost points are looked for again; they come back only where they pass both checks.
     """
 
-    max_error: float = 1.0
+    max_error: float | int = 1.0
     windows: tuple[int, ...] = (21, 13, 41)
     levels: int | None = None
     min_side: int = 128
-    max_change: float | None = 30.0
+    max_change: float | int | None = 30.0
     reacquire: bool = True
 
     def __post_init__(self):

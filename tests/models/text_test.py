@@ -1,4 +1,4 @@
-"""The byte tokenizer and T5's position buckets against loops; the encoder's invariants."""
+"""T5's position buckets against loops; the encoder's invariants."""
 
 import math
 
@@ -10,31 +10,6 @@ import pytest
 from motionv2v.models import text
 
 TINY = {"vocab_size": 259, "width": 24, "num_layers": 3, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
-
-
-def test_tokenizer_values():
-    out = text.ByteTokenizer(6).encode(["ab", "", "é!"])
-    np.testing.assert_array_equal(out, [[100, 101, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0xC3 + 3, 0xA9 + 3, 36, 1, 0, 0]])
-    assert out.dtype == np.int32
-
-
-def test_tokenizer_truncation_keeps_end():
-    np.testing.assert_array_equal(text.ByteTokenizer(3).encode(["abcdef", "ab"]), [[100, 101, 1], [100, 101, 1]])
-    np.testing.assert_array_equal(text.ByteTokenizer(1).encode(["abc"]), [[1]])
-
-
-def test_tokenizer_round_trip():
-    caption = "two dogs, 走る"
-    row = text.ByteTokenizer(64).encode([caption])[0]
-    assert bytes(int(b) - 3 for b in row if b >= 3).decode("utf-8") == caption
-    assert row.max() < text.ByteTokenizer.vocab_size
-
-
-def test_tokenizer_errors():
-    with pytest.raises(ValueError, match=r"at least 1; got 0"):
-        text.ByteTokenizer(0)
-    with pytest.raises(ValueError, match=r"list of captions.*'a dog'"):
-        text.ByteTokenizer(8).encode("a dog")
 
 
 def test_position_buckets_match_loop():

@@ -22,11 +22,17 @@ def tiny(**fields):
 
 @functools.cache
 def tiny_params():
-    params = tiny().init(KEY, jnp.zeros((1, 1, 4, 4, 3)))
-    # Zero-initialised kernels would hide the path through the latents in the decoder's norms.
-    leaves, treedef = jax.tree.flatten(params)
+    # Random everywhere: zero-initialised kernels would hide the path through the latents in the decoder's norms.
     rng = np.random.default_rng(0)
-    return treedef.unflatten([leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves])
+
+    def draw(path, leaf):
+        if path[-1].key in ("kernel", "scale"):
+            fan_in = max(1, np.prod(leaf.shape[:-1]))
+            return rng.normal(size=leaf.shape).astype(np.float32) / np.sqrt(fan_in).astype(np.float32)
+        return rng.normal(size=leaf.shape).astype(np.float32)
+
+    shapes = jax.eval_shape(tiny().init, KEY, jnp.zeros((1, 1, 4, 4, 3)))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @functools.cache
@@ -102,8 +108,9 @@ def test_spatial_norm_takes_each_pixels_latent(frames, latent_of_frame):
     params = norm.init(KEY, x, latents)["params"]
     params["conv_y"]["kernel"] = random(3, 4, seed=2)
     params["conv_b"]["kernel"] = random(3, 4, seed=3)
-    y = norm.apply({"params": params}, x, latents)
+    y = np.asarray(norm.apply({"params": params}, x, latents))
     plain = GroupNorm(groups=2).apply({"params": params["norm_layer"]}, x)
+    params, plain, latents = jax.tree.map(np.asarray, (params, plain, latents))
     for t, row, column in np.ndindex(frames, 4, 8):
         latent = latents[0, latent_of_frame[t], row // 2, column // 4]
         gain, shift = 1 + latent @ params["conv_y"]["kernel"], latent @ params["conv_b"]["kernel"]
@@ -205,12 +212,12 @@ def test_decode_inverts_the_shape_of_encode(t, frames):
 
 
 def test_released_size_has_the_expected_latents():
-    def run(key, video):
-        vae = VAE()
-        return vae.apply(vae.init(key, video), video, method="encode")
-
-    mean, logvar = jax.eval_shape(run, KEY, jax.ShapeDtypeStruct((1, 49, 480, 720, 3), jnp.float32))
-    assert mean.shape == logvar.shape == latent_shape((1, 49, 480, 720, 3)) == (1, 13, 60, 90, 16)
+    vae = VAE()
+    params = jax.eval_shape(vae.init, KEY, jnp.zeros((1, 1, 8, 8, 3)))
+    video = jax.ShapeDtypeStruct((1, 17, 480, 720, 3), jnp.float32)
+    mean, logvar = jax.eval_shape(functools.partial(vae.apply, method="encode"), params, video)
+    assert mean.shape == logvar.shape == latent_shape((1, 17, 480, 720, 3)) == (1, 5, 60, 90, 16)
+    assert latent_shape((2, 49, 480, 720, 3)) == (2, 13, 60, 90, 16)
 
 
 def test_chunk_bounds_follow_the_release():

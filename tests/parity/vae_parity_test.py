@@ -24,6 +24,8 @@ LATENTS = 16
 # 21: 13 + 8 (an even number of latents in two chunks); 25: 9 + 8 + 8.
 SHAPES = [(1, 1, 16, 24), (2, 5, 16, 16), (1, 9, 24, 16), (1, 13, 8, 16)]
 SHAPES += [(2, 17, 16, 24), (1, 21, 16, 8), (1, 25, 8, 8)]
+# Compiling takes nearly all the time, so the deep model, the release's three layers a block, runs on three of them.
+CASES = [(1, shape) for shape in SHAPES] + [(3, SHAPES[i]) for i in (0, 1, 4)]
 
 
 def ours_name(name):
@@ -81,9 +83,8 @@ def test_parameter_trees_agree(layers_per_block):
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, expected)
 
 
-@pytest.mark.parametrize("layers_per_block", [1, 3])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_encode_and_decode_match_diffusers(shape, layers_per_block):
+@pytest.mark.parametrize(("layers_per_block", "shape"), CASES)
+def test_encode_and_decode_match_diffusers(layers_per_block, shape):
     theirs, vae, params = models(layers_per_block)
     rng = np.random.default_rng(0)
     clip = rng.uniform(-1, 1, (*shape, 3)).astype(np.float32)

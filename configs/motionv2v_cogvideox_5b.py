@@ -1,0 +1,85 @@
+"""MotionV2V at the paper's size: a 48-channel control branch of 18 blocks on the frozen CogVideoX-5B (section 4.1).
+
+The settings are the paper's and its released code's: 49 frames of 480x720, blobs of sigma 10 px, N ~ U(1, 64) points,
+AdamW at 1e-4, 32 samples a step, 15,000 steps, half of the captions dropped. Base 5,570,283,072 parameters, frozen in
+bfloat16; 2,559.5 M train in float32 with bfloat16 compute. The paper trained for a week on 8 H100.
+
+This project has not run it: it states the shapes for which the library is checked (tests/configs_test.py), and `data`
+gives procedural scenes of that size until the config is pointed at prepared videos.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from motionv2v.editing import NEGATIVE_PROMPT
+
+
+def vae_cogvideox() -> ConfigDict:
+    """CogVideoX's autoencoder as released with the 5B model."""
+    return ConfigDict(
+        {
+            "block_channels": (128, 256, 256, 512),
+            "layers_per_block": 3,
+            "norm_groups": 32,
+            "latent_channels": 16,
+            "scaling_factor": 0.7,
+            "dtype": "bfloat16",
+        }
+    )
+
+
+def text_t5_xxl() -> ConfigDict:
+    """The encoder of T5 v1.1 XXL."""
+    return ConfigDict(
+        {
+            "vocab_size": 32128,
+            "width": 4096,
+            "num_layers": 24,
+            "num_heads": 64,
+            "head_dim": 64,
+            "mlp_dim": 10240,
+            "dtype": "bfloat16",
+        }
+    )
+
+
+def dit_5b() -> ConfigDict:
+    """CogVideoX-5B's transformer."""
+    return ConfigDict(
+        {
+            "num_layers": 42,
+            "num_heads": 48,
+            "head_dim": 64,
+            "text_dim": 4096,
+            "text_length": 226,
+            "time_embed_dim": 512,
+            "positions": "rope",
+            "remat": "save_attention",
+            "dtype": "bfloat16",
+        }
+    )
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict({"name": "motionv2v_cogvideox_5b", "kind": "control", "init_from": ()})
+    config.vae = vae_cogvideox()
+    config.text = text_t5_xxl()
+    config.dit = dit_5b()
+    config.dit.update({"control_depth": 18, "control_wiring": "side", "control_start": "zero"})
+    config.method = ConfigDict({"name": "motionv2v", "sigma": 10.0, "colors": "any", "first_frame_latents": False})
+    config.schedule = ConfigDict({"snr_shift_scale": 1.0})
+    config.data = common.data_tiny()
+    config.data.update({"num_frames": 49, "size": (480, 720), "text_length": 226, "caption_dropout": 0.5})
+    config.data.num_workers = 8
+    config.data.scene = ConfigDict({"num_points": 64})
+    config.loss = ConfigDict({"timesteps": "uniform"})
+    config.sample = ConfigDict({"solver": "ddim", "num_steps": 50, "guidance": "sat", "scale": 6.0})
+    config.sample.negative_prompt = NEGATIVE_PROMPT
+    config.optim = common.optimizer(
+        ("(vae|text)/.*", None),
+        ("(dit/control|conditioner)/.*", {"peak": 1e-4, "warmup": 100}),
+        ("dit/.*", None),
+    )
+    config.train = common.train_defaults()
+    config.train.update({"steps": 15000, "batch_size": 32, "frozen_dtype": "bfloat16"})
+    return config

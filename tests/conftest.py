@@ -1,0 +1,27 @@
+"""Check shapes and types of the package's annotations while the tests run, and find the real clips."""
+
+import os
+from pathlib import Path
+
+# Two cores, many small programs: less time optimising code that runs once.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("motionv2v", "beartype.beartype")
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    folder = REPOSITORY.parent / "shared" / "clips"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real clips in {folder}; put folder shared/clips beside the repository to run it")
+    return folder

@@ -1,0 +1,247 @@
+"""The project's conventions, held by reading its source: directions of imports, sizes, names, docstrings, annotations."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "motionv2v"
+
+LAYERS = (
+    {"typing"},
+    {"tracks", "camera", "video", "selection", "tokenizer"},
+    {"models", "diffusion", "render", "prompts", "edits", "edit_fields", "edit_json", "metrics", "trackers", "figures"},
+    {"methods", "data", "optim", "sharding", "checkpoints", "convert", "sampling", "model", "progress"},
+    {"train", "tasks", "prepare", "editing", "edit_run", "evaluate", "editor"},
+)
+"""From the bottom up: a part of the package imports parts of its own layer and of those below it."""
+
+NO_JAX = {
+    "typing", "tracks", "camera", "video", "selection", "tokenizer", "edits", "edit_fields", "edit_json", "trackers",
+    "figures", "metrics", "data", "progress",
+}  # fmt: skip
+"""What worker processes of the input pipeline, or a page that only shows an edit, may import."""
+
+
+def modules():
+    """Map each module of the package to its file: "models.dit" -> motionv2v/models/dit.py; the package itself is ""."""
+    names = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+MODULES = modules()
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+PYTHON_FILES = sorted(
+    path
+    for folder in ("motionv2v", "configs", "launch", "tests", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+    if "__pycache__" not in path.parts
+)
+
+
+def imported(tree, everywhere=True):
+    """List the dotted names that a module imports; without `everywhere` only those outside functions."""
+    names = set()
+
+    def visit(node):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not everywhere:
+            return
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return names
+
+
+def own_imports(name, everywhere=True):
+    """List the modules of this package that a module of it imports."""
+    found = set()
+    for dotted in imported(TREES[name], everywhere):
+        if dotted.split(".")[0] != "motionv2v":
+            continue
+        inner = dotted.removeprefix("motionv2v").lstrip(".")
+        # "tracks.Tracks" is an object of module "tracks"; an object of the package itself is module "".
+        while inner not in MODULES:
+            inner = inner.rpartition(".")[0]
+        found.add(inner)
+    return found - {name}
+
+
+def layer(name):
+    part = name.split(".")[0]
+    return next((level for level, parts in enumerate(LAYERS) if part in parts), None)
+
+
+def test_every_module_has_a_layer():
+    assert [name for name in MODULES if name and layer(name) is None] == []
+
+
+def test_imports_go_downwards():
+    wrong = [
+        f"{name} (layer {layer(name)}) imports {other} (layer {layer(other)})"
+        for name in MODULES
+        if name
+        for other in own_imports(name)
+        if other and layer(other) > layer(name)
+    ]
+    assert wrong == []
+
+
+def test_imports_have_no_cycles():
+    order = {}
+
+    def visit(name, path):
+        assert name not in path, f"cycle: {' -> '.join([*path, name])}"
+        if name not in order:
+            for other in own_imports(name):
+                visit(other, [*path, name])
+            order[name] = True
+
+    for name in MODULES:
+        if name:
+            visit(name, [])
+
+
+def test_methods_know_neither_each_other_nor_data_nor_training():
+    for name in MODULES:
+        if name.startswith("methods."):
+            parts = {other.split(".")[0] for other in own_imports(name)}
+            assert not parts & {"methods", "data", "train", "tasks", "editing"}, name
+
+
+def test_no_part_but_the_methods_asks_which_method_runs():
+    """`if config.method.name == ...` or a method's own name in a comparison would be a branch outside the seam."""
+    methods = {name.split(".")[1] for name in MODULES if name.startswith("methods.")}
+    for name, tree in TREES.items():
+        if name.split(".")[0] == "methods":
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Compare):
+                constants = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]
+                assert not methods.intersection(c for c in constants if isinstance(c, str)), f"{name}:{node.lineno}"
+
+
+def test_numpy_parts_do_not_import_jax():
+    banned = {"jax", "flax", "optax", "orbax"}
+    for name, tree in TREES.items():
+        if name.split(".")[0] in NO_JAX:
+            roots = {dotted.split(".")[0] for dotted in imported(tree)}
+            assert not roots & banned, f"{name} imports {roots & banned}"
+            others = {other for other in own_imports(name) if other and other.split(".")[0] not in NO_JAX}
+            assert not others, f"{name} imports {others}, which may import jax"
+
+
+def test_scenes_and_tracks_are_drawn_without_loading_jax():
+    """Stronger than reading the source: in a fresh process, nothing pulls jax in by a detour."""
+    code = (
+        "import sys; from motionv2v.data import synthetic, counterfactual; from motionv2v import edits, edit_json;"
+        "from motionv2v import trackers; synthetic.make_pair(synthetic.SceneConfig(num_frames=5, size=(8, 8)), 0, 0);"
+        "assert not {'jax', 'flax'} & set(sys.modules)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert child.returncode == 0, child.stderr
+
+
+def functions(tree):
+    """Yield (qualified name, function, is public) for module functions and methods, not for functions in functions."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node, not node.name.startswith("_")
+        elif isinstance(node, ast.ClassDef):
+            public = not node.name.startswith("_")
+            for child in node.body:
+                if isinstance(child, ast.FunctionDef):
+                    name = child.name
+                    yield f"{node.name}.{name}", child, public and (not name.startswith("_") or name == "__call__")
+
+
+def arguments(function, method):
+    given = function.args
+    listed = [*given.posonlyargs, *given.args]
+    if method and not any(getattr(d, "id", "") == "staticmethod" for d in function.decorator_list):
+        listed = listed[1:]
+    return [*listed, *given.kwonlyargs]
+
+
+def test_public_functions_are_annotated_and_described():
+    missing = []
+    for module, tree in TREES.items():
+        if not ast.get_docstring(tree):
+            missing.append(f"{module or 'the package'}: module docstring")
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node):
+                missing.append(f"{module}.{node.name}: docstring")
+        for name, function, public in functions(tree):
+            if not public:
+                continue
+            if not ast.get_docstring(function):
+                missing.append(f"{module}.{name}: docstring")
+            if function.returns is None:
+                missing.append(f"{module}.{name}: return annotation")
+            for argument in arguments(function, "." in name):
+                if argument.annotation is None:
+                    missing.append(f"{module}.{name}({argument.arg}): annotation")
+    assert missing == []
+
+
+def test_random_sources_come_first():
+    """`key` is a jax key, `rng` a numpy Generator, and either is a function's first argument."""
+    wrong = []
+    for module, tree in TREES.items():
+        for name, function, public in functions(tree):
+            # Grain's protocol fixes the order of `random_map(element, rng)`.
+            if not public or name.endswith(".random_map"):
+                continue
+            for argument in arguments(function, "." in name)[1:]:
+                # Attention's `key` is an array, as its annotation says.
+                annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+                if argument.arg in ("key", "rng") and not annotation.startswith("Float["):
+                    wrong.append(f"{module}.{name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    limit = 60 if path.parent.name == "launch" else 400
+    assert len(text.splitlines()) <= limit
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno + 1 <= 60, node.name
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_left_for_later(path):
+    # Put together here, so that this file does not find itself.
+    words = ["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK", "place" + "holder", "NotImplemented" + "Error"]
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(rf"\b({'|'.join(words)})\b", text) == []
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_path_of_somebodys_machine(path):
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"[\"' ](/(?:home|root|work|tmp|Users)/\S*)", text) == []
+
+
+def test_names_say_what_is_inside():
+    vague = {"util", "utils", "helper", "helpers", "common", "misc", "tools"}
+    assert [name for name in MODULES if vague & set(name.split("."))] == []
+
+
+def test_test_files_have_one_name_each():
+    """Two test files of one name in different folders cannot be collected together."""
+    names = [path.name for path in (ROOT / "tests").rglob("*_test.py")]
+    assert len(names) == len(set(names))

@@ -1,0 +1,168 @@
+"""The stream of batches: deterministic, restorable, split over hosts without overlap, the same from any worker."""
+
+import grain
+import numpy as np
+import pytest
+from absl import flags
+
+from motionv2v.data import pipeline
+from motionv2v.data.pipeline import NULL_CAPTION, Prepare, make_dataset
+from motionv2v.data.synthetic import SceneConfig, SyntheticSource
+from motionv2v.tokenizer import ByteTokenizer
+
+SCENES = SyntheticSource(SceneConfig(num_frames=5, size=(8, 8), num_points=4), length=10)
+
+
+class Numbers:
+    """Sample i is {"index": i}."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return {"index": np.int64(index)}
+
+
+def indices(stream, count=None):
+    """Read `count` batches of Numbers, or all of them."""
+    batches = iter(stream)
+    return [batch["index"].tolist() for batch, _ in zip(batches, range(count or 10**6), strict=False)]
+
+
+def assert_batches_equal(got, expected):
+    assert got.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+        assert got[name].dtype == expected[name].dtype
+
+
+def test_batches_hold_arrays_only():
+    batch = next(iter(make_dataset(SCENES, Prepare(12), batch_size=3, seed=0)))
+    shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
+    tracks, seen = ((3, 4, 5, 2), "float32"), ((3, 4, 5), "bool")
+    assert shapes == {
+        "source": ((3, 5, 8, 8, 3), "uint8"),
+        "target": ((3, 5, 8, 8, 3), "uint8"),
+        "source_xy": tracks,
+        "target_xy": tracks,
+        "source_visible": seen,
+        "target_visible": seen,
+        "edited": ((3, 4), "bool"),
+        "tokens": ((3, 12), "int32"),
+    }
+
+
+def test_restored_iterator_goes_on_bit_equal():
+    """Through a state taken midway and across the end of an epoch, with random maps under way."""
+
+    def stream():
+        return iter(make_dataset(SCENES, Prepare(12), batch_size=3, seed=4))
+
+    batches = stream()
+    for _ in range(2):
+        next(batches)
+    state = batches.get_state()
+    expected = [next(batches) for _ in range(4)]
+    other = stream()
+    other.set_state(state)
+    for batch in expected:
+        assert_batches_equal(next(other), batch)
+
+
+def test_seed_decides_order_and_masks():
+    first, again, other = (next(iter(make_dataset(SCENES, Prepare(12), batch_size=4, seed=s))) for s in (1, 1, 2))
+    assert_batches_equal(again, first)
+    assert any(not np.array_equal(other[name], first[name]) for name in first)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_hosts_share_out_all_samples_without_overlap(hosts):
+    """Each host reads its own samples; together all but the fewer-than-`hosts` that would make shares unequal."""
+    shares = []
+    for host in range(hosts):
+        stream = make_dataset(Numbers(23), None, batch_size=1, seed=0, num_epochs=1, host_index=host, host_count=hosts)
+        shares.append([index for batch in indices(stream) for index in batch])
+    assert {len(share) for share in shares} == {23 // hosts}
+    assert sorted(index for share in shares for index in share) == list(range(23 // hosts * hosts))
+
+
+def test_every_epoch_is_shuffled_anew_and_complete():
+    epochs = indices(make_dataset(Numbers(8), None, batch_size=8, seed=0), 3)
+    assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    plain = make_dataset(Numbers(7), None, batch_size=3, seed=0, shuffle=False, num_epochs=1)
+    assert indices(plain) == [[0, 1, 2], [3, 4, 5]], "the incomplete batch is dropped"
+
+
+def test_impossible_splits_are_named():
+    with pytest.raises(ValueError, match=r"host_index 2 is not in 0\.\.1 \(host_count 2\)"):
+        make_dataset(Numbers(8), None, batch_size=1, seed=0, host_index=2, host_count=2)
+    with pytest.raises(ValueError, match=r"a batch of 5 .* share is 4 of 9; use a batch size of at most 4"):
+        make_dataset(Numbers(9), None, batch_size=5, seed=0, host_count=2)
+
+
+def test_worker_process_gives_the_same_batches_and_resumes():
+    """One real worker: the same batches as in this process, from the start and from a saved state."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+    def stream(num_workers):
+        return iter(make_dataset(SCENES, Prepare(12), batch_size=3, seed=4, num_workers=num_workers, prefetch=1))
+
+    here, worker = stream(0), stream(1)
+    try:
+        for _ in range(2):
+            assert_batches_equal(next(worker), next(here))
+        state = worker.get_state()
+        expected = next(here)
+        assert_batches_equal(next(worker), expected)
+        worker.set_state(state)
+        assert_batches_equal(next(worker), expected)
+    finally:
+        worker.close()
+
+
+def test_workers_end_with_their_parent(monkeypatch):
+    """What makes a killed run's workers go away is handed to grain (tests/resume_test.py kills such a run)."""
+    given = {}
+
+    def remember(self, options, **settings):
+        given.update(settings, num_workers=options.num_workers)
+        return self
+
+    monkeypatch.setattr(grain.IterDataset, "mp_prefetch", remember)
+    make_dataset(Numbers(4), None, batch_size=1, seed=0, num_workers=3)
+    assert given == {"worker_init_fn": pipeline.end_with_parent, "num_workers": 3}
+
+
+def sample(num_points=6, num_frames=9):
+    visible = np.ones((num_points, num_frames), bool)
+    visible[0, :4] = False
+    return {"source_visible": visible, "target_visible": visible, "caption": "red disk, teal", "kind": "both"}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_captions_are_dropped_at_their_rate(share):
+    tokenizer, rng = ByteTokenizer(16), np.random.default_rng(0)
+    prepare = Prepare(16, caption_dropout=share, point_dropout=False)
+    captions = [tokenizer.decode(prepare.random_map(sample(), rng)["tokens"][None])[0] for _ in range(400)]
+    assert set(captions) <= {NULL_CAPTION, "red disk, teal"}
+    # Four standard deviations of 400 draws.
+    assert abs(captions.count(NULL_CAPTION) / 400 - share) <= 4 * np.sqrt(share * (1 - share) / 400)
+
+
+def test_point_dropout_only_hides_and_the_target_more():
+    rng, element = np.random.default_rng(0), sample()
+    kept = np.zeros(2)
+    for _ in range(200):
+        result = Prepare(16).random_map(element, rng)
+        for side, name in enumerate(("source_visible", "target_visible")):
+            assert not (result[name] & ~element[name]).any(), "a hidden point came into sight"
+            kept[side] += result[name].mean()
+    assert kept[1] < kept[0] < 200 * element["source_visible"].mean()
+    exact = Prepare(16, point_dropout=False).random_map(element, rng)
+    np.testing.assert_array_equal(exact["target_visible"], element["target_visible"])
+    assert set(exact) == {"source_visible", "target_visible", "tokens"}

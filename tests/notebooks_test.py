@@ -1,0 +1,152 @@
+"""Notebooks: both run from top to bottom, install in their first cell, and hold no model code.
+
+    python tests/notebooks_test.py [notebook ...]
+
+runs the notebooks (default: all) with their own settings and saves them with their outputs, for a commit. The
+environment variables of the notebooks (MOTIONV2V_CHECKPOINT, MOTIONV2V_NUM_STEPS, ...) apply there too.
+"""
+
+import ast
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+
+from motionv2v import checkpoints
+
+FOLDER = Path(__file__).parents[1] / "colab"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+MODEL_LIBRARIES = {"flax", "jax", "optax", "torch"}
+MAX_BYTES = 1_500_000
+"""GitHub's viewer gives up on notebooks of a few megabytes."""
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
+    """Run a notebook in `folder` with this Python's kernel and return it with outputs; an error in a cell is raised."""
+    notebook = read(path)
+    # Times of execution would make two equal runs differ.
+    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", record_timing=False)
+    client.execute(cwd=str(folder))
+    # The kernel's exact Python version is not worth a change of the file either.
+    notebook.metadata = read(path).metadata
+    return notebook
+
+
+def printed(notebook) -> str:
+    return "".join(out.text for cell in code_cells(notebook) for out in cell.outputs if out.output_type == "stream")
+
+
+def pictures(notebook) -> list[str]:
+    data = [out.get("data", {}) for cell in code_cells(notebook) for out in cell.outputs]
+    return [kind for item in data for kind in item if kind.startswith("image/")]
+
+
+def players(notebook) -> int:
+    data = [out.get("data", {}) for cell in code_cells(notebook) for out in cell.outputs]
+    return sum("<video" in item.get("text/html", "") for item in data)
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Set the notebooks to the least work that still goes through every cell; skip where there is no model."""
+    name = os.environ.get("MOTIONV2V_CHECKPOINT", "tiny")
+    try:
+        checkpoints.resolve(name)
+    except checkpoints.CheckpointError:
+        pytest.skip(
+            f"needs the model {name!r}: the released one lies in motionv2v/{checkpoints.RELEASED['tiny'].folder}; "
+            "or name the folder of another in MOTIONV2V_CHECKPOINT"
+        )
+    settings = {"CHECKPOINT": name, "NUM_STEPS": "1", "NUM_PAIRS": "2", "VIDEO": "", "OUT": str(tmp_path / "out")}
+    for key, value in settings.items():
+        monkeypatch.setenv(f"MOTIONV2V_{key}", value)
+    return tmp_path / "out"
+
+
+def test_edit_a_video_runs(quick, tmp_path):
+    done = execute(FOLDER / "edit_a_video.ipynb", tmp_path)
+    # The frame with the queries, the tracks, and the contact sheet of the result.
+    assert len(pictures(done)) == 3 and players(done) == 1
+    assert "follow_epe" in printed(done) and "nan" not in printed(done)
+    assert {path.name for path in quick.iterdir()} == {"edited.mp4", "comparison.mp4", "contact_sheet.png"}
+
+
+def test_evaluate_checkpoint_runs(quick, tmp_path):
+    done = execute(FOLDER / "evaluate_checkpoint.ipynb", tmp_path)
+    assert len(pictures(done)) == players(done) == 2
+    for row in ("copying", "without control", "this model", "true target"):
+        assert f"\n{row} " in printed(done)
+    assert {path.name for path in quick.iterdir()} == {"results.json", "pair_0.mp4", "pair_1.mp4"}
+
+
+@each_notebook
+def test_no_cell_has_failed(path):
+    outputs = [out for cell in code_cells(read(path)) for out in cell.outputs]
+    assert not [out.ename for out in outputs if out.output_type == "error"]
+
+
+@each_notebook
+def test_first_code_cell_installs(path):
+    first, *rest = (cell.source for cell in code_cells(read(path)))
+    assert "%pip install" in first
+    assert not any("pip install" in source for source in rest)
+
+
+@each_notebook
+def test_notebook_defines_no_models(path):
+    manager = TransformerManager()  # turns %pip into Python
+    tree = ast.parse("\n".join(manager.transform_cell(cell.source) for cell in code_cells(read(path))))
+    imported = set()
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.ClassDef), f"{path.name} defines class {node.name}"
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").split(".")[0])
+    assert "motionv2v" in imported
+    assert not imported & MODEL_LIBRARIES
+
+
+@each_notebook
+def test_committed_outputs_have_pictures(path):
+    notebook = read(path)
+    if not any(cell.outputs for cell in code_cells(notebook)):
+        pytest.skip(f"{path.name} was saved without outputs; `python tests/notebooks_test.py` runs and saves it")
+    assert pictures(notebook) and players(notebook)
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert path.stat().st_size <= MAX_BYTES
+    for place in (str(FOLDER.parent), str(Path.home())):
+        assert len(place) < 2 or place not in path.read_text(encoding="utf-8"), f"{path.name} names a folder, {place}"
+
+
+def main(paths: list[str]) -> None:
+    """Run notebooks and save them with outputs; one that fails stays as it was."""
+    for path in [Path(name) for name in paths] or NOTEBOOKS:
+        begin = time.time()
+        with tempfile.TemporaryDirectory() as folder:
+            notebook = execute(path, Path(folder))
+        nbformat.write(notebook, path)
+        size = path.stat().st_size
+        print(f"{path.name}: {time.time() - begin:.0f} s, {size / 1e6:.2f} MB, {len(pictures(notebook))} pictures")
+        if size > MAX_BYTES:
+            print(f"{path.name} is above {MAX_BYTES / 1e6} MB: show fewer pairs")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
