@@ -19,7 +19,6 @@ from motionv2v import checkpoints, diffusion, editing, evaluate, render
 from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
-from motionv2v.methods import motionv2v as blob_method
 from motionv2v.models.dit import init_control_from_base
 from motionv2v.models.vae import sample_latents
 from motionv2v.tracks import Tracks
@@ -201,8 +200,7 @@ class DenoiserTask:
         xt = diffusion.corrupt(self.model.schedule, x0, eps, timestep)
         text = modeling.embed_text(self.model, params, batch["tokens"])
         prediction = modeling.denoise(self.model, params, xt, timestep, text, conditions)
-        target = diffusion.velocity(self.model.schedule, x0, eps, timestep)
-        each = jnp.square(prediction - target).mean((1, 2, 3, 4))
+        each = diffusion.loss(prediction, x0, eps, timestep, self.model.schedule)
         high = timestep >= 800
         parts = {
             "loss_low_noise": jnp.sum(each * ~high) / jnp.maximum(jnp.sum(~high), 1),
@@ -215,9 +213,9 @@ class DenoiserTask:
         if "target_latents" in batch:
             x0 = batch["target_latents"].astype(jnp.float32)
             if self.is_control:
-                names = blob_method.STREAMS
-                videos = {name: batch[f"{name}_latents"].astype(jnp.float32) for name in names}
-                return x0, {"videos": videos}
+                cached = {name.removesuffix("_latents"): x for name, x in batch.items() if name.endswith("_latents")}
+                del cached["target"]
+                return x0, {"videos": {name: x.astype(jnp.float32) for name, x in cached.items()}}
             # Both videos of a pair show the same scene under a plausible motion: the base learns from either.
             other = batch["source_video_latents"].astype(jnp.float32)
             pick = jax.random.bernoulli(pick_key, 0.5, (x0.shape[0], 1, 1, 1, 1))

@@ -147,7 +147,8 @@ def random_crop(rng: np.random.Generator) -> Path:
     room = 0.5 * (1 - max(start, end))
     first, last = rng.uniform(-room, room, (2, 2))
     # Path measures from its anchor (time 0): scale `start` there is expressed by starting from a shifted, scaled pose.
-    return _ScaledPath(tuple(first), tuple(last - first), (0.0, 0.0), 0.0, float(np.log(end / start)), 0, 1, 0, start)
+    zoom = float(np.log(end / start))
+    return _ScaledPath(tuple(first), tuple(last - first), (0.0, 0.0), 0.0, zoom, 0.0, 1.0, 0.0, float(start))
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Points:
-    """Points at rest in a layer: -1 is the background (in world coordinates), else a sprite (in its unit coordinates)."""
+    """Points at rest in a layer: -1 is the background (world coordinates), else a sprite (its unit coordinates)."""
 
     layer: np.ndarray
     local: np.ndarray
@@ -236,8 +236,8 @@ def _paint_sprite(
     shift = np.einsum("tij,tj->ti", local_matrix, offset) + local_offset
     centre = -np.einsum("tij,tj->ti", np.linalg.inv(full), shift) * height
     pixels_per_unit = height / np.sqrt(np.abs(np.linalg.det(full)))
-    # 1.05 covers every shape's reach from the centre; 2 px more for its soft edge.
-    reach = np.ceil(1.05 * pixels_per_unit + 2)
+    # 1.14 covers every shape's reach from the centre (a square's corners); 2 px more for its soft edge.
+    reach = np.ceil(1.14 * pixels_per_unit + 2)
     for t in range(canvas.shape[0]):
         x0, y0 = np.floor(centre[t] - reach[t]).astype(int)
         x1, y1 = np.ceil(centre[t] + reach[t]).astype(int)

@@ -104,8 +104,8 @@ def test_impossible_splits_are_named():
         make_dataset(Numbers(9), None, batch_size=5, seed=0, host_count=2)
 
 
-def test_worker_process_gives_the_same_batches_and_resumes():
-    """One real worker: the same batches as in this process, from the start and from a saved state."""
+def test_worker_process_gives_the_same_batches():
+    """One real worker: the same batches as in this process (tests/resume_test.py resumes with workers)."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
@@ -114,13 +114,8 @@ def test_worker_process_gives_the_same_batches_and_resumes():
 
     here, worker = stream(0), stream(1)
     try:
-        for _ in range(2):
+        for _ in range(3):
             assert_batches_equal(next(worker), next(here))
-        state = worker.get_state()
-        expected = next(here)
-        assert_batches_equal(next(worker), expected)
-        worker.set_state(state)
-        assert_batches_equal(next(worker), expected)
     finally:
         worker.close()
 

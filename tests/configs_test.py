@@ -1,0 +1,93 @@
+"""Every experiment in configs/ builds, and its parameters have shapes; the 5B one has the published counts."""
+
+import importlib
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from motionv2v import checkpoints, optim, tasks, train
+from motionv2v import model as modeling
+from motionv2v.models.dit import base_params
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "__init__"))
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def test_there_are_configs():
+    assert {"vae_tiny", "base_tiny", "motionv2v_tiny", "motionv2v_cogvideox_5b"} <= set(NAMES)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def experiment(request):
+    """Build a config's model and the shapes of its parameters."""
+    config = load(request.param)
+    model = modeling.build(config)
+    start = time.perf_counter()
+    shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    return request.param, config, model, shapes, time.perf_counter() - start
+
+
+def test_config_builds_and_its_shapes_are_known(experiment):
+    name, config, model, shapes, seconds = experiment
+    assert config.name == name
+    train.check_config(config)
+    assert tasks.make(config).trainable == config.optim.schedule
+    assert tasks.scene_config(config).num_frames == config.data.num_frames
+    # Shapes alone: drawing 13 billion numbers would take minutes and more memory than there is.
+    assert seconds < 60
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes))
+
+
+def test_schedule_covers_every_parameter(experiment):
+    """Each stage trains its own part and nothing else; a pattern that decides nothing is an error in `partition`."""
+    _, config, _, shapes, _ = experiment
+    trainable, _ = optim.partition(shapes, config.optim.schedule)
+    parts = {"vae": {"vae"}, "base": {"text", "dit"}, "control": {"dit", "conditioner"}}[config.kind]
+    assert set(trainable) == parts
+    if config.kind == "control":
+        assert set(trainable["dit"]) == {"control"}
+
+
+def test_config_survives_json(experiment):
+    """A checkpoint carries its config as json and is rebuilt from it."""
+    name, config, model, *_ = experiment
+    as_json = json.loads(json.dumps(checkpoints.config_to_json(config)))
+    rebuilt = modeling.build(load(name).__class__(checkpoints._tuples(as_json)))
+    assert rebuilt.vae == model.vae and rebuilt.text == model.text and rebuilt.denoiser == model.denoiser
+
+
+def test_5b_has_the_published_parameter_counts():
+    """CogVideoX-5B as released, and the branch of MotionV2V: 18 blocks, 19 zero layers, 48 input channels."""
+    config = load("motionv2v_cogvideox_5b")
+    model = modeling.build(config)
+    shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    assert optim.count(base_params(shapes["dit"])) == 5_570_283_072
+    trainable, frozen = optim.partition(shapes, config.optim.schedule)
+    assert optim.count(trainable) == pytest.approx(2_559.5e6, abs=0.05e6)
+    # The released autoencoder and T5-XXL encoder.
+    assert optim.count(shapes["text"]) == pytest.approx(4.762e9, rel=1e-3)
+    assert optim.count(shapes["vae"]) == pytest.approx(215.6e6, rel=1e-2)
+    assert optim.count(frozen) == optim.count(shapes) - optim.count(trainable)
+
+
+def test_5b_runs_on_shapes():
+    """One step of denoising at 49x480x720 goes through: 17,550 video and 226 text tokens."""
+    config = load("motionv2v_cogvideox_5b")
+    model = modeling.build(config)
+    params = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    latents = jax.ShapeDtypeStruct((1, 13, 60, 90, 16), np.float32)
+    text = jax.ShapeDtypeStruct((1, 226, 4096), np.float32)
+    conditions = {"videos": dict.fromkeys(model.method.STREAMS, latents)}
+    timestep = jax.ShapeDtypeStruct((1,), np.int32)
+    out = jax.eval_shape(
+        lambda p, *given: modeling.denoise(model, p, *given), params, latents, timestep, text, conditions
+    )
+    assert out.shape == latents.shape

@@ -1,0 +1,129 @@
+"""The model behind a config: which modules and parameters there are, scaling of latents, grouping of conditions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+
+from motionv2v import model as modeling
+from motionv2v import optim
+
+
+def shapes(kind):
+    model = modeling.build(tiny_model.config(kind))
+    return model, jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+
+
+def flat_shapes(tree):
+    return {path: leaf.shape for path, leaf in optim.flatten(tree).items()}
+
+
+@pytest.fixture(scope="module")
+def control():
+    return shapes("control")
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [("vae", {"vae"}), ("base", {"vae", "text", "dit"}), ("control", {"vae", "text", "dit", "conditioner"})],
+)
+def test_parameters_are_those_of_the_configs_sections(kind, parts):
+    model, params = shapes(kind)
+    assert set(params) == parts
+    assert (model.denoiser is None) == (kind == "vae")
+    assert (model.method is None) == (kind != "control")
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params)), "masters are float32"
+    assert modeling.clip_shape(model) == (5, 16, 16, 3)
+
+
+def test_base_parameters_are_a_part_of_the_control_models(control):
+    """A base checkpoint fits into the model with a branch unchanged: the same paths and shapes."""
+    base = flat_shapes(shapes("base")[1])
+    whole = flat_shapes(control[1])
+    assert base == {path: whole[path] for path in base}
+    added = set(whole) - set(base)
+    assert added and all(path.startswith(("dit/control/", "conditioner/")) for path in added)
+
+
+def test_first_frame_latents_double_the_conditioner(control):
+    cfg = tiny_model.config()
+    cfg.method.first_frame_latents = True
+    model = modeling.build(cfg)
+    params = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    kernel = params["conditioner"]["patch_embed"]["kernel"].shape
+    assert kernel == (2 * 2 * 96, 16) and control[1]["conditioner"]["patch_embed"]["kernel"].shape == (2 * 2 * 48, 16)
+
+
+def test_latents_are_scaled_on_the_way_in_and_out():
+    """Twice the scaling factor gives twice the latents, and the same clip back from them; clips end at -1 and 1."""
+    plain, shape = shapes("vae")
+    double = plain._replace(vae=plain.vae.clone(scaling_factor=2.0))
+    params = tiny_model.random_params(shape)
+    video = np.random.default_rng(0).uniform(-1, 1, (1, 5, 16, 16, 3)).astype(np.float32)
+
+    @jax.jit
+    def both(params, video):
+        mean, _ = plain.vae.apply({"params": params["vae"]}, video, method="encode")
+        latents = [modeling.encode(model, params, video) for model in (plain, double)]
+        decoded = modeling.decode(plain, params, 5 * latents[0]), modeling.decode(double, params, 5 * latents[1])
+        raw = plain.vae.apply({"params": params["vae"]}, 5 * mean, method="decode")
+        return mean, latents, decoded, raw
+
+    mean, (once, twice), (a, b), raw = both(params, video)
+    assert once.shape == (1, 2, 2, 2, 16) and float(jnp.abs(once).max()) > 1e-3
+    # Scaling by a power of two is exact; what is compiled twice may round differently.
+    np.testing.assert_allclose(once, mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(twice, 2 * mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(a, np.clip(raw, -1, 1), atol=1e-5)
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_conditions_are_encoded_each_as_if_alone(control, monkeypatch):
+    """Videos of one length go through the encoder together, those of another apart; each gets its own latents back."""
+    calls = []
+
+    def pool(model, params, video):
+        calls.append(video.shape)
+        return video[:, ::4, ::8, ::8]
+
+    monkeypatch.setattr(modeling, "encode", pool)
+    rng = np.random.default_rng(0)
+    videos = {name: rng.normal(size=(2, 5, 16, 16, 3)).astype(np.float32) for name in ("b", "a", "c")}
+    videos["a_first"] = videos["a"][:, :1]
+    conditions = {"videos": videos, "maps": {"m": np.ones(3)}}
+    encoded = modeling.encode_conditions(control[0], {}, conditions)
+    assert sorted(calls) == [(2, 1, 16, 16, 3), (6, 5, 16, 16, 3)]
+    assert encoded["maps"] is conditions["maps"] and encoded["videos"].keys() == videos.keys()
+    for name, latents in encoded["videos"].items():
+        np.testing.assert_array_equal(latents, videos[name][:, ::4, ::8, ::8])
+
+
+def test_denoise_predicts_latents_with_and_without_conditions(control):
+    model, params = control
+    latents = jax.ShapeDtypeStruct((2, 2, 2, 2, 16), jnp.float32)
+    timestep = jax.ShapeDtypeStruct((2,), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((2, tiny_model.LENGTH), jnp.int32)
+    text = jax.eval_shape(lambda p, t: modeling.embed_text(model, p, t), params, tokens)
+    assert text.shape == (2, tiny_model.LENGTH, 8)
+    videos = {name: latents for name in model.method.STREAMS}
+    for conditions in (None, {"videos": videos}):
+        out = jax.eval_shape(
+            lambda *given: modeling.denoise(model, *given), params, latents, timestep, text, conditions
+        )
+        assert out.shape == latents.shape
+
+
+def test_settings_that_do_not_exist_are_errors():
+    cfg = tiny_model.config("vae")
+    cfg.vae.dtype = "float8"
+    with pytest.raises(ValueError, match="unknown dtype 'float8'; available: float32, bfloat16"):
+        modeling.build(cfg)
+    cfg = tiny_model.config("base")
+    cfg.dit.num_layer = 3
+    with pytest.raises(TypeError, match="num_layer"):
+        modeling.build(cfg)
+    cfg = tiny_model.config()
+    cfg.method.name = "nothing"
+    with pytest.raises(ValueError, match="unknown method 'nothing'"):
+        modeling.build(cfg)
