@@ -62,6 +62,11 @@ class Editor:
         static = ("num_steps", "solver", "guidance", "use_control")
         self._generate = jax.jit(self._generate_fn, static_argnames=static)
 
+    def with_params(self, params: PyTree) -> "Editor":
+        """Take other parameters of the same shapes, keeping what is compiled; returns itself."""
+        self.params = jax.tree.map(jnp.asarray, params)
+        return self
+
     def expected_shapes(self) -> PyTree:
         """Return the shapes that the config's parameters must have."""
         return jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))

@@ -91,6 +91,10 @@ class VaeTask:
     def __init__(self, config: Any):
         self.config, self.model = config, modeling.build(config)
         self.trainable = config.optim.schedule
+        # Compiled once, not once per probe.
+        self._encode = jax.jit(lambda p, x: modeling.encode(self.model, p, x))
+        self._decode = jax.jit(lambda p, z: modeling.decode(self.model, p, z))
+        self._blobs = jax.jit(self.blobs)
 
     def init(self, key: Key) -> PyTree:
         """Draw the parameters, or take them from `config.init_from`."""
@@ -155,14 +159,14 @@ class VaeTask:
         samples = [source[i] for i in range(self.config.train.probe_samples)]
         batch = {k: np.stack([s[k] for s in samples]) for k in ("target", "target_xy", "target_visible")}
         scenes = batch["target"].astype(np.float32) / 127.5 - 1
-        blobs = np.asarray(jax.jit(self.blobs)(key, batch))
+        blobs = np.asarray(self._blobs(key, batch))
         scalars, videos = {}, {}
         for name, clips in (("scenes", scenes), ("blobs", blobs)):
-            mean = _encode_mean(self.model, params, clips)
-            output = np.asarray(_decode(self.model, params, mean))
+            latents = self._encode(params, clips)
+            output = np.asarray(self._decode(params, latents))
             error = np.square((output - clips) / 2).mean((2, 3, 4))
             scalars[f"psnr_{name}"] = float(np.mean(-10 * np.log10(error + 1e-10)))
-            scalars[f"latent_std_{name}"] = float(np.std(np.asarray(mean)))
+            scalars[f"latent_std_{name}"] = float(np.std(np.asarray(latents)) / self.model.vae.scaling_factor)
             both = np.concatenate([clips[:4], output[:4]], 2)
             videos[f"{name}_in_out"] = _to_uint8(np.concatenate(list(both), 2))
         return {"scalars": scalars, "videos": videos}
@@ -175,6 +179,7 @@ class DenoiserTask:
         self.config, self.model = config, modeling.build(config)
         self.trainable = config.optim.schedule
         self.is_control = config.kind == "control"
+        self._editor: editing.Editor | None = None
 
     def init(self, key: Key) -> PyTree:
         """Draw the parameters, take those of earlier stages, and start the branch from the base's own blocks."""
@@ -228,21 +233,16 @@ class DenoiserTask:
 
     def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
         """Sample on held-out scenes: text to video for the base, edits with follow-EPE for the branch."""
-        editor = editing.Editor(self.config, params)
+        if self._editor is None:
+            self._editor = editing.Editor(self.config, params)
+        # The same editor every time: its compiled functions take the parameters as an argument.
+        editor = self._editor.with_params(params)
         pairs = self.config.train.probe_samples
         if self.is_control:
             return evaluate.probe_synthetic(editor, num_pairs=pairs, seed=self.config.data.seed)
         source = synthetic.SyntheticSource(scene_config(self.config), self.config.data.seed, "test")
         captions = [source[i]["caption"] for i in range(pairs)]
         return {"scalars": {}, "videos": {"text_to_video": np.concatenate(list(editor.text_to_video(captions)), 2)}}
-
-
-def _encode_mean(model: modeling.Model, params: PyTree, video: np.ndarray) -> jax.Array:
-    return jax.jit(lambda p, x: modeling.encode(model, p, x) / model.vae.scaling_factor)(params, video)
-
-
-def _decode(model: modeling.Model, params: PyTree, mean: jax.Array) -> jax.Array:
-    return jax.jit(lambda p, z: modeling.decode(model, p, z * model.vae.scaling_factor))(params, mean)
 
 
 def _to_uint8(video: np.ndarray) -> np.ndarray:
