@@ -27,5 +27,5 @@ def get_config() -> ConfigDict:
         ("vae/.*", None), ("(text|dit)/.*", {"peak": 2e-3, "warmup": 100, "decay": "cosine", "end": 1e-5}), name="muon"
     )
     config.train = common.train_defaults()
-    config.train.update({"steps": 2000, "batch_size": 32})
+    config.train.update({"steps": 700, "batch_size": 32, "ema_decay": 0.99})
     return config

@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
         ("dit/.*", None),
         name="muon",
     )
-    config.train.update({"steps": 3000, "batch_size": 32})
+    config.train.update({"steps": 1600, "batch_size": 32, "ema_decay": 0.99})
     return config

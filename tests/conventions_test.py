@@ -1,4 +1,4 @@
-"""The project's conventions, held by reading its source: directions of imports, sizes, names, docstrings, annotations."""
+"""The project's conventions, held by reading its source: directions of imports, sizes, names, docstrings."""
 
 import ast
 import re

@@ -1,5 +1,7 @@
 """MotionV2V's conditions and conditioner: colours stand for points, streams have their order, the base starts it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from motionv2v.methods import motionv2v as method
 from motionv2v.models import layers
 
 SIZE = (24, 32)
+# Small programs that run once: less time spent on optimising them.
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 CONFIG = ConfigDict({"name": "motionv2v", "sigma": 1.5, "colors": "any", "first_frame_latents": False})
 
 
@@ -38,9 +42,14 @@ def at(video, xy, point, frame):
     return np.asarray(video[frame, int(y), int(x)])
 
 
-def draw(sample, seed=0, **changes):
-    config = ConfigDict({**CONFIG.to_dict(), **changes})
-    return jax.tree.map(np.asarray, method.conditions(jax.random.key(seed), sample, config))["videos"]
+@functools.cache
+def program(first_frame_latents):
+    config = ConfigDict({**CONFIG.to_dict(), "first_frame_latents": first_frame_latents})
+    return jax.jit(lambda key, sample: method.conditions(key, sample, config), compiler_options=FAST)
+
+
+def draw(sample, seed=0, first_frame_latents=False):
+    return jax.tree.map(np.array, program(first_frame_latents)(jax.random.key(seed), sample))["videos"]
 
 
 def test_a_point_has_one_colour_in_both_videos():
@@ -94,9 +103,10 @@ def test_videos_are_in_the_models_range():
 def test_batch_equals_samples_one_by_one():
     samples = [clip(seed=seed) for seed in range(2)]
     batch = {name: np.stack([s[name] for s in samples]) for name in samples[0]} | {"tokens": np.zeros((2, 4), np.int32)}
-    together = method.batch_conditions(jax.random.key(5), batch, CONFIG)["videos"]
+    draw_batch = jax.jit(lambda key, batch: method.batch_conditions(key, batch, CONFIG), compiler_options=FAST)
+    together = draw_batch(jax.random.key(5), batch)["videos"]
     for row, (key, sample) in enumerate(zip(jax.random.split(jax.random.key(5), 2), samples, strict=True)):
-        alone = method.conditions(key, sample, CONFIG)["videos"]
+        alone = program(False)(key, sample)["videos"]
         for name in alone:
             # The same float32 sums, compiled differently.
             np.testing.assert_allclose(together[name][row], alone[name], atol=1e-5)
@@ -132,7 +142,8 @@ def test_streams_are_concatenated_in_order(first_frames):
     width = 4 * channels
     out = tokens(videos, np.eye(width, dtype=np.float32), np.zeros(width, np.float32), first_frames)
     patches = out.reshape(1, 2, 2, 3, 2, 2, channels)
-    order = [n + end for n in ("target_tracks", "source_tracks", "source_video") for end in ("", "_first")[: 1 + first_frames]]
+    ends = ("", "_first") if first_frames else ("",)
+    order = [name + end for name in ("target_tracks", "source_tracks", "source_video") for end in ends]
     for index, name in enumerate(order):
         grid = patches[..., 16 * index : 16 * (index + 1)].transpose(0, 1, 2, 4, 3, 5, 6).reshape(1, 2, 4, 6, 16)
         expected = videos[name]

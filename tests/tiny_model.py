@@ -1,9 +1,11 @@
-"""The released model's configs with everything shrunk until it compiles in seconds: 5 frames of 16x16, random weights."""
+"""The released model's configs, shrunk until they compile in seconds: 5 frames of 16x16, random weights."""
 
 import jax
 import numpy as np
 
 from configs import base_tiny, motionv2v_tiny, vae_tiny
+from motionv2v import checkpoints
+from motionv2v import model as modeling
 
 CONFIGS = {"vae": vae_tiny, "base": base_tiny, "control": motionv2v_tiny}
 LENGTH = 12
@@ -18,7 +20,7 @@ def config(kind="control", num_frames=5, size=(16, 16)):
     cfg.data.scene.num_points = 4
     if kind != "vae":
         cfg.text.update({"width": 8, "num_layers": 1, "num_heads": 2, "head_dim": 4, "mlp_dim": 8})
-        cfg.dit.update({"num_layers": 2, "num_heads": 2, "head_dim": 8, "text_dim": 8, "text_length": LENGTH})
+        cfg.dit.update({"num_layers": 2, "num_heads": 2, "head_dim": 16, "text_dim": 8, "text_length": LENGTH})
         cfg.dit.time_embed_dim = 8
         cfg.sample.num_steps = 2
     if kind == "control":
@@ -37,3 +39,11 @@ def random_params(shapes, seed=0):
         return (scale * rng.normal(size=leaf.shape) + (path[-1].key == "scale")).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def save(folder, kind="control", **settings):
+    """Write a model folder with random weights and return it."""
+    cfg = config(kind, **settings)
+    model = modeling.build(cfg)
+    shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    return checkpoints.save_model(folder, cfg, random_params(shapes), dtype="float32")
