@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-VAE_SCALING_FACTOR = 0.48
+VAE_SCALING_FACTOR = 1.003
 """One over the standard deviation of the latents of scenes, as the autoencoder's last probe printed it."""
 
 

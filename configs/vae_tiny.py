@@ -1,6 +1,15 @@
-"""The tiny autoencoder, stage 1 of 3 of the released model `tiny`.
+r"""The tiny autoencoder, stage 1 of 3 of the released model `tiny`.
 
-python launch/train.py --config=configs/vae_tiny.py --workdir=runs/vae_tiny
+Many cheap steps on small pieces of clips, then a few on whole clips, which fit the norms' statistics to their size:
+
+    python launch/train.py --config=configs/vae_tiny.py --workdir=runs/vae_tiny_crops
+    python launch/train.py --config=configs/vae_tiny.py --workdir=runs/vae_tiny \
+        --config.init_from="('runs/vae_tiny_crops',)" --config.data.crop="(17,64,64)" --config.data.clips=2 \
+        --config.train.steps=260 --config.train.probe_every=0 --config.train.ema_decay=0.97
+
+Measured on two shared CPU cores, 2026-11-21: the first command, stopped at step 2,483 of 4,000 after 18 minutes, and
+the second, 3 minutes. The last probe (8 held-out scenes): reconstruction PSNR 25.6 dB on scenes, 28.2 dB on blobs,
+standard deviation of the latents 0.997. Not converged: the loss was still falling.
 """
 
 from ml_collections import ConfigDict

@@ -63,7 +63,8 @@ def run(
     clip = video.read(video_path, num_frames=spec.frames)
     frames = clip.frames
     spec.validate_against(frames.shape[1:3], len(frames))
-    say(f"clip    {video_path}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {clip.fps:.3g} fps")
+    name = "the packaged example" if example else video_path
+    say(f"clip    {name}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {clip.fps:.3g} fps")
     editor = editing.load(checkpoint)
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}")
     source = trackers.get("classical").track(frames, spec.queries)
@@ -81,7 +82,7 @@ def run(
     )
     result = Result(clip, edited, source, target, {})
     if example:
-        result.scores = _score_example(clip, edited, source)
+        result.scores = score_example(clip, edited, source)
     result.files = _write(Path(out), result)
     return result
 
@@ -110,7 +111,7 @@ def moved(source: Tracks, target: Tracks, at_least: float = 0.5) -> np.ndarray:
     return far | (np.asarray(source.visible) != np.asarray(target.visible)).any(-1)
 
 
-def _score_example(clip: video.Clip, edited: video.Clip, source: Tracks) -> dict[str, float]:
+def score_example(clip: video.Clip, edited: video.Clip, source: Tracks) -> dict[str, float]:
     """Score the packaged example's edit against its known truth, next to what copying the source scores."""
     truth = video.read(EXAMPLE / "target.mp4").frames
     true_tracks = tracks_lib.load(EXAMPLE / "target_tracks.npz")

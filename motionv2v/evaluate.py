@@ -10,6 +10,9 @@ target position where a point's longest visible run begins, and followed to that
     PSNR         against the true target video, of the squared error pooled over the clip: per frame, the exact first
                  frame of a copy would count as infinitely good
 
+A point counts only if the same tracker follows it on the true target to within a pixel (`trackable`): otherwise the
+number would measure the tracker. The share of points that count is reported.
+
 "Copy" rows give the source video to the same protocol. `truth` is the same tracker on the true target: the floor that
 tracking itself sets. `exact` distances need no tracker: the source's exact paths against the target's.
 """
@@ -27,6 +30,8 @@ from motionv2v.data.pipeline import NULL_CAPTION
 from motionv2v.typing import Bool, Float, Int, UInt8
 
 NUM_POINTS = 10
+TRACKABLE = 1.0
+"""Pixels: a point counts if the tracker follows it this well on the true target, see `trackable`."""
 
 
 def held_out_pairs(
@@ -101,14 +106,35 @@ def tracked_errors(
     return error, counted
 
 
-def score(videos: UInt8[np.ndarray, "M T H W 3"], pairs: list[scenes.Pair], tracker: Any) -> dict[str, float]:
+def trackable(pairs: list[scenes.Pair], tracker: Any) -> list[Bool[np.ndarray, "N"]]:
+    """Tell which points of each pair the tracker follows on the *true* target to within `TRACKABLE` pixels on average.
+
+    On the others (smooth ground, fast turns) an error would be the tracker's own, whatever the video.
+    """
+    usable = []
+    for pair in pairs:
+        error, counted = tracked_errors(pair.target, pair, tracker)
+        mean = (error * counted).sum(1) / np.maximum(counted.sum(1), 1)
+        usable.append((mean < TRACKABLE) & counted.any(1))
+    return usable
+
+
+def score(
+    videos: UInt8[np.ndarray, "M T H W 3"],
+    pairs: list[scenes.Pair],
+    tracker: Any,
+    usable: list[Bool[np.ndarray, "N"]] | None = None,
+) -> dict[str, float]:
     """Score videos against the pairs they should equal: follow-EPE and keep-EPE (px), PSNR (dB).
 
-    Distances are averaged within a pair, then over the pairs that have such points; NaN if none has.
+    Distances are averaged within a pair, then over the pairs that have such points; NaN if none has. `usable` names the
+    points that count, all by default.
     """
     follow, keep, psnr = [], [], []
-    for frames, pair in zip(videos, pairs, strict=True):
+    for index, (frames, pair) in enumerate(zip(videos, pairs, strict=True)):
         error, counted = tracked_errors(frames, pair, tracker)
+        if usable is not None:
+            counted = counted & usable[index][:, None]
         for rows, result in ((pair.edited, follow), (~pair.edited, keep)):
             where = counted & rows[:, None]
             if where.any():
@@ -148,17 +174,20 @@ def synthetic(
 
     Returns:
         The flat results, the edited videos, and the pairs. Keys: `follow_epe`, `keep_epe`, `psnr` of the model;
-        the same with `_copy` for the source video and `_truth` for the target video; `follow_epe_copy_exact`.
+        the same with `_copy` for the source video and `_truth` for the target video; `follow_epe_copy_exact`;
+        `trackable_share` of the points, those that count.
     """
     pairs = held_out_pairs(editor, num_pairs, seed)
     videos = edit_pairs(editor, pairs, **options)
     tracker = trackers.get("classical")
-    results = score(videos, pairs, tracker)
-    copied = score(np.stack([p.source for p in pairs]), pairs, tracker)
-    truth = score(np.stack([p.target for p in pairs]), pairs, tracker)
+    usable = trackable(pairs, tracker)
+    results = score(videos, pairs, tracker, usable)
+    copied = score(np.stack([p.source for p in pairs]), pairs, tracker, usable)
+    truth = score(np.stack([p.target for p in pairs]), pairs, tracker, usable)
     results |= {f"{name}_copy": value for name, value in copied.items()}
     results |= {f"{name}_truth": truth[name] for name in ("follow_epe", "keep_epe")}
     results["follow_epe_copy_exact"] = exact_copy_epe(pairs)
+    results["trackable_share"] = float(np.concatenate(usable).mean())
     return results, videos, pairs
 
 
@@ -183,7 +212,8 @@ def format_table(rows: list[Row]) -> str:
     lines.append(("copy the source", *(first[f"{key}_copy"] for key in ("follow_epe", "keep_epe", "psnr"))))
     lines.append(("the true target (tracker's floor)", first["follow_epe_truth"], first["keep_epe_truth"], math.inf))
     text = [
-        f"{len(rows[0].pairs)} held-out pairs, {NUM_POINTS} points",
+        f"{len(rows[0].pairs)} held-out pairs, {NUM_POINTS} points each, of which the tracker can follow "
+        f"{first['trackable_share']:.0%} on the true target",
         "| | follow-EPE (px) | keep-EPE (px) | PSNR (dB) |",
         "|---|---|---|---|",
         *(f"| {name} | {follow:.2f} | {keep:.2f} | {psnr:.2f} |" for name, follow, keep, psnr in lines),

@@ -145,7 +145,7 @@ def main(paths: list[str]) -> None:
         size = path.stat().st_size
         print(f"{path.name}: {time.time() - begin:.0f} s, {size / 1e6:.2f} MB, {len(pictures(notebook))} pictures")
         if size > MAX_BYTES:
-            print(f"{path.name} is above {MAX_BYTES / 1e6} MB: show fewer pairs")
+            print(f"{path.name} is above {MAX_BYTES / 1e6} MB, too large to commit: show fewer or smaller videos")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ def config(kind="control", num_frames=5, size=(16, 16)):
     cfg.vae.update({"block_channels": (4, 4, 4, 4), "norm_groups": 2, "layers_per_block": 1})
     cfg.data.update({"num_frames": num_frames, "size": size, "text_length": LENGTH, "latents": "", "num_workers": 0})
     cfg.data.scene.num_points = 4
+    if kind == "vae":
+        cfg.data.update({"crop": (5, 16, 16), "clips": 4})
     if kind != "vae":
         cfg.text.update({"width": 8, "num_layers": 1, "num_heads": 2, "head_dim": 4, "mlp_dim": 8})
         cfg.dit.update({"num_layers": 2, "num_heads": 2, "head_dim": 16, "text_dim": 8, "text_length": LENGTH})
