@@ -41,6 +41,7 @@ setup(
             "nbclient>=0.10.2",
             "nbformat>=5.10",
             "pytest>=8.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             "scikit-image>=0.25",
         ],

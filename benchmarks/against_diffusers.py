@@ -32,11 +32,11 @@ ROWS = {
     "train_control": ("control training step, frozen base", "latents"),
     "encode": ("VAE encode", "clips"),
     "decode": ("VAE decode", "clips"),
-    "train_vae": ("VAE training step", "clips"),
+    "train_vae": ("VAE training step, whole clips", "clips"),
     "text": ("T5 text encoder", "latents"),
     "edit": ("whole edit of one clip, {steps} steps", "one"),
 }
-NUM_POINTS = 10
+NUM_POINTS, NUM_CLIPS = 10, 4
 
 
 class Timing(NamedTuple):
@@ -120,8 +120,6 @@ def make_configs(options: argparse.Namespace) -> dict[str, Any]:
         config.init_from = ()
         # PyTorch has no Muon of ours: AdamW on both sides.
         config.optim.name = "adamw"
-    # Blobs for the autoencoder's batches are drawn by ours alone: left out.
-    configs["vae"].data.blob_share = 0.0
     configs["control"].sample.update({"solver": "ddim", "guidance": "off", "scale": 1.0})
     if options.batch_size:
         configs["base"].train.batch_size = configs["control"].train.batch_size = options.batch_size
@@ -133,7 +131,7 @@ def make_inputs(configs: dict[str, Any]) -> dict[str, Any]:
     config, rng = configs["control"], np.random.default_rng(0)
     frames, (height, width) = config.data.num_frames, config.data.size
     shape = ((frames - 1) // 4 + 1, height // 8, width // 8, config.vae.latent_channels)
-    count, clips = config.train.batch_size, configs["vae"].train.batch_size
+    count = config.train.batch_size
     names = ("target", "target_tracks", "source_tracks", "source_video")
     # float16, as `launch/prepare.py` caches them.
     batch = {f"{name}_latents": rng.standard_normal((count, *shape), np.float32).astype(np.float16) for name in names}
@@ -146,8 +144,8 @@ def make_inputs(configs: dict[str, Any]) -> dict[str, Any]:
         "batch": batch,
         "clip": clip,
         "prompt_tokens": batch["tokens"][:1],
-        "vae_clips": rng.integers(0, 256, (clips, frames, height, width, 3), np.uint8),
-        "vae_latents": rng.standard_normal((clips, *shape), np.float32),
+        "vae_clips": rng.integers(0, 256, (NUM_CLIPS, frames, height, width, 3), np.uint8),
+        "vae_latents": rng.standard_normal((NUM_CLIPS, *shape), np.float32),
     }
 
 
@@ -189,14 +187,15 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def compare(runs: dict[str, Callable[[], Any]], options: argparse.Namespace) -> dict[str, Timing | str]:
     """Time calls that must return arrays of one shape; a call that torch.compile cannot do becomes a reason."""
-    if "compiled" not in runs:
-        return measure(runs, options.repeats, options.block)
-    first, reason = try_compile(runs["compiled"], options.compile_limit)
-    if not reason:
-        timings = measure(runs, options.repeats, options.block)
-        return timings | {"compiled": timings["compiled"]._replace(first=first)}
-    rest = {side: run for side, run in runs.items() if side != "compiled"}
-    return measure(rest, options.repeats, options.block) | {"compiled": reason}
+    first, reason = (0.0, "")
+    if "compiled" in runs:
+        first, reason = try_compile(runs["compiled"], options.compile_limit)
+    able = {side: run for side, run in runs.items() if not (side == "compiled" and reason)}
+    timings = measure(able, options.repeats, options.block)
+    check_alike(able)
+    if reason:
+        return timings | {"compiled": reason}
+    return timings | ({"compiled": timings["compiled"]._replace(first=first)} if "compiled" in runs else {})
 
 
 def try_compile(run: Callable[[], Any], limit: float) -> tuple[float, str]:
@@ -223,17 +222,10 @@ def try_compile(run: Callable[[], Any], limit: float) -> tuple[float, str]:
 
 def measure(runs: dict[str, Callable[[], Any]], repeats: int, block: float) -> dict[str, Timing]:
     """Time the calls in turns; every turn repeats a call as often as fills `block` seconds."""
-    first, calls, times, shapes = {}, {}, {name: [] for name in runs}, {}
+    first, calls, times = {}, {}, {name: [] for name in runs}
     for name, run in runs.items():
-        first[name], output = seconds(run)
-        again, _ = seconds(run)
+        first[name], again = seconds(run), seconds(run)
         calls[name] = max(1, min(200, math.ceil(block / max(again, 1e-6))))
-        if isinstance(output, np.ndarray):
-            shapes[name] = output.shape
-            if not np.isfinite(output).all():
-                raise ValueError(f"{name} returned numbers that are not finite: its time means nothing")
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the sides return different shapes: {shapes}")
     for _ in range(repeats):
         for name, run in runs.items():
             # The other side's idle threads spin for a moment before they sleep.
@@ -245,10 +237,20 @@ def measure(runs: dict[str, Callable[[], Any]], repeats: int, block: float) -> d
     return {name: Timing(first[name], float(np.median(times[name])), min(times[name])) for name in runs}
 
 
-def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
+def seconds(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
-    output = run()
-    return time.perf_counter() - start, output
+    run()
+    return time.perf_counter() - start
+
+
+def check_alike(runs: dict[str, Callable[[], np.ndarray]]) -> None:
+    """Raise ValueError unless the calls return finite arrays of one shape: else their times could not be compared."""
+    outputs = {side: run() for side, run in runs.items()}
+    if len({output.shape for output in outputs.values()}) > 1:
+        raise ValueError(f"the sides return different shapes: {({side: out.shape for side, out in outputs.items()})}")
+    spoiled = [side for side, output in outputs.items() if not np.isfinite(output).all()]
+    if spoiled:
+        raise ValueError(f"numbers that are not finite from {', '.join(spoiled)}: the times mean nothing")
 
 
 def show(timing: Timing | str) -> str:

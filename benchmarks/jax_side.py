@@ -20,6 +20,15 @@ from motionv2v.tracks import Tracks
 from motionv2v.typing import PyTree
 
 
+class WholeClips(tasks.VaeTask):
+    """The autoencoder's training without what prepares its batches: clips as they are, neither cut nor drawn."""
+
+    def videos(self, key: Any, batch: dict[str, Any]) -> jax.Array:
+        """Return the target clips in [-1, 1]."""
+        del key
+        return batch["target"].astype(jnp.float32) / 127.5 - 1
+
+
 def random_params(config: Any) -> PyTree:
     """Draw a tree of the shapes that `config` has; nothing is zero, so that no work can be skipped."""
     shapes = jax.eval_shape(lambda k: modeling.init_params(k, modeling.build(config)), jax.random.key(0))
@@ -93,7 +102,8 @@ def make_stepper(config: Any, params: PyTree, batch: dict[str, np.ndarray]) -> C
     """Build a call that makes the training loop's own step on a batch in host memory and returns the loss."""
     optimizer = optim.make_optimizer(config, params)
     trainable, frozen = optim.partition(params, config.optim.schedule)
-    step = train.make_train_step(tasks.make(config).loss, optimizer, config)
+    task = WholeClips(config) if config.kind == "vae" else tasks.make(config)
+    step = train.make_train_step(task.loss, optimizer, config)
     state = train.init_state(trainable, optimizer)
 
     def run() -> np.ndarray:

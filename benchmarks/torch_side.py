@@ -203,7 +203,8 @@ class TorchSide:
         output = self.vae_decode(latents.sample()).sample
         error = output - video
         kl = 0.5 * (latents.mean.square() + latents.logvar.exp() - 1 - latents.logvar).mean()
-        loss = error.abs().mean() + error.square().mean() + self.configs["vae"].loss.kl * kl
+        weights = self.configs["vae"].loss
+        loss = weights.l1 * error.abs().mean() + weights.mse * error.square().mean() + weights.kl * kl
         return self.trainers["vae"].step(loss).numpy()
 
     @torch.no_grad()

@@ -130,6 +130,32 @@ def test_scores_are_means_of_pairs_means(pairs):
     assert result["psnr"] == np.inf
 
 
+def test_points_count_if_the_tracker_follows_them_on_the_truth(pairs):
+    """Mean errors of half a pixel count, of two pixels not; nor do points that are never followed at all."""
+
+    class Tracker:
+        def __init__(self):
+            self.pairs = iter(pairs)
+
+        def track(self, frames, queries):
+            pair = next(self.pairs)
+            assert frames is pair.target
+            seen = evaluate.longest_runs(pair.target_tracks.visible)[1] > 1
+            off = np.where(np.arange(6) % 2, 2.0, 0.5).astype(np.float32)
+            xy = pair.target_tracks.xy + np.stack([off, 0 * off], -1)[:, None]
+            return Tracks(xy[seen], pair.target_tracks.visible[seen])
+
+    usable = evaluate.trackable(pairs, Tracker())
+    for pair, got in zip(pairs, usable, strict=True):
+        seen = evaluate.longest_runs(pair.target_tracks.visible)[1] > 1
+        np.testing.assert_array_equal(got, seen & (np.arange(6) % 2 == 0))
+    # Points that do not count leave the score alone, however far off they are.
+    result = evaluate.score(np.stack([p.target for p in pairs]), pairs, Tracker(), usable)
+    # Float32 positions of up to a few hundred pixels.
+    assert result["follow_epe"] == pytest.approx(0.5, abs=1e-4)
+    assert result["keep_epe"] == pytest.approx(0.5, abs=1e-4) or np.isnan(result["keep_epe"])
+
+
 def test_no_such_points_is_nan(pairs):
     pair = synthetic.Pair(**{**vars(pairs[0]), "edited": np.zeros(6, bool)})
     tracker = FakeTracker(pairs[0].target_tracks)
@@ -161,7 +187,6 @@ def test_exact_copy_distance_matches_loop(pairs):
 
 
 def test_a_copy_scores_the_copy_rows_and_the_truth_is_near_perfect():
-    # Scenes that the tracker, started on the truth, can follow: it loses points on small things that move fast.
     copy, _, pairs = evaluate.synthetic(FakeEditor(), num_pairs=2, seed=3, batch_size=2)
     for name in ("follow_epe", "keep_epe", "psnr"):
         assert copy[name] == copy[f"{name}_copy"]
@@ -176,6 +201,17 @@ def test_a_copy_scores_the_copy_rows_and_the_truth_is_near_perfect():
     assert truth["follow_epe"] < 1.0 and truth["keep_epe"] < 1.0
     assert copy["follow_epe"] > 5 * truth["follow_epe"]
     assert truth["follow_epe_copy_exact"] > 3.0
+
+
+def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor():
+    names = ("follow_epe", "keep_epe", "psnr")
+    results = {f"{name}{end}": float(i) for i, name in enumerate(names) for end in ("", "_copy")}
+    results |= {"follow_epe_truth": 0.25, "keep_epe_truth": 0.125, "trackable_share": 0.5, "follow_epe_copy_exact": 9.0}
+    rows = [evaluate.Row(name, results, np.zeros((0, 1, 8, 8, 3), np.uint8), []) for name in ("tiny", "base")]
+    head, _, _, *body, last = evaluate.format_table(rows).splitlines()
+    assert "50%" in head and "9.00 px" in last
+    assert [line.split(" | ")[0].strip("| ") for line in body[:3]] == ["tiny", "base", "copy the source"]
+    assert body[0] == "| tiny | 0.00 | 1.00 | 2.00 |" and body[3].endswith("| 0.25 | 0.12 | inf |")
 
 
 def test_probe_shows_four_edits_with_their_truth():
