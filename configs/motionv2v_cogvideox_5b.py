@@ -67,6 +67,7 @@ def get_config() -> ConfigDict:
     config.dit = dit_5b()
     config.dit.update({"control_depth": 18, "control_wiring": "side", "control_start": "zero"})
     config.method = ConfigDict({"name": "motionv2v", "sigma": 10.0, "colors": "any", "first_frame_latents": False})
+    config.method.patch_embed_from_base = True
     config.schedule = ConfigDict({"snr_shift_scale": 1.0})
     config.data = common.data_tiny()
     config.data.update({"num_frames": 49, "size": (480, 720), "text_length": 226, "caption_dropout": 0.5})

@@ -91,6 +91,9 @@ class VaeTask:
     def __init__(self, config: Any):
         self.config, self.model = config, modeling.build(config)
         self.trainable = config.optim.schedule
+        whole = modeling.clip_shape(self.model)[:3]
+        if any(piece > size for piece, size in zip(config.data.crop, whole, strict=True)):
+            raise ValueError(f"data.crop {tuple(config.data.crop)} is larger than the clips (T, H, W) = {whole}")
         # Compiled once, not once per probe.
         self._encode = jax.jit(lambda p, x: modeling.encode(self.model, p, x))
         self._decode = jax.jit(lambda p, z: modeling.decode(self.model, p, z))
@@ -187,6 +190,10 @@ class DenoiserTask:
         params = take_weights(params, self.config.get("init_from", ()))
         if self.is_control and self.config.get("branch_from_base", True):
             params["dit"] = init_control_from_base(params["dit"])
+        if self.is_control and self.config.method.get("patch_embed_from_base", False):
+            base = params["dit"]["patch_embed"]
+            init = self.model.method.init_from_base
+            params["conditioner"] = init(params["conditioner"], base["kernel"], base["bias"])
         return take_weights(params, self.config.get("resume_from", ()))
 
     def dataset(self, split: str = "train") -> grain.IterDataset:
