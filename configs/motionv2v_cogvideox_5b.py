@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
     config.data.num_workers = 8
     config.data.scene = ConfigDict({"num_points": 64})
     config.loss = ConfigDict({"timesteps": "uniform"})
-    config.sample = ConfigDict({"solver": "ddim", "num_steps": 50, "guidance": "sat", "scale": 6.0})
+    config.sample = ConfigDict({"solver": "ddim", "num_steps": 50, "guidance": "constant", "scale": 6.0})
     config.sample.negative_prompt = NEGATIVE_PROMPT
     config.optim = common.optimizer(
         ("(vae|text)/.*", None),
