@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from motionv2v.models import text
+from motionv2v.tokenizer import ByteTokenizer
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 pytest.importorskip("transformers", reason="needs transformers: pip install -e .[parity]")
@@ -78,4 +79,4 @@ def test_position_buckets_match_transformers(num_buckets, max_distance):
 def test_tokenizer_matches_byt5():
     captions = ["a dog runs", "", "café 走る", "a caption that is far too long for the table"]
     expected = ByT5Tokenizer()(captions, max_length=16, padding="max_length", truncation=True)["input_ids"]
-    np.testing.assert_array_equal(text.ByteTokenizer(16).encode(captions), expected)
+    np.testing.assert_array_equal(ByteTokenizer(16).encode(captions), expected)
