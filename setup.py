@@ -18,6 +18,7 @@ setup(
         "absl-py>=2.1",
         "av>=14.0",
         "etils[epath]>=1.9",
+        "flatbuffers>=24.3",
         "flax>=0.12.0",
         "grain>=0.2.12",
         "jax>=0.10.0",

@@ -165,10 +165,17 @@ def load_frozen(workdir: str | os.PathLike) -> PyTree:
     return _read_weights(path) if path.exists() else {}
 
 
-def save_model(folder: str | os.PathLike, config: ConfigDict | dict, params: PyTree, dtype: str = "bfloat16") -> Path:
+def save_model(
+    folder: str | os.PathLike,
+    config: ConfigDict | dict,
+    params: PyTree,
+    dtype: str = "bfloat16",
+    notes: dict[str, str] | None = None,
+) -> Path:
     """Write a model folder and return it; floating-point leaves are stored as `dtype`, others as they are.
 
-    The folder appears complete or not at all; one of that name is replaced. CheckpointError for an unknown `dtype`.
+    The folder appears complete or not at all; one of that name is replaced. `notes` are text files to put beside the
+    weights, {name: text}. CheckpointError for an unknown `dtype`.
     """
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
@@ -182,6 +189,8 @@ def save_model(folder: str | os.PathLike, config: ConfigDict | dict, params: PyT
     _write_weights(flat, partial / WEIGHTS)
     weights = {"file": WEIGHTS, "sha256": _sha256(partial / WEIGHTS), "dtype": dtype, "parameters": optim.count(flat)}
     _write_json(partial / CONFIG, {"config": config_to_json(config), "weights": weights})
+    for name, text in (notes or {}).items():
+        (partial / name).write_text(text, encoding="utf-8")
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)

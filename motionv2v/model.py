@@ -75,15 +75,20 @@ def init_params(key: Key, model: Model) -> PyTree:
     return params | model.denoiser.init(dit_key, latents, jnp.zeros((1,), jnp.int32), text, conditions)["params"]
 
 
-def _empty_conditions(model: Model, latents: Float[AnyArray, "B t h w z"]) -> dict[str, dict[str, AnyArray]]:
-    """Make the latents of a method's conditions without drawing anything: zeros of the right shapes."""
+def condition_lengths(model: Model) -> dict[str, int]:
+    """Return the number of latent frames t of each video that the method's conditions hold, without drawing them."""
     frames, height, width, _ = clip_shape(model)
     tracks = {"xy": jnp.zeros((1, frames, 2)), "visible": jnp.zeros((1, frames), bool)}
     clip = {f"{side}_{name}": value for side in ("source", "target") for name, value in tracks.items()}
     clip["source"] = jnp.zeros((frames, height, width, 3), jnp.uint8)
     drawn = jax.eval_shape(lambda k: model.method.conditions(k, clip, model.config.method), jax.random.key(0))
-    frames_of = {name: 1 if video.shape[0] == 1 else latents.shape[1] for name, video in drawn["videos"].items()}
-    return {"videos": {name: jnp.zeros_like(latents[:, :t]) for name, t in frames_of.items()}}
+    length = latent_shape((1, frames, height, width, 3), model.vae.latent_channels)[1]
+    return {name: 1 if video.shape[0] == 1 else length for name, video in drawn["videos"].items()}
+
+
+def _empty_conditions(model: Model, latents: Float[AnyArray, "B t h w z"]) -> dict[str, dict[str, AnyArray]]:
+    """Make latents of a method's conditions: zeros of the right shapes."""
+    return {"videos": {name: jnp.zeros_like(latents[:, :t]) for name, t in condition_lengths(model).items()}}
 
 
 def encode(model: Model, params: PyTree, video: Float[AnyArray, "B T H W 3"]) -> Float[AnyArray, "B t h w z"]:

@@ -16,7 +16,7 @@ LAYERS = (
     {"tracks", "camera", "video", "selection", "tokenizer"},
     {"models", "diffusion", "render", "prompts", "edits", "edit_fields", "edit_json", "metrics", "trackers", "figures"},
     {"methods", "data", "optim", "sharding", "checkpoints", "convert", "sampling", "model", "progress"},
-    {"train", "tasks", "prepare", "editing", "edit_run", "evaluate", "editor"},
+    {"train", "tasks", "prepare", "editing", "edit_run", "evaluate", "editor", "export"},
 )
 """From the bottom up: a part of the package imports parts of its own layer and of those below it."""
 

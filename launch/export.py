@@ -1,0 +1,46 @@
+"""Export a checkpoint for inference: python launch/export.py --checkpoint=runs/motionv2v_tiny --out=exported
+
+--format=model      one folder that launch/edit.py --checkpoint takes: weights, config, checksums, licence note
+--format=stablehlo  programs for cpu, cuda and tpu that run with jax alone, see motionv2v/export.py
+
+Bad input ends in one line and exit code 2, and leaves nothing half-written.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+from motionv2v import export
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a training work dir, a model folder or a released name")
+OUT = flags.DEFINE_string("out", None, "folder to write; one of that name is replaced")
+FORMAT = flags.DEFINE_enum("format", "model", ["model", "stablehlo"], "what to write")
+WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "averaged or raw weights (training work dirs have both)")
+DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "number type of the stored weights")
+PLATFORMS = flags.DEFINE_list("platforms", list(export.PLATFORMS), "which to lower for (stablehlo)")
+NOTE = flags.DEFINE_string("licence_note", "", "text of the licence note; default: a general one")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    print(f"exporting {CHECKPOINT.value} as {FORMAT.value}, {WEIGHTS.value} weights in {DTYPE.value}, to {OUT.value}")
+    try:
+        if FORMAT.value == "model":
+            ema = WEIGHTS.value == "ema"
+            folder = export.model_folder(CHECKPOINT.value, OUT.value, dtype=DTYPE.value, ema=ema, note=NOTE.value)
+        else:
+            settings = {"platforms": PLATFORMS.value, "dtype": DTYPE.value, "ema": WEIGHTS.value == "ema"}
+            folder = export.stablehlo(CHECKPOINT.value, OUT.value, note=NOTE.value, **settings)
+    except (ValueError, OSError) as error:
+        if logging.level_debug():
+            raise
+        print(f"export: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    for path in sorted(folder.iterdir()):
+        print(f"{path.stat().st_size / 1e6:9.2f} MB  {path}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("out")
+    app.run(main)
