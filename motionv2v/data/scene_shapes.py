@@ -28,8 +28,9 @@ BACKGROUND_COLORS = {
     "rose": (0.66, 0.44, 0.48),
     "slate": (0.34, 0.40, 0.54),
 }
+_SPRITE_WAVE = np.float32(3.5)  # radians per unit: 1.1 periods across a sprite
 SHAPES = ("disk", "square", "cross", "wedge", "star")
-BACKGROUNDS = ("waves", "dunes", "hills")
+BACKGROUNDS = ("dunes", "hills")
 
 
 def inside(shape: str, u: AnyArray, v: AnyArray) -> AnyArray:
@@ -64,7 +65,12 @@ def random_inside(rng: np.random.Generator, shape: str) -> Float[np.ndarray, "2"
 
 @dataclass(frozen=True)
 class Sprite:
-    """One thing in a scene. `radius` in frame heights; its pattern is two tones of a colour, so that turning shows."""
+    """One thing in a scene. `radius` in frame heights.
+
+    Its pattern is two tones of a colour mixed by two crossing waves, about one period across the sprite: smooth enough
+    for a small model to draw, and different in every direction, so that turning shows and any point of it can be
+    tracked.
+    """
 
     shape: str
     color_name: str
@@ -72,6 +78,7 @@ class Sprite:
     dark: tuple[float, float, float]
     light: tuple[float, float, float]
     angle: float
+    phase: tuple[float, float]
 
     @property
     def name(self) -> str:
@@ -79,9 +86,11 @@ class Sprite:
         return f"{self.color_name} {self.shape}"
 
     def paint(self, u: AnyArray, v: AnyArray) -> Float[AnyArray, "*S 3"]:
-        """Colour the sprite at unit coordinates: a smooth step between its two tones along one direction."""
-        along = np.cos(self.angle) * u + np.sin(self.angle) * v
-        mix = np.clip(along * 3 + 0.5, 0, 1)[..., None]
+        """Colour the sprite at unit coordinates."""
+        c, s = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
+        a = np.sin(_SPRITE_WAVE * (c * u + s * v) + np.float32(self.phase[0]))
+        b = np.sin(_SPRITE_WAVE * (c * v - s * u) + np.float32(self.phase[1]))
+        mix = (0.5 + 0.25 * (a + b))[..., None]
         dark = np.asarray(self.dark, np.float32)
         return dark + mix * (np.asarray(self.light, np.float32) - dark)
 
@@ -90,10 +99,11 @@ def random_sprite(rng: np.random.Generator, color: int, radius: tuple[float, flo
     """Draw a sprite of the given colour index of `SPRITE_COLORS`, radius uniform in the range (frame heights)."""
     name = list(SPRITE_COLORS)[color]
     base = np.asarray(SPRITE_COLORS[name])
-    light = base + (1 - base) * 0.45 if base.max() > 0.3 else base + 0.35
-    dark = base * 0.75
+    light = base + (1 - base) * 0.6 if base.max() > 0.3 else base + 0.45
+    dark = base * 0.55
     shape = SHAPES[int(rng.integers(len(SHAPES)))]
-    return Sprite(shape, name, float(rng.uniform(*radius)), tuple(dark), tuple(light), float(rng.uniform(0, 2 * np.pi)))
+    size, angle, *phase = rng.uniform((radius[0], 0, 0, 0), (radius[1], *[2 * np.pi] * 3))
+    return Sprite(shape, name, float(size), tuple(dark), tuple(light), float(angle), tuple(phase))
 
 
 @dataclass(frozen=True)
@@ -117,23 +127,20 @@ class Background:
         """Colour the background at world coordinates (frame heights)."""
         c, s = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
         a = np.sin(np.float32(self.frequency[0]) * (c * x + s * y) + np.float32(self.phase[0]))
-        if self.style == "waves":
-            level = a
-        else:
-            b = np.sin(np.float32(self.frequency[1]) * (c * y - s * x) + np.float32(self.phase[1]))
-            # Dunes: a product of waves, a soft checkerboard. Hills: their sum.
-            level = a * b if self.style == "dunes" else 0.5 * (a + b)
+        b = np.sin(np.float32(self.frequency[1]) * (c * y - s * x) + np.float32(self.phase[1]))
+        # Dunes: a product of waves, a soft checkerboard. Hills: their sum.
+        level = a * b if self.style == "dunes" else 0.5 * (a + b)
         mix = (0.5 + 0.5 * level)[..., None]
         dark = np.asarray(self.dark, np.float32)
         return dark + mix * (np.asarray(self.light, np.float32) - dark)
 
 
 def random_background(rng: np.random.Generator) -> Background:
-    """Draw a background with half a wave to one and a half waves per frame height."""
+    """Draw a background with 0.8 to 1.5 waves per frame height."""
     name = list(BACKGROUND_COLORS)[int(rng.integers(len(BACKGROUND_COLORS)))]
     base = np.asarray(BACKGROUND_COLORS[name])
     style = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
-    frequency = tuple(rng.uniform(0.5, 1.5, 2) * 2 * np.pi)
+    frequency = tuple(rng.uniform(0.8, 1.5, 2) * 2 * np.pi)
     phase = tuple(rng.uniform(0, 2 * np.pi, 2))
-    light = np.minimum(base * 1.2 + 0.03, 1)
-    return Background(style, name, tuple(base * 0.8), tuple(light), frequency, phase, float(rng.uniform(0, np.pi)))
+    light = np.minimum(base * 1.4 + 0.05, 1)
+    return Background(style, name, tuple(base * 0.55), tuple(light), frequency, phase, float(rng.uniform(0, np.pi)))

@@ -35,6 +35,7 @@ class SceneConfig:
         num_frames, size: frames T and (H, W) in pixels.
         num_points: points N per sample; `min_points`..N of them are in use, the others are hidden everywhere.
         num_sprites: inclusive range. radius: sprite radius range in frame heights.
+        edge: width in pixels of the ramp between a sprite and what is behind it.
         speed: largest displacement over the clip of a sprite, in frame heights. camera_speed: the same for the camera.
         turn, zoom: largest rotation (radians) and log scale of a sprite over the clip; the camera gets a quarter of it.
         kinds: relative weight of each kind of pair, in the order of `KINDS`.
@@ -46,12 +47,13 @@ class SceneConfig:
     size: tuple[int, int] = (64, 64)
     num_points: int = 16
     min_points: int = 1
-    num_sprites: tuple[int, int] = (1, 4)
-    radius: tuple[float, float] = (0.15, 0.24)
-    speed: float = 0.9
-    camera_speed: float = 0.5
-    turn: float = 1.5
-    zoom: float = 0.3
+    num_sprites: tuple[int, int] = (1, 3)
+    radius: tuple[float, float] = (0.17, 0.25)
+    edge: float = 2.0
+    speed: float = 0.6
+    camera_speed: float = 0.35
+    turn: float = 1.0
+    zoom: float = 0.25
     kinds: tuple[float, ...] = (0.45, 0.05, 0.3, 0.05, 0.1, 0.05)
     sprite_points: float = 0.7
     moving_camera: float = 0.5
@@ -214,10 +216,9 @@ def draw(content: Content, motion: Motion, config: SceneConfig) -> UInt8[np.ndar
     wx = matrix[:, 0, 0, None, None] * columns + matrix[:, 0, 1, None, None] * rows[:, None] + offset[:, 0, None, None]
     wy = matrix[:, 1, 0, None, None] * columns + matrix[:, 1, 1, None, None] * rows[:, None] + offset[:, 1, None, None]
     canvas = content.background.paint(wx, wy)
-    zoom = np.sqrt(np.abs(np.linalg.det(matrix)))
     for index, sprite in enumerate(content.sprites):
         to_local = motion.world_to_sprite(index, sprite.radius, frames)
-        _paint_sprite(canvas, sprite, to_local, matrix, offset, zoom)
+        _paint_sprite(canvas, sprite, to_local, matrix, offset, config.edge)
     return np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -227,7 +228,7 @@ def _paint_sprite(
     to_local: tuple[np.ndarray, np.ndarray],
     matrix: np.ndarray,
     offset: np.ndarray,
-    zoom: np.ndarray,
+    edge: float,
 ) -> None:
     """Blend one sprite into the canvas, evaluating it only in a window around it: most of a frame is not the sprite."""
     height, width = canvas.shape[1:3]
@@ -236,8 +237,8 @@ def _paint_sprite(
     shift = np.einsum("tij,tj->ti", local_matrix, offset) + local_offset
     centre = -np.einsum("tij,tj->ti", np.linalg.inv(full), shift) * height
     pixels_per_unit = height / np.sqrt(np.abs(np.linalg.det(full)))
-    # 1.14 covers every shape's reach from the centre (a square's corners); 2 px more for its soft edge.
-    reach = np.ceil(1.14 * pixels_per_unit + 2)
+    # 1.14 covers every shape's reach from the centre (a square's corners), at which half of its soft edge begins.
+    reach = np.ceil(1.14 * pixels_per_unit + 1 + edge)
     for t in range(canvas.shape[0]):
         x0, y0 = np.floor(centre[t] - reach[t]).astype(int)
         x1, y1 = np.ceil(centre[t] + reach[t]).astype(int)
@@ -248,8 +249,8 @@ def _paint_sprite(
         y = (np.arange(y0, y1, dtype=np.float32)[:, None] + 0.5) / height
         u = full[t, 0, 0] * x + full[t, 0, 1] * y + shift[t, 0]
         v = full[t, 1, 0] * x + full[t, 1, 1] * y + shift[t, 1]
-        # The edge is a ramp one pixel wide around the true outline.
-        alpha = np.clip(scene_shapes.inside(sprite.shape, u, v) * pixels_per_unit[t] + 0.5, 0, 1)[..., None]
+        # The ramp lies around the true outline, half of it inside.
+        alpha = np.clip(scene_shapes.inside(sprite.shape, u, v) * pixels_per_unit[t] / edge + 0.5, 0, 1)[..., None]
         window = canvas[t, y0:y1, x0:x1]
         window += alpha * (sprite.paint(u, v) - window)
 
