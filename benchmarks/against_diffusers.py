@@ -1,14 +1,14 @@
 """Time the tiny model beside the same architecture in diffusers + PyTorch, in one process on the same cores.
 
     pip install -e .[parity]
-    python benchmarks/against_diffusers.py             # about 10 minutes on two idle cores
+    python benchmarks/against_diffusers.py             # about a quarter of an hour on two idle cores
     python benchmarks/against_diffusers.py --quick     # fewer repeats, without torch.compile
 
 Both sides have the same sizes (parameters are counted and must agree; `tests/parity` shows on shared weights that they
 compute the same), float32, the same batches, AdamW, gradient clipping and a moving average of the weights. The sides
 take turns, A B A B, in blocks of at least `--block` seconds; the tables show the median time of one call. First calls,
-which compile, are shown but left out. torch.compile is one more side where its first call ends within
-`--compile-limit` seconds.
+which compile, are shown but left out. torch.compile is one more side where its first call, in a process of its own,
+ends within `--compile-limit` seconds.
 """
 
 import argparse
@@ -17,9 +17,11 @@ import math
 import os
 import platform
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,10 +57,6 @@ class Result(NamedTuple):
     timings: dict[str, Timing | str]
 
 
-class TimeUpError(BaseException):
-    """End a call that took too long; not an Exception, so that the compiler's own handlers let it pass."""
-
-
 def main() -> None:
     options = parse()
     if hasattr(os, "sched_setaffinity"):
@@ -66,6 +64,16 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    if options.first_call:
+        first_call(options)
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        # An empty cache for torch.compile, so that first calls are first calls.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        run_all(options)
+
+
+def run_all(options: argparse.Namespace) -> None:
     import torch
     from jax_side import JaxSide
     from torch_side import TorchSide
@@ -83,7 +91,7 @@ def main() -> None:
     for name in options.rows:
         label, batch = ROWS[name]
         runs = {side: getattr(model, name) for side, model in sides.items() if model}
-        timings = compare(runs, options)
+        timings = compare(name, runs, options)
         results[name] = Result(label.format(steps=configs["control"].sample.num_steps), batches[batch], timings)
         told = ", ".join(f"{side} {show(timing)}" for side, timing in timings.items())
         print(f"  {results[name].label}: {told}", file=sys.stderr, flush=True)
@@ -103,6 +111,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="of the training steps from cached latents (default: config)")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--no-parts", action="store_true", help="leave out where the time goes")
+    parser.add_argument("--first-call", choices=ROWS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     defaults = (2, 0.0, 0) if options.quick else (7, 0.5, 60)
     for name, value in zip(("repeats", "block", "compile_limit"), defaults, strict=True):
@@ -169,55 +178,44 @@ def compare_sizes(ours: Any, theirs: Any, options: argparse.Namespace) -> None:
         sys.exit("against_diffusers: the two sides have different numbers of parameters; nothing to compare")
 
 
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeUpError in the block after `seconds`, and again each second, as one may be swallowed on its way out."""
-
-    def ring(*_: Any) -> None:
-        raise TimeUpError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def compare(runs: dict[str, Callable[[], Any]], options: argparse.Namespace) -> dict[str, Timing | str]:
-    """Time calls that must return arrays of one shape; a call that torch.compile cannot do becomes a reason."""
-    first, reason = (0.0, "")
-    if "compiled" in runs:
-        first, reason = try_compile(runs["compiled"], options.compile_limit)
+def compare(name: str, runs: dict[str, Callable[[], Any]], options: argparse.Namespace) -> dict[str, Timing | str]:
+    """Time a row's calls, which must return arrays of one shape; where torch.compile does not work, say why."""
+    first, reason = try_compile(name, options) if "compiled" in runs else (0.0, "")
     able = {side: run for side, run in runs.items() if not (side == "compiled" and reason)}
     timings = measure(able, options.repeats, options.block)
     check_alike(able)
-    if reason:
-        return timings | {"compiled": reason}
-    return timings | ({"compiled": timings["compiled"]._replace(first=first)} if "compiled" in runs else {})
+    if "compiled" in runs:
+        timings["compiled"] = reason or timings["compiled"]._replace(first=first)
+    return timings
 
 
-def try_compile(run: Callable[[], Any], limit: float) -> tuple[float, str]:
-    """Make the first call within `limit` seconds; return the seconds it took and, where it did not work, why."""
-    import torch._dynamo
-    import torch._inductor.config
+def try_compile(name: str, options: argparse.Namespace) -> tuple[float, str]:
+    """Make torch.compile's first call in another process; return the seconds it took and, where it failed, why.
 
-    # In this process, so that the alarm ends the work; without a cache on disk, so that runs are alike.
-    torch._inductor.config.compile_threads = 1
-    torch._inductor.config.force_disable_caches = True
-    start = time.perf_counter()
-    try:
-        with time_limit(limit):
-            run()
-    except TimeUpError:
-        reason = f"> {limit} s"
-    except Exception as error:  # what the compiler cannot do is a result, not a failure of the benchmark
-        reason = f"fails: {type(error).__name__}"
-    else:
-        return time.perf_counter() - start, ""
-    torch._dynamo.reset()
-    return time.perf_counter() - start, reason
+    What it compiles stays in this run's cache on disk. A process can be ended when its time is up, also in the middle
+    of the compiler, which does not survive an exception there.
+    """
+    command = [sys.executable, *sys.argv, "--first-call", name]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode == 0:
+        return float(result.stdout.split()[-1]), ""
+    if result.returncode == -signal.SIGALRM:
+        return math.inf, f"> {options.compile_limit} s"
+    last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+    return math.inf, f"fails: {last.split(':')[0].split('.')[-1][:30]}"
+
+
+def first_call(options: argparse.Namespace) -> None:
+    """Print the seconds of torch.compile's first call of one row: what the process that `try_compile` starts does."""
+    import torch
+    from torch_side import TorchSide
+
+    torch.set_num_threads(options.threads)
+    configs = make_configs(options)
+    run = getattr(TorchSide(configs, make_inputs(configs), torch.compile), options.first_call)
+    # Nobody catches this signal: it ends the process.
+    signal.alarm(options.compile_limit)
+    print(seconds(run))
 
 
 def measure(runs: dict[str, Callable[[], Any]], repeats: int, block: float) -> dict[str, Timing]:
