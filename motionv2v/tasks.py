@@ -19,7 +19,7 @@ from motionv2v import checkpoints, diffusion, editing, evaluate, render
 from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
-from motionv2v.models.dit import init_control_from_base
+from motionv2v.models.dit import base_params, init_control_from_base
 from motionv2v.models.vae import sample_latents
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Key, PyTree
@@ -78,8 +78,10 @@ def take_weights(params: PyTree, folders: Any) -> PyTree:
         for name, subtree in loaded.items():
             if name not in params:
                 continue
-            if name == "dit" and "control" in params["dit"] and "control" not in subtree:
-                subtree = {**subtree, "control": params["dit"]["control"]}
+            if name == "dit":
+                # A base and a model with a branch may start from one another.
+                branch = (subtree if "control" in subtree else params["dit"]).get("control")
+                subtree = base_params(subtree) | ({"control": branch} if "control" in params["dit"] else {})
             checkpoints.check_shapes(subtree, params[name], f"{folder} ({name})")
             params[name] = jax.tree.map(jnp.asarray, subtree)
     return params

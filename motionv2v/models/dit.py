@@ -15,11 +15,16 @@ The control branch (MotionV2V, section 3.3) is a copy of the first `control_dept
 
 `zero_in` and `zero_out` are Linear layers that start at zero, so that a new branch leaves the model unchanged. `side`
 is the wiring of the paper's figure. `chained`, where the stream itself passes through every zero layer, is how the
-released Diffusion-as-Shader weights were trained. The branch's parameters live under the one key `control`; the rest
-of the tree is that of a model without a branch.
+released Diffusion-as-Shader weights were trained; there k0 comes from `Control.latents`. The branch's parameters live
+under the one key `control`; the rest of the tree is that of a model without a branch.
+
+Settings of the published models, besides the sizes: 2B positions="sincos"; 5B "rope"; 5B-I2V "rope+learned" and 32
+input channels; 1.5-5B "rope" and patch_size_t=2; 1.5-5B-I2V the same, 32 input channels and ofs_embed_dim=512. The
+image of an I2V model enters as `Control.concat`. `convert.transformer.from_config` reads them from a config.json.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -27,6 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from motionv2v.models import layers
+from motionv2v.models import positions as places
 from motionv2v.typing import AnyArray, Float, Num, PyTree
 
 
@@ -34,11 +40,13 @@ class Control(NamedTuple):
     """What a method gives the transformer besides latents, time and text; None leaves a part out.
 
     `tokens` [B n D] enter the control branch, one per video patch. `concat` [B t h w C] are further latent channels,
-    put after those of xt before the patches are embedded.
+    put after those of xt before the patches are embedded. `latents` [B t h w zin] take the place of tokens: they enter
+    the branch through the model's own patch embedding, positions included, as in Diffusion-as-Shader.
     """
 
     tokens: Float[AnyArray, "B n D"] | None = None
     concat: Float[AnyArray, "B t h w C"] | None = None
+    latents: Float[AnyArray, "B t h w zin"] | None = None
 
 
 class Conditioner(Protocol):
@@ -63,11 +71,15 @@ class DiT(nn.Module):
         in_channels: channels entering the patch embedding, those of `Control.concat` included.
         out_channels: channels of the prediction.
         text_dim: width of the text encoder's output.
-        text_length: most text tokens accepted.
+        text_length: most text tokens accepted; with learned positions the only number accepted.
         patch_size: side of a patch in latent pixels.
-        patch_size_t: None; CogVideoX 1.5's patches in time are not supported.
+        patch_size_t: latent frames of a patch, 2 in CogVideoX 1.5, None for 1. `positions.extra_frames` says how clips
+            of other lengths are sampled.
         time_embed_dim: width of the time embedding.
-        positions: `rope` (5B) or `sincos` (2B).
+        ofs_embed_dim: width of the embedding of `ofs`, added to that of time (1.5-5B-I2V); None for none.
+        positions: `rope`, `sincos` or `rope+learned`, see `models.positions`.
+        sample_size: latent frames, height and width of the clips a published model was made for, see
+            `models.positions`; None for a model of no such size.
         spatial_interpolation_scale: sin-cos patch positions are divided by this.
         temporal_interpolation_scale: sin-cos frame positions are divided by this.
         mlp_ratio: hidden width of the MLP over D.
@@ -94,7 +106,9 @@ class DiT(nn.Module):
     patch_size: int = 2
     patch_size_t: int | None = None
     time_embed_dim: int = 512
+    ofs_embed_dim: int | None = None
     positions: str = "rope"
+    sample_size: tuple[int, int, int] | None = None
     spatial_interpolation_scale: float = 1.875
     temporal_interpolation_scale: float = 1.0
     mlp_ratio: int = 4
@@ -112,6 +126,11 @@ class DiT(nn.Module):
         """Return D, the features of a token."""
         return self.num_heads * self.head_dim
 
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Return the latent frames, rows and columns of a patch."""
+        return (self.patch_size_t or 1, self.patch_size, self.patch_size)
+
     @nn.compact
     def __call__(
         self,
@@ -119,39 +138,36 @@ class DiT(nn.Module):
         timestep: Num[AnyArray, "B"],
         text: Float[AnyArray, "B L C"],
         control: Control | None = None,
+        ofs: float = 2.0,
     ) -> Float[AnyArray, "B t h w zout"]:
         """Predict, in the training schedule's terms (CogVideoX: v), for one batch of noisy latents.
 
         Args:
-            xt: noisy latents; h and w must be multiples of `patch_size`.
+            xt: noisy latents; t, h and w must be multiples of `patch`.
             timestep: in the schedule's units, 0..999 for CogVideoX.
             text: the text encoder's output, at most `text_length` tokens, used without a padding mask.
-            control: a method's extra inputs. Without `tokens` the control branch is not run.
+            control: a method's extra inputs. Without `tokens` or `latents` the control branch is not run.
+            ofs: the second number that 1.5-5B-I2V is conditioned on; its pipeline always gives 2.
 
         Raises:
             ValueError: for settings or sizes that do not fit, naming both sides.
         """
-        self._check_settings()
+        self.check_settings()
         control = Control() if control is None else control
         if control.concat is not None:
             xt = jnp.concatenate([xt, control.concat.astype(xt.dtype)], axis=-1)
         self._check_inputs(xt, text, control)
-        grid = (xt.shape[1], xt.shape[2] // self.patch_size, xt.shape[3] // self.patch_size)
+        grid = tuple(length // side for length, side in zip(xt.shape[1:4], self.patch, strict=True))
 
-        time = layers.timestep_embedding(timestep, self.width).astype(self.dtype)
-        time = nn.Dense(self.time_embed_dim, dtype=self.dtype, name="time_in")(time)
-        time = nn.Dense(self.time_embed_dim, dtype=self.dtype, name="time_out")(nn.silu(time))
-
-        video = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(layers.patchify(xt, self.patch_size))
-        text = nn.Dense(self.width, dtype=self.dtype, name="text_embed")(text)
+        time = self._embed_number("time", timestep, self.width, self.time_embed_dim)
+        if self.ofs_embed_dim is not None:
+            time = time + self._embed_number("ofs", jnp.full((1,), ofs), self.ofs_embed_dim, self.ofs_embed_dim)
         rope = None
-        if self.positions == "rope":
-            rope = layers.rope_table(grid, self.head_dim, text.shape[1])
-        else:
-            scales = (self.spatial_interpolation_scale, self.temporal_interpolation_scale)
-            video = video + layers.sincos_table(grid, self.width, *scales).astype(video.dtype)
+        if self.positions != "sincos":
+            rope = places.rope(grid, self.head_dim, text.shape[1], self.patch, self.sample_size)
+        video, text, tokens = self._embed(xt, text, control, grid)
 
-        video = self._run_blocks(video, text, time, rope, control.tokens)
+        video = self._run_blocks(video, text, time, rope, tokens)
 
         shift, scale = jnp.split(
             layers.modulation("out_modulation", 2 * self.width, self.zero_init_modulation, self.dtype)(time)[:, None],
@@ -160,10 +176,41 @@ class DiT(nn.Module):
         )
         video = layers.layer_norm("final_norm", self.dtype)(video)
         video = layers.layer_norm("out_norm", self.dtype)(video) * (1 + scale) + shift
-        features = self.out_channels * self.patch_size**2
         kernel_init = nn.initializers.zeros if self.zero_init_modulation else nn.initializers.lecun_normal()
+        features = self.out_channels * math.prod(self.patch)
         video = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="out")(video)
-        return layers.unpatchify(video, grid, self.patch_size)
+        return layers.unpatchify(video, grid, self.patch_size, self.patch[0])
+
+    def _embed_number(self, name, number, width, features):
+        """Embed one number per sample as sines, then by two Linear layers."""
+        x = layers.timestep_embedding(number, width).astype(self.dtype)
+        x = nn.Dense(features, dtype=self.dtype, name=f"{name}_in")(x)
+        return nn.Dense(features, dtype=self.dtype, name=f"{name}_out")(nn.silu(x))
+
+    def _embed(self, xt, text, control, grid):
+        """Turn latents, text and `Control.latents` into tokens, and add the positions that are not rotations."""
+        embed = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")
+        video = embed(layers.patchify(xt, self.patch_size, self.patch[0]))
+        text = nn.Dense(self.width, dtype=self.dtype, name="text_embed")(text)
+        tokens = control.tokens
+        if control.latents is not None:
+            tokens = embed(layers.patchify(control.latents, self.patch_size, self.patch[0]))
+        if self.positions == "rope":
+            return video, text, tokens
+        scales = (self.spatial_interpolation_scale, self.temporal_interpolation_scale)
+        sincos = functools.partial(places.sincos_with_text, self.text_length, self.width, scales)
+        table = sincos(grid)
+        if self.positions == "rope+learned":
+            whole = tuple(length // side for length, side in zip(self.sample_size, self.patch, strict=True))
+            learned = self.param("position_table", lambda _: sincos(whole))
+            # For another number of frames diffusers leaves the learned table out and computes one.
+            table = learned if grid == whole else table
+            text = text + table[: self.text_length].astype(text.dtype)
+        rows = table[self.text_length :]
+        video = video + rows.astype(video.dtype)
+        if control.latents is not None:
+            tokens = tokens + rows.astype(tokens.dtype)
+        return video, text, tokens
 
     def _run_blocks(self, video, text, time, rope, tokens):
         """Run the main blocks, the first `control_depth` of them zipped with the control branch."""
@@ -229,40 +276,50 @@ class DiT(nn.Module):
             },
         }
 
-    def _check_settings(self):
-        if self.patch_size_t is not None:
+    def check_settings(self) -> None:
+        """Check the settings that have few choices or depend on each other.
+
+        Raises:
+            ValueError: naming the setting, its value and what is possible.
+        """
+        places.check(self.positions, self.patch, self.sample_size)
+        if self.ofs_embed_dim not in (None, self.time_embed_dim):
             raise ValueError(
-                f"patch_size_t={self.patch_size_t} (CogVideoX 1.5) is not supported; patch_size_t must be None."
+                f"ofs_embed_dim={self.ofs_embed_dim} must be None or equal time_embed_dim={self.time_embed_dim}."
             )
-        _check_choice("positions", self.positions, ("rope", "sincos"))
         _check_choice("control_wiring", self.control_wiring, ("side", "chained"))
         _check_choice("control_start", self.control_start, ("zero", "identity"))
         if not 0 <= self.control_depth <= self.num_layers:
             raise ValueError(f"control_depth={self.control_depth} must lie in 0..num_layers={self.num_layers}.")
 
     def _check_inputs(self, xt, text, control):
-        batch, frames, height, width, channels = xt.shape
+        channels = xt.shape[-1]
         if channels != self.in_channels:
             raise ValueError(
                 f"latents have {channels} channels, those of Control.concat included; in_channels={self.in_channels}."
             )
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"latents of {height}x{width} do not divide into patches of {self.patch_size}x{self.patch_size}; "
-                f"height and width must be multiples of {self.patch_size}."
-            )
+        places.check_size(xt.shape[1:4], self.patch)
         if text.shape[1] > self.text_length or text.shape[2] != self.text_dim:
             raise ValueError(
                 f"text of {text.shape[1]} tokens, {text.shape[2]} wide, does not fit: at most "
                 f"text_length={self.text_length} tokens, text_dim={self.text_dim} wide."
             )
-        if control.tokens is None:
+        if self.positions == "rope+learned":
+            places.check_table(xt.shape[1:4], text.shape[1], self.sample_size, self.text_length)
+        self._check_control(control, xt.shape)
+
+    def _check_control(self, control, shape):
+        if control.tokens is None and control.latents is None:
             return
+        name = "tokens" if control.latents is None else "latents"
         if not self.control_depth:
-            raise ValueError("Control.tokens were given, but the model has no control branch (control_depth=0).")
-        expected = (batch, frames * (height // self.patch_size) * (width // self.patch_size), self.width)
-        if control.tokens.shape != expected:
-            raise ValueError(f"Control.tokens have shape {control.tokens.shape}, expected {expected}.")
+            raise ValueError(f"Control.{name} were given, but the model has no control branch (control_depth=0).")
+        if control.tokens is not None and control.latents is not None:
+            raise ValueError("Control.tokens and Control.latents were given; the control branch takes one of them.")
+        num_tokens = math.prod(shape[1:4]) // math.prod(self.patch)
+        expected = shape if name == "latents" else (shape[0], num_tokens, self.width)
+        if getattr(control, name).shape != expected:
+            raise ValueError(f"Control.{name} have shape {getattr(control, name).shape}, expected {expected}.")
 
 
 class Denoiser(nn.Module):

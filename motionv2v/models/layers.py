@@ -16,19 +16,20 @@ from motionv2v.typing import AnyArray, Float, Key, Num, PyTree
 REMAT_POLICIES = ("none", "full", "save_attention")
 
 
-def patchify(x: Float[AnyArray, "B t h w C"], patch_size: int) -> Float[AnyArray, "B n F"]:
-    """Cut every latent frame into square patches and flatten each patch in the order (row, column, channel).
+def patchify(x: Float[AnyArray, "B t h w C"], patch_size: int, patch_size_t: int = 1) -> Float[AnyArray, "B n F"]:
+    """Cut latents into patches and flatten each patch in the order (frame, row, column, channel).
 
     Args:
         x: latents, channels last.
         patch_size: side of a patch in latent pixels.
+        patch_size_t: latent frames of a patch.
 
     Returns:
-        One row per patch, frame by frame and row by row: n = t * (h / patch_size) * (w / patch_size) and
-        F = patch_size^2 * C.
+        One row per patch, in the order frame, row, column: n = (t / patch_size_t) * (h / patch_size) * (w / patch_size)
+        and F = patch_size_t * patch_size^2 * C.
 
     Raises:
-        ValueError: when the height or the width is not a multiple of `patch_size`.
+        ValueError: when the size is not a multiple of the patch's.
     """
     batch, frames, height, width, channels = x.shape
     if height % patch_size or width % patch_size:
@@ -36,29 +37,33 @@ def patchify(x: Float[AnyArray, "B t h w C"], patch_size: int) -> Float[AnyArray
             f"latents of height {height} and width {width} do not divide into patches of {patch_size}; "
             f"both must be multiples of {patch_size}."
         )
-    x = x.reshape(batch, frames, height // patch_size, patch_size, width // patch_size, patch_size, channels)
-    x = x.transpose(0, 1, 2, 4, 3, 5, 6)
-    return x.reshape(batch, -1, patch_size * patch_size * channels)
+    if frames % patch_size_t:
+        raise ValueError(f"{frames} latent frames do not divide into patches of {patch_size_t} frames.")
+    grid = (frames // patch_size_t, height // patch_size, width // patch_size)
+    x = x.reshape(batch, grid[0], patch_size_t, grid[1], patch_size, grid[2], patch_size, channels)
+    x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(batch, math.prod(grid), patch_size_t * patch_size * patch_size * channels)
 
 
 def unpatchify(
-    tokens: Float[AnyArray, "B n F"], grid: tuple[int, int, int], patch_size: int
+    tokens: Float[AnyArray, "B n F"], grid: tuple[int, int, int], patch_size: int, patch_size_t: int = 1
 ) -> Float[AnyArray, "B t h w C"]:
-    """Put output patches back in place; each patch is flattened in the order (channel, row, column).
+    """Put output patches back in place; each patch is flattened in the order (channel, frame, row, column).
 
     CogVideoX's output projection is channel-major although its input patches are not read that way here, so this is
     not the inverse of `patchify`.
 
     Args:
-        tokens: one row per patch, F = C * patch_size^2.
-        grid: frames, patch rows and patch columns; their product is n.
+        tokens: one row per patch, F = C * patch_size_t * patch_size^2.
+        grid: frames, rows and columns counted in patches; their product is n.
         patch_size: side of a patch in latent pixels.
+        patch_size_t: latent frames of a patch.
     """
     frames, rows, columns = grid
     batch = tokens.shape[0]
-    x = tokens.reshape(batch, frames, rows, columns, -1, patch_size, patch_size)
-    x = x.transpose(0, 1, 2, 5, 3, 6, 4)
-    return x.reshape(batch, frames, rows * patch_size, columns * patch_size, -1)
+    x = tokens.reshape(batch, frames, rows, columns, -1, patch_size_t, patch_size, patch_size)
+    x = x.transpose(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(batch, frames * patch_size_t, rows * patch_size, columns * patch_size, -1)
 
 
 def timestep_embedding(timestep: Num[AnyArray, "B"], width: int) -> Float[AnyArray, "B D"]:
@@ -75,18 +80,21 @@ def timestep_embedding(timestep: Num[AnyArray, "B"], width: int) -> Float[AnyArr
 
 
 def rope_table(
-    grid: tuple[int, int, int], head_dim: int, text_length: int
+    grid: tuple[int, int, int],
+    head_dim: int,
+    text_length: int,
+    positions: tuple[AnyArray, AnyArray, AnyArray] | None = None,
 ) -> tuple[Float[AnyArray, "S d2"], Float[AnyArray, "S d2"]]:
     """Compute cosines and sines that rotate each pair of features by the token's frame, row and column.
 
-    A quarter of the head's features follow time and three eighths each follow rows and columns (64 = 16 + 24 + 24).
-    Positions are integers, starting at 0, with base 10,000. The rows of text tokens, which come first, are the
-    identity: cosine 1, sine 0.
+    A quarter of the head's features follow time and three eighths each follow rows and columns (64 = 16 + 24 + 24); the
+    base is 10,000. The rows of text tokens, which come first, are the identity: cosine 1, sine 0.
 
     Args:
-        grid: frames, patch rows and patch columns.
+        grid: frames, rows and columns counted in patches.
         head_dim: features per head, a multiple of 16.
         text_length: text tokens in front of the video's.
+        positions: of the frames, rows and columns, one numpy array each; None counts them from 0.
 
     Returns:
         (cosine, sine), float32, S = text_length + product of `grid`, d2 = head_dim / 2.
@@ -97,12 +105,13 @@ def rope_table(
     if head_dim % 16:
         raise ValueError(f"rotary positions need a head_dim that is a multiple of 16, got {head_dim}.")
     sizes = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
+    positions = [np.arange(length) for length in grid] if positions is None else positions
     angles = []
-    for axis, (length, size) in enumerate(zip(grid, sizes, strict=True)):
+    for axis, (position, size) in enumerate(zip(positions, sizes, strict=True)):
         frequency = 1.0 / 10_000.0 ** (np.arange(0, size, 2, dtype=np.float32) / size)
-        angle = np.outer(np.arange(length, dtype=np.float32), frequency).astype(np.float32)
+        angle = np.outer(position.astype(np.float32), frequency).astype(np.float32)
         shape = [1, 1, 1, size // 2]
-        shape[axis] = length
+        shape[axis] = grid[axis]
         # The three one-dimensional tables are constants of the program; the large one is built on the device.
         angles.append(jnp.broadcast_to(jnp.asarray(angle).reshape(shape), (*grid, size // 2)))
     angle = jnp.concatenate(angles, axis=-1).reshape(-1, head_dim // 2)

@@ -9,12 +9,14 @@ Latents are unscaled here: callers multiply by `scaling_factor` before diffusion
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from motionv2v.models import vae_tiling
 from motionv2v.models.vae_layers import (
     CausalConv3d,
     Downsample,
@@ -77,6 +79,29 @@ def chunk_bounds(length: int, size: int) -> list[tuple[int, int]]:
     return [(0, first), *((start, start + size) for start in range(first, length, size))]
 
 
+def _by_chunks(network: nn.Module, x: Float[AnyArray, "B t h w C"], size: int) -> Float[AnyArray, "B T H W D"]:
+    """Run a network over chunks of frames, handing on its cache; float32.
+
+    The first chunk differs from the others (it has no cache, and takes the remainder). The others are equal: from three
+    chunks on they run in one loop, which is compiled once whatever the length of the clip.
+    """
+    (_, first), *others = chunk_bounds(x.shape[1], size)
+    out, cache = network(x[:, :first], {})
+    outs = [out]
+    if len(others) == 1:
+        outs.append(network(x[:, first:], cache)[0])
+    elif others:
+        chunks = jnp.moveaxis(x[:, first:].reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+        step = nn.scan(
+            lambda module, cache, chunk: module(chunk, cache)[::-1],
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
+        _, rest = step(network, cache, chunks)
+        outs.append(jnp.moveaxis(rest, 0, 1).reshape(x.shape[0], -1, *rest.shape[3:]))
+    return jnp.concatenate(outs, axis=1).astype(jnp.float32)
+
+
 class Encoder(nn.Module):
     """Encode one chunk of frames to moments [B t h w 2z], the mean and the log variance, given the cache so far."""
 
@@ -90,9 +115,7 @@ class Encoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[AnyArray, "B T H W C"], cache: PyTree
-    ) -> tuple[Float[AnyArray, "B t h w z2"], PyTree]:
+    def __call__(self, x: Float[AnyArray, "B T H W C"], cache: PyTree) -> tuple[Float[AnyArray, "B t h w z2"], PyTree]:
         """Return the moments of the chunk and the cache for the next one."""
         new_cache: dict = {}
 
@@ -170,7 +193,8 @@ class VAE(nn.Module):
     """Encode clips to latent moments and decode latents to clips, as CogVideoX's autoencoder does.
 
     The defaults are CogVideoX as released. `dtype` is the compute dtype; parameters, norm statistics and results are
-    float32. `conv_impl` is "conv2d" or "conv3d", see `vae_layers.CausalConv3d`. Raises ValueError for a temporal
+    float32. `conv_impl` is "conv2d" or "conv3d", see `vae_layers.CausalConv3d`. Frames larger than `tile_size` (height,
+    width in pixels; None never tiles) are worked on in tiles, see `vae_tiling`. Raises ValueError for a temporal
     compression that is not a power of two or is more than the spatial levels, and for chunk sizes that would split a
     group of frames that belongs together.
     """
@@ -186,6 +210,8 @@ class VAE(nn.Module):
     num_sample_frames_batch_size: int = 8
     num_latent_frames_batch_size: int = 2
     conv_impl: str = "conv2d"
+    tile_size: tuple[int, int] | None = None
+    tile_overlap: tuple[float, float] = (1 / 6, 1 / 5)
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
@@ -201,6 +227,8 @@ class VAE(nn.Module):
                 f"num_sample_frames_batch_size is {self.num_sample_frames_batch_size} and num_latent_frames_batch_size "
                 f"is {self.num_latent_frames_batch_size}; expected a multiple of {self.temporal_compression} and of 2"
             )
+        if self.tile_size is not None and any(side % self.spatial_compression for side in self.tile_size):
+            raise ValueError(f"tile_size is {self.tile_size}; expected multiples of {self.spatial_compression} pixels")
         shared = {
             "block_channels": self.block_channels,
             "layers_per_block": self.layers_per_block,
@@ -231,11 +259,8 @@ class VAE(nn.Module):
             raise ValueError(f"the clip has {channels} channels; the autoencoder takes {self.in_channels}")
         sizes = {"temporal_compression": self.temporal_compression, "spatial_compression": self.spatial_compression}
         check_video_shape(frames, height, width, **sizes)
-        moments, cache = [], {}
-        for start, stop in chunk_bounds(frames, self.num_sample_frames_batch_size):
-            chunk, cache = self.encoder(video[:, start:stop], cache)
-            moments.append(chunk)
-        mean, logvar = jnp.split(jnp.concatenate(moments, axis=1).astype(jnp.float32), 2, axis=-1)
+        run = lambda part: _by_chunks(self.encoder, part, self.num_sample_frames_batch_size)  # noqa: E731
+        mean, logvar = jnp.split(self._tiled(run, video, 1, self.spatial_compression), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, latents: Float[AnyArray, "B t h w z"]) -> Float[AnyArray, "B T H W C"]:
@@ -247,13 +272,20 @@ class VAE(nn.Module):
         """
         if latents.shape[-1] != self.latent_channels:
             raise ValueError(f"the latents have {latents.shape[-1]} channels; the model has {self.latent_channels}")
-        frames, cache = [], {}
-        for start, stop in chunk_bounds(latents.shape[1], self.num_latent_frames_batch_size):
-            chunk, cache = self.decoder(latents[:, start:stop], cache)
-            frames.append(chunk)
-        video = jnp.concatenate(frames, axis=1).astype(jnp.float32)
+        run = lambda part: _by_chunks(self.decoder, part, self.num_latent_frames_batch_size)  # noqa: E731
+        video = self._tiled(run, latents, self.spatial_compression, 1)
         num_frames = self.temporal_compression * (latents.shape[1] - 1) + 1
         return video[:, video.shape[1] - num_frames :]
+
+    def _tiled(self, run: Callable[..., AnyArray], x: AnyArray, size_in: int, size_out: int) -> AnyArray:
+        """Run a network on x, in tiles where x is larger than `tile_size`; size_*: pixels that one element covers."""
+        height, width = self.tile_size or x.shape[2:4]
+        sizes = (height // size_in, width // size_in)
+        if self.tile_size is None or (x.shape[2] <= sizes[0] and x.shape[3] <= sizes[1]):
+            return run(x)
+        outs = (height // size_out, width // size_out)
+        axes = map(vae_tiling.cut, x.shape[2:4], sizes, outs, self.tile_overlap)
+        return vae_tiling.apply(run, x, *axes)
 
     def __call__(self, video: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "B T H W C"]:
         """Encode clips and decode the means: the reconstruction without noise."""

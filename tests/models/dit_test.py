@@ -23,6 +23,7 @@ SIZES = {
     "zero_init_modulation": False,
 }
 WIRINGS = ("side", "chained")
+LEARNED = {"positions": "rope+learned", "sample_size": (3, 4, 6), "text_length": 5}
 # Compile quickly. It also keeps LLVM from contracting the same sums differently in two programs, which the bit for bit
 # comparisons below need.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -307,8 +308,14 @@ def test_denoiser_joins_conditioner_and_dit():
         ({}, (1, 3, 4, 6, 3), r"3 channels.*in_channels=4"),
         ({"text_length": 4}, (1, 3, 4, 6, 4), r"text of 5 tokens, 12 wide.*text_length=4"),
         ({"text_dim": 8, "positions": "sincos"}, (1, 3, 4, 6, 4), r"text_dim=8"),
-        ({"patch_size_t": 2}, (1, 3, 4, 6, 4), r"patch_size_t=2.*must be None"),
+        ({"patch_size_t": 2}, (1, 3, 4, 6, 4), r"3 latent frames.*patches of 2 \(patch_size_t\); sample 1 more"),
+        ({"patch_size_t": 2, "positions": "sincos"}, (1, 4, 4, 6, 4), r"no form for patch_size_t=2; only 'rope' has"),
         ({"positions": "learned"}, (1, 3, 4, 6, 4), r"positions='learned' is unknown; available: rope, sincos"),
+        ({"positions": "rope+learned"}, (1, 3, 4, 6, 4), r"needs sample_size, the \(frames, height, width\)"),
+        (LEARNED, (1, 3, 4, 8, 4), r"latents of 4x8 do not fit the learned positions, which are for 4x6 only"),
+        ({**LEARNED, "text_length": 7}, (1, 3, 4, 6, 4), r"text of 5 tokens.*exactly text_length=7; pad it"),
+        ({"sample_size": (3, 4, 0)}, (1, 3, 4, 6, 4), r"sample_size=\(3, 4, 0\) must be \(frames, height, width\)"),
+        ({"ofs_embed_dim": 8}, (1, 3, 4, 6, 4), r"ofs_embed_dim=8 must be None or equal time_embed_dim=16"),
         ({"control_wiring": "x"}, (1, 3, 4, 6, 4), r"available: side, chained"),
         ({"control_depth": 4}, (1, 3, 4, 6, 4), r"control_depth=4 must lie in 0..num_layers=3"),
         ({"head_dim": 24}, (1, 3, 4, 6, 4), r"multiple of 16, got 24"),
@@ -328,6 +335,12 @@ def test_control_tokens_must_fit():
     with pytest.raises(ValueError, match=r"\(2, 17, 32\), expected \(2, 18, 32\)"):
         short = Control(control.tokens[:, :-1])
         jax.eval_shape(DiT(**SIZES, control_depth=1).init, jax.random.key(0), **inputs, control=short)
+    with pytest.raises(ValueError, match=r"Control.latents have shape \(2, 2, 4, 6, 4\), expected \(2, 3, 4, 6, 4\)"):
+        short = Control(latents=inputs["xt"][:, 1:])
+        jax.eval_shape(DiT(**SIZES, control_depth=1).init, jax.random.key(0), **inputs, control=short)
+    with pytest.raises(ValueError, match=r"tokens and Control.latents were given; .* takes one of them"):
+        two = control._replace(latents=inputs["xt"])
+        jax.eval_shape(DiT(**SIZES, control_depth=1).init, jax.random.key(0), **inputs, control=two)
 
 
 def test_released_parameter_counts():

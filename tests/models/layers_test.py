@@ -27,7 +27,25 @@ def test_unpatchify_is_channel_major():
         np.testing.assert_array_equal(out[:, t, y, x, c], tokens[:, token, feature])
 
 
+def test_patches_in_time_match_loop():
+    """A patch of 2 frames is read frame, row, column, channel, and written channel, frame, row, column."""
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 6, 5)).astype(np.float32)
+    tokens = layers.patchify(x, 2, 2)
+    assert tokens.shape == (2, 2 * 2 * 3, 2 * 2 * 2 * 5)
+    for row, (t, i, j) in enumerate(np.ndindex(2, 2, 3)):
+        patch = x[:, 2 * t : 2 * t + 2, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+        np.testing.assert_array_equal(tokens[:, row], patch.reshape(2, -1))
+    out = np.asarray(layers.unpatchify(tokens, (2, 2, 3), 2, 2))
+    assert out.shape == x.shape
+    for t, y, x, c in np.ndindex(4, 4, 6, 5):
+        token = (t // 2 * 2 + y // 2) * 3 + x // 2
+        feature = ((c * 2 + t % 2) * 2 + y % 2) * 2 + x % 2
+        np.testing.assert_array_equal(out[:, t, y, x, c], tokens[:, token, feature])
+
+
 def test_patchify_rejects_odd_sizes():
+    with pytest.raises(ValueError, match=r"3 latent frames do not divide into patches of 2 frames"):
+        layers.patchify(np.zeros((1, 3, 4, 4, 1), np.float32), 2, 2)
     with pytest.raises(ValueError, match=r"height 5 and width 4.*multiples of 2"):
         layers.patchify(np.zeros((1, 1, 5, 4, 1), np.float32), 2)
 
@@ -72,6 +90,17 @@ def test_rope_scores_depend_on_distance_only():
     # Sums of 32 float32 products of order 1.
     assert score((0, 1, 2), (1, 0, 1)) == pytest.approx(score((2, 3, 3), (3, 2, 2)), abs=1e-4)
     assert abs(score((0, 1, 2), (1, 0, 1)) - score((0, 1, 2), (1, 0, 3))) > 1e-2
+
+
+def test_rope_of_given_positions():
+    """Positions that are whole numbers from 0 are what None means; others turn by their own angle."""
+    grid = (2, 3, 4)
+    counted = tuple(np.arange(length) for length in grid)
+    for table, expected in zip(layers.rope_table(grid, 16, 1, counted), layers.rope_table(grid, 16, 1), strict=True):
+        np.testing.assert_array_equal(table, expected)
+    cosine, _ = layers.rope_table((1, 1, 2), 16, 0, (np.zeros(1), np.zeros(1), np.array([0.5, 2.25])))
+    # The first pair of the columns' features: frequency 1.
+    np.testing.assert_allclose(cosine[:, 5], np.cos([0.5, 2.25]), atol=1e-6)
 
 
 def test_position_tables_reject_widths_that_do_not_split():
