@@ -53,6 +53,7 @@ def data_tiny() -> ConfigDict:
             "size": (64, 64),
             "text_length": 32,
             "caption_dropout": 0.1,
+            "swap": 0.0,
             "seed": 0,
             "num_workers": 0,
             "latents": "",

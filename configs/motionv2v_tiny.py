@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.init_from = ("runs/vae_tiny", "runs/base_tiny")
     config.dit.update({"control_depth": 4, "control_wiring": "side", "control_start": "identity"})
     config.method = ConfigDict({"name": "motionv2v", "sigma": 3.0, "colors": "any", "first_frame_latents": False})
-    config.data.caption_dropout = 0.5
+    config.data.update({"caption_dropout": 0.5, "swap": 0.5})
     config.loss = ConfigDict({"timesteps": "high_noise", "power": 3.0})
     config.sample = ConfigDict({"solver": "ddim", "num_steps": 2, "guidance": "off", "scale": 1.0})
     config.optim = common.optimizer(

@@ -48,7 +48,7 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
     data = config.data
     if data.get("latents"):
         source = latent_data.LatentSource(data.latents)
-        transform = latent_data.DropCaption(data.caption_dropout)
+        transform = latent_data.Vary(data.caption_dropout, data.get("swap", 0.0))
     else:
         source = synthetic.SyntheticSource(scene_config(config), data.seed, split)
         transform = pipeline.Prepare(data.text_length, data.caption_dropout)

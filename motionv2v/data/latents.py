@@ -15,6 +15,8 @@ import grain
 import numpy as np
 
 META = "meta.json"
+SWAPPED = (("target_latents", "source_video_latents"), ("target_tracks_latents", "source_tracks_latents"))
+"""What changes places when source becomes target."""
 
 
 def write_shard(folder: str | Path, index: int, records: dict[str, np.ndarray]) -> None:
@@ -76,14 +78,24 @@ class LatentSource:
 
 
 @dataclass(frozen=True)
-class DropCaption(grain.transforms.RandomMap):
-    """Replace a share of the captions' tokens by the null caption's (paper, section 4.1: one half)."""
+class Vary(grain.transforms.RandomMap):
+    """Vary what is cached: drop captions, and let the two videos of a pair change places.
 
-    share: float
+    Attributes:
+        caption_dropout: share of samples whose tokens become the null caption's (paper, section 4.1: one half).
+        swap: share of samples in which source becomes target and target source. Either video of a pair is a motion
+            counterfactual of the other, so this makes two pairs of one.
+    """
+
+    caption_dropout: float
+    swap: float = 0.0
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Apply to one sample with `tokens` and `null_tokens`."""
+        """Apply to one sample with `tokens`, `null_tokens` and the latents of both videos and both sets of tracks."""
         sample = {k: v for k, v in element.items() if k != "null_tokens"}
-        if rng.random() < self.share:
+        if rng.random() < self.caption_dropout:
             sample["tokens"] = element["null_tokens"]
+        if rng.random() < self.swap:
+            for a, b in SWAPPED:
+                sample[a], sample[b] = element[b], element[a]
         return sample

@@ -84,7 +84,7 @@ def test_meta_round_trip(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_captions_are_dropped_at_their_rate(share):
-    rng, drop = np.random.default_rng(0), latents.DropCaption(share)
+    rng, drop = np.random.default_rng(0), latents.Vary(share)
     element = {"tokens": np.arange(4), "null_tokens": np.full(4, 49), "number": np.int32(3)}
     dropped = 0
     for _ in range(400):
@@ -96,10 +96,22 @@ def test_captions_are_dropped_at_their_rate(share):
     assert abs(dropped / 400 - share) <= 4 * np.sqrt(share * (1 - share) / 400)
 
 
+def test_swapped_pairs_change_places_whole():
+    """Videos and tracks go together: never the one video with the other's tracks."""
+    names = [name for pair in latents.SWAPPED for name in pair]
+    element = {name: np.full(2, i) for i, name in enumerate(names)} | {"tokens": np.zeros(1), "null_tokens": np.ones(1)}
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(200):
+        got = latents.Vary(0.0, swap=0.5).random_map(element, rng)
+        seen.append(tuple(int(got[name][0]) for name in names))
+    assert set(seen) == {(0, 1, 2, 3), (1, 0, 3, 2)}
+    # Four standard deviations of 200 draws at one half.
+    assert abs(seen.count((0, 1, 2, 3)) - 100) <= 4 * np.sqrt(50)
+    assert latents.Vary(0.0).random_map(element, rng)["target_latents"].tolist() == [0, 0]
+
+
 def test_batches_from_shards(folder):
-    stream = pipeline.make_dataset(
-        latents.LatentSource(folder), latents.DropCaption(0.5), batch_size=5, seed=0, num_epochs=1
-    )
+    stream = pipeline.make_dataset(latents.LatentSource(folder), latents.Vary(0.5), batch_size=5, seed=0, num_epochs=1)
     batches = list(stream)
     assert sorted(np.concatenate([b["number"] for b in batches]).tolist()) == list(range(10))
     assert batches[0]["target_latents"].shape == (5, 2, 2, 2, 4)
