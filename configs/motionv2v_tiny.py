@@ -2,13 +2,17 @@
 
     python launch/train.py --config=configs/motionv2v_tiny.py --workdir=runs/motionv2v_tiny
 
-Measured on two shared CPU cores, 2026-11-21: 1,600 steps (51,200 samples of 4,096 pairs, 30 samples/s) took 29 minutes.
-Eight held-out pairs while it trained: PSNR 16.1, 18.2, 19.3 and 19.6 dB at step 0, 400, 800 and 1,200, copying the
-source 16.9 dB. It was still improving when the time was up; README has the final table.
+The released weights, on two shared CPU cores, 2026-11-21: 1,600 steps on latents of an earlier autoencoder and earlier
+scenes (51,200 samples, 29 minutes), then, from there,
+`--config.resume_from="('tiny','runs/base_tiny','runs/vae_tiny')" --config.train.steps=3200` on latents of 6,144 pairs
+(102,400 samples, 34 samples/s, 52 minutes); `data.swap` was on from step 2,016, when held-out PSNR had stopped
+following the training loss. Eight held-out pairs while it trained: PSNR 20.5, 22.0, 22.4, 22.5, 22.6, 22.6 and 22.7 dB
+at step 0, 500, 1,000, 1,500, 2,000, 2,500 and 3,200, copying the source 19.2 dB; follow-EPE 8.6, 7.9, 7.6, 7.1, 6.5,
+6.7 and 6.4 px, copying 11.3 px. More pairs would help more than more steps. README has the final table.
 
-Two denoising steps by default: on 40 held-out pairs of seed 11 the final model scored 20.4 / 20.0 / 19.7 / 19.5 dB and
-follow-EPE 12.3 / 12.9 / 13.5 / 13.5 px with 2 / 4 / 8 / 20 steps. An unconverged model is better at guessing the mean
-than at drawing detail, and few steps stay close to the mean.
+One denoising step by default: on 60 held-out pairs of seed 11 the final model scored 22.8 / 22.4 / 21.9 / 21.5 dB and
+follow-EPE 6.5 / 7.5 / 8.2 / 8.6 px with 1 / 2 / 4 / 8 steps. An unconverged model is better at guessing the mean than
+at drawing detail, and one step is the mean.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +28,7 @@ def get_config() -> ConfigDict:
     config.method = ConfigDict({"name": "motionv2v", "sigma": 3.0, "colors": "any", "first_frame_latents": False})
     config.data.update({"caption_dropout": 0.5, "swap": 0.5})
     config.loss = ConfigDict({"timesteps": "high_noise", "power": 3.0})
-    config.sample = ConfigDict({"solver": "ddim", "num_steps": 2, "guidance": "off", "scale": 1.0})
+    config.sample = ConfigDict({"solver": "ddim", "num_steps": 1, "guidance": "off", "scale": 1.0})
     config.optim = common.optimizer(
         ("(vae|text)/.*", None),
         ("(dit/control|conditioner)/.*", {"peak": 2e-3, "warmup": 100, "decay": "cosine", "end": 1e-5}),

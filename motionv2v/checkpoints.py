@@ -59,7 +59,7 @@ RELEASED: dict[str, Released] = {
     "tiny": Released(
         folder="released/tiny",
         config="configs/motionv2v_tiny.py",
-        commit="ab55853",
+        commit="04bb323",
         description="MotionV2V on synthetic scenes: VAE, text encoder, base and control branch trained by this project",
     ),
 }

@@ -97,8 +97,8 @@ def test_packaged_example_is_edited_and_scored(folder, copying, tmp_path, capsys
     assert result.edited.frames.shape == (17, 64, 64, 3)
     names = {"follow_epe", "keep_epe", "psnr"}
     assert set(result.scores) == names | {f"{name}_copy" for name in names}
-    # The drag ends 0.42 of 64 pixels away, linearly: a copy is off by half of that on average.
-    assert result.scores["follow_epe_copy"] == pytest.approx(0.42 * 64 / 2, rel=0.35)
+    # The drag ends `DRAG` of 64 pixels away, linearly: a copy is off by half of that on average.
+    assert result.scores["follow_epe_copy"] == pytest.approx(np.hypot(*example.DRAG) * 64 / 2, rel=0.35)
     assert result.scores["keep_epe_copy"] < 1.0
 
 

@@ -21,7 +21,7 @@ from motionv2v.data.scene_motion import Path as MotionPath
 
 FPS = 8
 CONFIG = synthetic.SceneConfig(num_points=10)
-DRAG = (0.0, 0.42)
+DRAG = (-0.36, 0.36)
 """How far the edit moves the red shape by the last frame, in frame heights."""
 
 
@@ -33,7 +33,7 @@ def scene() -> tuple[synthetic.Content, Motion, Motion]:
     background = replace(scene_shapes.random_background(rng), style="hills")
     content = synthetic.Content(background, (blue, red))
     still = MotionPath((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 0.0, 0.0, 0.0, 1.0, 0.0)
-    right = replace(still, position=(0.24, 0.3), travel=(0.5, 0.0))
+    right = replace(still, position=(0.24, 0.3), travel=(0.4, 0.0))
     left = replace(still, position=(0.72, 0.72), travel=(-0.18, -0.04))
     dragged = replace(right, travel=(right.travel[0] + DRAG[0], right.travel[1] + DRAG[1]))
     return content, Motion(still, (left, right)), Motion(still, (left, dragged))
