@@ -32,6 +32,7 @@ setup(
         "pillow>=11.0",
         "rich>=13.9",
         "safetensors>=0.5",
+        "sentencepiece>=0.2",
         "tensorboardX>=2.6.2",
     ],
     extras_require={
@@ -46,7 +47,7 @@ setup(
             "ruff>=0.9",
             "scikit-image>=0.25",
         ],
-        "parity": ["torch==2.13.0", "diffusers>=0.35", "transformers>=4.57", "sentencepiece>=0.2"],
+        "parity": ["torch==2.13.0", "diffusers>=0.35", "transformers>=4.57"],
         "cuda": ["jax[cuda12]>=0.10.0"],
         "tpu": ["jax[tpu]>=0.10.0"],
         "editor": ["notebook>=7.3"],

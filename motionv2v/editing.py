@@ -4,6 +4,7 @@ The model works at its own number of frames and its own size. A clip of another 
 is mapped back to the clip's size, frame count and frame rate; each such step is told to `notify`.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,8 +16,8 @@ import numpy as np
 
 from motionv2v import checkpoints, sampling
 from motionv2v import model as modeling
+from motionv2v import tokenizer as tokenizers
 from motionv2v import video as video_io
-from motionv2v.tokenizer import ByteTokenizer
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Int, Key, PyTree, UInt8
 
@@ -42,7 +43,7 @@ def load(name_or_folder: str) -> "Editor":
             f"{name_or_folder} holds a {config.get('kind', 'nameless')!r} model ({config.get('name', '?')}); "
             "editing needs one of kind 'control', such as the released 'tiny'"
         )
-    editor = Editor(config, params)
+    editor = Editor(config, params, checkpoints.resolve(name_or_folder))
     checkpoints.check_shapes(params, editor.expected_shapes(), str(name_or_folder))
     return editor
 
@@ -54,11 +55,12 @@ class Editor:
         config: the checkpoint's own config. params: the full tree, fp32. model: the modules.
     """
 
-    def __init__(self, config: Any, params: PyTree):
+    def __init__(self, config: Any, params: PyTree, folder: str | os.PathLike | None = None):
+        """Build the modules; `folder` is where a sentencepiece vocabulary lies, if `text.tokenizer` asks for one."""
         self.config = config
         self.model = modeling.build(config)
         self.params = jax.tree.map(jnp.asarray, params)
-        self.tokenizer = ByteTokenizer(config.data.text_length)
+        self.tokenizer = tokenizers.make(config.text.get("tokenizer", "bytes"), config.data.text_length, folder)
         static = ("num_steps", "solver", "guidance", "use_control")
         self._generate = jax.jit(self._generate_fn, static_argnames=static)
 

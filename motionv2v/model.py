@@ -52,7 +52,9 @@ def build(config: Any) -> Model:
         sizes = {"width": dit.num_heads * dit.head_dim, "patch_size": dit.patch_size, "dtype": dit.dtype}
         conditioner = method.make_conditioner(config.method, **sizes)
     schedule = diffusion.make_schedule(**config.schedule)
-    return Model(config, vae, T5Encoder(**_fields(config.text)), Denoiser(dit, conditioner), method, schedule)
+    # Which tokenizer goes with the text encoder is no matter of the module's.
+    text = T5Encoder(**{name: value for name, value in _fields(config.text).items() if name != "tokenizer"})
+    return Model(config, vae, text, Denoiser(dit, conditioner), method, schedule)
 
 
 def clip_shape(model: Model) -> tuple[int, int, int, int]:

@@ -1,10 +1,55 @@
-"""Text to token ids without a vocabulary file, for models trained by this project. numpy only."""
+"""Text to token ids: bytes, for models trained by this project, or T5's vocabulary, for CogVideoX. numpy only."""
 
+import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import sentencepiece
 
 from motionv2v.typing import Int
+
+KINDS = ("bytes", "sentencepiece")
+"""What a config's `text.tokenizer` may be; without one it is bytes."""
+SPIECE = "spiece.model"
+"""Name of the vocabulary's file in a model folder."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What turns captions into tokens: rows of `max_length` ids, of which `vocab_size` exist."""
+
+    max_length: int
+    vocab_size: int
+
+    def encode(self, captions: Sequence[str]) -> Int[np.ndarray, "B L"]:
+        """Return int32 tokens, one padded row per caption."""
+        ...
+
+    def decode(self, tokens: Int[np.ndarray, "B L"]) -> list[str]:
+        """Return the captions of token rows."""
+        ...
+
+
+def make(kind: str, max_length: int, folder: str | os.PathLike | None = None) -> Tokenizer:
+    """Make a config's tokenizer.
+
+    Args:
+        kind: one of `KINDS`. max_length: tokens per caption.
+        folder: where `spiece.model` lies, for "sentencepiece".
+
+    Raises:
+        ValueError: for an unknown kind, or when there is no vocabulary file.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"text.tokenizer is {kind!r}; available: {', '.join(KINDS)}.")
+    if kind == "bytes":
+        return ByteTokenizer(max_length)
+    if folder is None:
+        raise ValueError(f"text.tokenizer is 'sentencepiece', which needs the folder with the model's {SPIECE}.")
+    return SentencePieceTokenizer(Path(folder) / SPIECE, max_length)
 
 
 class ByteTokenizer:
@@ -47,4 +92,85 @@ class ByteTokenizer:
             row = row[: ends[0]] if ends.size else row
             content = (row[row >= self.offset] - self.offset).astype(np.uint8)
             captions.append(content.tobytes().decode("utf-8", "replace"))
+        return captions
+
+
+class SentencePieceTokenizer:
+    """Turn captions into the pieces of T5's vocabulary, with the ids of transformers' T5Tokenizer.
+
+    Behind the vocabulary's pieces come 100 ids of "<extra_id_99>" .. "<extra_id_0>"; these and the special pieces count
+    as one token where they stand in a caption.
+
+    Attributes:
+        model: the content of spiece.model. max_length: tokens per caption, the end token included.
+        pad, end, vocab_size: ids, and how many there are.
+    """
+
+    num_extra = 100
+    special = ("<pad>", "</s>", "<unk>")
+
+    def __init__(self, model: str | os.PathLike | bytes, max_length: int):
+        """Read a vocabulary.
+
+        Args:
+            model: path of a spiece.model, or its content. max_length: tokens per caption.
+
+        Raises:
+            ValueError: if there is no such file, it is no T5 vocabulary, or `max_length` is below 1.
+        """
+        if max_length < 1:
+            raise ValueError(f"max_length must leave room for the end token, so be at least 1; got {max_length}.")
+        if not isinstance(model, bytes):
+            path = Path(model)
+            if not path.is_file():
+                raise ValueError(f"no vocabulary at {path}: copy {SPIECE} of the model's tokenizer there.")
+            model = path.read_bytes()
+        self.model, self.max_length = model, max_length
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(f"the vocabulary is no sentencepiece model: {' '.join(str(error).split())}") from error
+        ids = [self._pieces.piece_to_id(piece) for piece in self.special]
+        missing = [piece for piece, i in zip(self.special, ids, strict=True) if self._pieces.id_to_piece(i) != piece]
+        if missing:
+            raise ValueError(f"the vocabulary lacks {', '.join(missing)}, which T5's has.")
+        self.pad, self.end, _ = ids
+        size = self._pieces.vocab_size()
+        self.vocab_size = size + self.num_extra
+        self._ids = dict(zip(self.special, ids, strict=True))
+        self._ids |= {f"<extra_id_{i}>": self.vocab_size - 1 - i for i in range(self.num_extra)}
+        self._marks = re.compile("(" + "|".join(map(re.escape, self._ids)) + ")")
+
+    def encode(self, captions: Sequence[str]) -> Int[np.ndarray, "B L"]:
+        """Return int32 tokens, one row of `max_length` per caption: its pieces, the end token, padding.
+
+        A caption that is too long loses its last pieces and keeps the end token.
+
+        Raises:
+            ValueError: when given one string instead of a list of strings.
+        """
+        if isinstance(captions, str):
+            raise ValueError(f"encode takes a list of captions, got the single string {captions!r}.")
+        tokens = np.full((len(captions), self.max_length), self.pad, np.int32)
+        for row, caption in zip(tokens, captions, strict=True):
+            ids = self._encode(caption)[: self.max_length - 1]
+            row[: len(ids)] = ids
+            row[len(ids)] = self.end
+        return tokens
+
+    def _encode(self, caption: str) -> list[int]:
+        ids: list[int] = []
+        # transformers takes the control character "next line" for a space; sentencepiece alone would not know it.
+        for part in self._marks.split(caption.replace("\x85", " ")):
+            ids += [self._ids[part]] if part in self._ids else self._pieces.encode(part)
+        return ids
+
+    def decode(self, tokens: Int[np.ndarray, "B L"]) -> list[str]:
+        """Return the captions of token rows, up to each end token; padding and extra ids are left out."""
+        captions = []
+        for row in np.asarray(tokens):
+            ends = np.flatnonzero(row == self.end)
+            row = row[: ends[0]] if ends.size else row
+            size = self.vocab_size - self.num_extra
+            captions.append(self._pieces.decode([int(i) for i in row if i != self.pad and i < size]))
         return captions

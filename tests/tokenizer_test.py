@@ -1,9 +1,11 @@
-"""The byte tokenizer: values, truncation, round trip."""
+"""The tokenizers: values, truncation, round trip. Against transformers: tests/parity."""
 
 import numpy as np
 import pytest
+import sentencepiece
 
-from motionv2v.tokenizer import ByteTokenizer
+from motionv2v import tokenizer
+from motionv2v.tokenizer import ByteTokenizer, SentencePieceTokenizer
 
 
 def test_tokenizer_values():
@@ -34,3 +36,88 @@ def test_tokenizer_errors():
 def test_decode_inverts_encode():
     captions = ["two dogs, 走る", "", "red disk"]
     assert ByteTokenizer(64).decode(ByteTokenizer(64).encode(captions)) == captions
+
+
+def train(folder, **settings):
+    """Train a small vocabulary in T5's form and return its path."""
+    (folder / "text.txt").write_text("\n".join(["a red disk moves left", "two blue squares turn"] * 20))
+    ids = {"bos_id": -1, "pad_id": 0, "eos_id": 1, "unk_id": 2, "pad_piece": "<pad>"} | settings
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=50,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **ids,
+    )
+    return folder / "spiece.model"
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("spiece"))
+
+
+def test_pieces_end_padding_and_truncation(vocabulary):
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
+    captions = ["a red disk", "", "two  blue\nsquares"]
+    out = SentencePieceTokenizer(vocabulary, 30).encode(captions)
+    assert out.shape == (3, 30) and out.dtype == np.int32
+    for row, caption in zip(out, captions, strict=True):
+        ids = pieces.encode(caption)
+        np.testing.assert_array_equal(row, [*ids, 1, *[0] * (29 - len(ids))])
+    short = SentencePieceTokenizer(vocabulary, 3).encode(["a red disk moves left", ""])
+    np.testing.assert_array_equal(short, [[*pieces.encode("a red disk")[:2], 1], [1, 0, 0]])
+    np.testing.assert_array_equal(SentencePieceTokenizer(vocabulary, 1).encode(["a"]), [[1]])
+
+
+def test_special_pieces_in_captions(vocabulary):
+    """Written out in a caption they are one token each; extra ids count down from the end of the table."""
+    ours = SentencePieceTokenizer(vocabulary, 20)
+    size = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary)).vocab_size()
+    assert ours.vocab_size == size + 100
+    row = ours.encode(["<extra_id_0><extra_id_99></s><pad><unk>"])[0]
+    np.testing.assert_array_equal(row[:6], [size + 99, size, 1, 0, 2, 1])
+    assert ours.encode(["<extra_id_100>"])[0].max() < size, "there are only a hundred"
+    assert ours.encode(["red <extra_id_3>"])[0].max() == size + 96
+
+
+def test_pieces_round_trip(vocabulary):
+    ours = SentencePieceTokenizer(vocabulary.read_bytes(), 64)
+    captions = ["two blue disks turn", "", "a red square"]
+    assert ours.decode(ours.encode(captions)) == captions
+    assert ours.decode(ours.encode(["a red <extra_id_3> disk"])) == ["a red disk"]
+
+
+def test_t5s_own_vocabulary(repository):
+    path = repository.parent / "shared" / "tokenizer" / "spiece.model"
+    if not path.is_file():
+        pytest.skip(f"needs T5's vocabulary at {path}; put folder shared/tokenizer beside the repository to run it")
+    ours = SentencePieceTokenizer(path, 8)
+    assert ours.vocab_size == 32100
+    # What transformers' T5Tokenizer gives.
+    np.testing.assert_array_equal(
+        ours.encode(["a dog runs", "A <extra_id_0> thing"]),
+        [[3, 9, 1782, 3154, 1, 0, 0, 0], [71, 32099, 589, 1, *[0] * 4]],
+    )
+
+
+def test_choice_by_config(vocabulary):
+    assert isinstance(tokenizer.make("bytes", 7), ByteTokenizer)
+    made = tokenizer.make("sentencepiece", 7, vocabulary.parent)
+    assert isinstance(made, SentencePieceTokenizer) and made.max_length == 7
+    assert all(isinstance(t, tokenizer.Tokenizer) for t in (made, ByteTokenizer(3)))
+
+
+def test_wrong_vocabularies_are_explained(vocabulary, tmp_path):
+    for message, call in {
+        "is 'words'; available: bytes, sentencepiece": lambda: tokenizer.make("words", 7),
+        "needs the folder with the model's spiece.model": lambda: tokenizer.make("sentencepiece", 7),
+        "no vocabulary at .*spiece.model: copy spiece.model": lambda: tokenizer.make("sentencepiece", 7, tmp_path),
+        "no sentencepiece model": lambda: SentencePieceTokenizer(b"not a model", 7),
+        "lacks <pad>, which T5's has": lambda: SentencePieceTokenizer(train(tmp_path, pad_id=-1), 7),
+        "at least 1; got 0": lambda: SentencePieceTokenizer(vocabulary, 0),
+        "list of captions.*'a dog'": lambda: SentencePieceTokenizer(vocabulary, 7).encode("a dog"),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -3,43 +3,19 @@
 import numpy as np
 import pytest
 
+from motionv2v.convert import text_encoder
 from motionv2v.models import text
 from motionv2v.tokenizer import ByteTokenizer
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 pytest.importorskip("transformers", reason="needs transformers: pip install -e .[parity]")
 
+from dit_parity_test import arrays, load  # noqa: E402
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel  # noqa: E402
 from transformers.models.t5.modeling_t5 import T5Attention  # noqa: E402
 
 # 30 times float32's spacing: three blocks of differently ordered sums.
 TOLERANCE = 1e-5
-
-
-def _stack(blocks):
-    if isinstance(blocks[0], dict):
-        return {name: _stack([b[name] for b in blocks]) for name in blocks[0]}
-    return np.stack(blocks)
-
-
-def _encoder(state, num_layers):
-    def block(i):
-        attention, mlp = (f"encoder.block.{i}.layer.{j}" for j in (0, 1))
-        return {
-            "attention_norm": {"scale": state[f"{attention}.layer_norm.weight"]},
-            **{name: {"kernel": state[f"{attention}.SelfAttention.{name}.weight"].T} for name in "qkvo"},
-            "mlp_norm": {"scale": state[f"{mlp}.layer_norm.weight"]},
-            "mlp_gate": {"kernel": state[f"{mlp}.DenseReluDense.wi_0.weight"].T},
-            "mlp_up": {"kernel": state[f"{mlp}.DenseReluDense.wi_1.weight"].T},
-            "mlp_down": {"kernel": state[f"{mlp}.DenseReluDense.wo.weight"].T},
-        }
-
-    return {
-        "token_embed": state["shared.weight"],
-        "position_bias": state["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
-        "blocks": _stack([block(i) for i in range(num_layers)]),
-        "final_norm": {"scale": state["encoder.final_layer_norm.weight"]},
-    }
 
 
 @pytest.mark.parametrize("shape", [(1, 226), (2, 11), (3, 1)])
@@ -61,7 +37,7 @@ def test_encoder_matches_transformers(shape):
         for parameter in theirs.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     ours = text.T5Encoder(vocab_size=100, width=24, num_layers=3, num_heads=4, head_dim=8, mlp_dim=40)
-    params = _encoder({name: value.detach().numpy() for name, value in theirs.state_dict().items()}, 3)
+    params = load(text_encoder.rules(ours), arrays(theirs))
     tokens = np.random.default_rng(0).integers(0, 100, size=shape)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens)).last_hidden_state.numpy()

@@ -1,17 +1,19 @@
 """Parity of the video autoencoder with diffusers' AutoencoderKLCogVideoX on shared random weights, in float32."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from motionv2v.convert import autoencoder, files, parts
 from motionv2v.models.vae import VAE
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install -e .[parity]")
+
+from dit_parity_test import load  # noqa: E402
 
 # Both sides compute in float32 and differ in the order of their sums only: about 1e-6 through some 40 layers.
 TOLERANCE = 1e-5
@@ -28,33 +30,8 @@ SHAPES += [(2, 17, 16, 24), (1, 21, 16, 8), (1, 25, 8, 8)]
 CASES = [(1, shape) for shape in SHAPES] + [(3, SHAPES[i]) for i in (0, 1, 4)]
 
 
-def ours_name(name):
-    """encoder.down_blocks.0.resnets.1.conv1.conv.weight -> (encoder, down_blocks_0_resnets_1, conv1, kernel)."""
-    name = re.sub(r"\.conv\.(weight|bias)$", r".\1", name)
-    name = re.sub(r"(down_blocks|up_blocks)\.(\d+)\.(\w+)\.(\d+)", r"\1_\2_\3_\4", name)
-    name = re.sub(r"mid_block\.resnets\.(\d+)", r"mid_block_resnets_\1", name)
-    *path, leaf = name.split(".")
-    is_norm = re.fullmatch(r"norm_layer|norm\d|norm_out", path[-1])
-    return (*path, {"weight": "scale" if is_norm else "kernel"}.get(leaf, leaf))
-
-
-def ours_value(path, value):
-    value = value.numpy()
-    if path[-1] != "kernel":
-        return value
-    value = np.moveaxis(value, (0, 1), (-1, -2))
-    return value.reshape(value.shape[-2:]) if value.shape[:3] == (1, 1, 1) else value
-
-
-def to_tree(state_dict):
-    tree = {}
-    for name, value in state_dict.items():
-        path = ours_name(name)
-        node = tree
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        node[path[-1]] = ours_value(path, value)
-    return tree
+def to_tree(vae, state_dict):
+    return load(autoencoder.rules(vae), {name: value.numpy() for name, value in state_dict.items()})
 
 
 @functools.cache
@@ -67,7 +44,8 @@ def models(layers_per_block):
         for name, value in theirs.named_parameters():
             # Norm parameters start at 1 and 0 and would hide a swap; every parameter becomes random.
             value.add_(0.1 * torch.randn(value.shape))
-    return theirs, VAE(CHANNELS, layers_per_block, LATENTS, GROUPS), to_tree(theirs.state_dict())
+    vae = VAE(CHANNELS, layers_per_block, LATENTS, GROUPS)
+    return theirs, vae, to_tree(vae, theirs.state_dict())
 
 
 def relative_error(ours, theirs):
@@ -106,9 +84,10 @@ def test_encode_and_decode_match_diffusers(layers_per_block, shape):
 def test_released_size_has_diffusers_parameters():
     with torch.device("meta"):
         theirs = diffusers.AutoencoderKLCogVideoX()
-    expected = {ours_name(name): tuple(value.shape) for name, value in theirs.state_dict().items()}
-    clip = jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32)
-    ours = jax.eval_shape(VAE().init, jax.random.key(0), clip)["params"]
-    ours = {tuple(key.key for key in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(ours)}
-    assert ours.keys() == expected.keys()
-    assert all(np.prod(ours[path]) == np.prod(expected[path]) for path in ours)
+    assert autoencoder.from_config(theirs.config) == VAE()
+    expected = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
+    (part,) = (part for part in parts.PARTS if part.key == "vae")
+    shapes, rules = parts.shapes_of(part, VAE()), autoencoder.rules(VAE())
+    assert {rule.target for rule in rules} == shapes.keys()
+    hollow = {rule.source: rule.op.save(files.hollow(shapes[rule.target])).shape for rule in rules}
+    assert hollow == expected

@@ -1,0 +1,26 @@
+"""CogVideoX weights in and out: folders of diffusers and transformers to our modules and parameters, and back.
+
+    module, params = convert.from_diffusers("CogVideoX-5b/transformer")     also .../vae, .../text_encoder
+    convert.to_diffusers(module, params, "out/transformer")                 loads with from_pretrained
+    pipeline = convert.pipeline_from_diffusers("CogVideoX-5b")              networks, tokenizer, scheduler
+    convert.pipeline_to_diffusers(pipeline, "out")
+    convert.folders.convert("CogVideoX-5b", "cogvideox_5b")                 disk to disk, what launch/convert.py does
+
+`rules` says how one layout becomes the other; `autoencoder`, `text_encoder`, `transformer` and `scheduler` hold what is
+peculiar to each; `files` reads, `writing` writes; `parts` and `pipeline` put it together.
+"""
+
+from motionv2v.convert import folders
+from motionv2v.convert.files import ConvertError
+from motionv2v.convert.parts import from_diffusers, to_diffusers
+from motionv2v.convert.pipeline import Pipeline, pipeline_from_diffusers, pipeline_to_diffusers
+
+__all__ = [
+    "ConvertError",
+    "Pipeline",
+    "folders",
+    "from_diffusers",
+    "pipeline_from_diffusers",
+    "pipeline_to_diffusers",
+    "to_diffusers",
+]

@@ -1,0 +1,322 @@
+"""CogVideoX's transformer in diffusers' form and in ours: its config.json and the names and layouts of its weights.
+
+Three layouts of tensors are known. `diffusers` is CogVideoXTransformer3DModel, every published size of it. `shader` is
+Diffusion-as-Shader: the same tensors, and a control branch under `transformer_blocks_copy`, `combine_linears` and
+`initial_combine_linear`; tracks enter through the main branch's patch embedding (`Control.latents`). `motionv2v` has,
+besides, a patch embedding of the branch's own, `second_patch_embed`, for the 96 channels of MotionV2V's conditioner.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from motionv2v.convert.rules import SAME, Op, Rule, linear, norm
+from motionv2v.models.dit import DiT
+
+CLASS = "CogVideoXTransformer3DModel"
+CONTROL_CLASS = "CogVideoXTransformer3DModelTracking"
+"""What Diffusion-as-Shader and the code of MotionV2V write as `_class_name`, next to `num_tracking_blocks`."""
+
+_SIZES = {
+    "num_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "attention_head_dim": "head_dim",
+    "in_channels": "in_channels",
+    "out_channels": "out_channels",
+    "text_embed_dim": "text_dim",
+    "max_text_seq_length": "text_length",
+    "patch_size": "patch_size",
+    "patch_size_t": "patch_size_t",
+    "time_embed_dim": "time_embed_dim",
+    "ofs_embed_dim": "ofs_embed_dim",
+}
+_OPTIONAL = ("patch_size_t", "ofs_embed_dim")
+_SCALES = ("spatial_interpolation_scale", "temporal_interpolation_scale")
+_FIXED = {
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "dropout": 0.0,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "norm_elementwise_affine": True,
+    "norm_eps": 1e-5,
+    "temporal_compression_ratio": 4,
+    "timestep_activation_fn": "silu",
+}
+_SAMPLE = {"sample_frames": 49, "sample_height": 60, "sample_width": 90}
+_POSITIONS = {(False, False): "sincos", (True, False): "rope", (True, True): "rope+learned"}
+"""(use_rotary_positional_embeddings, use_learned_positional_embeddings) -> our setting."""
+
+
+def from_config(config: dict[str, Any]) -> DiT:
+    """Build the module that a transformer/config.json describes; a key that is missing has diffusers' default.
+
+    Args:
+        config: the file's content. `num_tracking_blocks` (Diffusion-as-Shader, MotionV2V) asks for a chained control
+            branch of so many blocks.
+
+    Returns:
+        The module, float32, at the pipeline's positions for every size of clip (`sample_size` is set).
+
+    Raises:
+        ValueError: for a key that is unknown or a value that is not supported, saying what is.
+    """
+    known = {*_SIZES, *_SCALES, *_FIXED, *_SAMPLE, "patch_bias", "num_tracking_blocks"}
+    known |= {f"use_{kind}_positional_embeddings" for kind in ("rotary", "learned")}
+    # Names with an underscore are diffusers' notes about the file; an unknown setting that is off changes nothing.
+    unknown = sorted(key for key in config if key not in known and key[0] != "_" and config[key] not in (None, False))
+    if unknown:
+        raise ValueError(
+            f"transformer config has unknown keys {', '.join(unknown)}; known: {', '.join(sorted(known))}."
+        )
+    name = config.get("_class_name", CLASS)
+    if name.removeprefix("Original") not in (CLASS, CONTROL_CLASS):
+        raise ValueError(f"transformer config is of class {name!r}; supported: {CLASS}, {CONTROL_CLASS}.")
+    for key, supported in _FIXED.items():
+        if config.get(key, supported) != supported:
+            raise ValueError(f"transformer config has {key}={config[key]!r}; supported: {supported!r}.")
+
+    fields = {ours: _size(config, key) for key, ours in _SIZES.items() if key in config}
+    fields |= {key: _scale(config, key) for key in _SCALES if key in config}
+    if not config.get("patch_bias", True) and config.get("patch_size_t") is None:
+        raise ValueError("transformer config has patch_bias=False, which is supported only together with patch_size_t.")
+    fields["positions"] = _positions(config)
+    fields["sample_size"] = _sample_size(config)
+    if name.endswith(CONTROL_CLASS) or "num_tracking_blocks" in config:
+        depth = _size({"num_tracking_blocks": 18, **config}, "num_tracking_blocks")
+        fields |= {"control_depth": depth, "control_wiring": "chained"}
+    module = DiT(**fields)
+    module.check_settings()
+    return module
+
+
+def to_config(module: DiT) -> dict[str, Any]:
+    """Describe a module as the config.json from which diffusers builds the same model.
+
+    Args:
+        module: with `sample_size` set, since diffusers' pipeline reads the default size of a clip, and RoPE's
+            positions at other sizes, from it. A control branch makes it a config of Diffusion-as-Shader's class.
+
+    Raises:
+        ValueError: for a setting that diffusers does not have.
+    """
+    if module.mlp_ratio != 4:
+        raise ValueError(f"diffusers' transformer has mlp_ratio=4 only, got mlp_ratio={module.mlp_ratio}.")
+    if module.sample_size is None:
+        raise ValueError(
+            "sample_size is not set; diffusers needs the (frames, height, width) in latents that the model was made "
+            "for, for example module.clone(sample_size=(13, 60, 90))."
+        )
+    module.check_settings()
+    frames, height, width = module.sample_size
+    rotary, learned = next(flags for flags, name in _POSITIONS.items() if name == module.positions)
+    config = {"_class_name": CLASS, "_diffusers_version": "0.32.0", **_FIXED}
+    config |= {key: getattr(module, ours) for key, ours in _SIZES.items()}
+    config |= {key: getattr(module, key) for key in _SCALES}
+    config |= {
+        # Without effect for patches in time, whose embedding always has a bias; False is what 1.5 was released with.
+        "patch_bias": module.patch_size_t is None,
+        "sample_frames": (frames - 1) * _FIXED["temporal_compression_ratio"] + 1,
+        "sample_height": height,
+        "sample_width": width,
+        "use_learned_positional_embeddings": learned,
+        "use_rotary_positional_embeddings": rotary,
+    }
+    if module.control_depth:
+        _check_wiring(module)
+        config |= {"_class_name": CONTROL_CLASS, "num_tracking_blocks": module.control_depth}
+    return config
+
+
+def rules(module: DiT, layout: str = "diffusers") -> list[Rule]:
+    """Return the table between a layout's tensors and our tree: each tensor once, each leaf once.
+
+    For `diffusers` and `shader` the tree is the DiT's own. For `motionv2v` it is that of a `Denoiser`: {"dit": ...,
+    "conditioner": ...} with `methods.motionv2v.Conditioner(width, patch_size, first_frame_latents=True)`, whose order
+    of channels is the released one. Its second text projection changes no output: it is read over, and written as a
+    copy of the first.
+
+    Args:
+        module: the DiT; with a control branch for `shader` and `motionv2v`, without one for `diffusers`.
+        layout: `diffusers`, `shader` or `motionv2v`; see the module's docstring.
+
+    Raises:
+        ValueError: for an unknown layout, or a module that the layout cannot hold.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} is unknown; available: {', '.join(LAYOUTS)}.")
+    module.check_settings()
+    return LAYOUTS[layout](module)
+
+
+def detect_layout(names: Iterable[str]) -> str:
+    """Tell the layout from the names of a checkpoint's tensors.
+
+    Raises:
+        ValueError: when they are not a CogVideoX transformer's, with a few of them.
+    """
+    names = set(names)
+    for layout, prefix in _MARKS.items():
+        if any(name.startswith(prefix) for name in names):
+            return layout
+    shown = ", ".join(sorted(names)[:3]) or "none"
+    raise ValueError(f"tensors named {shown} are not a CogVideoX transformer's; expected transformer_blocks.0. ...")
+
+
+def _base_rules(module: DiT) -> list[Rule]:
+    if module.control_depth:
+        raise ValueError(
+            f"layout 'diffusers' has no control branch, the module has control_depth={module.control_depth}; use "
+            "'shader' or 'motionv2v', or the base alone: module.clone(control_depth=0) and dit.base_params."
+        )
+    return _main_rules(module)
+
+
+def _main_rules(module: DiT) -> list[Rule]:
+    table = [
+        Rule("patch_embed.proj.weight", "patch_embed/kernel", _patches(module)),
+        Rule("patch_embed.proj.bias", "patch_embed/bias", SAME),
+        *linear("patch_embed.text_proj", "text_embed"),
+        *linear("time_embedding.linear_1", "time_in"),
+        *linear("time_embedding.linear_2", "time_out"),
+        *_block_rules("transformer_blocks", "blocks", module.num_layers),
+        *norm("norm_final", "final_norm"),
+        *linear("norm_out.linear", "out_modulation"),
+        *norm("norm_out.norm", "out_norm"),
+        *linear("proj_out", "out"),
+    ]
+    if module.positions == "rope+learned":
+        table.append(Rule("patch_embed.pos_embedding", "position_table", Op(lambda x: x[0], lambda x: x[None])))
+    if module.ofs_embed_dim is not None:
+        table += linear("ofs_embedding.linear_1", "ofs_in") + linear("ofs_embedding.linear_2", "ofs_out")
+    return table
+
+
+def _shader_rules(module: DiT) -> list[Rule]:
+    if not module.control_depth:
+        raise ValueError("layouts 'shader' and 'motionv2v' are for a control branch, the module has control_depth=0.")
+    _check_wiring(module)
+    return [
+        *_main_rules(module),
+        *linear("initial_combine_linear", "control/zero_in"),
+        *_block_rules("transformer_blocks_copy", "control/blocks", module.control_depth),
+        *linear("combine_linears.{i}", "control/zero_out", module.control_depth),
+    ]
+
+
+def _motionv2v_rules(module: DiT) -> list[Rule]:
+    if module.positions != "rope" or module.patch_size_t is not None:
+        # The second patch embedding adds any other positions to the branch's tokens; our conditioner has none.
+        raise ValueError(
+            f"layout 'motionv2v' is supported with positions='rope' and patch_size_t=None, as its text-to-video base "
+            f"has them; got positions={module.positions!r} and patch_size_t={module.patch_size_t}."
+        )
+    kernel, bias = "dit/text_embed/kernel", "dit/text_embed/bias"
+    return [
+        *(rule._replace(target=f"dit/{rule.target}") for rule in _shader_rules(module)),
+        Rule("second_patch_embed.proj.weight", "conditioner/patch_embed/kernel", _patches(module)),
+        Rule("second_patch_embed.proj.bias", "conditioner/patch_embed/bias", SAME),
+        Rule("second_patch_embed.text_proj.weight", "", SAME, fill=lambda leaves: np.transpose(leaves[kernel])),
+        Rule("second_patch_embed.text_proj.bias", "", SAME, fill=lambda leaves: leaves[bias]),
+    ]
+
+
+LAYOUTS: dict[str, Callable[[DiT], list[Rule]]] = {
+    "diffusers": _base_rules,
+    "shader": _shader_rules,
+    "motionv2v": _motionv2v_rules,
+}
+"""What makes each layout's table."""
+
+_MARKS = {
+    "motionv2v": "second_patch_embed.",
+    "shader": "transformer_blocks_copy.",
+    "diffusers": "transformer_blocks.0.",
+}
+"""What tells a layout's names from those of the layouts after it."""
+
+
+def _block_rules(source: str, target: str, depth: int) -> list[Rule]:
+    linears = {
+        "norm1.linear": "attention_modulation",
+        "attn1.to_q": "attention/q",
+        "attn1.to_k": "attention/k",
+        "attn1.to_v": "attention/v",
+        "attn1.to_out.0": "attention/o",
+        "norm2.linear": "mlp_modulation",
+        "ff.net.0.proj": "mlp_up",
+        "ff.net.2": "mlp_down",
+    }
+    norms = {
+        "norm1.norm": "attention_norm",
+        "attn1.norm_q": "attention/q_norm",
+        "attn1.norm_k": "attention/k_norm",
+        "norm2.norm": "mlp_norm",
+    }
+    table = []
+    for make, names in ((linear, linears), (norm, norms)):
+        for theirs, ours in names.items():
+            table += make(f"{source}.{{i}}.{theirs}", f"{target}/{ours}", depth)
+    return table
+
+
+def _patches(module: DiT) -> Op:
+    """Return the change for a patch embedding's weight.
+
+    There it is a convolution, [D C row column], or for patches in time a Linear layer over (channel, frame, row,
+    column); here it is always a Linear layer over (frame, row, column, channel).
+    """
+    frames, side = module.patch[0], module.patch_size
+
+    def load(x):
+        return x.reshape(len(x), -1, frames, side, side).transpose(2, 3, 4, 1, 0).reshape(-1, len(x))
+
+    def save(x):
+        return x.reshape(frames, side, side, -1, x.shape[-1]).transpose(4, 3, 0, 1, 2)
+
+    if module.patch_size_t is None:
+        return Op(load, lambda x: save(x).reshape(x.shape[-1], -1, side, side))
+    return Op(load, lambda x: save(x).reshape(x.shape[-1], -1))
+
+
+def _size(config: dict[str, Any], key: str) -> int | None:
+    value = config[key]
+    if value is None and key in _OPTIONAL:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        none = " or null" if key in _OPTIONAL else ""
+        raise ValueError(f"transformer config has {key}={value!r}; supported: a whole number from 1{none}.")
+    return value
+
+
+def _scale(config: dict[str, Any], key: str) -> float:
+    value = config[key]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ValueError(f"transformer config has {key}={value!r}; supported: a number above 0.")
+    return float(value)
+
+
+def _positions(config: dict[str, Any]) -> str:
+    flags = tuple(bool(config.get(f"use_{kind}_positional_embeddings", False)) for kind in ("rotary", "learned"))
+    if flags not in _POSITIONS:
+        raise ValueError(
+            "transformer config has learned positions without rotary ones; supported: rotary, both, or neither."
+        )
+    return _POSITIONS[flags]
+
+
+def _sample_size(config: dict[str, Any]) -> tuple[int, int, int]:
+    frames, height, width = (_size({**_SAMPLE, **config}, key) for key in _SAMPLE)
+    ratio = _FIXED["temporal_compression_ratio"]
+    if frames % ratio != 1:
+        raise ValueError(f"transformer config has sample_frames={frames}; supported: {ratio}k + 1.")
+    return frames // ratio + 1, height, width
+
+
+def _check_wiring(module: DiT) -> None:
+    if module.control_wiring != "chained":
+        raise ValueError(
+            f"layouts 'shader' and 'motionv2v' mean control_wiring='chained', the module has "
+            f"{module.control_wiring!r}: code that reads them would compute something else."
+        )
