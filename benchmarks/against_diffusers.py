@@ -245,7 +245,7 @@ def check_alike(runs: dict[str, Callable[[], np.ndarray]]) -> None:
     """Raise ValueError unless the calls return finite arrays of one shape: else their times could not be compared."""
     outputs = {side: run() for side, run in runs.items()}
     if len({output.shape for output in outputs.values()}) > 1:
-        raise ValueError(f"the sides return different shapes: {({side: out.shape for side, out in outputs.items()})}")
+        raise ValueError(f"the sides return different shapes: { ({side: out.shape for side, out in outputs.items()}) }")
     spoiled = [side for side, output in outputs.items() if not np.isfinite(output).all()]
     if spoiled:
         raise ValueError(f"numbers that are not finite from {', '.join(spoiled)}: the times mean nothing")

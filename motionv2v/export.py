@@ -2,6 +2,8 @@
 
 `model_folder` writes what `editing.load` reads: averaged or raw weights, config, checksums, and a note on licences.
 
+`diffusers_folder` writes a pipeline that diffusers loads (`convert.folders`).
+
 `stablehlo` writes the four functions of an edit as serialised StableHLO (`jax.export`), one file for all platforms, and
 beside them the weights, which stay an argument: constants of 5B parameters fit into no program.
 
@@ -23,6 +25,7 @@ Running one takes jax, numpy and safetensors:
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +39,7 @@ from safetensors.numpy import save_file
 
 from motionv2v import checkpoints, optim
 from motionv2v import model as modeling
+from motionv2v.convert import folders
 from motionv2v.models.vae import latent_shape
 from motionv2v.typing import PyTree
 
@@ -89,6 +93,30 @@ def _load(name_or_folder: str | Path, ema: bool) -> tuple[Any, PyTree]:
 
 def _general_note(config: Any) -> str:
     return _OWN_NOTE.format(name=config.get("name", "?"))
+
+
+def diffusers_folder(
+    name_or_folder: str | Path,
+    folder: str | Path,
+    *,
+    dtype: str = "bfloat16",
+    ema: bool = True,
+    drop_control: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Write a checkpoint as a folder that diffusers' `from_pretrained` loads, and return it.
+
+    Args:
+        name_or_folder, folder, dtype, ema: as for `model_folder`.
+        drop_control: write the base without its control branch, the only form for a branch with `side` wiring.
+        say: called with lines of progress.
+
+    Raises:
+        convert.ConvertError: for a model that has no such form. checkpoints.CheckpointError: as for `model_folder`.
+    """
+    with tempfile.TemporaryDirectory() as own:
+        model = model_folder(name_or_folder, Path(own) / "model", dtype=dtype, ema=ema)
+        return folders.convert(model, folder, direction="to_diffusers", drop_control=drop_control, say=say)
 
 
 def functions(model: modeling.Model) -> dict[str, Function]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, editing, export
+from motionv2v import checkpoints, convert, editing, export
 from motionv2v import model as modeling
 
 RUN = """
@@ -104,6 +104,19 @@ def test_model_folder_loads_and_has_a_note(saved, tmp_path):
     _, params = checkpoints.load_model(saved)
     for ours, theirs in zip(jax.tree.leaves(editor.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(ours, np.asarray(theirs).astype(jnp.bfloat16).astype(np.float32))
+
+
+def test_diffusers_folder_holds_the_base(saved, tmp_path):
+    """A side-wired branch has no form there; the base alone converts back to the weights it came from."""
+    quiet = {"dtype": "float32", "say": lambda line: None}
+    with pytest.raises(convert.ConvertError, match="drop_control writes the base alone"):
+        export.diffusers_folder(saved, tmp_path / "out", **quiet)
+    folder = export.diffusers_folder(saved, tmp_path / "out", drop_control=True, **quiet)
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "CogVideoXPipeline"
+    _, back = convert.from_diffusers(folder / "transformer")
+    _, params = checkpoints.load_model(saved)
+    base = {name: value for name, value in params["dit"].items() if name != "control"}
+    jax.tree.map(np.testing.assert_array_equal, back, base)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ def only(mode):
     return {mode: 1.0}
 
 
-
 def test_resampled_pairs_are_what_the_paper_defines():
     rng = np.random.default_rng(0)
     pairs = [counterfactual.resample_pair(rng, 60, 17) for _ in range(2000)]
