@@ -8,8 +8,9 @@ The map, from the ground up (a module imports only from lines above its own):
     trackers, metrics, figures               find tracks, measure, draw for people
     render, diffusion, models                tracks as pixels, the noise process, the networks
     methods, data, optim, checkpoints, sampling, tokenizer
+    convert                                  published weights in and out
     model, editing, evaluate, edit_run       one config's modules, the editor, its scores, an edit from files to files
-    tasks, train, prepare                    what is trained, the loop, data preparation
+    tasks, train, prepare, export            what is trained, the loop, data preparation, models for inference
 
 Import the submodules by name: `from motionv2v import edits, editing, trackers, video`. Importing the package alone
 loads nothing, so that the input pipeline's worker processes stay free of jax.

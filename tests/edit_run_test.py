@@ -13,6 +13,7 @@ from PIL import Image
 from motionv2v import edit_run, editing, figures, video
 from motionv2v import tracks as tracks_lib
 from motionv2v.data import example
+from motionv2v.tokenizer import ByteTokenizer
 from motionv2v.tracks import Tracks
 
 FILES = ["comparison.mp4", "contact_sheet.png", "edited.mp4"]
@@ -71,7 +72,7 @@ def test_own_clip_is_edited_into_three_files(own, folder, copying, tmp_path):
     assert [line.split()[0] for line in said] == ["clip", "model", "tracks", "notice", "notice"]
     (call,) = copying
     assert call["num_steps"] == 4
-    np.testing.assert_array_equal(call["tokens"], editing.ByteTokenizer(tiny_model.LENGTH).encode(["a mouse"]))
+    np.testing.assert_array_equal(call["tokens"], ByteTokenizer(tiny_model.LENGTH).encode(["a mouse"]))
     np.testing.assert_array_equal(result.target.xy[0], result.source.xy[0])
     # The picture stands still, and a drag without frames arrives at the last one.
     np.testing.assert_allclose(result.target.xy[1, -1] - result.source.xy[1, -1], (-10, -20), atol=1e-3)
