@@ -40,10 +40,12 @@ def write_latents(
         The folder.
 
     Raises:
-        ValueError: if the folder holds latents of another VAE or other scenes, or the config has no method.
+        ValueError: if the folder holds latents of another VAE or other scenes, or the config has no method or another
+            tokenizer than bytes.
     """
     if "method" not in config:
         raise ValueError(f"config {config.get('name', '?')} has no method: nothing to draw conditions with")
+    tasks.check_tokenizer(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = modeling.build(config)

@@ -43,8 +43,20 @@ def scene_config(config: Any) -> synthetic.SceneConfig:
     return synthetic.SceneConfig(num_frames=data.num_frames, size=tuple(data.size), **scene)
 
 
+def check_tokenizer(config: Any) -> None:
+    """Check that training reads the tokens that the text encoder knows: the data pipeline makes bytes only.
+
+    Raises:
+        ValueError: for another `text.tokenizer`, whose ids bytes would be mistaken for.
+    """
+    kind = config.get("text", {}).get("tokenizer", "bytes")
+    if kind != "bytes":
+        raise ValueError(f"text.tokenizer is {kind!r}: training data have byte tokens only so far, expected 'bytes'")
+
+
 def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
     """Build the stream of batches of a config: cached latents if `data.latents` names a folder, else drawn scenes."""
+    check_tokenizer(config)
     data = config.data
     if data.get("latents"):
         source = latent_data.LatentSource(data.latents)
