@@ -1,7 +1,7 @@
 """Time CogVideoX's modules, ours in JAX beside diffusers' and transformers' in PyTorch, on the same weights in one run.
 
     pip install -e .[parity]
-    python benchmarks/cogvideox.py                       # both sizes, about an hour on two idle cores
+    python benchmarks/cogvideox.py                       # both sizes; --size medium alone for one
     python benchmarks/cogvideox.py --size small --quick  # fewer turns, without torch.compile
     python benchmarks/cogvideox.py --memory              # also the peak memory of every call, in processes of its own
     python benchmarks/cogvideox.py --variants            # ways to compute the autoencoder's convolution
