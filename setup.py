@@ -37,6 +37,8 @@ setup(
     ],
     extras_require={
         "test": [
+            "apache-beam>=2.70",
+            "array_record>=0.8",
             "beartype>=0.20",
             "chex>=0.1.90",
             "ipykernel>=6.29",
@@ -46,7 +48,10 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.9",
             "scikit-image>=0.25",
+            "tensorflow-datasets>=4.9.9",
         ],
+        "data": ["apache-beam>=2.70", "array_record>=0.8", "tensorflow-datasets>=4.9.9"],
+        "movi": ["tensorflow>=2.18"],
         "parity": ["torch==2.13.0", "diffusers>=0.35", "transformers>=4.57"],
         "cuda": ["jax[cuda12]>=0.10.0"],
         "tpu": ["jax[tpu]>=0.10.0"],

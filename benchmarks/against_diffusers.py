@@ -59,10 +59,7 @@ class Result(NamedTuple):
 
 def main() -> None:
     options = parse()
-    if hasattr(os, "sched_setaffinity"):
-        # Before either library starts its threads, which then share these cores and no others.
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    pin_threads(options.threads)
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     if options.first_call:
         first_call(options)
@@ -71,6 +68,13 @@ def main() -> None:
         # An empty cache for torch.compile, so that first calls are first calls.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         run_all(options)
+
+
+def pin_threads(count: int) -> None:
+    """Keep this process, and what it starts, on `count` cores; call it before either library starts its threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+    os.environ["OMP_NUM_THREADS"] = str(count)
 
 
 def run_all(options: argparse.Namespace) -> None:

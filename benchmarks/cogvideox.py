@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from against_diffusers import Timing, header, measure, number, print_table, seconds, show, try_compile
+from against_diffusers import Timing, header, measure, number, pin_threads, print_table, seconds, show, try_compile
 from cogvideox_sides import PARTS, SIDES, SIZES, Checked, JaxSide, TorchSide, build_modules, save_modules
 
 ROWS = {
@@ -50,10 +50,7 @@ class Result(NamedTuple):
 
 def main() -> None:
     options = parse()
-    if hasattr(os, "sched_setaffinity"):
-        # Before either library starts its threads, which then share these cores and no others.
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    pin_threads(options.threads)
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     if options.first_call:
         first_call(options)
