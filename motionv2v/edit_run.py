@@ -67,6 +67,8 @@ def run(
     say(f"clip    {name}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {clip.fps:.3g} fps")
     editor = editing.load(checkpoint)
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}")
+    if memory := editor.model.vae.memory_notice(*editor.size):
+        say(f"notice  {memory}")
     source = trackers.get("classical").track(frames, spec.queries)
     target = spec.apply(source)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")

@@ -35,8 +35,8 @@ TRACKING = "Tracking"
 """What Diffusion-as-Shader puts behind the name of a pipeline's class."""
 
 _RUN_SETTINGS = {
-    "parent", "name", "dtype", "attention_implementation", "remat", "scan_unroll", "conv_impl", "tile_size",
-    "tile_overlap", "control_start", "zero_init_modulation",
+    "parent", "name", "dtype", "attention_implementation", "remat", "scan_unroll", "conv_impl", "strip_rows",
+    "tile_size", "tile_overlap", "control_start", "zero_init_modulation",
 }  # fmt: skip
 """Fields that say how a module runs or starts, not what it computes: left to whoever edits the config."""
 

@@ -6,9 +6,8 @@ another container. `from_json` puts them back into sentencepiece's.
 
 import base64
 import json
+import struct
 from collections.abc import Mapping
-
-from sentencepiece import sentencepiece_model_pb2
 
 from motionv2v.convert.files import ConvertError
 from motionv2v.tokenizer import SPIECE, ByteTokenizer, SentencePieceTokenizer, Tokenizer
@@ -56,26 +55,47 @@ def from_json(content: bytes) -> bytes:
         if isinstance(error, ConvertError):
             raise
         raise ConvertError(f"{JSON} is not a tokenizer of transformers: {error!r}") from error
-    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
-    proto = sentencepiece_model_pb2.ModelProto()
+    pieces = []
     for i, (piece, score) in enumerate(vocab):
         if piece.startswith("<extra_id_"):
             continue  # beyond the vocabulary, not of it
-        kind = kinds.CONTROL if piece in ("<pad>", "</s>") else kinds.NORMAL
-        proto.pieces.add(piece=piece, score=score, type=kinds.UNKNOWN if i == model["unk_id"] else kind)
+        kind = _UNKNOWN if i == model["unk_id"] else _CONTROL if piece in ("<pad>", "</s>") else _NORMAL
+        pieces.append(_message({1: piece.encode(), 2: score, 3: kind}))
     places = {piece: i for i, (piece, _) in enumerate(vocab)}
-    proto.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.UNIGRAM
-    proto.trainer_spec.vocab_size = len(proto.pieces)
-    proto.trainer_spec.unk_id = model["unk_id"]
-    proto.trainer_spec.pad_id = places.get("<pad>", -1)
-    proto.trainer_spec.eos_id = places.get("</s>", -1)
-    proto.trainer_spec.bos_id = -1
-    proto.normalizer_spec.precompiled_charsmap = base64.b64decode(normalizer.get("precompiled_charsmap", ""))
-    # T5's settings, which the other container states as steps before the model.
-    proto.normalizer_spec.add_dummy_prefix = True
-    proto.normalizer_spec.remove_extra_whitespaces = True
-    proto.normalizer_spec.escape_whitespaces = True
-    return proto.SerializeToString()
+    trainer = {3: _UNIGRAM, 4: len(pieces), 40: model["unk_id"], 41: -1}
+    trainer |= {42: places.get("</s>", -1), 43: places.get("<pad>", -1)}
+    # Dummy prefix, no extra blanks, escaped blanks: T5's settings, which the other container states as steps.
+    charsmap = base64.b64decode(normalizer.get("precompiled_charsmap", ""))
+    settings = {2: charsmap, 3: 1, 4: 1, 5: 1}
+    head = b"".join(_message({1: piece}) for piece in pieces)
+    return head + _message({2: _message(trainer), 3: _message(settings)})
+
+
+_NORMAL, _UNKNOWN, _CONTROL, _UNIGRAM = 1, 2, 3, 1
+
+
+def _message(fields: Mapping[int, bytes | float | int]) -> bytes:
+    """Encode a protocol buffer by field numbers (sentencepiece_model.proto): ints, 32-bit floats and byte strings.
+
+    sentencepiece's own generated classes are not used: they load only beside the newest protobuf, which other packages
+    do not admit.
+    """
+    parts = []
+    for number, value in fields.items():
+        if isinstance(value, bytes):
+            parts += [_varint(number << 3 | 2), _varint(len(value)), value]
+        elif isinstance(value, float):
+            parts += [_varint(number << 3 | 5), struct.pack("<f", value)]
+        else:
+            parts += [_varint(number << 3), _varint(value)]
+    return b"".join(parts)
+
+
+def _varint(value: int) -> bytes:
+    """Encode an integer in groups of seven bits, lowest first; negative ones as 64-bit two's complement."""
+    value %= 1 << 64
+    groups = [value >> shift & 127 for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
 
 def write(tokenizer: Tokenizer, end: str = "</s>") -> tuple[str, dict[str, bytes]]:

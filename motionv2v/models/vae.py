@@ -9,14 +9,13 @@ Latents are unscaled here: callers multiply by `scaling_factor` before diffusion
 """
 
 import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from motionv2v.models import vae_tiling
+from motionv2v.models import vae_strips, vae_tiling
 from motionv2v.models.vae_layers import (
     CausalConv3d,
     Downsample,
@@ -24,6 +23,7 @@ from motionv2v.models.vae_layers import (
     ResnetBlock,
     SpatialNorm,
     Upsample,
+    silu_after,
 )
 from motionv2v.typing import AnyArray, Float, Key, PyTree
 
@@ -112,6 +112,7 @@ class Encoder(nn.Module):
     groups: int
     eps: float
     impl: str
+    strip_rows: int | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -126,10 +127,11 @@ class Encoder(nn.Module):
             return x
 
         def resnet(features: int, name: str) -> ResnetBlock:
-            return ResnetBlock(features, self.groups, self.eps, self.impl, self.dtype, name=name)
+            return ResnetBlock(features, self.groups, self.eps, self.impl, self.strip_rows, self.dtype, name=name)
 
         def conv(features: int, name: str) -> CausalConv3d:
-            return CausalConv3d(features, impl=self.impl, dtype=self.dtype, name=name)
+            options = {"impl": self.impl, "strip_rows": self.strip_rows, "dtype": self.dtype}
+            return CausalConv3d(features, **options, name=name)
 
         x = run(conv(self.block_channels[0], "conv_in"), x)
         last = len(self.block_channels) - 1
@@ -138,11 +140,14 @@ class Encoder(nn.Module):
                 x = run(resnet(features, f"down_blocks_{i}_resnets_{j}"), x, None)
             if i < last:
                 name = f"down_blocks_{i}_downsamplers_0"
-                x = Downsample(features, i < self.temporal_levels, self.dtype, name=name)(x)
+                x = Downsample(features, i < self.temporal_levels, self.strip_rows, self.dtype, name=name)(x)
         for j in range(2):
             x = run(resnet(self.block_channels[-1], f"mid_block_resnets_{j}"), x, None)
-        x = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm_out")(x))
-        return run(conv(2 * self.latent_channels, "conv_out"), x), new_cache
+        norm = GroupNorm(self.groups, self.eps, self.dtype, name="norm_out").measure(x)
+        out, new_cache["conv_out"] = conv(2 * self.latent_channels, "conv_out")(
+            x, cache.get("conv_out"), silu_after(norm)
+        )
+        return out, new_cache
 
 
 class Decoder(nn.Module):
@@ -155,6 +160,7 @@ class Decoder(nn.Module):
     groups: int
     eps: float
     impl: str
+    strip_rows: int | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -171,10 +177,11 @@ class Decoder(nn.Module):
             return x
 
         def resnet(features: int, name: str) -> ResnetBlock:
-            return ResnetBlock(features, self.groups, self.eps, self.impl, self.dtype, name=name)
+            return ResnetBlock(features, self.groups, self.eps, self.impl, self.strip_rows, self.dtype, name=name)
 
         def conv(features: int, name: str) -> CausalConv3d:
-            return CausalConv3d(features, impl=self.impl, dtype=self.dtype, name=name)
+            options = {"impl": self.impl, "strip_rows": self.strip_rows, "dtype": self.dtype}
+            return CausalConv3d(features, **options, name=name)
 
         channels = self.block_channels[::-1]
         x = run(conv(channels[0], "conv_in"), latents)
@@ -184,19 +191,22 @@ class Decoder(nn.Module):
             for j in range(self.layers_per_block + 1):
                 x = run(resnet(features, f"up_blocks_{i}_resnets_{j}"), x, latents)
             if i < len(channels) - 1:
-                x = Upsample(features, i < self.temporal_levels, self.dtype, name=f"up_blocks_{i}_upsamplers_0")(x)
-        x = nn.silu(SpatialNorm(self.groups, self.eps, self.dtype, name="norm_out")(x, latents))
-        return run(conv(self.out_channels, "conv_out"), x), new_cache
+                name = f"up_blocks_{i}_upsamplers_0"
+                x = Upsample(features, i < self.temporal_levels, self.strip_rows, self.dtype, name=name)(x)
+        norm = SpatialNorm(self.groups, self.eps, self.dtype, name="norm_out").measure(x, latents)
+        out, new_cache["conv_out"] = conv(self.out_channels, "conv_out")(x, cache.get("conv_out"), silu_after(norm))
+        return out, new_cache
 
 
 class VAE(nn.Module):
     """Encode clips to latent moments and decode latents to clips, as CogVideoX's autoencoder does.
 
     The defaults are CogVideoX as released. `dtype` is the compute dtype; parameters, norm statistics and results are
-    float32. `conv_impl` is "conv2d" or "conv3d", see `vae_layers.CausalConv3d`. Frames larger than `tile_size` (height,
-    width in pixels; None never tiles) are worked on in tiles, see `vae_tiling`. Raises ValueError for a temporal
-    compression that is not a power of two or is more than the spatial levels, and for chunk sizes that would split a
-    group of frames that belongs together.
+    float32. `conv_impl` is "conv2d" or "conv3d", see `vae_layers.CausalConv3d`. Two ways to save memory, both off
+    by default: `strip_rows` convolves that many rows at a time, which changes nothing in the result (`vae_strips`), and
+    frames larger than `tile_size` (height, width in pixels) are worked on in blended tiles, which does (`vae_tiling`).
+    Raises ValueError for a temporal compression that is not a power of two or is more than the spatial levels, for
+    chunk sizes that would split a group of frames that belongs together, and for strips without rows.
     """
 
     block_channels: tuple[int, ...] = (128, 256, 256, 512)
@@ -210,6 +220,7 @@ class VAE(nn.Module):
     num_sample_frames_batch_size: int = 8
     num_latent_frames_batch_size: int = 2
     conv_impl: str = "conv2d"
+    strip_rows: int | None = None
     tile_size: tuple[int, int] | None = None
     tile_overlap: tuple[float, float] = (1 / 6, 1 / 5)
     dtype: DTypeLike = jnp.float32
@@ -229,6 +240,8 @@ class VAE(nn.Module):
             )
         if self.tile_size is not None and any(side % self.spatial_compression for side in self.tile_size):
             raise ValueError(f"tile_size is {self.tile_size}; expected multiples of {self.spatial_compression} pixels")
+        if self.strip_rows is not None and self.strip_rows < 1:
+            raise ValueError(f"strip_rows is {self.strip_rows}; expected at least 1, or None for whole frames")
         shared = {
             "block_channels": self.block_channels,
             "layers_per_block": self.layers_per_block,
@@ -236,10 +249,21 @@ class VAE(nn.Module):
             "groups": self.norm_groups,
             "eps": self.eps,
             "impl": self.conv_impl,
+            "strip_rows": self.strip_rows,
             "dtype": self.dtype,
         }
         self.encoder = Encoder(latent_channels=self.latent_channels, **shared)
         self.decoder = Decoder(out_channels=self.in_channels, **shared)
+
+    def memory_notice(self, height: int, width: int) -> str | None:
+        """Say what strips or tiles cost on frames of this size in pixels; None where whole frames are worked on."""
+        notices = []
+        if self.strip_rows is not None and self.strip_rows < height:
+            notices.append(vae_strips.cost(height, self.strip_rows))
+        if self.tile_size is not None and (self.tile_size[0] < height or self.tile_size[1] < width):
+            tiling = vae_tiling.Tiling(*self.tile_size, *self.tile_overlap)
+            notices.append(vae_tiling.cost(height, width, tiling))
+        return "; ".join(notices) or None
 
     @property
     def spatial_compression(self) -> int:
@@ -259,8 +283,8 @@ class VAE(nn.Module):
             raise ValueError(f"the clip has {channels} channels; the autoencoder takes {self.in_channels}")
         sizes = {"temporal_compression": self.temporal_compression, "spatial_compression": self.spatial_compression}
         check_video_shape(frames, height, width, **sizes)
-        run = lambda part: _by_chunks(self.encoder, part, self.num_sample_frames_batch_size)  # noqa: E731
-        mean, logvar = jnp.split(self._tiled(run, video, 1, self.spatial_compression), 2, axis=-1)
+        size = self.num_sample_frames_batch_size
+        mean, logvar = jnp.split(self._tiled(self.encoder, video, size, 1, self.spatial_compression), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, latents: Float[AnyArray, "B t h w z"]) -> Float[AnyArray, "B T H W C"]:
@@ -272,20 +296,24 @@ class VAE(nn.Module):
         """
         if latents.shape[-1] != self.latent_channels:
             raise ValueError(f"the latents have {latents.shape[-1]} channels; the model has {self.latent_channels}")
-        run = lambda part: _by_chunks(self.decoder, part, self.num_latent_frames_batch_size)  # noqa: E731
-        video = self._tiled(run, latents, self.spatial_compression, 1)
+        video = self._tiled(self.decoder, latents, self.num_latent_frames_batch_size, self.spatial_compression, 1)
         num_frames = self.temporal_compression * (latents.shape[1] - 1) + 1
         return video[:, video.shape[1] - num_frames :]
 
-    def _tiled(self, run: Callable[..., AnyArray], x: AnyArray, size_in: int, size_out: int) -> AnyArray:
+    def _tiled(self, network: nn.Module, x: AnyArray, chunk: int, size_in: int, size_out: int) -> AnyArray:
         """Run a network on x, in tiles where x is larger than `tile_size`; size_*: pixels that one element covers."""
         height, width = self.tile_size or x.shape[2:4]
         sizes = (height // size_in, width // size_in)
         if self.tile_size is None or (x.shape[2] <= sizes[0] and x.shape[3] <= sizes[1]):
-            return run(x)
+            return _by_chunks(network, x, chunk)
+        one_by_one = nn.scan(
+            lambda module, _, tile: ((), _by_chunks(module, tile, chunk)),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
         outs = (height // size_out, width // size_out)
         axes = map(vae_tiling.cut, x.shape[2:4], sizes, outs, self.tile_overlap)
-        return vae_tiling.apply(run, x, *axes)
+        return vae_tiling.apply(lambda tiles: one_by_one(network, (), tiles)[1], x, *axes)
 
     def __call__(self, video: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "B T H W C"]:
         """Encode clips and decode the means: the reconstruction without noise."""

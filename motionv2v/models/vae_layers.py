@@ -6,17 +6,21 @@ of None means that the clip starts here. Caches are plain nested dicts keyed by 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from motionv2v.models import vae_strips
 from motionv2v.typing import AnyArray, Float, PyTree
 
 CONV_IMPLS = ("conv2d", "conv3d")
 
 Initializer = Callable[..., AnyArray]
+Activation = Callable[[AnyArray, AnyArray | None], AnyArray]
+"""What is done to a convolution's input pixel by pixel, given rows [B T h W C] and their numbers, None for all rows."""
 
 
 def _conv2d(
@@ -36,36 +40,51 @@ class CausalConv3d(nn.Module):
     The kernel is `[kt kh kw C D]`. Space is padded with zeros; time is padded in front, with `cache` (the last kt - 1
     input frames of the previous chunk) or, at the start of a clip, with copies of the first frame. `impl="conv2d"`
     gathers the kt frames on the channel axis and runs one 2-D convolution over all frames: the same sum as
-    `impl="conv3d"`, several times faster on CPUs. Returns the output and the cache for the next chunk.
+    `impl="conv3d"`, several times faster on CPUs. `strip_rows` works on that many rows at a time, see `vae_strips`.
+    Returns the output and the cache for the next chunk.
     """
 
     features: int
     kernel_size: tuple[int, int, int] = (3, 3, 3)
     impl: str = "conv2d"
+    strip_rows: int | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[AnyArray, "B T H W C"], cache: Float[AnyArray, "B k H W C"] | None = None
+        self,
+        x: Float[AnyArray, "B T H W C"],
+        cache: Float[AnyArray, "B k H W C"] | None = None,
+        activate: Activation | None = None,
     ) -> tuple[Float[AnyArray, "B T H W D"], Float[AnyArray, "B k H W C"]]:
-        """Convolve one chunk; see the class."""
+        """Convolve one chunk, of `activate(x)` where that is given; see the class."""
         if self.impl not in CONV_IMPLS:
             raise ValueError(f"conv_impl is {self.impl!r}; available: {', '.join(CONV_IMPLS)}")
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)), shape)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         kt, kh, kw = self.kernel_size
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if cache is None:
-            cache = jnp.repeat(x[:, :1], kt - 1, axis=1)
-        padded = jnp.concatenate([cache, x], axis=1)
-        spatial = ((kh // 2, kh // 2), (kw // 2, kw // 2))
-        if self.impl == "conv3d":
+        run = lambda x, index=None: (activate(x, index) if activate else x).astype(self.dtype)  # noqa: E731
+
+        def convolve(inputs: tuple[AnyArray, ...], index: AnyArray | None) -> AnyArray:
+            rows = run(inputs[0], index)
+            if index is not None:
+                rows = vae_strips.blank(rows, index, x.shape[2])
+            before = inputs[1] if cache is not None else jnp.repeat(rows[:, :1], kt - 1, axis=1)
+            padded = jnp.concatenate([before, rows], axis=1)
+            spatial = ((kh // 2, kh // 2), (kw // 2, kw // 2))
+            if self.impl == "conv2d":
+                return self._as_conv2d(padded, kernel, spatial)
             numbers = ("NDHWC", "DHWIO", "NDHWC")
-            y = jax.lax.conv_general_dilated(padded, kernel, (1, 1, 1), ((0, 0), *spatial), dimension_numbers=numbers)
-        else:
-            y = self._as_conv2d(padded, kernel, spatial)
-        return y + bias, padded[:, padded.shape[1] - (kt - 1) :]
+            padding = ((0, 0), *spatial)
+            return jax.lax.conv_general_dilated(padded, kernel, (1, 1, 1), padding, dimension_numbers=numbers)
+
+        y = vae_strips.apply(convolve, (x,) if cache is None else (x, cache), self.strip_rows, max(1, kh // 2))
+        recent = run(x[:, max(0, x.shape[1] - (kt - 1)) :])
+        # Fewer frames than the kernel needs are all of them, so the first of them is the clip's first.
+        before = jnp.repeat(recent[:, :1], kt - 1, axis=1) if cache is None else cache
+        kept = jnp.concatenate([before, recent], axis=1)
+        return y + bias, kept[:, kept.shape[1] - (kt - 1) :]
 
     def _as_conv2d(self, padded: AnyArray, kernel: AnyArray, spatial: tuple) -> AnyArray:
         kt, kh, kw, channels, features = kernel.shape
@@ -92,6 +111,44 @@ class PointConv(nn.Module):
         return x.astype(self.dtype) @ kernel + bias
 
 
+class Normaliser(NamedTuple):
+    """A norm whose statistics are known, so that it can be applied to any rows: x * gain + shift, then * y + b.
+
+    Attributes:
+        gain, shift: [B C], float32. y, b: [B t h w C] at the size of the latents, or None for a plain norm.
+        frames, rows: of the whole clip x. dtype: of the result.
+    """
+
+    gain: AnyArray
+    shift: AnyArray
+    y: AnyArray | None
+    b: AnyArray | None
+    frames: int
+    rows: int
+    dtype: DTypeLike
+
+    def __call__(self, x: Float[AnyArray, "B T h W C"], index: AnyArray | None = None) -> Float[AnyArray, "B T h W C"]:
+        """Normalise the last T frames of the clip: all rows, or those with the numbers `index` [h]."""
+        # One multiply and one add per pixel; the rest is per channel.
+        over_pixels = lambda a: a[:, None, None, None]  # noqa: E731
+        normed = (x.astype(jnp.float32) * over_pixels(self.gain) + over_pixels(self.shift)).astype(self.dtype)
+        if self.y is None:
+            return normed
+        y, b = (self._at(a, x.shape[1], index) for a in (self.y, self.b))
+        # Rows and columns are repeated by broadcasting over the blocks of pixels that share a latent: no copies.
+        batch, frames, rows, columns, channels = y.shape
+        blocks = (batch, frames, rows, x.shape[2] // rows, columns, x.shape[3] // columns, channels)
+        y, b = y[:, :, :, None, :, None], b[:, :, :, None, :, None]
+        return (normed.reshape(blocks) * y + b).reshape(x.shape)
+
+    def _at(self, a: AnyArray, frames: int, index: AnyArray | None) -> AnyArray:
+        """Take the modulation of the last `frames` frames, and of single rows where `index` asks for them."""
+        a = _repeat_frames(a, self.frames)[:, self.frames - frames :]
+        if index is None:
+            return a
+        return jnp.take(a, jnp.clip(index, 0, self.rows - 1) * a.shape[2] // self.rows, axis=2)
+
+
 class GroupNorm(nn.Module):
     """Normalise groups of channels with the mean and variance over all frames and pixels of the chunk.
 
@@ -103,9 +160,13 @@ class GroupNorm(nn.Module):
     eps: float = 1e-6
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "B T H W C"]:
         """Normalise x, then scale and shift each channel."""
+        return self.measure(x)(x)
+
+    @nn.compact
+    def measure(self, x: Float[AnyArray, "B T H W C"]) -> Normaliser:
+        """Take the statistics of x."""
         batch, channels = x.shape[0], x.shape[-1]
         if channels % self.groups:
             raise ValueError(f"norm_groups is {self.groups}, which does not divide {channels} channels")
@@ -122,9 +183,7 @@ class GroupNorm(nn.Module):
         # Two passes: E[x^2] - E[x]^2 loses digits when a channel's mean is large against its spread.
         variance = over_groups(jnp.square(flat - mean[:, None]).mean(axis=1))
         gain = scale * jax.lax.rsqrt(variance + self.eps)
-        # One multiply and one add per pixel; the rest is per channel.
-        y = flat * gain[:, None] + (bias - mean * gain)[:, None]
-        return y.reshape(x.shape).astype(self.dtype)
+        return Normaliser(gain, bias - mean * gain, None, None, x.shape[1], x.shape[2], self.dtype)
 
 
 class SpatialNorm(nn.Module):
@@ -139,22 +198,20 @@ class SpatialNorm(nn.Module):
     eps: float = 1e-6
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
     def __call__(
         self, x: Float[AnyArray, "B T H W C"], latents: Float[AnyArray, "B t h w z"]
     ) -> Float[AnyArray, "B T H W C"]:
         """Normalise and modulate x."""
+        return self.measure(x, latents)(x)
+
+    @nn.compact
+    def measure(self, x: Float[AnyArray, "B T H W C"], latents: Float[AnyArray, "B t h w z"]) -> Normaliser:
+        """Take the statistics of x and the modulation from the latents."""
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         # A fresh layer is a plain group norm: y = 1, b = 0.
         y = PointConv(x.shape[-1], kernel_init=zeros, bias_init=ones, dtype=self.dtype, name="conv_y")(latents)
         b = PointConv(x.shape[-1], kernel_init=zeros, dtype=self.dtype, name="conv_b")(latents)
-        normed = GroupNorm(self.groups, self.eps, self.dtype, name="norm_layer")(x)
-        y, b = _repeat_frames(y, x.shape[1]), _repeat_frames(b, x.shape[1])
-        # Rows and columns are repeated by broadcasting over the blocks of pixels that share a latent: no copies.
-        batch, frames, rows, columns, channels = y.shape
-        blocks = (batch, frames, rows, x.shape[2] // rows, columns, x.shape[3] // columns, channels)
-        y, b = y[:, :, :, None, :, None], b[:, :, :, None, :, None]
-        return (normed.reshape(blocks) * y + b).reshape(x.shape)
+        return GroupNorm(self.groups, self.eps, self.dtype, name="norm_layer").measure(x)._replace(y=y, b=b)
 
 
 def _repeat_frames(x: AnyArray, frames: int) -> AnyArray:
@@ -165,6 +222,11 @@ def _repeat_frames(x: AnyArray, frames: int) -> AnyArray:
     return jnp.repeat(x, frames // x.shape[1], axis=1)
 
 
+def silu_after(normalise: Normaliser) -> Activation:
+    """Return the function that normalises rows and applies SiLU to them."""
+    return lambda x, index=None: nn.silu(normalise(x, index))
+
+
 class ResnetBlock(nn.Module):
     """Add two rounds of (norm, SiLU, causal convolution) to the input; the norm is spatial when latents are given."""
 
@@ -172,6 +234,7 @@ class ResnetBlock(nn.Module):
     groups: int
     eps: float
     impl: str
+    strip_rows: int | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -183,9 +246,10 @@ class ResnetBlock(nn.Module):
         for i in (1, 2):
             norm = GroupNorm if latents is None else SpatialNorm
             norm = norm(self.groups, self.eps, self.dtype, name=f"norm{i}")
-            hidden = nn.silu(norm(hidden) if latents is None else norm(hidden, latents))
-            conv = CausalConv3d(self.features, impl=self.impl, dtype=self.dtype, name=f"conv{i}")
-            hidden, new_cache[f"conv{i}"] = conv(hidden, cache.get(f"conv{i}"))
+            options = {"impl": self.impl, "strip_rows": self.strip_rows, "dtype": self.dtype}
+            conv = CausalConv3d(self.features, **options, name=f"conv{i}")
+            activate = silu_after(norm.measure(hidden, *(() if latents is None else (latents,))))
+            hidden, new_cache[f"conv{i}"] = conv(hidden, cache.get(f"conv{i}"), activate)
         if x.shape[-1] != self.features:
             x = PointConv(self.features, dtype=self.dtype, name="conv_shortcut")(x)
         return x + hidden, new_cache
@@ -206,6 +270,7 @@ class Downsample(nn.Module):
 
     features: int
     compress_time: bool
+    strip_rows: int | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -216,8 +281,12 @@ class Downsample(nn.Module):
             pairs = (x[:, first::2] + x[:, first + 1 :: 2]) / 2
             x = jnp.concatenate([x[:, :1], pairs], axis=1) if first else pairs
         kernel, bias = _frame_conv_params(self, x.shape[-1], self.features)
-        y = _conv2d(_per_frame(x.astype(self.dtype)), kernel.astype(self.dtype), 2, ((0, 1), (0, 1)))
-        return y.reshape(*x.shape[:2], *y.shape[1:]) + bias.astype(self.dtype)
+
+        def convolve(inputs: tuple[AnyArray], _: AnyArray | None) -> AnyArray:
+            y = _conv2d(_per_frame(inputs[0]), kernel.astype(self.dtype), 2, ((0, 1), (0, 1)))
+            return y.reshape(*x.shape[:2], *y.shape[1:])
+
+        return vae_strips.apply(convolve, (x.astype(self.dtype),), self.strip_rows, 2) + bias.astype(self.dtype)
 
 
 class Upsample(nn.Module):
@@ -231,24 +300,28 @@ class Upsample(nn.Module):
 
     features: int
     compress_time: bool
+    strip_rows: int | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[AnyArray, "B t h w C"]) -> Float[AnyArray, "B T H W D"]:
         """Upsample x."""
-        batch, frames, rows, columns, channels = x.shape
+        batch, frames, _, columns, channels = x.shape
         kernel, bias = _frame_conv_params(self, channels, self.features)
         # merge[p, a, i] = 1 where, at output parity p, kernel entry i meets small pixel a of two.
         merge = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
         kernels = jnp.einsum("pai,qbj,ijcd->pqabcd", merge, merge, kernel).astype(self.dtype)
-        small = _per_frame(x.astype(self.dtype))
 
-        def parity(p: int, q: int) -> AnyArray:
-            return _conv2d(small, kernels[p, q], 1, ((1 - p, p), (1 - q, q)))
+        def convolve(inputs: tuple[AnyArray], _: AnyArray | None) -> AnyArray:
+            small = _per_frame(inputs[0])
 
-        rows_of = [jnp.stack([parity(p, 0), parity(p, 1)], axis=3) for p in (0, 1)]
-        y = jnp.stack(rows_of, axis=2).reshape(batch, frames, 2 * rows, 2 * columns, self.features)
-        y = y + bias.astype(self.dtype)
+            def parity(p: int, q: int) -> AnyArray:
+                return _conv2d(small, kernels[p, q], 1, ((1 - p, p), (1 - q, q)))
+
+            rows_of = [jnp.stack([parity(p, 0), parity(p, 1)], axis=3) for p in (0, 1)]
+            return jnp.stack(rows_of, axis=2).reshape(batch, frames, -1, 2 * columns, self.features)
+
+        y = vae_strips.apply(convolve, (x.astype(self.dtype),), self.strip_rows, 1) + bias.astype(self.dtype)
         if self.compress_time and frames > 1:
             y = _repeat_frames(y, 2 * frames - frames % 2)
         return y

@@ -6,6 +6,7 @@ way as that of the published demos, which tiled. Positions, overlaps and the ram
 diffusers' `enable_tiling`, with which the results agree number for number.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,18 +52,30 @@ def cut(length: int, size_in: int, size_out: int, overlap: float) -> Axis:
 
 
 def apply(
-    function: Callable[[Float[AnyArray, "B t h w C"]], Float[AnyArray, "B T H W D"]],
+    function: Callable[[Float[AnyArray, "M B t h w C"]], Float[AnyArray, "M B T H W D"]],
     x: Float[AnyArray, "B t h w C"],
     rows: Axis,
     columns: Axis,
 ) -> Float[AnyArray, "B T H W D"]:
-    """Run `function` on every tile of x and blend the results into one picture."""
+    """Run `function` on the tiles of x and blend the results into one picture.
+
+    `function` is given the M tiles of one size together, so that it can work on one after the other in a loop, which is
+    what saves the memory; tiles at the right and lower border are smaller.
+    """
+    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for top, left in itertools.product(rows.starts, columns.starts):
+        size = (min(rows.size, x.shape[2] - top), min(columns.size, x.shape[3] - left))
+        groups.setdefault(size, []).append((top, left))
+    tiles: dict[tuple[int, int], AnyArray] = {}
+    for (height, width), corners in groups.items():
+        stack = jnp.stack([x[:, :, top : top + height, left : left + width] for top, left in corners])
+        tiles.update(zip(corners, function(stack), strict=True))
     above: list[AnyArray] = []
     strips = []
     for top in rows.starts:
         line: list[AnyArray] = []
         for index, left in enumerate(columns.starts):
-            tile = function(x[:, :, top : top + rows.size, left : left + columns.size])
+            tile = tiles[top, left]
             if above:
                 tile = _blend(above[index], tile, rows.blend, 2)
             if line:

@@ -23,7 +23,7 @@ def test_blending_fades_from_one_tile_to_the_next():
     """Tiles that return their own number: the strip that two share goes from the one to the other in even steps."""
     numbers = iter([0.0, 1.0, 0.0])
     columns, rows = cut(12, 8, 8, 0.5), cut(4, 4, 4, 0.0)
-    constant = lambda tile: jnp.full_like(tile, next(numbers))  # noqa: E731
+    constant = lambda tiles: jnp.stack([jnp.full_like(tile, next(numbers)) for tile in tiles])  # noqa: E731
     out = vae_tiling.apply(constant, jnp.zeros((1, 1, 4, 12, 1)), rows, columns)[0, 0, 0, :, 0]
     np.testing.assert_allclose(out[:8], [0, 0, 0, 0, 0, 0.25, 0.5, 0.75])
 
