@@ -52,7 +52,9 @@ setup(
         ],
         "data": ["apache-beam>=2.70", "array_record>=0.8", "tensorflow-datasets>=4.9.9"],
         "movi": ["tensorflow>=2.18"],
-        "parity": ["torch==2.13.0", "diffusers>=0.35", "transformers>=4.57"],
+        # transformers reads vocabularies with sentencepiece's generated protobuf classes, which from 0.2.3 on load only
+        # beside protobuf 7, and apache-beam admits none above 6.
+        "parity": ["torch==2.13.0", "diffusers>=0.35", "sentencepiece>=0.2,<0.2.3", "transformers>=4.57"],
         "cuda": ["jax[cuda12]>=0.10.0"],
         "tpu": ["jax[tpu]>=0.10.0"],
         "editor": ["notebook>=7.3"],
