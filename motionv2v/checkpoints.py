@@ -198,10 +198,14 @@ def save_model(
     return folder
 
 
-def load_model(name_or_folder: str | os.PathLike, expected: PyTree | None = None) -> tuple[ConfigDict, PyTree]:
-    """Load (config, params in fp32 numpy) of a released model by name, of a model folder, or of a training work dir.
+def load_model(
+    name_or_folder: str | os.PathLike, expected: PyTree | None = None, as_stored: bool = False
+) -> tuple[ConfigDict, PyTree]:
+    """Load (config, params in numpy) of a released model by name, of a model folder, or of a training work dir.
 
     `expected`: a tree of anything with shapes (as jax.eval_shape gives) that the parameters must agree with.
+    `as_stored` keeps the number type of a model folder's file, which for bfloat16 takes half the memory; else, and for
+    work dirs always, floats become fp32.
     CheckpointError in one line: no such name or folder, bad json, weights missing, cut off or altered, other shapes.
     """
     folder = resolve(name_or_folder)
@@ -217,7 +221,8 @@ def load_model(name_or_folder: str | os.PathLike, expected: PyTree | None = None
             raise CheckpointError(_nothing_found(folder))
         if _sha256(path) != weights["sha256"]:
             raise CheckpointError(f"{path} is not the file its config.json describes (sha256 differs): copy it again")
-        config, params = ConfigDict(_tuples(config)), _to_float32(_read_weights(path))
+        config, params = ConfigDict(_tuples(config)), _read_weights(path)
+        params = params if as_stored else _to_float32(params)
     if expected is not None:
         check_shapes(params, expected, str(name_or_folder))
     return config, params

@@ -28,22 +28,29 @@ NEGATIVE_PROMPT = (
 )
 """The text that guidance moves away from with CogVideoX-sized models, as in the published demos."""
 NULL_PROMPT = "."
+KINDS = ("control", "base")
+"""Kinds of model that an `Editor` runs: one with a control branch, and a text-to-video base without."""
 
 
-def load(name_or_folder: str) -> "Editor":
+def load(name_or_folder: str | os.PathLike) -> "Editor":
     """Load an editor: a released name (`tiny`), a model folder, or a training work dir (its averaged weights).
+
+    Weights of a model that computes in bfloat16 stay in the number type of their file. A text-to-video base loads as
+    well: it has `text_to_video`, and cannot edit.
 
     Raises:
         checkpoints.CheckpointError: a one-line reason if there is no such model or it is damaged.
-        ValueError: if the checkpoint is not that of an editing model.
+        ValueError: if the checkpoint is of another kind.
     """
-    config, params = checkpoints.load_model(name_or_folder)
-    if config.get("kind") != "control":
+    folder = checkpoints.resolve(name_or_folder)
+    computes = checkpoints.read_config(folder).get("dit", {}).get("dtype", "float32")
+    config, params = checkpoints.load_model(name_or_folder, as_stored=computes == "bfloat16")
+    if config.get("kind") not in KINDS:
         raise ValueError(
             f"{name_or_folder} holds a {config.get('kind', 'nameless')!r} model ({config.get('name', '?')}); "
             "editing needs one of kind 'control', such as the released 'tiny'"
         )
-    editor = Editor(config, params, checkpoints.resolve(name_or_folder))
+    editor = Editor(config, params, folder)
     checkpoints.check_shapes(params, editor.expected_shapes(), str(name_or_folder))
     return editor
 
@@ -52,7 +59,7 @@ class Editor:
     """A model ready to edit: modules, parameters and compiled functions.
 
     Attributes:
-        config: the checkpoint's own config. params: the full tree, fp32. model: the modules.
+        config: the checkpoint's own config. params: the full tree. model: the modules.
     """
 
     def __init__(self, config: Any, params: PyTree, folder: str | os.PathLike | None = None):
@@ -110,8 +117,10 @@ class Editor:
             The edited clip, of the same size, frame count and frame rate.
 
         Raises:
-            ValueError: if the tracks do not fit each other or the clip, saying both shapes.
+            ValueError: if the tracks do not fit each other or the clip, saying both shapes; if the model cannot edit.
         """
+        if self.model.method is None:
+            raise ValueError(f"{self.config.get('name', 'this model')} has no control branch: it cannot edit motion")
         clip = clip if isinstance(clip, video_io.Clip) else video_io.Clip(np.asarray(clip), 8.0)
         frames = clip.frames
         check_tracks(frames, source, target)
