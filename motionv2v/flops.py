@@ -1,0 +1,101 @@
+"""Count the floating-point operations of the transformer, and how much of a device's peak a run uses.
+
+A multiply-add is two operations. With N tokens (text and video), V of them video, width D, a feed-forward layer of r D:
+
+    linear layers of a block      (8 + 4 r) N D^2          queries, keys, values, output; feed-forward up and down
+    attention of a block          4 N^2 D                  scores and their sum over values
+    zero layers of a branch       2 V D^2 each             one before its blocks and one after every block
+
+Training counts what the mathematics needs, and no more: a backward pass needs the gradient to a layer's input (as many
+operations as forward) and, where the layer trains, to its weights (as many again); attention has no weights, and needs
+twice its forward operations. Frozen layers in front of everything that trains need no backward pass at all. Work that
+is repeated to save memory does not count, nor do text encoder and autoencoder, which cached data leave out.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
+    "A100": 312e12,
+    "H100": 989.5e12,
+    "H200": 989.5e12,
+}
+"""Dense bfloat16 operations per second by device, as their makers state them; a TPU7x device is one of two cores."""
+
+
+class Count(NamedTuple):
+    """Operations of one sample: linear layers and attention of the main blocks and of the branch, and the rest."""
+
+    main_linear: float
+    main_attention: float
+    branch_linear: float
+    branch_attention: float
+    zero_layers: float
+    ends: float
+
+    @property
+    def total(self) -> float:
+        """Return the sum."""
+        return float(sum(self))
+
+
+def forward(dit: Any, grid: Sequence[int], text_length: int, use_control: bool = True) -> Count:
+    """Count one forward pass of one sample.
+
+    Args:
+        dit: a `models.dit.DiT`, or anything with its fields.
+        grid: (t, h, w) of the latents. text_length: tokens of text.
+        use_control: whether the control branch runs.
+    """
+    width, patch = dit.width, dit.patch
+    video = 1
+    for length, side in zip(grid, patch, strict=True):
+        video *= length // side
+    tokens = video + text_length
+    linear = (8 + 4 * dit.mlp_ratio) * tokens * width**2
+    # Two modulated norms a block, each from one vector per sample to six vectors.
+    modulation = 2 * 2 * dit.time_embed_dim * 6 * width
+    attention = 4 * tokens**2 * width
+    depth = dit.control_depth if use_control else 0
+    volume = patch[0] * patch[1] * patch[2]
+    ends = 2 * video * width * volume * (dit.in_channels + dit.out_channels) + 2 * text_length * dit.text_dim * width
+    ends += 2 * width * dit.time_embed_dim + 2 * dit.time_embed_dim**2 + 2 * dit.time_embed_dim * 2 * width
+    return Count(
+        dit.num_layers * (linear + modulation),
+        dit.num_layers * attention,
+        depth * (linear + modulation),
+        depth * attention,
+        (depth + 1) * 2 * video * width**2 if depth else 0,
+        ends,
+    )
+
+
+def train_step(dit: Any, grid: Sequence[int], text_length: int, kind: str) -> float:
+    """Count one training step of one sample: "base" trains all of the transformer, "control" the branch on it.
+
+    The branch is added after main block 0, so that block needs no backward pass when the main blocks are frozen.
+    Raises ValueError for another kind.
+    """
+    if kind not in ("base", "control"):
+        raise ValueError(f"kind is {kind!r}; operations are counted for base, control")
+    count = forward(dit, grid, text_length, use_control=kind == "control")
+    if kind == "base":
+        return 3 * count.total
+    behind = (dit.num_layers - 1) / dit.num_layers
+    frozen = behind * (count.main_linear + 2 * count.main_attention)
+    trained = 2 * (count.branch_linear + count.branch_attention + count.zero_layers)
+    return count.total + frozen + trained
+
+
+def peak(device_kind: str) -> float | None:
+    """Return the bfloat16 operations per second of a device by jax's `device_kind`; None if it is not in `PEAKS`."""
+    names = [name for name in PEAKS if name.lower() in device_kind.lower()]
+    return PEAKS[max(names, key=len)] if names else None
