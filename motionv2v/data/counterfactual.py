@@ -87,6 +87,34 @@ def preset_pair(
     return FramePair(source, target)
 
 
+def slowed_pair(
+    rng: np.random.Generator, num_available: int, num_frames: int, reverse_source: float = 0.3
+) -> FramePair:
+    """Draws a contiguous window as the target and, as the source, that window under a speed preset, perhaps reversed.
+
+    Unlike `preset_pair`, never changes the target: what is generated should move as filmed. The source always differs.
+    Raises ValueError for a clip shorter than T.
+    """
+    target = transforms.window_indices(rng, num_available, num_frames)
+    source = target[transforms.speed_indices(str(rng.choice(transforms.SPEEDS[1:])), num_frames)]
+    return FramePair(source[::-1] if rng.random() < reverse_source else source, target)
+
+
+def shuffled_pair(rng: np.random.Generator, num_available: int, num_frames: int) -> FramePair:
+    """Draws a contiguous window as the target and its pieces in another order (`shuffle_indices`) as the source.
+
+    Raises ValueError for a clip shorter than T.
+    """
+    target = transforms.window_indices(rng, num_available, num_frames)
+    return FramePair(target[transforms.shuffle_indices(rng, num_frames)], target)
+
+
+def same_pair(rng: np.random.Generator, num_available: int, num_frames: int) -> FramePair:
+    """Draws a contiguous window as both source and target: what is to differ, a crop, comes after it."""
+    target = transforms.window_indices(rng, num_available, num_frames)
+    return FramePair(target, target)
+
+
 def take_pair(clip: TrackedClip, pair: FramePair) -> ClipPair:
     """Cuts source and target out of one tracked clip. Raises ValueError for a frame that does not exist."""
     return ClipPair(transforms.take_frames(clip, pair.source), transforms.take_frames(clip, pair.target))

@@ -133,6 +133,25 @@ def window_indices(rng: np.random.Generator, num_available: int, num_frames: int
     return int(rng.integers(num_available - num_frames + 1)) + np.arange(num_frames)
 
 
+def shuffle_indices(rng: np.random.Generator, num_frames: int, max_segments: int = 4) -> Int[np.ndarray, "T"]:
+    """Cuts a clip at random into 2..max_segments pieces and puts them together in another order, some of them reversed.
+
+    Within a piece motion stays smooth. Every frame appears once, and the order is never the clip's own (the paper's
+    figure 4 shuffles generated clips in time and states no numbers). Raises ValueError for fewer than 2 frames or
+    pieces.
+    """
+    if num_frames < 2 or max_segments < 2:
+        raise ValueError(f"a shuffle needs 2 frames and 2 pieces, got {num_frames} frames, max_segments={max_segments}")
+    frames = np.arange(num_frames)
+    while True:
+        count = int(rng.integers(2, min(max_segments, num_frames) + 1))
+        cuts = np.sort(rng.choice(frames[1:], size=count - 1, replace=False))
+        pieces = [piece[::-1] if rng.random() < 0.5 else piece for piece in np.split(frames, cuts)]
+        order = np.concatenate([pieces[index] for index in rng.permutation(count)])
+        if (order != frames).any():
+            return order
+
+
 def temporal_dropout(rng: np.random.Generator, num_frames: int, proportion: float) -> Bool[np.ndarray, "T"]:
     """Draws a keep mask over frames, made of whole segments, that keeps each frame with probability `proportion`.
 

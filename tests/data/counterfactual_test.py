@@ -59,6 +59,24 @@ def test_preset_pairs_have_one_regular_side_and_the_given_reversals():
     assert abs(slowed - 0.5 * 6 / 7) < 0.04
 
 
+def test_slowed_and_shuffled_sources_show_the_targets_window():
+    rng = np.random.default_rng(0)
+    slowed = [counterfactual.slowed_pair(rng, 40, 17) for _ in range(1500)]
+    tables = {tuple(transforms.speed_indices(name, 17)) for name in transforms.SPEEDS[1:]}
+    for pair in slowed:
+        assert (np.diff(pair.target) == 1).all() and pair.target.min() >= 0 and pair.target.max() < 40
+        assert tuple(np.sort(pair.source) - pair.target[0]) in tables
+    backwards = np.mean([pair.source[0] > pair.source[-1] for pair in slowed])
+    assert abs(backwards - 0.3) < 0.05  # standard error 0.012
+    for pair in (counterfactual.shuffled_pair(rng, 40, 17) for _ in range(100)):
+        np.testing.assert_array_equal(np.sort(pair.source), pair.target)
+        assert (pair.source != pair.target).any() and (np.diff(pair.target) == 1).all()
+    same = counterfactual.same_pair(rng, 40, 17)
+    np.testing.assert_array_equal(same.source, same.target)
+    with pytest.raises(ValueError, match="17 frames does not fit a clip of 16"):
+        counterfactual.slowed_pair(rng, 16, 17)
+
+
 def small_clip(num_frames=12):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (num_frames, 24, 32, 3), dtype=np.uint8)

@@ -133,6 +133,21 @@ def test_windows_are_contiguous_and_uniform():
         transforms.window_indices(rng, 4, 5)
 
 
+def test_shuffles_keep_every_frame_and_motion_within_pieces():
+    rng = np.random.default_rng(0)
+    orders = np.array([transforms.shuffle_indices(rng, 17) for _ in range(2000)])
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.broadcast_to(np.arange(17), orders.shape))
+    assert (orders != np.arange(17)).any(axis=1).all()
+    jumps = (np.abs(np.diff(orders, axis=1)) != 1).sum(axis=1)
+    # 4 pieces meet at 3 places; a join can also happen to go on smoothly.
+    assert jumps.max() == 3 and jumps.min() <= 1
+    reversed_steps = (np.diff(orders, axis=1) == -1).mean()
+    assert 0.4 < reversed_steps < 0.55  # half of the pieces, fewer than half of the steps because of the joins
+    assert transforms.shuffle_indices(rng, 2).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="got 1 frames, max_segments=4"):
+        transforms.shuffle_indices(rng, 1)
+
+
 def test_temporal_dropout_has_its_statistics():
     """With L frames and proportion 1/2, q is uniform: P(all) = mean of 1 / (k + 1) over k = 1..L segments."""
     keep = transforms.temporal_dropout_masks(np.random.default_rng(0), 13, np.full(60_000, 0.5))
