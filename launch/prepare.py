@@ -1,8 +1,4 @@
-"""Prepare training data: python launch/prepare.py --stage=latents --config=configs/motionv2v_tiny.py --out=runs/latents
-
-The latents stage draws synthetic pairs and encodes them once with the config's frozen VAE. Killed and started again it
-goes on; asked for more samples it adds to what is there. Bad input ends in one line and exit code 2.
-"""
+"""Prepare data: pairs with tracks of videos (--videos --out), or latents of synthetic pairs (--config); resumable."""
 
 import sys
 from pathlib import Path
@@ -10,31 +6,54 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import prepare
+from motionv2v import prepare, prepare_videos
 
 # Config files import one another as `configs.common`; the package itself is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="the experiment, such as configs/motionv2v_tiny.py")
-STAGE = flags.DEFINE_enum("stage", "latents", ["latents"], "what to prepare")
-OUT = flags.DEFINE_string("out", None, "folder to write; default: the config's data.latents")
-NUM = flags.DEFINE_integer("num_samples", 16384, "pairs, rounded up to whole shards", lower_bound=1)
+CONFIG = config_flags.DEFINE_config_file("config", help_string="latents: such as configs/motionv2v_tiny.py")
+STAGE = flags.DEFINE_enum("stage", None, ["pairs", "latents"], "what to prepare; default: pairs if --videos is given")
+OUT = flags.DEFINE_string("out", None, "folder to write; latents default: the config's data.latents")
+NUM = flags.DEFINE_integer("num_samples", 16384, "latents: pairs, rounded up to whole shards", lower_bound=1)
+VIDEOS = flags.DEFINE_string("videos", None, "pairs: folder of videos, searched with the folders in it")
+flags.DEFINE_string("size", "480x720", "pairs: HEIGHTxWIDTH in pixels")
+flags.DEFINE_integer("num_frames", 49, "pairs: frames of a clip", lower_bound=2)
+flags.DEFINE_integer("num_points", 64, "pairs: tracks of a pair", lower_bound=1)
+flags.DEFINE_integer("pairs_per_clip", 4, "pairs: drawn from each clip", lower_bound=1)
+flags.DEFINE_integer("max_clips", 4, "pairs: clips taken of each video", lower_bound=1)
+flags.DEFINE_string("tracker", "classical", "pairs: name for trackers.get")
+flags.DEFINE_string("tracker_mode", "dis", "pairs: mode of the classical tracker")
+flags.DEFINE_integer("seed", 0, "pairs: of all random choices", lower_bound=0)
+flags.DEFINE_float("test_share", 0.0, "pairs: share of the videos that becomes split test")
+flags.DEFINE_integer("preview", 4, "pairs: how many are drawn on contact_sheet.png", lower_bound=0)
+flags.DEFINE_integer("num_workers", 0, "pairs: processes on this machine; 0: one per core", lower_bound=0)
+flags.DEFINE_string("runner", "DirectRunner", "pairs: Beam runner, or FlinkRunner, DataflowRunner, SparkRunner")
+flags.DEFINE_string("pipeline_options", "", "pairs: options of the runner, in one string")
+JOB = ("size", "num_frames", "num_points", "pairs_per_clip", "max_clips", "tracker", "tracker_mode", "seed")
+RUN = ("test_share", "preview", "num_workers", "runner", "pipeline_options")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    out = OUT.value or CONFIG.value.data.get("latents") or f"runs/latents_{CONFIG.value.name}"
     try:
-        folder = prepare.write_latents(CONFIG.value, out, NUM.value)
+        if STAGE.value == "pairs" or (VIDEOS.value and STAGE.value is None):
+            if not VIDEOS.value or not OUT.value:
+                raise ValueError("stage pairs needs --videos=DIR and --out=DIR")
+            job, options = ({name: flags.FLAGS[name].value for name in names} for names in (JOB, RUN))
+            prepare_videos.write_pairs(VIDEOS.value, OUT.value, prepare_videos.make_job(**job), **options)
+        elif CONFIG.value is None:
+            raise ValueError("expected --videos=DIR --out=DIR, or --config=configs/motionv2v_tiny.py for stage latents")
+        else:
+            out = OUT.value or CONFIG.value.data.get("latents") or f"runs/latents_{CONFIG.value.name}"
+            folder = prepare.write_latents(CONFIG.value, out, NUM.value)
+            print(f"latents are in {folder}; train with --config.data.latents={folder}")
     except (ValueError, OSError) as error:
         if logging.level_debug():
             raise
         print(f"prepare: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    print(f"latents are in {folder}; train with --config.data.latents={folder}")
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
     app.run(main)

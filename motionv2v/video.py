@@ -1,4 +1,4 @@
-"""Read, write and resize video files; the only module of this package that knows codecs.
+"""Read, write and resize video files; with `video_bytes` and `video_scan` the only modules of this package that know codecs.
 
 Frames are uint8 RGB, [T H W 3], values 0 to 255. Decoding and encoding go through PyAV, whose wheel carries FFmpeg and
 x264, so no program has to be installed beside Python. Everything that can be wrong with a person's file ends in a
@@ -347,3 +347,14 @@ def _encode_gif(path: Path, frames: UInt8[AnyArray, "T H W 3"], rate: Fraction, 
 def _reason(error: Exception) -> str:
     """Return what FFmpeg or the system says about an error, without its number and file name."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
+
+
+@contextlib.contextmanager
+def open_stream(path: str | os.PathLike) -> Iterator[tuple]:
+    """Open a file for whoever decodes it picture by picture; yield PyAV's container and its first stream of pictures.
+
+    Raises VideoError as `read` does for what cannot be opened.
+    """
+    _check_file(Path(path))
+    with _open(Path(path)) as (container, stream):
+        yield container, stream
