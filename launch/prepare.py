@@ -8,8 +8,7 @@ from ml_collections import config_flags
 
 from motionv2v import prepare, prepare_videos
 
-# Config files import one another as `configs.common`; the package itself is installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files import one another as `configs.common`
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="latents: such as configs/motionv2v_tiny.py")
 STAGE = flags.DEFINE_enum("stage", None, ["pairs", "latents"], "what to prepare; default: pairs if --videos is given")
@@ -23,14 +22,15 @@ flags.DEFINE_integer("pairs_per_clip", 4, "pairs: drawn from each clip", lower_b
 flags.DEFINE_integer("max_clips", 4, "pairs: clips taken of each video", lower_bound=1)
 flags.DEFINE_string("tracker", "classical", "pairs: name for trackers.get")
 flags.DEFINE_string("tracker_mode", "dis", "pairs: mode of the classical tracker")
+flags.DEFINE_string("generator", "", "pairs: model that makes frames between two frames; '': none are made up")
+flags.DEFINE_string("prompts", "grammar", "pairs: of the generator: grammar, a text file, or a language model's folder")
 flags.DEFINE_integer("seed", 0, "pairs: of all random choices", lower_bound=0)
 flags.DEFINE_float("test_share", 0.0, "pairs: share of the videos that becomes split test")
 flags.DEFINE_integer("preview", 4, "pairs: how many are drawn on contact_sheet.png", lower_bound=0)
 flags.DEFINE_integer("num_workers", 0, "pairs: processes on this machine; 0: one per core", lower_bound=0)
 flags.DEFINE_string("runner", "DirectRunner", "pairs: Beam runner, or FlinkRunner, DataflowRunner, SparkRunner")
 flags.DEFINE_string("pipeline_options", "", "pairs: options of the runner, in one string")
-JOB = ("size", "num_frames", "num_points", "pairs_per_clip", "max_clips", "tracker", "tracker_mode", "seed")
-RUN = ("test_share", "preview", "num_workers", "runner", "pipeline_options")
+JOB = "size num_frames num_points pairs_per_clip max_clips tracker tracker_mode generator prompts seed".split()
 
 
 def main(argv: list[str]) -> None:
@@ -38,9 +38,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
         if STAGE.value == "pairs" or (VIDEOS.value and STAGE.value is None):
-            if not VIDEOS.value or not OUT.value:
+            if not (VIDEOS.value and OUT.value):
                 raise ValueError("stage pairs needs --videos=DIR and --out=DIR")
-            job, options = ({name: flags.FLAGS[name].value for name in names} for names in (JOB, RUN))
+            run = "test_share preview num_workers runner pipeline_options".split()
+            job, options = ({name: flags.FLAGS[name].value for name in names} for names in (JOB, run))
             prepare_videos.write_pairs(VIDEOS.value, OUT.value, prepare_videos.make_job(**job), **options)
         elif CONFIG.value is None:
             raise ValueError("expected --videos=DIR --out=DIR, or --config=configs/motionv2v_tiny.py for stage latents")

@@ -13,6 +13,7 @@ anywhere and started again, it goes on, and ends with the same data set byte for
 in the folder, it makes theirs and packs anew.
 """
 
+import functools
 import json
 import logging
 import os
@@ -54,7 +55,16 @@ def make_job(size: str, num_points: int, tracker: str, tracker_mode: str, **sett
     settings |= {"num_points": num_points, "min_points": min(recipes.PairConfig.min_points, num_points)}
     pairs = recipes.PairConfig(size=(int(sides[0]), int(sides[1])), **settings)
     options = (("mode", tracker_mode),) if tracker == "classical" else ()
-    return PairJob(pairs, tracker=tracker, tracker_options=options, **own)
+    return PairJob(pairs, tracker=tracker, tracker_options=options, open_generator=open_generator, **own)
+
+
+@functools.cache
+def open_generator(folder: str) -> recipes.Generator:
+    """Load the model that makes frames between two frames, once per worker process; see `interpolate.load`."""
+    # Only where it is asked for: workers that track need no jax.
+    from motionv2v import interpolate
+
+    return interpolate.load(folder)
 
 
 def write_pairs(

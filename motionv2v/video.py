@@ -1,4 +1,4 @@
-"""Read, write and resize video files; with `video_bytes` and `video_scan` the only modules of this package that know codecs.
+"""Read, write and resize video files; `video_bytes` and `video_scan` beside it are all else that knows codecs.
 
 Frames are uint8 RGB, [T H W 3], values 0 to 255. Decoding and encoding go through PyAV, whose wheel carries FFmpeg and
 x264, so no program has to be installed beside Python. Everything that can be wrong with a person's file ends in a

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -197,6 +198,29 @@ def test_an_unforeseen_failure_is_reported_and_tried_again(tmp_path, monkeypatch
     assert video_pairs.read_report(path)["reason"] == "ZeroDivisionError: division by zero"
     assert not video_pairs.is_made(found, tmp_path / "work")
     assert video_pairs.read_report(video_pairs.ensure(found, JOB, tmp_path / "work"))["pairs"] > 0
+
+
+def cross_fade(first, last, prompt, num_frames, seed):
+    """A generator whose result can be tracked: it moves the first frame's picture sideways."""
+    assert "dancing bear" in prompt
+    frames = np.stack([np.roll(first, 2 * t, axis=1) for t in range(num_frames)])
+    frames[-1] = last
+    return frames
+
+
+def test_a_generator_makes_the_frames_between_two_frames(tmp_path):
+    video.write(tmp_path / "in" / "dancing_bear.mp4", moving_texture(1), 24, crf=5)
+    found = video_files.find(tmp_path / "in")[0][0]
+    pairs = replace(JOB.pairs, recipes={"interpolate": 1.0}, max_return=0.1, min_returned=0.1, min_points=1)
+    job = replace(JOB, pairs=pairs, generator="fade", open_generator={"fade": cross_fade}.get)
+    job.check()
+    assert job.settings()["generator"] == "fade" and "open_generator" not in job.settings()
+    made, report = video_pairs.make(found, job)
+    assert made, report
+    kinds = {record["kind"] for _, record in made}
+    assert kinds == {"interpolate"}
+    with pytest.raises(ValueError, match="generator='fade' needs open_generator"):
+        replace(job, open_generator=None).check()
 
 
 def test_no_pairs_at_all_is_an_error_that_points_to_the_report(tmp_path):

@@ -8,12 +8,13 @@ make the same video write the same bytes. All random numbers come from (seed, id
 A video that cannot be used, for whatever reason, has a result too: a report without pairs that says why.
 """
 
+import functools
 import io
 import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from motionv2v import trackers, video_bytes, video_scan
-from motionv2v.data import recipes, records, shots
+from motionv2v.data import motion_prompts, recipes, records, shots
 from motionv2v.data.video_files import Video
 from motionv2v.video import VideoError
 
+_open_prompts = functools.cache(motion_prompts.get)  # it may be a language model
 _SHOT_SIZE = (96, 144)
 """Shots are found on pictures that just cover this size, in pixels."""
 
@@ -41,6 +43,8 @@ class PairJob:
         clip_frames: frames of a clip; 0 means twice a pair's, which leaves room for other speeds.
         max_frames: a longer video is used up to this frame.
         crf: quality of the stored clips, see `video_bytes`. seed: of all random choices.
+        generator: what `open_generator` is given to open a model that makes frames between two frames, for the recipe
+            "interpolate"; "" leaves that recipe out. prompts: what it is asked for, see `motion_prompts.get`.
     """
 
     pairs: recipes.PairConfig = field(default_factory=recipes.PairConfig)
@@ -53,6 +57,9 @@ class PairJob:
     max_frames: int = 20_000
     crf: int = video_bytes.CRF
     seed: int = 0
+    generator: str = ""
+    prompts: str = "grammar"
+    open_generator: Callable[[str], recipes.Generator] | None = field(default=None, compare=False)
 
     def check(self) -> None:
         """Raise ValueError in one line for settings that no video could meet, before any work is done."""
@@ -64,11 +71,16 @@ class PairJob:
                 raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
         if self.clip_frames and self.clip_frames < self.pairs.num_frames:
             raise ValueError(f"clip_frames={self.clip_frames} is below the {self.pairs.num_frames} frames of a pair")
+        if self.generator and self.open_generator is None:
+            raise ValueError(f"generator={self.generator!r} needs open_generator, which opens it")
+        if self.generator:
+            _open_prompts(self.prompts)
         trackers.get(self.tracker, **dict(self.tracker_options))
 
     def settings(self) -> dict[str, Any]:
         """Return everything that a result depends on, as JSON holds it."""
-        return json.loads(json.dumps({**asdict(self), "version": records.VERSION}, default=str))
+        fields = {name: value for name, value in asdict(self).items() if name != "open_generator"}
+        return json.loads(json.dumps({**fields, "version": records.VERSION}, default=str))
 
 
 def ensure(video: Video, job: PairJob, work: str | os.PathLike) -> Path:
@@ -205,6 +217,9 @@ def _pairs(
 ) -> Iterator[tuple[str, recipes.PairSample]]:
     """Track one clip and draw its pairs; count what the gates reject."""
     tracker = trackers.get(job.tracker, **dict(job.tracker_options))
+    made_up = {}
+    if job.generator:
+        made_up = {"generator": job.open_generator(job.generator), "prompts": _open_prompts(job.prompts)}
     number = zlib.crc32(video.id.encode())
     try:
         tracks = recipes.track_grid(np.random.default_rng([job.seed, number, index]), frames, tracker, job.pairs)
@@ -216,7 +231,7 @@ def _pairs(
         rng = np.random.default_rng([job.seed, number, index, pair + 1])
         for _ in range(job.draws):
             try:
-                sample = recipes.make_pair(rng, frames, tracks, tracker, job.pairs, caption=video.caption)
+                sample = recipes.make_pair(rng, frames, tracks, tracker, job.pairs, caption=video.caption, **made_up)
             except recipes.Rejected as error:
                 rejected[error.gate] += 1
                 continue
