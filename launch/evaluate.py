@@ -1,8 +1,4 @@
-"""Measure a model: python launch/evaluate.py --checkpoint=tiny --num_pairs=200 --seed=7 --json=out.json
-
-Prints a table (the model, the frozen base without its control branch, copying the source) and writes one flat json
-object. `--compare` adds rows of other checkpoints. The protocol is described in motionv2v/evaluate.py.
-"""
+"""Measure a model: python launch/evaluate.py --checkpoint=tiny --json=out.json; or a tracker: --benchmark=tapvid."""
 
 import json
 import sys
@@ -11,48 +7,52 @@ from pathlib import Path
 from absl import app, flags, logging
 from rich.progress import track
 
-from motionv2v import editing, evaluate, figures, video
+from motionv2v import editing, evaluate, figures, tapvid, video
 
-BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic"], "which protocol")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, a model folder or a training work dir")
+BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid"], "motionv2v/evaluate.py or tapvid.py")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder or work dir, tracker's weights")
 COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a row of the table")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 7, "which held-out pairs", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 7, "which held-out pairs, or scenes", lower_bound=0)
 STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the model's", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "file for the results")
-OUT = flags.DEFINE_string("out", None, "folder for videos and a contact sheet of the first pairs")
+OUT = flags.DEFINE_string("out", None, "synthetic: folder for videos and a contact sheet of the first pairs")
+TRACKER = flags.DEFINE_string("tracker", "classical", "tapvid: the tracker's name")
+MODE = flags.DEFINE_multi_string("mode", [], "tapvid: modes of the classical tracker; default: all")
+PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as tapvid_davis.pkl; default: scenes")
 
 
-def rows() -> list[evaluate.Row]:
-    options = {"num_pairs": NUM_PAIRS.value, "seed": SEED.value, "num_steps": STEPS.value}
-    progress = lambda steps: track(list(steps), "editing")  # noqa: E731
+def edits() -> tuple[str, dict[str, float]]:
+    options = {"num_pairs": NUM_PAIRS.value, "seed": SEED.value, "num_steps": STEPS.value, "progress": track}
     editor = editing.load(CHECKPOINT.value)
-    result = [evaluate.run_row(CHECKPOINT.value, editor, progress=progress, **options)]
-    result.append(evaluate.run_row("frozen base, no control", editor, use_control=False, progress=progress, **options))
-    others = [(name, editing.load(name)) for name in COMPARE.value]
-    return result + [evaluate.run_row(name, other, progress=progress, **options) for name, other in others]
+    rows = [evaluate.run_row(CHECKPOINT.value, editor, **options)]
+    rows.append(evaluate.run_row("frozen base, no control", editor, use_control=False, **options))
+    rows += [evaluate.run_row(name, editing.load(name), **options) for name in COMPARE.value]
+    for index, (pair, edited) in enumerate(zip(rows[0].pairs[:8], rows[0].videos[:8], strict=True)):
+        if OUT.value:
+            clip = evaluate.comparison_video(pair, edited)
+            video.write(Path(OUT.value) / f"pair_{index}.mp4", clip, fps=8)
+            figures.save_png(Path(OUT.value) / f"pair_{index}.png", figures.contact_sheet([(pair.caption, clip)], 4))
+    return evaluate.format_table(rows) + (f"\nwrote videos and sheets in {OUT.value}" if OUT.value else ""), rows[
+        0
+    ].results
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
-        table = rows()
+        options = [flag.value for flag in (TRACKER, MODE, CHECKPOINT, PICKLE, SEED)]
+        text, results = edits() if BENCHMARK.value == "synthetic" else tapvid.table(*options, track)
     except (ValueError, OSError) as error:
         if logging.level_debug():
             raise
         print(f"evaluate: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    print(evaluate.format_table(table))
+    print(text)
     if JSON.value:
-        Path(JSON.value).write_text(json.dumps(table[0].results, indent=2) + "\n", encoding="utf-8")
+        Path(JSON.value).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print(f"wrote {JSON.value}")
-    if OUT.value:
-        for index, (pair, edited) in enumerate(zip(table[0].pairs[:8], table[0].videos[:8], strict=False)):
-            clip = evaluate.comparison_video(pair, edited)
-            video.write(Path(OUT.value) / f"pair_{index}.mp4", clip, fps=8)
-            figures.save_png(Path(OUT.value) / f"pair_{index}.png", figures.contact_sheet([(pair.caption, clip)], 4))
-        print(f"wrote videos and contact sheets in {OUT.value}")
 
 
 if __name__ == "__main__":

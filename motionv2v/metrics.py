@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Bool, Float, Num
+from motionv2v.typing import AnyArray, Bool, Float, Int, Num
 
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 
@@ -123,30 +123,80 @@ def identity_copy_rate(
     return _mean(gap(source) < gap(target))
 
 
-def tap_vid(
-    estimated: Tracks, reference: Tracks, size: tuple[int, int], counted: Bool[AnyArray, "N T"] | None = None
+def tapvid(
+    estimated: Tracks,
+    reference: Tracks,
+    query_frames: Int[AnyArray, "N"],
+    size: tuple[int, int],
+    query_mode: str = "strided",
 ) -> dict[str, float]:
-    """Return TAP-Vid's scores, each 0 to 1: "average_jaccard", "position_accuracy" and "occlusion_accuracy".
+    """Return TAP-Vid's scores of one clip, each 0 to 1: "average_jaccard", "delta_avg" and "occlusion_accuracy".
 
-    Positions are scaled from `size` (H, W) to 256x256 and compared with 1, 2, 4, 8 and 16 pixels (strictly below).
-    Position accuracy is taken where the reference is visible. Jaccard is TP / (visible in the reference + FP), where FP
-    is claimed visible but hidden or too far off. `counted` leaves out frames, such as the query frame itself.
+    As in the TAP-Vid paper (Doersch et al. 2022, section 3) and its reference code: positions are scaled from `size`
+    (H, W) to 256x256 and compared with 1, 2, 4, 8 and 16 pixels (strictly below), whose scores are averaged. Over all
+    points of the clip together, `delta_avg` is the share of near positions where the reference is visible, whatever
+    the tracker claims there; Jaccard is TP / (visible in the reference + FP), where TP is near and visible in both and
+    FP is claimed visible but hidden or too far off; occlusion accuracy is the share of right claims. A data set's score
+    is the mean over its clips.
+
+    `query_frames` says where each point was given. With `query_mode` "strided" all frames but that one count, with
+    "first" only those after it. Frames in which nothing counts give NaN. Raises ValueError for another mode and for
+    query frames that the tracks do not have.
     """
-    counted = np.ones(reference.visible.shape, bool) if counted is None else np.asarray(counted)
+    num_points, num_frames = reference.visible.shape
+    query_frames = np.asarray(query_frames)
+    if len(query_frames) != num_points or estimated.visible.shape != reference.visible.shape:
+        raise ValueError(
+            f"{len(query_frames)} query frames, estimated tracks {list(estimated.visible.shape)} and reference tracks "
+            f"{[num_points, num_frames]} (points, frames) do not belong together"
+        )
+    if ((query_frames < 0) | (query_frames >= num_frames)).any():
+        given = f"{query_frames.min()} to {query_frames.max()}"
+        raise ValueError(f"query frames must be 0 to {num_frames - 1}, given {given}")
+    counted = _counted(query_frames, num_frames, query_mode)
     scale = 256.0 / np.array([size[1], size[0]], np.float64)
     distance = np.linalg.norm((np.asarray(estimated.xy) - np.asarray(reference.xy)) * scale, axis=-1)
     truth, claim = np.asarray(reference.visible) & counted, np.asarray(estimated.visible) & counted
     jaccard, accuracy = [], []
     for threshold in (1, 2, 4, 8, 16):
         near = distance < threshold
-        false_positives = (claim & ~(near & truth)).sum()
-        jaccard.append((claim & truth & near).sum() / max(truth.sum() + false_positives, 1))
+        positives = truth.sum() + (claim & ~(near & truth)).sum()
+        jaccard.append((claim & truth & near).sum() / positives if positives else np.nan)
         accuracy.append(_mean(near[truth]))
     return {
         "average_jaccard": _mean(jaccard),
-        "position_accuracy": _mean(accuracy),
+        "delta_avg": _mean(accuracy),
         "occlusion_accuracy": _mean((truth == claim)[counted]),
     }
+
+
+def claimed_visible(
+    estimated: Tracks,
+    reference: Tracks,
+    query_frames: Int[AnyArray, "N"],
+    query_mode: str = "strided",
+    threshold: float | int = 6.0,
+) -> dict[str, float]:
+    """Return "precision" and "recall" (0 to 1) of claims to see a point, in the frames that `tapvid` counts.
+
+    A claim is right where the reference is visible and nearer than `threshold`, in pixels of the tracks. Precision is
+    the share of right claims among all claims, recall that among the frames in which the reference is visible.
+    """
+    counted = _counted(np.asarray(query_frames), reference.visible.shape[1], query_mode)
+    distance = np.linalg.norm(np.asarray(estimated.xy, np.float64) - np.asarray(reference.xy), axis=-1)
+    truth, claim = np.asarray(reference.visible) & counted, np.asarray(estimated.visible) & counted
+    right = (distance < threshold) & truth & claim
+    return {"precision": _mean(right[claim]), "recall": _mean(right[truth])}
+
+
+def _counted(query_frames: Int[AnyArray, "N"], num_frames: int, query_mode: str) -> Bool[AnyArray, "N T"]:
+    """Say which frames of each track count in a query mode; raise ValueError for an unknown one."""
+    frames, query_frames = np.arange(num_frames), query_frames[:, None]
+    if query_mode == "first":
+        return frames > query_frames
+    if query_mode == "strided":
+        return frames != query_frames
+    raise ValueError(f"unknown query mode {query_mode!r}; available: first, strided")
 
 
 def _pictures(prediction, target, data_range: float | int | None) -> tuple[AnyArray, AnyArray, float]:

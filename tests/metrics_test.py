@@ -112,17 +112,84 @@ def test_identity_copy_rate_counts_tracks_nearer_to_the_source():
     assert np.isnan(metrics.identity_copy_rate(estimated, source, hidden))
 
 
-def test_tap_vid_scores_by_hand():
-    reference = Tracks(np.zeros((1, 4, 2)), np.array([[True, True, True, False]]))
-    xy = np.zeros((1, 4, 2))
-    xy[0, 1, 0] = 3.0  # within 4, 8 and 16 pixels
-    estimated = Tracks(xy, np.array([[True, True, False, True]]))
-    scores = metrics.tap_vid(estimated, reference, (256, 256))
+def test_tapvid_scores_by_hand():
+    # Frame 0 is the query's and counts nowhere.
+    reference = Tracks(np.zeros((1, 5, 2)), np.array([[True, True, True, True, False]]))
+    xy = np.zeros((1, 5, 2))
+    xy[0, 2, 0] = 3.0  # within 4, 8 and 16 pixels
+    xy[0, 0] = 99.0
+    estimated = Tracks(xy, np.array([[False, True, True, False, True]]))
+    scores = metrics.tapvid(estimated, reference, np.array([0]), (256, 256))
     # Thresholds 1, 2: one true positive of 3 visible + 2 false positives; 4, 8, 16: two of 3 + 1.
     assert scores["average_jaccard"] == pytest.approx((2 * 1 / 5 + 3 * 2 / 4) / 5)
-    assert scores["position_accuracy"] == pytest.approx((2 * 2 / 3 + 3 * 1) / 5)
+    assert scores["delta_avg"] == pytest.approx((2 * 2 / 3 + 3 * 1) / 5)
     assert scores["occlusion_accuracy"] == pytest.approx(2 / 4)
     # At a quarter of the size the same distance in pixels counts four times as much.
-    coarse = metrics.tap_vid(estimated, reference, (64, 64))
-    assert coarse["position_accuracy"] == pytest.approx((4 * 2 / 3 + 1) / 5)
-    assert set(metrics.tap_vid(reference, reference, (64, 64)).values()) == {1.0}
+    coarse = metrics.tapvid(estimated, reference, np.array([0]), (64, 64))
+    assert coarse["delta_avg"] == pytest.approx((4 * 2 / 3 + 1) / 5)
+    assert set(metrics.tapvid(reference, reference, np.array([0]), (64, 64)).values()) == {1.0}
+
+
+def slow_tapvid(estimated, reference, query_frames, size, query_mode):
+    """TAP-Vid's scores in plain loops, point by point and frame by frame."""
+    jaccards, deltas, right, cases = [], [], 0, 0
+    for threshold in (1, 2, 4, 8, 16):
+        true_positives = false_positives = false_negatives = near_and_visible = visible = 0
+        for n, query_frame in enumerate(query_frames):
+            for t in range(reference.xy.shape[1]):
+                if t == query_frame or (query_mode == "first" and t < query_frame):
+                    continue
+                dx = (estimated.xy[n, t, 0] - reference.xy[n, t, 0]) * 256 / size[1]
+                dy = (estimated.xy[n, t, 1] - reference.xy[n, t, 1]) * 256 / size[0]
+                near = dx * dx + dy * dy < threshold * threshold
+                truth, claim = reference.visible[n, t], estimated.visible[n, t]
+                true_positives += truth and claim and near
+                false_positives += claim and not (truth and near)
+                # A point claimed visible in the wrong place is missed as well: the paper counts it in both.
+                false_negatives += truth and not (claim and near)
+                near_and_visible += truth and near
+                visible += truth
+                right += truth == claim
+                cases += 1
+        jaccards.append(true_positives / (true_positives + false_positives + false_negatives))
+        deltas.append(near_and_visible / visible)
+    return {"average_jaccard": sum(jaccards) / 5, "delta_avg": sum(deltas) / 5, "occlusion_accuracy": right / cases}
+
+
+@pytest.mark.parametrize("query_mode", ["first", "strided"])
+def test_tapvid_matches_a_loop(query_mode):
+    rng = np.random.default_rng(3)
+    reference = random_tracks(1, 12, 9)
+    error = rng.normal(0, 1, (12, 9, 2)) * rng.uniform(0, 8, (12, 9, 1))
+    estimated = Tracks(reference.xy + error, rng.random((12, 9)) < 0.6)
+    query_frames = rng.integers(0, 8, 12)
+    scores = metrics.tapvid(estimated, reference, query_frames, (96, 160), query_mode)
+    assert scores == pytest.approx(slow_tapvid(estimated, reference, query_frames, (96, 160), query_mode))
+    other = metrics.tapvid(estimated, reference, query_frames, (96, 160), {"first": "strided"}.get(query_mode, "first"))
+    assert scores != pytest.approx(other)
+
+
+def test_tapvid_refuses_what_does_not_belong_together():
+    tracks = random_tracks(0)
+    with pytest.raises(ValueError, match="'last'; available: first, strided"):
+        metrics.tapvid(tracks, tracks, np.zeros(5, int), (64, 64), "last")
+    with pytest.raises(ValueError, match="0 to 5"):
+        metrics.tapvid(tracks, tracks, np.full(5, 6), (64, 64))
+    with pytest.raises(ValueError, match="4 query frames"):
+        metrics.tapvid(tracks, tracks, np.zeros(4, int), (64, 64))
+    hidden = Tracks(tracks.xy, np.zeros_like(tracks.visible))
+    scores = metrics.tapvid(hidden, hidden, np.zeros(5, int), (64, 64))
+    assert np.isnan(scores["average_jaccard"]) and np.isnan(scores["delta_avg"]) and scores["occlusion_accuracy"] == 1
+
+
+def test_claims_are_right_where_the_point_is_seen_and_near():
+    reference = Tracks(np.zeros((1, 5, 2)), np.array([[True, True, True, True, False]]))
+    xy = np.zeros((1, 5, 2))
+    xy[0, 2] = 6.0  # more than 6 pixels away
+    estimated = Tracks(xy, np.array([[True, True, True, False, True]]))
+    scores = metrics.claimed_visible(estimated, reference, np.array([0]))
+    assert scores == pytest.approx({"precision": 1 / 3, "recall": 1 / 3})
+    late = metrics.claimed_visible(estimated, reference, np.array([2]), "first")
+    assert late == pytest.approx({"precision": 0, "recall": 0})  # of frames 3 and 4: one claim, which is hidden
+    wide = metrics.claimed_visible(estimated, reference, np.array([0]), threshold=9)
+    assert wide["precision"] == pytest.approx(2 / 3)

@@ -2,15 +2,23 @@
 
 A tracker is any object with the method `track(frames, queries) -> Tracks`. `get("classical")` builds one by name; a
 tracker's options are the keyword arguments of `get`.
+
+The classical trackers also have `track_with_confidence(frames, queries) -> (Tracks, confidence [N T])`: 0 where the
+point is not visible, 1 for the query itself, and between them higher where the position is more to be relied on. The
+numbers order the positions of one tracker; they are no probabilities and are not to be compared between trackers.
 """
 
+import inspect
 from typing import Protocol, runtime_checkable
 
 from motionv2v.trackers.classical import LucasKanade
+from motionv2v.trackers.dense import DenseChain
+from motionv2v.trackers.multistep import MultiStep
+from motionv2v.trackers.tapnext import TapNextTracker
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Num, UInt8
 
-__all__ = ["LucasKanade", "Tracker", "get"]
+__all__ = ["CLASSICAL_MODES", "DenseChain", "LucasKanade", "MultiStep", "TapNextTracker", "Tracker", "get"]
 
 
 @runtime_checkable
@@ -21,32 +29,53 @@ class Tracker(Protocol):
         """Follow each query (t, x, y) through all frames and return xy [N T 2] in pixels and visible [N T].
 
         x and y are in pixels of `frames` with (0, 0) at the corner of the top-left pixel; t is a whole frame index.
-        Where a point is not visible, xy holds its position in the nearest frame (towards the query) where it was.
+        Where a point is not visible, xy holds the tracker's best guess, which is finite ("lk": the last position it
+        saw; "dis" and "multistep": where the flow leads).
         Raises ValueError for queries outside the clip.
         """
         ...
 
 
+_MODES = {"lk": LucasKanade, "dis": DenseChain, "multistep": MultiStep}
+CLASSICAL_MODES = tuple(_MODES)
+"""What `get("classical", mode=...)` takes; the first is the default."""
+
+
 def _classical(mode: str = "lk", **options) -> Tracker:
     """Build a tracker that needs no weights; `mode` names the method."""
-    modes = {"lk": LucasKanade}
-    if mode not in modes:
-        raise ValueError(f"unknown mode {mode!r} of the classical tracker; available: {', '.join(sorted(modes))}")
-    return modes[mode](**options)
+    if mode not in _MODES:
+        raise ValueError(f"unknown mode {mode!r} of the classical tracker; available: {', '.join(_MODES)}")
+    fields = _MODES[mode].__dataclass_fields__
+    for name in options:
+        if name not in fields:
+            raise ValueError(
+                f"tracker 'classical' with mode {mode!r} has no option {name!r}; "
+                f"available options: mode, {', '.join(fields)}"
+            )
+    return _MODES[mode](**options)
 
 
-_TRACKERS = {"classical": _classical}
+def _tapnext(**options) -> Tracker:
+    """Build the tracker with TAPNext's weights, which reads them."""
+    fields = list(inspect.signature(TapNextTracker).parameters)
+    wrong = [name for name in options if name not in fields]
+    if wrong or "checkpoint" not in options:
+        problem = f"has no option {wrong[0]!r}" if wrong else "needs checkpoint=, the path of its .npz file"
+        raise ValueError(f"tracker 'tapnext' {problem}; available options: {', '.join(fields)}")
+    return TapNextTracker(**options)
+
+
+_TRACKERS = {"classical": _classical, "tapnext": _tapnext}
 
 
 def get(name: str, **options) -> Tracker:
     """Build the tracker of this name, passing it `options`; raise ValueError naming the trackers and options there are.
 
-    "classical" takes mode="lk" (pyramidal Lucas-Kanade) and the fields of `trackers.LucasKanade`.
+    "classical" takes mode="lk" (pyramidal Lucas-Kanade: fastest for some dozens of points), mode="dis" (dense flow, few
+    wrong claims: for building data) or mode="multistep" (dense flow in steps of several lengths, which finds points
+    again: for editing), and the fields of `trackers.LucasKanade`, `DenseChain` or `MultiStep`.
+    "tapnext" takes checkpoint="bootstapnext_ckpt.npz" and the other arguments of `trackers.TapNextTracker`.
     """
     if name not in _TRACKERS:
         raise ValueError(f"unknown tracker {name!r}; available: {', '.join(sorted(_TRACKERS))}")
-    try:
-        return _TRACKERS[name](**options)
-    except TypeError as error:  # an option that the tracker does not have
-        fields = ", ".join(LucasKanade.__dataclass_fields__)
-        raise ValueError(f"tracker {name!r}: {error}; available options: mode, {fields}") from None
+    return _TRACKERS[name](**options)

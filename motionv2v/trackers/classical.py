@@ -70,42 +70,56 @@ class LucasKanade:
         the last position that was seen, counted from the query frame. Raises ValueError for queries that are not [N 3],
         have a fractional t, lie outside the clip, or are not finite.
         """
+        return self.track_with_confidence(frames, queries)[0]
+
+    def track_with_confidence(
+        self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
+    ) -> tuple[Tracks, Float[AnyArray, "N T"]]:
+        """Track, and say how far to trust it: 1 / (1 + there-and-back errors up to here in pixels), 0 where invisible.
+
+        A point that was found again counts only what it missed from the query's picture to there.
+        """
         frames, queries = np.asarray(frames), np.asarray(queries, np.float64)
         check_queries(queries, frames.shape)
         scale = max(1, -(-self.min_side // min(frames.shape[1:3])))
-        pictures = _enlarge(frames, scale)
+        pictures = enlarge(frames, scale)
         start = queries[:, 0].astype(np.int64)
         points = (queries[:, 1:] * scale - 0.5).astype(np.float32)
-        forward = self._follow(pictures, start, points)
-        backward = self._follow(pictures[::-1], len(frames) - 1 - start, points)
+        forward, forward_confidence = self._follow(pictures, start, points)
+        backward, backward_confidence = self._follow(pictures[::-1], len(frames) - 1 - start, points)
         before = np.arange(len(frames)) < start[:, None]
         xy = np.where(before[..., None], backward.xy[:, ::-1], forward.xy)
         visible = np.where(before, backward.visible[:, ::-1], forward.visible)
-        return Tracks(((xy + 0.5) / scale).astype(np.float32), visible)
+        confidence = np.where(before, backward_confidence[:, ::-1], forward_confidence)
+        return Tracks(((xy + 0.5) / scale).astype(np.float32), visible), confidence.astype(np.float32)
 
-    def _follow(self, frames: UInt8[AnyArray, "T H W 3"], start: AnyArray, points: Float[AnyArray, "N 2"]) -> Tracks:
+    def _follow(
+        self, frames: UInt8[AnyArray, "T H W 3"], start: AnyArray, points: Float[AnyArray, "N 2"]
+    ) -> tuple[Tracks, Float[AnyArray, "N T"]]:
         """Follow points forwards from frame `start` [N]; every step moves all points that are visible in one call."""
         num_points, num_frames = len(points), len(frames)
         xy = np.repeat(points[:, None], num_frames, axis=1)
         visible = np.zeros((num_points, num_frames), bool)
         visible[np.arange(num_points), start] = True
+        error = np.zeros((num_points, num_frames))
         patches = np.zeros((num_points, _PATCH**2, 3), np.float32)
         for t in range(num_frames - 1):
             new = np.flatnonzero(start == t)
-            patches[new] = _patches(frames[t], points[new])
+            patches[new] = cut_patches(frames[t], points[new])
             groups = [(t, np.flatnonzero(visible[:, t]), xy[:, t])]
             if self.reacquire:
                 lost = (start < t) & ~visible[:, t]
                 groups += [(first, np.flatnonzero(lost & (start == first)), points) for first in np.unique(start[lost])]
             for first, chosen, origin in groups:
                 guess = xy[chosen, t]
-                moved, good = self._flow(frames[first], frames[t + 1], origin[chosen], guess)
+                moved, good, missed = self._flow(frames[first], frames[t + 1], origin[chosen], guess)
                 if self.max_change is not None:
-                    change = np.abs(_patches(frames[t + 1], moved) - patches[chosen]).mean(axis=(1, 2))
+                    change = np.abs(cut_patches(frames[t + 1], moved) - patches[chosen]).mean(axis=(1, 2))
                     good &= change <= self.max_change
                 xy[chosen[good], t + 1 :] = moved[good, None]
                 visible[chosen[good], t + 1] = True
-        return Tracks(xy, visible)
+                error[chosen, t + 1] = missed + (error[chosen, t] if first == t else 0)
+        return Tracks(xy, visible), np.where(visible, 1 / (1 + error), 0)
 
     def _flow(
         self,
@@ -113,9 +127,9 @@ class LucasKanade:
         new: UInt8[AnyArray, "H W 3"],
         points: Float[AnyArray, "N 2"],
         guess: Float[AnyArray, "N 2"],
-    ) -> tuple[Float[AnyArray, "N 2"], Bool[AnyArray, "N"]]:
-        """Find points of `old` in `new`, starting from `guess`, and say which of them return when followed back."""
-        moved, good = guess.copy(), np.zeros(len(points), bool)
+    ) -> tuple[Float[AnyArray, "N 2"], Bool[AnyArray, "N"], Float[AnyArray, "N"]]:
+        """Find points of `old` in `new`, starting from `guess`; say which return when followed back, and how nearly."""
+        moved, good, missed = guess.copy(), np.zeros(len(points), bool), np.zeros(len(points))
         levels = max(0, int(np.log2(min(old.shape[:2]) / 16))) if self.levels is None else self.levels
         for window in self.windows:
             rest = np.flatnonzero(~good)
@@ -131,11 +145,11 @@ class LucasKanade:
             back = there + (points[rest] - guess[rest])[:, None]
             back, returned, _ = cv2.calcOpticalFlowPyrLK(b, a, there, back, **options)
             error = np.linalg.norm(back[:, 0] - here, axis=-1)
-            moved[rest] = there[:, 0] + corner
+            moved[rest], missed[rest] = there[:, 0] + corner, error
             # In OpenCV's coordinates the picture reaches from -0.5 to width - 0.5.
             inside = np.all((moved[rest] >= -0.5) & (moved[rest] <= np.array(new.shape[1::-1]) - 0.5), axis=-1)
             good[rest] = (found[:, 0] == 1) & (returned[:, 0] == 1) & (error < self.max_error) & inside
-        return moved, good
+        return moved, good, missed
 
 
 def check_queries(queries: Num[AnyArray, "..."], shape: tuple[int, ...]) -> None:
@@ -157,21 +171,26 @@ def check_queries(queries: Num[AnyArray, "..."], shape: tuple[int, ...]) -> None
             raise ValueError(f"query {index} (t, x, y) = ({given}) {problem}")
 
 
-def _enlarge(frames: UInt8[AnyArray, "T H W 3"], scale: int) -> UInt8[AnyArray, "T h w 3"]:
-    """Enlarge frames by a whole factor."""
+def enlarge(frames: UInt8[AnyArray, "T H W 3"], scale: int) -> UInt8[AnyArray, "T h w 3"]:
+    """Enlarge frames by a whole factor. Positions counted from the corner are multiplied by it."""
     size = (frames.shape[1] * scale, frames.shape[2] * scale)
     return resize(frames, size)
 
 
-def _patches(frame: UInt8[AnyArray, "H W 3"], points: Float[AnyArray, "N 2"]) -> Float[AnyArray, "N P 3"]:
-    """Cut the patch around each point, interpolated; the frame's edge pixels continue outside it."""
-    steps = np.arange(_PATCH, dtype=np.float32) - _PATCH // 2
+def cut_patches(
+    picture: UInt8[AnyArray, "H W *C"], points: Float[AnyArray, "N 2"], side: int = _PATCH, spacing: float = 1.0
+) -> Float[AnyArray, "N P *C"]:
+    """Cut a square of side^2 = P samples, `spacing` pixels apart, around each point; interpolated, float32.
+
+    Points are in OpenCV's coordinates. The frame's edge pixels continue outside it.
+    """
+    steps = spacing * (np.arange(side, dtype=np.float32) - side // 2)
     offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     if len(points) == 0:
-        return np.zeros((0, len(offsets), 3), np.float32)
-    grid = points[:, None] + offsets
+        return np.zeros((0, len(offsets), *picture.shape[2:]), np.float32)
+    grid = (points[:, None] + offsets).astype(np.float32)
     parts = [  # cv2.remap takes at most 32767 rows at a time
-        cv2.remap(frame, part[..., 0], part[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        cv2.remap(picture, part[..., 0], part[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         for part in np.array_split(grid, -(-len(grid) // 32000))
     ]
     return np.concatenate(parts).astype(np.float32)

@@ -1,0 +1,111 @@
+"""Follow points by dense optical flow, chained from frame to frame: mode "dis" of the classical tracker. No weights.
+
+A point is handed from frame to frame and is given up for good at the first step that does not lead back. What is
+claimed to be seen is nearly always right: for building data. The flow costs the same for one point and for thousands.
+Where a point is claimed invisible, `xy` goes on along the flow and is a guess.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from motionv2v.trackers.classical import check_queries, enlarge
+from motionv2v.trackers.flows import Flows, is_inside
+from motionv2v.tracks import Tracks
+from motionv2v.typing import AnyArray, Bool, Float, Int, Num, UInt8
+
+Follow = Callable[..., tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"], Float[np.ndarray, "N T"]]]
+"""`follow(flows, start, points, back)`: xy, visibility and confidence from frame `start` [N] on, or `back` from it."""
+
+
+@dataclass(frozen=True)
+class DenseChain:
+    """Chain DIS flow from frame to frame, checked there and back.
+
+    All lengths are in pixels of the frames as tracked, that is enlarged where the clip is small.
+
+    max_error: a point is lost for good at the first step that misses it by this many pixels or more when followed back;
+        the default is half a pixel in x and in y.
+    min_side: frames with a shorter side below this are enlarged by a whole factor to reach it; 0 never enlarges.
+    memory: bytes that kept flows may take; a clip that needs more takes up to twice the time instead.
+    """
+
+    max_error: float | int = 0.7
+    min_side: int = 128
+    memory: int = 2**30
+
+    def __post_init__(self):
+        """Raise ValueError for options out of range."""
+        check_options(self.max_error, self.min_side, self.memory)
+
+    def track(self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]) -> Tracks:
+        """Follow queries (t, x, y) through all frames; return xy float32 [N T 2] in pixels and visible [N T].
+
+        Raises ValueError for queries that `trackers.Tracker` does not allow.
+        """
+        return self.track_with_confidence(frames, queries)[0]
+
+    def track_with_confidence(
+        self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
+    ) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
+        """Track, and say how far to trust it: 1 / (1 + there-and-back errors up to here in pixels), 0 where lost."""
+        return follow_both_ways(self._follow, frames, queries, self.min_side, self.memory)
+
+    def _follow(self, flows: Flows, start: Int[np.ndarray, "N"], points: Float[np.ndarray, "N 2"], back: bool):
+        """Follow points from frame `start` [N] to the last frame, or back to the first."""
+        xy, visible, error = unmoved(start, points, len(flows))
+        for t, before, on in steps(start, len(flows), back):
+            moved, missed = flows.move(before, t, xy[on, before])
+            xy[on, t], error[on, t] = moved, error[on, before] + missed
+            visible[on, t] = visible[on, before] & (missed < self.max_error) & is_inside(moved, flows.shape)
+        return xy, visible, np.where(visible, 1 / (1 + error), 0)
+
+
+def check_options(max_error: float | int, min_side: int, memory: int) -> None:
+    """Raise ValueError for options out of range."""
+    if not max_error > 0:
+        raise ValueError(f"max_error must be above 0 pixels, given {max_error}")
+    if not 0 <= min_side <= 2048:
+        raise ValueError(f"min_side must be 0 to 2048 pixels, given {min_side}")
+    if not memory > 0:
+        raise ValueError(f"memory must be above 0 bytes, given {memory}")
+
+
+def follow_both_ways(
+    follow: Follow,
+    frames: UInt8[AnyArray, "T H W 3"],
+    queries: Num[AnyArray, "N 3"],
+    min_side: int,
+    memory: int,
+) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
+    """Check the queries, enlarge small frames, follow forwards and backwards, and join the two at the query frame."""
+    frames, queries = np.asarray(frames), np.asarray(queries, np.float64)
+    check_queries(queries, frames.shape)
+    scale = max(1, -(-min_side // min(frames.shape[1:3])))
+    flows = Flows(enlarge(frames, scale), memory)
+    start = queries[:, 0].astype(np.int64)
+    # OpenCV puts (0, 0) at the centre of the top-left pixel, this package at its corner.
+    points = queries[:, 1:] * scale - 0.5
+    before = np.arange(len(frames)) < start[:, None]
+    halves = zip(follow(flows, start, points, False), follow(flows, start, points, True), strict=True)
+    joined = [np.where(before[..., None] if after.ndim == 3 else before, back, after) for after, back in halves]
+    xy, visible, confidence = joined
+    return Tracks(((xy + 0.5) / scale).astype(np.float32), visible), confidence.astype(np.float32)
+
+
+def unmoved(
+    start: Int[np.ndarray, "N"], points: Float[np.ndarray, "N 2"], num_frames: int
+) -> tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"], Float[np.ndarray, "N T"]]:
+    """Return positions that stay at the query, visibility in the query frame only, and errors of zero."""
+    visible = np.arange(num_frames) == start[:, None]
+    return np.repeat(points[:, None], num_frames, axis=1), visible, np.zeros(visible.shape)
+
+
+def steps(start: Int[np.ndarray, "N"], num_frames: int, back: bool) -> Iterator[tuple[int, int, Int[np.ndarray, "M"]]]:
+    """Yield each frame to reach, the frame before it in the direction of travel, and the points that are under way."""
+    for t in range(num_frames - 2, -1, -1) if back else range(1, num_frames):
+        before = t + 1 if back else t - 1
+        on = np.flatnonzero(start >= before if back else start <= before)
+        if on.size:
+            yield t, before, on
