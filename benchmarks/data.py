@@ -1,8 +1,10 @@
-"""Time the synthetic data: `python benchmarks/data.py`.
+"""Time the input pipeline: `python benchmarks/data.py`, and `--dataset=DIR` for pairs that launch/prepare.py stored.
 
-Prints pairs per second of `synthetic.make_pair` at the tiny size in this process, where its time goes, and pairs per
-second of the whole grain pipeline (caption and point dropout, tokens, batches of 32) with 0, 1 and 2 worker processes.
-The model trains on no more than the pipeline gives; 40 pairs/s per core is the least that is wanted.
+For scenes drawn on the fly, and for a data set in ArrayRecord files if one is named, it prints where the time of a pair
+goes (read, decode, fit, prepare, batch; CPU time, which a busy machine does not stretch as much as the clock), and
+pairs and megabytes per second of the whole grain pipeline with 0, 1 and 2 worker processes. Of the drawing of a scene
+it prints the parts too. The model trains on no more than the pipeline gives: 40 pairs/s per core is the least that is
+wanted of scenes of 17x64x64, and 2 pairs/s per core of stored pairs of 49x480x720.
 """
 
 import argparse
@@ -11,20 +13,17 @@ import os
 import platform
 import pstats
 import time
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 from absl import flags
 
-from motionv2v.data import pipeline, synthetic
+from motionv2v.data import buckets, pipeline, synthetic
 
 PARTS = ("draw", "track", "random_points", "random_content", "random_motion", "_source_motion")
-
-
-def pairs_per_second(config: synthetic.SceneConfig, count: int) -> tuple[float, float]:
-    """Time `make_pair`: pairs per second, and per second of CPU time, which a busy machine does not slow as much."""
-    start, start_cpu = time.perf_counter(), time.process_time()
-    for index in range(count):
-        synthetic.make_pair(config, 1, index)
-    return count / (time.perf_counter() - start), count / (time.process_time() - start_cpu)
+TEXT_LENGTH = 32
+Stages = dict[str, Callable[[Any], Any]]
 
 
 def print_shares(config: synthetic.SceneConfig, count: int) -> None:
@@ -34,54 +33,134 @@ def print_shares(config: synthetic.SceneConfig, count: int) -> None:
             synthetic.make_pair(config, 2, index)
     rows = {name: row for (_, _, name), row in pstats.Stats(profile).stats.items()}
     total = rows["make_pair"][3]
-    print(f"where the time of make_pair goes ({1e3 * total / count:.1f} ms under the profiler):")
-    for name in PARTS:
-        print(f"    {name:18s}{rows[name][3] / total:5.0%}")
+    print(f"  where the time of drawing goes ({1e3 * total / count:.1f} ms under the profiler):")
+    print("    " + ", ".join(f"{name} {rows[name][3] / total:.0%}" for name in PARTS))
     inner = {name: rows[name][3] / total for name in ("_paint_sprite", "paint", "inside")}
     print("    within them: " + ", ".join(f"{name} {share:.0%}" for name, share in inner.items()))
 
 
-def batches_per_second(config: synthetic.SceneConfig, num_workers: int, batches: int, batch_size: int) -> float:
-    """Time whole batches after a first one, which waits for the workers to start."""
-    source = synthetic.SyntheticSource(config)
-    stream = iter(
-        pipeline.make_dataset(
-            source, pipeline.Prepare(32), batch_size=batch_size, seed=0, num_workers=num_workers, prefetch=1
-        )
-    )
-    # What workers have ready when the clock starts would flatter them: read it first.
+def scene_stages(source: synthetic.SyntheticSource) -> Stages:
+    """Return what happens to a drawn pair, in order; the first takes an index."""
+    rng = np.random.default_rng(0)
+    return {
+        "draw": source.__getitem__,
+        "prepare": lambda sample: pipeline.Prepare(TEXT_LENGTH).random_map(sample, rng),
+    }
+
+
+def stored_stages(source: Any, bucket: buckets.Bucket, num_points: int) -> Stages:
+    """Return what happens to a stored pair, in order; the first takes an index."""
+    from motionv2v.data import records
+
+    rng = np.random.default_rng(0)
+    return {
+        "read": lambda index: source.record(index % len(source)),
+        "decode": records.decode,
+        "fit": lambda sample: buckets.Fit(bucket, num_points).random_map(sample, rng),
+        "prepare": lambda sample: pipeline.Prepare(TEXT_LENGTH).random_map(sample, rng),
+    }
+
+
+def _run(stages: Stages, index: int, seconds: dict[str, float]) -> dict[str, np.ndarray]:
+    """Take one pair through the stages and add to each one's CPU seconds."""
+    value: Any = index
+    for name, stage in stages.items():
+        start = time.process_time()
+        value = stage(value)
+        seconds[name] += time.process_time() - start
+    return value
+
+
+def print_stages(stages: Stages, count: int, batch_size: int) -> None:
+    """Run `count` pairs, rounded up to whole batches, through the stages; print the CPU time per pair of each."""
+    count = -(-count // batch_size) * batch_size
+    seconds = dict.fromkeys([*stages, "batch"], 0.0)
+    samples: list[dict[str, np.ndarray]] = []
+    _run(stages, 0, dict(seconds))  # pays for what is loaded once
+    for index in range(count):
+        samples.append(_run(stages, index, seconds))
+        if len(samples) == batch_size:
+            start = time.process_time()
+            _ = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+            seconds["batch"] += time.process_time() - start
+            samples = []
+    total = sum(seconds.values())
+    parts = ", ".join(f"{name} {1e3 * s / count:.1f} ms ({s / total:.0%})" for name, s in seconds.items())
+    print(f"  {count / total:.1f} pairs per second of CPU time; a pair takes {1e3 * total / count:.1f} ms: {parts}")
+
+
+def print_pipeline(stream: Any, num_workers: int, pairs: int, batch_size: int) -> None:
+    """Time whole batches after a first few, which wait for the workers to start."""
+    batches = iter(stream)
+    # Batches that were ready when the clock started must be few among those that are counted.
+    count = max(pairs // batch_size, 4 * (num_workers + 1))
     for _ in range(1 + 2 * num_workers):
-        next(stream)
+        size = sum(array.nbytes for array in next(batches).values())
     start = time.perf_counter()
-    for _ in range(batches):
-        next(stream)
-    seconds = time.perf_counter() - start
-    if hasattr(stream, "close"):
-        stream.close()
-    return batches / seconds
+    for _ in range(count):
+        next(batches)
+    rate = count / (time.perf_counter() - start)
+    if hasattr(batches, "close"):
+        batches.close()
+    print(
+        f"  pipeline, {num_workers} worker processes {rate * batch_size:8.1f} pairs/s {rate * size / 1e6:8.1f} MB/s",
+        flush=True,
+    )
+
+
+def bench_scenes(options: argparse.Namespace) -> None:
+    """Time scenes drawn on the fly."""
+    frames, *size = options.size
+    config = synthetic.SceneConfig(num_frames=frames, size=tuple(size), num_points=options.num_points)
+    source = synthetic.SyntheticSource(config)
+    print(f"scenes drawn on the fly, {frames}x{size[0]}x{size[1]}, {options.num_points} points")
+    print_stages(scene_stages(source), options.pairs, options.batch_size)
+    print_shares(config, max(options.pairs // 4, 1))
+    for workers in options.workers:
+        settings = {"batch_size": options.batch_size, "seed": 0, "num_workers": workers, "prefetch": 1}
+        stream = pipeline.make_dataset(source, pipeline.Prepare(TEXT_LENGTH), **settings)
+        print_pipeline(stream, workers, options.pairs, options.batch_size)
+
+
+def bench_stored(options: argparse.Namespace) -> None:
+    """Time a data set in ArrayRecord files at its own shape."""
+    from motionv2v.data.sources import PairSource
+
+    source = PairSource(options.dataset, options.split)
+    bucket = source[0]["source"].shape[:3]
+    stored = np.mean(
+        [len(source.record(i)["source"]) + len(source.record(i)["target"]) for i in range(len(source))][:50]
+    )
+    print(
+        f"{options.dataset}: {len(source)} pairs of {'x'.join(map(str, bucket))}, {stored / 1e6:.2f} MB of video each"
+    )
+    print_stages(stored_stages(source, bucket, options.num_points), options.pairs, options.batch_size)
+    for workers in options.workers:
+        stream = pipeline.mix(
+            {"stored": source}, {"stored": 1.0}, pipeline.Prepare(TEXT_LENGTH), buckets=[bucket],
+            num_points=options.num_points, batch_size=options.batch_size, seed=0, num_workers=workers, prefetch=1,
+        )  # fmt: skip
+        print_pipeline(stream, workers, options.pairs, options.batch_size)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", help="a folder that launch/prepare.py --videos wrote; then scenes are not timed")
+    parser.add_argument("--split", default="train", help="of the data set")
     parser.add_argument("--pairs", type=int, default=200, help="pairs per measurement")
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--size", type=int, nargs=3, default=[17, 64, 64], metavar=("T", "H", "W"), help="of scenes")
+    parser.add_argument("--num_points", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
     options = parser.parse_args()
     # Grain reads absl flags when it starts workers.
     flags.FLAGS.mark_as_parsed()
-    config = synthetic.SceneConfig()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    frames, (height, width) = config.num_frames, config.size
-    print(f"{os.cpu_count()} cores ({platform.machine()}{load}); pairs of {frames}x{height}x{width}")
-    pairs_per_second(config, 10)
-    rate, cpu_rate = pairs_per_second(config, options.pairs)
-    print(f"make_pair, one process           {rate:7.1f} pairs/s ({cpu_rate:.1f} per second of CPU time)")
-    print_shares(config, max(options.pairs // 4, 1))
-    for workers in options.workers:
-        # Batches that were ready when the clock started must be few among those that are counted.
-        count = max(options.pairs // options.batch_size, 4 * (workers + 1))
-        rate = batches_per_second(config, workers, count, options.batch_size) * options.batch_size
-        print(f"pipeline, {workers} worker processes   {rate:7.1f} pairs/s")
+    print(f"{os.cpu_count()} cores ({platform.machine()}{load}); batches of {options.batch_size}")
+    if options.dataset:
+        bench_stored(options)
+    else:
+        bench_scenes(options)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What the experiments share. A config file states only how it differs.
 
 Sections: `data` (scenes, batches' content), `vae`, `text`, `dit` (constructor arguments of the modules), `schedule`
-(noise), `method`, `loss`, `optim` (pattern of parameter path -> learning rate, or None for frozen), `train`, `sample`.
+(noise), `method`, `loss`, `optim` (pattern of parameter path -> learning rate, or None for frozen), `train`, `sample`,
+`mesh` (how several devices share the work; without it all hold copies of the model and parts of the batch).
 """
 
 from ml_collections import ConfigDict
@@ -46,7 +47,13 @@ def dit_tiny() -> ConfigDict:
 
 
 def data_tiny() -> ConfigDict:
-    """17 frames of 64x64: the procedural scenes of `data.synthetic` at their defaults."""
+    """17 frames of 64x64: the procedural scenes of `data.synthetic` at their defaults.
+
+    `mix` names data sets and their weights, (("synthetic", 0.5), ("path/to/dataset", 0.5)); without it scenes alone.
+    `buckets` are the shapes (T, H, W) of batches, ((49, 480, 720), (49, 720, 480)); without them `num_frames` and
+    `size`. `num_points` is N, 0 for the scenes' own; `vocabulary` the folder with spiece.model if `text.tokenizer` is
+    "sentencepiece" and no folder of `init_from` has it.
+    """
     return ConfigDict(
         {
             "num_frames": 17,
@@ -57,6 +64,10 @@ def data_tiny() -> ConfigDict:
             "seed": 0,
             "num_workers": 0,
             "latents": "",
+            "mix": (),
+            "buckets": (),
+            "num_points": 0,
+            "vocabulary": "",
             "scene": {},
         }
     )
@@ -91,3 +102,8 @@ def optimizer(*schedule: tuple, name: str = "adamw") -> ConfigDict:
     return ConfigDict(
         {"name": name, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 1e-3, "schedule": tuple(schedule)}
     )
+
+
+def mesh(data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) -> ConfigDict:
+    """Devices per axis of the mesh (`sharding.make_mesh`); -1 takes what the others leave."""
+    return ConfigDict({"data": data, "fsdp": fsdp, "context": context, "tensor": tensor})

@@ -38,6 +38,7 @@ def text_t5_xxl() -> ConfigDict:
             "num_heads": 64,
             "head_dim": 64,
             "mlp_dim": 10240,
+            "tokenizer": "sentencepiece",
             "dtype": "bfloat16",
         }
     )
@@ -83,4 +84,6 @@ def get_config() -> ConfigDict:
     )
     config.train = common.train_defaults()
     config.train.update({"steps": 15000, "batch_size": 32, "frozen_dtype": "bfloat16"})
+    # Parameters and optimizer state divided over all devices: 62 GB together, too much for most.
+    config.mesh = common.mesh(data=1, fsdp=-1)
     return config

@@ -6,11 +6,13 @@ The map, from the ground up (a module imports only from lines above its own):
     tracks, camera, video                    point tracks, homographies, video files
     selection, edits, edit_fields, edit_json what can be done to tracks, and the file that says so
     trackers, metrics, figures               find tracks, measure, draw for people
-    render, diffusion, models                tracks as pixels, the noise process, the networks
-    methods, data, optim, checkpoints, sampling, tokenizer
+    render, diffusion, models, flops         tracks as pixels, the noise process, the networks, their operations
+    methods, data, optim, sharding, checkpoints, sampling, tokenizer
     convert                                  published weights in and out
     model, editing, evaluate, edit_run       one config's modules, the editor, its scores, an edit from files to files
-    tasks, train, prepare, export            what is trained, the loop, data preparation, models for inference
+    interpolate, tapvid                      generate between two frames, score trackers
+    datasets, tasks, train, export           a config's batches, what is trained, the loop, models for inference
+    prepare, prepare_videos                  training data: latents, and pairs from folders of videos
 
 Import the submodules by name: `from motionv2v import edits, editing, trackers, video`. Importing the package alone
 loads nothing, so that the input pipeline's worker processes stay free of jax.

@@ -35,6 +35,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from motionv2v import optim
+from motionv2v.tokenizer import SPIECE
 from motionv2v.typing import PyTree
 
 WEIGHTS, CONFIG, FROZEN, CHECKPOINTS = "model.safetensors", "config.json", "frozen.safetensors", "checkpoints"
@@ -231,7 +232,10 @@ def load_model(
 def export(workdir: str | os.PathLike, folder: str | os.PathLike, dtype: str = "bfloat16", ema: bool = True) -> Path:
     """Write the newest checkpoint of a training run as a model folder and return the folder."""
     config, params = load_workdir(workdir, ema=ema)
-    return save_model(folder, config, params, dtype=dtype)
+    folder = save_model(folder, config, params, dtype=dtype)
+    if (Path(workdir) / SPIECE).is_file():
+        shutil.copyfile(Path(workdir) / SPIECE, folder / SPIECE)
+    return folder
 
 
 def resolve(name_or_folder: str | os.PathLike) -> Path:

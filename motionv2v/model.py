@@ -82,7 +82,7 @@ def condition_lengths(model: Model) -> dict[str, int]:
     frames, height, width, _ = clip_shape(model)
     tracks = {"xy": jnp.zeros((1, frames, 2)), "visible": jnp.zeros((1, frames), bool)}
     clip = {f"{side}_{name}": value for side in ("source", "target") for name, value in tracks.items()}
-    clip["source"] = jnp.zeros((frames, height, width, 3), jnp.uint8)
+    clip |= {side: jnp.zeros((frames, height, width, 3), jnp.uint8) for side in ("source", "target")}
     drawn = jax.eval_shape(lambda k: model.method.conditions(k, clip, model.config.method), jax.random.key(0))
     length = latent_shape((1, frames, height, width, 3), model.vae.latent_channels)[1]
     return {name: 1 if video.shape[0] == 1 else length for name, video in drawn["videos"].items()}
@@ -90,7 +90,14 @@ def condition_lengths(model: Model) -> dict[str, int]:
 
 def _empty_conditions(model: Model, latents: Float[AnyArray, "B t h w z"]) -> dict[str, dict[str, AnyArray]]:
     """Make latents of a method's conditions: zeros of the right shapes."""
-    return {"videos": {name: jnp.zeros_like(latents[:, :t]) for name, t in condition_lengths(model).items()}}
+    videos = {name: jnp.zeros_like(latents[:, :t]) for name, t in condition_lengths(model).items()}
+    return add_maps(jax.random.key(0), model, {"videos": videos}, latents.shape)
+
+
+def add_maps(key: Key, model: Model, conditions: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Add what the method draws for a batch's latents of `shape` [B t h w z] besides its videos, if it draws any."""
+    draw = getattr(model.method, "draw_maps", None)
+    return conditions if draw is None else {**conditions, "maps": draw(key, shape, model.config.method)}
 
 
 def encode(model: Model, params: PyTree, video: Float[AnyArray, "B T H W 3"]) -> Float[AnyArray, "B t h w z"]:

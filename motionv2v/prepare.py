@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, tasks
+from motionv2v import checkpoints, datasets
 from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
-from motionv2v.tokenizer import ByteTokenizer
+from motionv2v.tokenizer import SentencePieceTokenizer, Tokenizer
 from motionv2v.typing import PyTree
 
 SHARD = 512
@@ -32,7 +32,7 @@ def write_latents(
     Resumable: complete shards are kept, so a killed job goes on where it was; asking for more samples adds shards.
 
     Args:
-        config: of kind "control"; `config.init_from` names where the VAE's weights are.
+        config: of kind "control" or "generator"; `config.init_from` names where the VAE's weights are.
         folder: where to write. num_samples: rounded up to whole shards of 512.
         say: called with progress lines.
 
@@ -40,20 +40,20 @@ def write_latents(
         The folder.
 
     Raises:
-        ValueError: if the folder holds latents of another VAE or other scenes, or the config has no method or another
-            tokenizer than bytes.
+        ValueError: if the folder holds latents of another VAE or other scenes, or the config has no method, or its
+            tokenizer does not fit its text encoder.
     """
     if "method" not in config:
         raise ValueError(f"config {config.get('name', '?')} has no method: nothing to draw conditions with")
-    tasks.check_tokenizer(config)
+    tokenizer = datasets.check_tokenizer(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = modeling.build(config)
     params = _vae_weights(config, model)
-    meta = _meta(config, params)
+    meta = _meta(config, params, tokenizer)
     known = latent_data.read_meta(folder)
     if known is not None and known != meta:
-        differ = sorted(k for k in meta if known.get(k) != meta[k])
+        differ = sorted(k for k in {*meta, *known} if known.get(k) != meta.get(k))
         raise ValueError(f"{folder} holds latents made with other settings ({', '.join(differ)}); use an empty folder")
     latent_data.write_meta(folder, meta)
     shards = -(-num_samples // SHARD)
@@ -62,7 +62,7 @@ def write_latents(
     encode = jax.jit(lambda p, key, batch: _encode_batch(model, p, key, batch))
     start = time.time()
     for done, index in enumerate(todo, 1):
-        latent_data.write_shard(folder, index, _shard(config, encode, params, index, batch_size))
+        latent_data.write_shard(folder, index, _shard(config, tokenizer, encode, params, index, batch_size))
         rate = done * SHARD / (time.time() - start)
         left = (len(todo) - done) * SHARD / rate / 60
         say(f"shard {done}/{len(todo)}: {rate:.1f} pairs/s, {left:.0f} min left")
@@ -78,14 +78,20 @@ def _vae_weights(config: Any, model: modeling.Model) -> PyTree:
     raise ValueError(f"none of init_from={tuple(config.init_from)} holds a VAE")
 
 
-def _meta(config: Any, params: PyTree) -> dict[str, Any]:
+def _meta(config: Any, params: PyTree, tokenizer: Tokenizer) -> dict[str, Any]:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     sections = {name: json.loads(config[name].to_json()) for name in ("vae", "method")}
     data = {name: config.data[name] for name in ("num_frames", "size", "seed", "text_length")}
     scene = json.loads(config.data.to_json()).get("scene", {})
-    return json.loads(json.dumps({**sections, "data": data, "scene": scene, "vae_sha256": digest.hexdigest()}))
+    meta = {**sections, "data": data, "scene": scene, "vae_sha256": digest.hexdigest()}
+    if config.data.get("num_points"):
+        meta["num_points"] = config.data.num_points
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        # Bytes are not named: latents made before there was a choice stay valid.
+        meta["vocabulary_sha256"] = hashlib.sha256(tokenizer.model).hexdigest()
+    return json.loads(json.dumps(meta))
 
 
 def _encode_batch(model: modeling.Model, params: PyTree, key: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -95,13 +101,15 @@ def _encode_batch(model: modeling.Model, params: PyTree, key: Any, batch: dict[s
     return {f"{name}_latents": value.astype(np.float16) for name, value in latents.items()}
 
 
-def _shard(config: Any, encode: Callable[..., Any], params: PyTree, index: int, batch_size: int) -> dict[str, Any]:
+def _shard(
+    config: Any, tokenizer: Tokenizer, encode: Callable[..., Any], params: PyTree, index: int, batch_size: int
+) -> dict[str, Any]:
     """Make one shard; deterministic in (seed, shard index)."""
-    source = synthetic.SyntheticSource(tasks.scene_config(config), config.data.seed)
-    transform = pipeline.Prepare(config.data.text_length, caption_dropout=0.0)
+    source = synthetic.SyntheticSource(datasets.scene_config(config), config.data.seed)
+    transform = pipeline.Prepare(tokenizer, caption_dropout=0.0)
     rng = np.random.default_rng([config.data.seed, index, 2])
     key = jax.random.fold_in(jax.random.key(config.data.seed), index)
-    null = ByteTokenizer(config.data.text_length).encode([pipeline.NULL_CAPTION])[0]
+    null = tokenizer.encode([pipeline.NULL_CAPTION])[0]
     parts = []
     for first in range(0, SHARD, batch_size):
         samples = [transform.random_map(source[index * SHARD + first + i], rng) for i in range(batch_size)]

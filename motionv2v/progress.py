@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from rich.console import Console
 from tensorboardX import SummaryWriter
@@ -44,15 +44,27 @@ class MetricsWriter:
         self._board.close()
 
 
+class Utilisation(NamedTuple):
+    """What it takes to say how well the devices are used: operations per sample, and per second at their peak."""
+
+    flops_per_sample: float
+    peak_flops: float | None
+
+
 class ProgressLine:
     """Print step, loss, samples per second, time left and the share of time spent waiting for data.
+
+    With `flops` also the rate of operations, in TFLOP/s of all devices together, and the share of their peak (MFU)
+    where that is known.
 
     On a terminal one line is rewritten; elsewhere (a log file) every report is a line of its own. The clock runs only
     between `start` and `pause`, so that compiling, probing and saving do not spoil the rates.
     """
 
-    def __init__(self, total_steps: int, batch_size: int, stream: TextIO | None = None):
-        self._total, self._batch_size = total_steps, batch_size
+    def __init__(
+        self, total_steps: int, batch_size: int, stream: TextIO | None = None, flops: Utilisation | None = None
+    ):
+        self._total, self._batch_size, self._flops = total_steps, batch_size, flops
         stream = stream or sys.stdout
         self._console = Console(file=stream, highlight=False, soft_wrap=True)
         self._status = self._console.status("") if self._console.is_terminal else None
@@ -89,6 +101,13 @@ class ProgressLine:
             scalars = {"samples_per_second": rate * self._batch_size, "data_wait": share}
             left = clock((self._total - step) / self._rate)
             rates = f"{scalars['samples_per_second']:.1f} samples/s, {left} left, {share:.0%} waiting for data"
+            if self._flops is not None:
+                done = scalars["samples_per_second"] * self._flops.flops_per_sample
+                scalars["tflops_per_second"] = done / 1e12
+                rates += f", {done / 1e12:.3g} TFLOP/s"
+                if self._flops.peak_flops is not None:
+                    scalars["mfu"] = done / self._flops.peak_flops
+                    rates += f" (MFU {scalars['mfu']:.1%})"
         else:
             scalars, rates = {}, "compiling"
         line = f"step {step}/{self._total} loss {loss:.5g}, {rates}"

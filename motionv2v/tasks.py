@@ -1,4 +1,4 @@
-"""What is trained: the VAE, the text-to-video base, or a method's control branch on the frozen base.
+"""What is trained: the VAE, the text-to-video base, a method's control branch on it, or the base with its channels.
 
 `train.train` runs any object with this protocol:
 
@@ -6,8 +6,11 @@
     loss(key, params, batch) -> (loss, {name: scalar})           pure, jittable
     dataset(split) -> grain.IterDataset      batches of numpy arrays, leading axis B
     probe(key, params) -> {"scalars": ..., "videos": ...}        a slow look at a fixed set of held-out samples
+    flops_per_sample() -> float                                  of the denoisers: operations of one training sample
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grain
@@ -15,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, diffusion, editing, evaluate, render
+from motionv2v import checkpoints, diffusion, editing, evaluate, flops, interpolate, render
 from motionv2v import model as modeling
-from motionv2v.data import latents as latent_data
-from motionv2v.data import pipeline, synthetic
+from motionv2v.data import synthetic
+from motionv2v.datasets import make_dataset, scene_config, vocabulary_folder
 from motionv2v.models.dit import base_params, init_control_from_base
 from motionv2v.models.vae import sample_latents
 from motionv2v.tracks import Tracks
@@ -29,57 +32,19 @@ Scalars = dict[str, Any]
 
 
 def make(config: Any) -> "VaeTask | DenoiserTask":
-    """Build the task that `config.kind` names: "vae", "base" or "control". Raises ValueError for another kind."""
-    kinds = {"vae": VaeTask, "base": DenoiserTask, "control": DenoiserTask}
+    """Build the task that `config.kind` names, see `kinds`. Raises ValueError for another kind."""
+    kinds = {"vae": VaeTask, "base": DenoiserTask, "control": DenoiserTask, "generator": GeneratorTask}
     if config.kind not in kinds:
         raise ValueError(f"unknown kind {config.kind!r}; available: {', '.join(kinds)}")
     return kinds[config.kind](config)
 
 
-def scene_config(config: Any) -> synthetic.SceneConfig:
-    """Read the synthetic scenes' settings out of a config."""
-    data = config.data
-    scene = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.get("scene", {}).items()}
-    return synthetic.SceneConfig(num_frames=data.num_frames, size=tuple(data.size), **scene)
-
-
-def check_tokenizer(config: Any) -> None:
-    """Check that training reads the tokens that the text encoder knows: the data pipeline makes bytes only.
-
-    Raises:
-        ValueError: for another `text.tokenizer`, whose ids bytes would be mistaken for.
-    """
-    kind = config.get("text", {}).get("tokenizer", "bytes")
-    if kind != "bytes":
-        raise ValueError(f"text.tokenizer is {kind!r}: training data have byte tokens only so far, expected 'bytes'")
-
-
-def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
-    """Build the stream of batches of a config: cached latents if `data.latents` names a folder, else drawn scenes."""
-    check_tokenizer(config)
-    data = config.data
-    if data.get("latents"):
-        source = latent_data.LatentSource(data.latents)
-        transform = latent_data.Vary(data.caption_dropout, data.get("swap", 0.0))
-    else:
-        source = synthetic.SyntheticSource(scene_config(config), data.seed, split)
-        transform = pipeline.Prepare(data.text_length, data.caption_dropout)
-    return pipeline.make_dataset(
-        source,
-        transform,
-        batch_size=config.train.batch_size // jax.process_count(),
-        seed=data.seed,
-        num_workers=data.get("num_workers", 0),
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
-    )
-
-
-def take_weights(params: PyTree, folders: Any) -> PyTree:
+def take_weights(params: PyTree, folders: Any, fit: Callable[[PyTree], PyTree] | None = None) -> PyTree:
     """Replace subtrees of `params` by those of earlier stages, folder by folder; leaves nothing half-loaded.
 
     Args:
         params: the full tree. folders: released names, model folders or training work dirs.
+        fit: changes a transformer's subtree before its shapes are checked (a method's `fit_base`).
 
     Raises:
         checkpoints.CheckpointError: if a folder cannot be read or a shape does not fit, naming both.
@@ -94,6 +59,7 @@ def take_weights(params: PyTree, folders: Any) -> PyTree:
                 # A base and a model with a branch may start from one another.
                 branch = (subtree if "control" in subtree else params["dit"]).get("control")
                 subtree = base_params(subtree) | ({"control": branch} if "control" in params["dit"] else {})
+                subtree = subtree if fit is None else fit(subtree)
             checkpoints.check_shapes(subtree, params[name], f"{folder} ({name})")
             params[name] = jax.tree.map(jnp.asarray, subtree)
     return params
@@ -201,14 +167,22 @@ class DenoiserTask:
     def init(self, key: Key) -> PyTree:
         """Draw the parameters, take those of earlier stages, and start the branch from the base's own blocks."""
         params = jax.jit(lambda k: modeling.init_params(k, self.model))(key)
-        params = take_weights(params, self.config.get("init_from", ()))
+        fit = getattr(self.model.method, "fit_base", None)
+        take = partial(take_weights, fit=fit and partial(fit, dit=self.model.denoiser.dit))
+        params = take(params, self.config.get("init_from", ()))
         if self.is_control and self.config.get("branch_from_base", True):
             params["dit"] = init_control_from_base(params["dit"])
         if self.is_control and self.config.method.get("patch_embed_from_base", False):
             base = params["dit"]["patch_embed"]
             init = self.model.method.init_from_base
             params["conditioner"] = init(params["conditioner"], base["kernel"], base["bias"])
-        return take_weights(params, self.config.get("resume_from", ()))
+        return take(params, self.config.get("resume_from", ()))
+
+    def flops_per_sample(self) -> float:
+        """Count the operations that one sample's training step needs in the transformer (`flops.train_step`)."""
+        grid = modeling.latent_shape((1, *modeling.clip_shape(self.model)), self.model.vae.latent_channels)[1:4]
+        trained = "control" if self.is_control else "base"
+        return flops.train_step(self.model.denoiser.dit, grid, self.config.data.text_length, trained)
 
     def dataset(self, split: str = "train") -> grain.IterDataset:
         """Build the stream of batches."""
@@ -218,6 +192,8 @@ class DenoiserTask:
         """Return the v-prediction loss (mean squared error), and it at low and at high noise apart."""
         draw_key, time_key, noise_key, pick_key = jax.random.split(key, 4)
         x0, conditions = self._latents(draw_key, pick_key, params, batch)
+        if conditions is not None:
+            conditions = modeling.add_maps(jax.random.fold_in(draw_key, 1), self.model, conditions, x0.shape)
         settings = self.config.loss
         timestep = diffusion.sample_timesteps(
             time_key, (x0.shape[0],), self.model.schedule, settings.timesteps, power=settings.get("power", 2.0)
@@ -238,7 +214,7 @@ class DenoiserTask:
         """Return (x0, conditions) of a batch, from cached latents or by drawing and encoding on the device."""
         if "target_latents" in batch:
             x0 = batch["target_latents"].astype(jnp.float32)
-            if self.is_control:
+            if self.model.method is not None:
                 cached = {name.removesuffix("_latents"): x for name, x in batch.items() if name.endswith("_latents")}
                 del cached["target"]
                 return x0, {"videos": {name: x.astype(jnp.float32) for name, x in cached.items()}}
@@ -247,7 +223,7 @@ class DenoiserTask:
             pick = jax.random.bernoulli(pick_key, 0.5, (x0.shape[0], 1, 1, 1, 1))
             return jnp.where(pick, x0, other), None
         x0 = modeling.encode(self.model, params, batch["target"].astype(jnp.float32) / 127.5 - 1)
-        if not self.is_control:
+        if self.model.method is None:
             return x0, None
         drawn = self.model.method.batch_conditions(draw_key, batch, self.config.method)
         return x0, modeling.encode_conditions(self.model, params, drawn)
@@ -255,7 +231,7 @@ class DenoiserTask:
     def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
         """Sample on held-out scenes: text to video for the base, edits with follow-EPE for the branch."""
         if self._editor is None:
-            self._editor = editing.Editor(self.config, params)
+            self._editor = editing.Editor(self.config, params, vocabulary_folder(self.config))
         # The same editor every time: its compiled functions take the parameters as an argument.
         editor = self._editor.with_params(params)
         pairs = self.config.train.probe_samples
@@ -264,6 +240,21 @@ class DenoiserTask:
         source = synthetic.SyntheticSource(scene_config(self.config), self.config.data.seed, "test")
         captions = [source[i]["caption"] for i in range(pairs)]
         return {"scalars": {}, "videos": {"text_to_video": np.concatenate(list(editor.text_to_video(captions)), 2)}}
+
+
+class GeneratorTask(DenoiserTask):
+    """Train the whole transformer with a method's further input channels, from a base that does not have them."""
+
+    _interpolator: interpolate.Interpolator | None = None
+
+    def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
+        """Generate held-out scenes again from their first and last frames; PSNR, and that of a cross-fade."""
+        if self._interpolator is None:
+            self._interpolator = interpolate.Interpolator(self.config, params, vocabulary_folder(self.config))
+        source = synthetic.SyntheticSource(scene_config(self.config), self.config.data.seed, "test")
+        samples = [source[i] for i in range(self.config.train.probe_samples)]
+        videos = np.stack([sample["target"] for sample in samples])
+        return interpolate.probe(self._interpolator.with_params(params), videos, [s["caption"] for s in samples])
 
 
 def _to_uint8(video: np.ndarray) -> np.ndarray:

@@ -52,15 +52,14 @@ def make(kind: str, max_length: int, folder: str | os.PathLike | None = None) ->
     return SentencePieceTokenizer(Path(folder) / SPIECE, max_length)
 
 
-class ByteTokenizer:
-    """Turn captions into UTF-8 bytes, numbered as ByT5 does: 0 pads, 1 ends, byte b is b + 3.
+class _PaddedRows:
+    """What the tokenizers share: rows of a fixed length that hold ids, one end token and padding.
 
-    Attributes:
-        max_length: tokens per caption, the end token included.
+    A tokenizer adds `pad`, `end`, and how a caption becomes ids (`_ids`) and ids a caption (`_caption`).
     """
 
-    pad, end, offset = 0, 1, 3
-    vocab_size = 259
+    pad: int
+    end: int
 
     def __init__(self, max_length: int):
         if max_length < 1:
@@ -68,9 +67,9 @@ class ByteTokenizer:
         self.max_length = max_length
 
     def encode(self, captions: Sequence[str]) -> Int[np.ndarray, "B L"]:
-        """Return int32 tokens, one row of `max_length` per caption: its bytes, the end token, padding.
+        """Return int32 tokens, one row of `max_length` per caption: its ids, the end token, padding.
 
-        A caption that is too long loses its last bytes and keeps the end token.
+        A caption that is too long loses its last ids and keeps the end token.
 
         Raises:
             ValueError: when given one string instead of a list of strings.
@@ -79,27 +78,45 @@ class ByteTokenizer:
             raise ValueError(f"encode takes a list of captions, got the single string {captions!r}.")
         tokens = np.full((len(captions), self.max_length), self.pad, np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            content = np.frombuffer(caption.encode("utf-8")[: self.max_length - 1], np.uint8)
-            row[: len(content)] = content.astype(np.int32) + self.offset
-            row[len(content)] = self.end
+            ids = self._ids(caption)[: self.max_length - 1]
+            row[: len(ids)] = ids
+            row[len(ids)] = self.end
         return tokens
 
     def decode(self, tokens: Int[np.ndarray, "B L"]) -> list[str]:
-        """Return the captions of token rows, up to each end token; a character that was cut in two is replaced."""
+        """Return the captions of token rows, up to each end token, without padding."""
         captions = []
         for row in np.asarray(tokens):
             ends = np.flatnonzero(row == self.end)
-            row = row[: ends[0]] if ends.size else row
-            content = (row[row >= self.offset] - self.offset).astype(np.uint8)
-            captions.append(content.tobytes().decode("utf-8", "replace"))
+            captions.append(self._caption(row[: ends[0]] if ends.size else row))
         return captions
 
 
-class SentencePieceTokenizer:
+class ByteTokenizer(_PaddedRows):
+    """Turn captions into UTF-8 bytes, numbered as ByT5 does: 0 pads, 1 ends, byte b is b + 3.
+
+    A character that was cut in two is replaced in `decode`.
+
+    Attributes:
+        max_length: tokens per caption, the end token included.
+    """
+
+    pad, end, offset = 0, 1, 3
+    vocab_size = 259
+
+    def _ids(self, caption: str) -> np.ndarray:
+        return np.frombuffer(caption.encode("utf-8"), np.uint8).astype(np.int32) + self.offset
+
+    def _caption(self, ids: np.ndarray) -> str:
+        content = (ids[ids >= self.offset] - self.offset).astype(np.uint8)
+        return content.tobytes().decode("utf-8", "replace")
+
+
+class SentencePieceTokenizer(_PaddedRows):
     """Turn captions into the pieces of T5's vocabulary, with the ids of transformers' T5Tokenizer.
 
     Behind the vocabulary's pieces come 100 ids of "<extra_id_99>" .. "<extra_id_0>"; these and the special pieces count
-    as one token where they stand in a caption.
+    as one token where they stand in a caption; `decode` leaves the extra ids out.
 
     Attributes:
         model: the content of spiece.model. max_length: tokens per caption, the end token included.
@@ -118,14 +135,13 @@ class SentencePieceTokenizer:
         Raises:
             ValueError: if there is no such file, it is no T5 vocabulary, or `max_length` is below 1.
         """
-        if max_length < 1:
-            raise ValueError(f"max_length must leave room for the end token, so be at least 1; got {max_length}.")
+        super().__init__(max_length)
         if not isinstance(model, bytes):
             path = Path(model)
             if not path.is_file():
                 raise ValueError(f"no vocabulary at {path}: copy {SPIECE} of the model's tokenizer there.")
             model = path.read_bytes()
-        self.model, self.max_length = model, max_length
+        self.model = model
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
@@ -137,40 +153,17 @@ class SentencePieceTokenizer:
         self.pad, self.end, _ = ids
         size = self._pieces.vocab_size()
         self.vocab_size = size + self.num_extra
-        self._ids = dict(zip(self.special, ids, strict=True))
-        self._ids |= {f"<extra_id_{i}>": self.vocab_size - 1 - i for i in range(self.num_extra)}
-        self._marks = re.compile("(" + "|".join(map(re.escape, self._ids)) + ")")
+        self._special_ids = dict(zip(self.special, ids, strict=True))
+        self._special_ids |= {f"<extra_id_{i}>": self.vocab_size - 1 - i for i in range(self.num_extra)}
+        self._marks = re.compile("(" + "|".join(map(re.escape, self._special_ids)) + ")")
 
-    def encode(self, captions: Sequence[str]) -> Int[np.ndarray, "B L"]:
-        """Return int32 tokens, one row of `max_length` per caption: its pieces, the end token, padding.
-
-        A caption that is too long loses its last pieces and keeps the end token.
-
-        Raises:
-            ValueError: when given one string instead of a list of strings.
-        """
-        if isinstance(captions, str):
-            raise ValueError(f"encode takes a list of captions, got the single string {captions!r}.")
-        tokens = np.full((len(captions), self.max_length), self.pad, np.int32)
-        for row, caption in zip(tokens, captions, strict=True):
-            ids = self._encode(caption)[: self.max_length - 1]
-            row[: len(ids)] = ids
-            row[len(ids)] = self.end
-        return tokens
-
-    def _encode(self, caption: str) -> list[int]:
+    def _ids(self, caption: str) -> list[int]:
         ids: list[int] = []
         # transformers takes the control character "next line" for a space; sentencepiece alone would not know it.
         for part in self._marks.split(caption.replace("\x85", " ")):
-            ids += [self._ids[part]] if part in self._ids else self._pieces.encode(part)
+            ids += [self._special_ids[part]] if part in self._special_ids else self._pieces.encode(part)
         return ids
 
-    def decode(self, tokens: Int[np.ndarray, "B L"]) -> list[str]:
-        """Return the captions of token rows, up to each end token; padding and extra ids are left out."""
-        captions = []
-        for row in np.asarray(tokens):
-            ends = np.flatnonzero(row == self.end)
-            row = row[: ends[0]] if ends.size else row
-            size = self.vocab_size - self.num_extra
-            captions.append(self._pieces.decode([int(i) for i in row if i != self.pad and i < size]))
-        return captions
+    def _caption(self, ids: np.ndarray) -> str:
+        size = self.vocab_size - self.num_extra
+        return self._pieces.decode([int(i) for i in ids if i != self.pad and i < size])

@@ -51,8 +51,8 @@ def test_schedule_covers_every_parameter(name):
     """Each stage trains its own part and nothing else; a pattern that decides nothing is an error in `partition`."""
     config, _, shapes = build(name)
     trainable, _ = optim.partition(shapes, config.optim.schedule)
-    parts = {"vae": {"vae"}, "base": {"text", "dit"}, "control": {"dit", "conditioner"}}[config.kind]
-    assert set(trainable) == parts
+    parts = {"vae": {"vae"}, "base": {"text", "dit"}, "control": {"dit", "conditioner"}, "generator": {"dit"}}
+    assert set(trainable) == parts[config.kind]
     if config.kind == "control":
         assert set(trainable["dit"]) == {"control"}
 

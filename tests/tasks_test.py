@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, prepare, tasks
+from motionv2v import checkpoints, tasks
 
 
 def tree(kind, key=0):
@@ -42,16 +42,6 @@ def test_later_folders_win(saved):
     taken = tasks.take_weights(tree("control"), (saved["control"], saved["vae"]))
     assert same(taken["vae"], checkpoints.load_model(saved["vae"])[1]["vae"])
     assert same(taken["text"], checkpoints.load_model(saved["control"])[1]["text"])
-
-
-@pytest.mark.parametrize("run", [tasks.make_dataset, lambda config: prepare.write_latents(config, "nowhere", 1)])
-def test_other_tokens_are_not_mistaken_for_bytes(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = tiny_model.config("control")
-    config.text.tokenizer = "sentencepiece"
-    with pytest.raises(ValueError, match=r"text.tokenizer is 'sentencepiece'.*expected 'bytes'"):
-        run(config)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_size_is_refused(saved, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import toy_task
 
 from motionv2v import checkpoints, optim, train, video
-from motionv2v.progress import MetricsWriter, ProgressLine, clock
+from motionv2v.progress import MetricsWriter, ProgressLine, Utilisation, clock
 
 
 def run(workdir, **changes):
@@ -203,6 +203,20 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
         file.write('{"step": 4, "lo')
     MetricsWriter(tmp_path, resumed_at=2).close()
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_progress_line_says_how_well_the_device_is_used(capsys):
+    """MFU is operations needed per second over the peak; without a known peak only the rate is told."""
+    for peak, end in ((1e15, "%)"), (None, "TFLOP/s")):
+        progress = ProgressLine(100, 4, flops=Utilisation(2e12, peak))
+        progress.start()
+        progress.waited(0.0)
+        scalars = progress.report(1, 0.5)
+        assert scalars["tflops_per_second"] == pytest.approx(2 * scalars["samples_per_second"])
+        assert ("mfu" in scalars) == (peak is not None)
+        assert capsys.readouterr().out.strip().endswith(end)
+        if peak is not None:
+            assert scalars["mfu"] == pytest.approx(scalars["tflops_per_second"] / 1e3)
 
 
 def test_progress_line_says_rates_and_time_left(capsys):

@@ -1,23 +1,32 @@
-"""From a random-access source of samples to batches: a grain dataset whose position is saved with the checkpoint.
+"""From random-access sources of samples to batches: a grain dataset whose position is saved with the checkpoint.
 
-Order of work: shard over hosts -> shuffle (per epoch, seeded) -> per-sample map (caption dropout, point dropout,
-tokens) -> batch -> optional worker processes. Every step is deterministic in (seed, position), so a restored iterator
-goes on with exactly the batches that an uninterrupted one would have given.
+Order of work: shard over hosts -> shuffle (per epoch, seeded) -> per-sample maps (fit to a bucket, caption dropout,
+point dropout, tokens) -> mix data sets -> batch -> mix buckets -> optional worker processes. Everything before the
+workers is random access: batch i is a function of (seed, i) alone. So a restored iterator goes on with exactly the
+batches that an uninterrupted one would have given, and the number of workers changes nothing.
 """
 
-from collections.abc import Callable
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
+from motionv2v.data.buckets import Bucket, Fit, nearest
 from motionv2v.data.counterfactual import drop_points
 from motionv2v.data.workers import end_with_parent
-from motionv2v.tokenizer import ByteTokenizer
+from motionv2v.tokenizer import ByteTokenizer, Tokenizer
 
 NULL_CAPTION = "."
 """What replaces a dropped caption, as in the code behind the paper (section 4.1)."""
+
+FIELDS = (
+    "source", "target", "source_xy", "target_xy", "source_visible", "target_visible", "edited", "caption", "kind",
+)  # fmt: skip
+"""What a sample holds, see `data.synthetic.SyntheticSource`."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +34,21 @@ class Prepare(grain.transforms.RandomMap):
     """Turn one sample into model input: drop its caption and points as the paper's training does, and tokenise.
 
     Attributes:
-        text_length: tokens L. caption_dropout: share of captions replaced by `NULL_CAPTION`.
+        tokenizer: what makes the tokens; a number L stands for `ByteTokenizer(L)`.
+        caption_dropout: share of captions replaced by `NULL_CAPTION`.
         point_dropout: draw the per-point masks (target hidden more often than source); False keeps exact visibility.
     """
 
-    text_length: int
+    tokenizer: Tokenizer | int
     caption_dropout: float = 0.5
     point_dropout: bool = True
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Apply to one sample; strings are consumed, since only arrays are batched and put on devices."""
+        tokenizer = ByteTokenizer(self.tokenizer) if isinstance(self.tokenizer, int) else self.tokenizer
         sample = {k: v for k, v in element.items() if k not in ("caption", "kind")}
         caption = NULL_CAPTION if rng.random() < self.caption_dropout else element["caption"]
-        sample["tokens"] = ByteTokenizer(self.text_length).encode([caption])[0]
+        sample["tokens"] = tokenizer.encode([caption])[0]
         if self.point_dropout:
             sample["source_visible"], sample["target_visible"] = drop_points(
                 rng, sample["source_visible"], sample["target_visible"]
@@ -73,22 +84,154 @@ def make_dataset(
     Raises:
         ValueError: if the shard of this host is smaller than one batch, or the host index is out of range.
     """
-    if not 0 <= host_index < host_count:
-        raise ValueError(f"host_index {host_index} is not in 0..{host_count - 1} (host_count {host_count})")
+    _check_host(host_index, host_count)
     shard = len(source) // host_count
     if shard < batch_size:
         raise ValueError(
             f"a batch of {batch_size} needs as many samples, but this host's share is {shard} of {len(source)}; "
             f"use a batch size of at most {shard} or more data"
         )
+    seed = _mixed_seed(seed, host_index) if host_index else seed
+    maps = () if transform is None else (transform,)
+    samples = _samples(source, maps, seed, host_index, host_count, shuffle=shuffle, num_epochs=num_epochs)
+    return _stream(samples.batch(batch_size, drop_remainder=True), num_workers, prefetch)
+
+
+class Part(NamedTuple):
+    """The samples of one data set that belong to one bucket, and their share of all samples of the mix."""
+
+    name: str
+    bucket: Bucket
+    source: Any
+    share: float
+    maps: tuple[Fit, ...]
+
+
+def mix(
+    sources: Mapping[str, Any],
+    weights: Mapping[str, float],
+    transform: grain.transforms.RandomMap | Callable[..., Any],
+    *,
+    buckets: Sequence[Bucket],
+    num_points: int,
+    batch_size: int,
+    seed: int,
+    num_workers: int = 0,
+    host_index: int = 0,
+    host_count: int = 1,
+    prefetch: int = 2,
+) -> grain.IterDataset:
+    """Build the endless stream of batches of one host out of several data sets and several shapes of clips.
+
+    Every batch is of one bucket. Which one, and which data set each of its samples is from, depends on the position
+    alone, in fixed proportions without chance: all hosts have the same shapes at the same step.
+
+    Args:
+        sources: by name, either a random-access source of samples (`FIELDS`), whose clips are made to fit the nearest
+            bucket, or a function that gives a source of a bucket's own shape and `num_points` points, such as drawn
+            scenes; it gets an equal share in every bucket. A source whose clips differ in shape has an attribute
+            `shapes`, int [samples 3] with (T, H, W) of each; without it all are taken to be as the first one.
+        weights: by name, how many samples are drawn from each in proportion to the others; the grain is one per cent
+            of the smallest.
+        transform: per-sample map with its own random generator, after the clips fit.
+        buckets: shapes (T, H, W) of batches; those that no clip is nearest to are never seen.
+        num_points: points N of every sample.
+        batch_size: samples per batch of *this host*.
+        seed, num_workers, host_index, host_count, prefetch: as for `make_dataset`. Hosts never share a sample.
+
+    Raises:
+        ValueError: for missing or impossible weights, an empty source, samples that lack a field, clips shorter than
+            every bucket, and fewer samples of a data set in a bucket than there are hosts.
+    """
+    _check_host(host_index, host_count)
+    _check_weights(sources, weights)
+    parts = [part for name in sources for part in _parts(name, sources[name], buckets, num_points)]
+    total = math.fsum(weights[name] for name in sources)
+    batches, shares = [], []
+    for bucket in dict.fromkeys(buckets):
+        inside = [part for part in parts if part.bucket == bucket]
+        if not inside:
+            continue
+        streams = []
+        for part in inside:
+            if len(part.source) < host_count:
+                raise ValueError(
+                    f"{part.name} has {len(part.source)} samples for the bucket {bucket}, fewer than the {host_count} "
+                    "hosts that share them; leave that bucket out or add data"
+                )
+            entropy = _mixed_seed(seed, zlib.crc32(part.name.encode()), *bucket, host_index)
+            streams.append(_samples(part.source, (*part.maps, transform), entropy, host_index, host_count))
+        inner = [weights[part.name] / total * part.share for part in inside]
+        batches.append(_interleave(streams, inner).batch(batch_size, drop_remainder=True))
+        shares.append(math.fsum(inner))
+    return _stream(_interleave(batches, shares), num_workers, prefetch)
+
+
+class _Subset:
+    """Some samples of a source, by their indices."""
+
+    def __init__(self, source: Any, indices: np.ndarray):
+        self.source, self.indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[int(self.indices[index])]
+
+
+def _parts(name: str, source: Any, buckets: Sequence[Bucket], num_points: int) -> list[Part]:
+    """Divide a data set among the buckets."""
+    if not hasattr(source, "__getitem__"):
+        return [Part(name, bucket, source(bucket), 1 / len(buckets), ()) for bucket in buckets]
+    if not len(source):
+        raise ValueError(f"{name} has no samples")
+    first = source[0]
+    missing = [field for field in FIELDS if field not in first]
+    if missing:
+        raise ValueError(f"the samples of {name} have no {', '.join(missing)}; they hold {', '.join(sorted(first))}")
+    shapes = getattr(source, "shapes", None)
+    shapes = np.array([first["source"].shape[:3]]) if shapes is None else np.asarray(shapes)
+    kinds, kind = np.unique(shapes, axis=0, return_inverse=True)
+    try:
+        chosen = [nearest(tuple(int(n) for n in shape), buckets) for shape in kinds]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    parts = []
+    for bucket in dict.fromkeys(chosen):
+        if len(kinds) == 1:
+            inside = source
+        else:
+            inside = _Subset(source, np.flatnonzero(np.array([b == bucket for b in chosen])[kind.reshape(-1)]))
+        parts.append(Part(name, bucket, inside, len(inside) / len(source), (Fit(bucket, num_points),)))
+    return parts
+
+
+def _samples(
+    source: Any,
+    maps: Sequence[Any],
+    seed: int,
+    host_index: int,
+    host_count: int,
+    shuffle: bool = True,
+    num_epochs: int | None = None,
+) -> grain.MapDataset:
+    """Build this host's samples of one source."""
     dataset = grain.MapDataset.source(source).seed(seed)
-    dataset = dataset[host_index : shard * host_count : host_count]
+    dataset = dataset[host_index : len(source) // host_count * host_count : host_count]
     if shuffle:
         dataset = dataset.shuffle()
     dataset = dataset.repeat(num_epochs)
-    if transform is not None:
+    for transform in maps:
         dataset = dataset.random_map(transform)
-    batches = dataset.batch(batch_size, drop_remainder=True)
+    return dataset
+
+
+def _interleave(datasets: list[grain.MapDataset], shares: list[float]) -> grain.MapDataset:
+    return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, shares)
+
+
+def _stream(batches: grain.MapDataset, num_workers: int, prefetch: int) -> grain.IterDataset:
     # Reading in threads would fight the device for a CPU's cores; without workers, one thread reads ahead.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     stream = batches.to_iter_dataset(options)
@@ -96,3 +239,22 @@ def make_dataset(
         workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=prefetch)
         stream = stream.mp_prefetch(workers, worker_init_fn=end_with_parent)
     return stream
+
+
+def _mixed_seed(*entropy: int) -> int:
+    """Make one seed of several numbers, so that hosts, data sets and buckets each draw their own random numbers."""
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def _check_host(host_index: int, host_count: int) -> None:
+    if not 0 <= host_index < host_count:
+        raise ValueError(f"host_index {host_index} is not in 0..{host_count - 1} (host_count {host_count})")
+
+
+def _check_weights(sources: Mapping[str, Any], weights: Mapping[str, float]) -> None:
+    if not sources or set(sources) != set(weights):
+        given = f"data sets {', '.join(sources) or 'none'}; weights for {', '.join(weights) or 'none'}"
+        raise ValueError(f"a mix needs data sets and one weight for each; given {given}")
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"the weight of {name} is {weight}, expected a positive number")

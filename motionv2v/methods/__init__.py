@@ -4,6 +4,8 @@
         drawn in jax.numpy, jittable and vmappable; `videos` reach the conditioner as latents of the frozen VAE
     make_conditioner(config, width=, patch_size=, dtype=) -> linen module: (conditions, time) -> models.dit.Control
     init_from_base(params, base_kernel, base_bias) -> params        how the conditioner starts from a trained base
+    draw_maps(key, shape, config) -> {name: [B ...]}    optional: "maps" that need no clip, for latents of `shape`
+    fit_base(params, dit) -> params                     optional: how the transformer itself starts from a base
     loss(...), initial_noise(...)                       optional; the defaults are diffusion.loss and N(0, 1)
 
 Nothing else in the package asks which method runs: `get(config.method.name)` is the only look-up.
@@ -12,7 +14,7 @@ Nothing else in the package asks which method runs: `get(config.method.name)` is
 import importlib
 from types import ModuleType
 
-AVAILABLE = ("motionv2v",)
+AVAILABLE = ("motionv2v", "interpolation")
 
 
 def get(name: str) -> ModuleType:

@@ -161,3 +161,33 @@ def test_point_dropout_only_hides_and_the_target_more():
     exact = Prepare(16, point_dropout=False).random_map(element, rng)
     np.testing.assert_array_equal(exact["target_visible"], element["target_visible"])
     assert set(exact) == {"source_visible", "target_visible", "tokens"}
+
+
+def test_hosts_draw_their_own_masks():
+    """Two hosts that read the same samples would still drop other captions and points: more variety, same data."""
+    copies = [SCENES[0]] * 8
+    first, second = (
+        next(iter(make_dataset(copies, Prepare(12), batch_size=4, seed=0, host_index=host, host_count=2)))
+        for host in range(2)
+    )
+    np.testing.assert_array_equal(first["source"], second["source"])
+    assert not np.array_equal(first["target_visible"], second["target_visible"])
+
+
+def test_prepare_reads_captions_with_the_tokenizer_it_is_given():
+    class Letters:
+        """Number the letters."""
+
+        max_length, vocab_size = 5, 27
+
+        def encode(self, captions):
+            rows = [[ord(c) % 27 for c in caption[:5].ljust(5)] for caption in captions]
+            return np.array(rows, np.int32)
+
+        def decode(self, tokens):
+            return []
+
+    rng = np.random.default_rng(0)
+    for share, expected in ((0.0, "red d"), (1.0, NULL_CAPTION + "    ")):
+        got = Prepare(Letters(), caption_dropout=share).random_map(sample(), rng)["tokens"]
+        assert got.tolist() == [ord(c) % 27 for c in expected]

@@ -1,0 +1,152 @@
+"""What a config's training reads: the tokenizer of its captions, and data sets, scenes and shapes as one stream."""
+
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+
+from motionv2v import checkpoints
+from motionv2v import tokenizer as tokenizers
+from motionv2v.data import latents as latent_data
+from motionv2v.data import pipeline, synthetic
+
+
+def scene_config(config: Any, bucket: tuple[int, int, int] | None = None) -> synthetic.SceneConfig:
+    """Read the synthetic scenes' settings out of a config; `bucket` (T, H, W) replaces the config's own shape."""
+    data = config.data
+    scene = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.get("scene", {}).items()}
+    if data.get("num_points"):
+        scene["num_points"] = data.num_points
+    frames, *size = bucket or (data.num_frames, *data.size)
+    return synthetic.SceneConfig(num_frames=frames, size=tuple(size), **scene)
+
+
+def vocabulary_folder(config: Any) -> str | None:
+    """Find the folder with the vocabulary of `text.tokenizer`, None for bytes, which need none.
+
+    That is `data.vocabulary`, or the first model folder the run starts from (`init_from`, `resume_from`) that has one.
+
+    Raises:
+        ValueError: when there is none, listing where it was looked for.
+    """
+    if config.get("text", {}).get("tokenizer", "bytes") == "bytes":
+        return None
+    given = config.data.get("vocabulary", "")
+    folders = [Path(given)] if given else _start_folders(config)
+    for folder in folders:
+        if (folder / tokenizers.SPIECE).is_file():
+            return str(folder)
+    raise ValueError(
+        f"text.tokenizer is {config.text.tokenizer!r}, but there is no {tokenizers.SPIECE} in "
+        f"{', '.join(map(str, folders)) or 'init_from, which names no folder'}; set data.vocabulary to the folder that "
+        "has it"
+    )
+
+
+def _start_folders(config: Any) -> list[Path]:
+    """List the folders of the models that a run starts from, those that are there."""
+    names = [str(name) for field in ("init_from", "resume_from") for name in config.get(field, ())]
+    return [checkpoints.resolve(name) for name in names if name in checkpoints.RELEASED or Path(name).is_dir()]
+
+
+def check_tokenizer(config: Any) -> tokenizers.Tokenizer:
+    """Make the tokenizer that training reads captions with, and check that the text encoder knows all its tokens.
+
+    Raises:
+        ValueError: for an unknown kind, a vocabulary that is missing or larger than the encoder's, or bytes for a
+            model that starts from one with a vocabulary of its own.
+    """
+    text = config.get("text", {})
+    kind = text.get("tokenizer", "bytes")
+    tokenizer = tokenizers.make(kind, config.data.text_length, vocabulary_folder(config))
+    known = text.get("vocab_size", tokenizer.vocab_size)
+    if tokenizer.vocab_size > known:
+        raise ValueError(
+            f"the tokenizer {kind!r} has {tokenizer.vocab_size} tokens, but the text encoder knows {known} "
+            "(text.vocab_size)"
+        )
+    for folder in _start_folders(config) if text and kind == "bytes" else ():
+        if (folder / tokenizers.SPIECE).is_file():
+            raise ValueError(
+                f"text.tokenizer is 'bytes', but {folder} has a vocabulary ({tokenizers.SPIECE}); expected "
+                "'sentencepiece', or its text encoder would take bytes for words"
+            )
+    return tokenizer
+
+
+def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
+    """Build the stream of batches of a config.
+
+    Cached latents if `data.latents` names a folder; else `data.mix`, data sets with their weights, in the shapes of
+    `data.buckets`; else scenes drawn on the fly.
+
+    Raises:
+        ValueError: for settings that are impossible or exclude each other, data sets that cannot be read, and a
+            tokenizer that does not fit (`check_tokenizer`).
+    """
+    tokenizer = check_tokenizer(config)
+    data = config.data
+    batches = {
+        "batch_size": config.train.batch_size // jax.process_count(),
+        "seed": data.seed,
+        "num_workers": data.get("num_workers", 0),
+        "host_index": jax.process_index(),
+        "host_count": jax.process_count(),
+    }
+    is_mixed = bool(data.get("mix") or data.get("buckets"))
+    if data.get("latents"):
+        if is_mixed:
+            raise ValueError(
+                f"data.latents is {data.latents!r} and data.mix or data.buckets is set too: latents are of one data "
+                "set and one shape; set data.latents to '' to train on videos"
+            )
+        source = latent_data.LatentSource(data.latents)
+        return pipeline.make_dataset(source, latent_data.Vary(data.caption_dropout, data.get("swap", 0.0)), **batches)
+    transform = pipeline.Prepare(tokenizer, data.caption_dropout)
+    if not is_mixed:
+        source = synthetic.SyntheticSource(scene_config(config), data.seed, split)
+        return pipeline.make_dataset(source, transform, **batches)
+    sources, weights = _mixed_sources(config, split)
+    num_points = scene_config(config).num_points
+    return pipeline.mix(sources, weights, transform, buckets=_buckets(config), num_points=num_points, **batches)
+
+
+def _mixed_sources(config: Any, split: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """Open the data sets of `data.mix`: ({name: source}, {name: weight}); without a mix, scenes alone."""
+    entries = tuple(config.data.get("mix") or (("synthetic", 1.0),))
+    is_pair = [isinstance(e, list | tuple) and len(e) == 2 and isinstance(e[0], str) for e in entries]
+    if not all(is_pair) or len({entry[0] for entry in entries}) < len(entries):
+        raise ValueError(
+            f'data.mix is {entries}; expected (("synthetic", 0.5), ("path/to/dataset", 0.5)): each data set once, '
+            "with its weight"
+        )
+    sources: dict[str, Any] = {}
+    for name, _ in entries:
+        if name == "synthetic":
+            sources[name] = lambda bucket: synthetic.SyntheticSource(
+                scene_config(config, bucket), config.data.seed, split
+            )
+        else:
+            # The reader of data sets needs an extra; who trains on scenes or latents does not.
+            from motionv2v.data.sources import PairSource
+
+            sources[name] = PairSource(name, split)
+    return sources, {name: float(weight) for name, weight in entries}
+
+
+def _buckets(config: Any) -> list[tuple[int, int, int]]:
+    """Read and check `data.buckets`; without any, the one of `data.num_frames` and `data.size`."""
+    data = config.data
+    given = tuple(data.get("buckets") or ((data.num_frames, *data.size),))
+    buckets = [tuple(bucket) if isinstance(bucket, list | tuple) else () for bucket in given]
+    unit = 8 * config.dit.get("patch_size", 2) if "dit" in config else 8
+    least = tuple(data.get("crop", (1, 1, 1)))
+    for bucket in buckets:
+        if len(bucket) != 3 or any(not isinstance(n, int) or n < 1 for n in bucket) or (bucket[0] - 1) % 4:
+            raise ValueError(f"data.buckets is {given}; expected ((T, H, W), ...) with T = 4k + 1 frames")
+        if bucket[1] % unit or bucket[2] % unit:
+            raise ValueError(f"data.buckets has {bucket}; expected H and W to be multiples of {unit}")
+        if any(piece > size for piece, size in zip(least, bucket, strict=True)):
+            raise ValueError(f"data.buckets has {bucket}, smaller than data.crop {least}")
+    return buckets

@@ -1,0 +1,319 @@
+"""Generate the video between two frames: `load(name)(first, last, "a dog turns around", num_frames=49, seed=0)`.
+
+The models are those of `methods.interpolation`: trained by this project (kind "generator"), or CogVideoX-I2V, which
+takes the first frame and was never shown a last one. An `Interpolator` is a plain function of arrays, which is how the
+recipes for counterfactual pairs (MotionV2V, arXiv 2511.20640, section 3.2) call it.
+
+The frames keep their size and their number is free, as far as the model goes: T = 4k + 1, and height and width that
+divide into the transformer's patches. What comes back has passed through the autoencoder, the given frames too.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from motionv2v import checkpoints, editing, evaluate, figures, sampling
+from motionv2v import model as modeling
+from motionv2v import tokenizer as tokenizers
+from motionv2v.methods import interpolation
+from motionv2v.models import positions
+from motionv2v.models.vae import check_video_shape, latent_shape
+from motionv2v.tokenizer import Tokenizer
+from motionv2v.typing import AnyArray, Bool, Int, Key, PyTree, UInt8
+
+KIND = "generator"
+
+
+def load(name_or_folder: str | os.PathLike) -> "Interpolator":
+    """Load a generator.
+
+    Args:
+        name_or_folder: a model folder or training work dir of kind "generator"; or CogVideoX-I2V (5B-I2V, 1.5-5B-I2V
+            or any of their shape), as the folder that diffusers saved or as launch/convert.py made it from that.
+
+    Raises:
+        checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model or it is damaged.
+        ValueError: if the model has no input channels for given frames.
+    """
+    # Here, because training imports this module too and reads no folder of diffusers.
+    from motionv2v.convert import parts, pipeline
+
+    folder = Path(name_or_folder)
+    if (folder / pipeline.INDEX).is_file():
+        found = pipeline.pipeline_from_diffusers(folder, dtype=parts.STORED)
+        config, params, tokenizer = found.config, found.params, found.tokenizer
+        exact = all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+        for name in ("vae", "text", "dit"):
+            config[name].dtype = "float32" if exact else "bfloat16"
+        image_scale: float | None = found.image_scale
+    else:
+        config, params = checkpoints.load_model(folder)
+        folder, tokenizer, image_scale = checkpoints.resolve(folder), None, None
+    if config.get("kind") != KIND:
+        config = _as_generator(config, folder, image_scale)
+    interpolator = Interpolator(config, params, folder, tokenizer)
+    checkpoints.check_shapes(params, interpolator.expected_shapes(), str(name_or_folder))
+    return interpolator
+
+
+def _as_generator(config: ConfigDict, folder: Path, image_scale: float | None) -> ConfigDict:
+    """Describe an image-to-video model as a generator."""
+    from motionv2v.convert import autoencoder, folders, parts
+
+    dit, inputs = config.get("dit", ConfigDict()), 2 * config.vae.get("latent_channels", 16)
+    channels = dit.get("in_channels", 16)
+    if config.get("kind") != "base" or channels != inputs:
+        raise ValueError(
+            f"{folder} holds a {config.get('kind', 'nameless')!r} model ({config.get('name', '?')}) with {channels} "
+            f"input channels; interpolation needs one of kind {KIND!r} (configs/interpolation_*.py), or CogVideoX-I2V "
+            f"with {inputs}"
+        )
+    kept, factor = folder / folders.KEPT / "vae" / parts.CONFIG, config.vae.scaling_factor
+    if image_scale is None:
+        image_scale = autoencoder.image_scale(json.loads(kept.read_text())) if kept.is_file() else factor
+    config = ConfigDict(config)
+    config.kind = KIND
+    config.method = ConfigDict({"name": "interpolation", "drop_last": 0.0, "image_scale": image_scale / factor})
+    return config
+
+
+class Interpolator:
+    """A model ready to generate: modules, parameters and a compiled function.
+
+    Attributes:
+        config: the checkpoint's own config. params: the full tree. model: the modules. tokenizer: of the prompts.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        params: PyTree,
+        folder: str | os.PathLike | None = None,
+        tokenizer: Tokenizer | None = None,
+    ):
+        """Build the modules; `folder` is where the vocabulary of `text.tokenizer` lies, unless `tokenizer` is given."""
+        self.config = config
+        self.model = modeling.build(config)
+        self.params = jax.tree.map(jnp.asarray, params)
+        kind, length = config.text.get("tokenizer", "bytes"), config.data.text_length
+        self.tokenizer = tokenizers.make(kind, length, folder) if tokenizer is None else tokenizer
+        static = ("num_frames", "num_steps", "solver", "guidance")
+        self._generate = jax.jit(self._generate_fn, static_argnames=static)
+
+    def with_params(self, params: PyTree) -> "Interpolator":
+        """Take other parameters of the same shapes, keeping what is compiled; returns itself."""
+        self.params = jax.tree.map(jnp.asarray, params)
+        return self
+
+    def expected_shapes(self) -> PyTree:
+        """Return the shapes that the config's parameters must have."""
+        return jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))
+
+    @property
+    def num_frames(self) -> int:
+        """Return the number of frames the model was made for."""
+        return int(self.config.data.num_frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return the (height, width) the model was made for."""
+        return tuple(self.config.data.size)
+
+    def __call__(
+        self,
+        first: AnyArray,
+        last: AnyArray | None,
+        prompt: str = editing.NULL_PROMPT,
+        num_frames: int | None = None,
+        seed: int = 0,
+        *,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        notify: Callable[[str], None] = warnings.warn,
+    ) -> UInt8[np.ndarray, "T H W 3"]:
+        """Generate a video that starts with one frame and ends with another.
+
+        Args:
+            first: its first frame, uint8 [H W 3].
+            last: its last frame, of the same shape, or None to leave the end open (image-to-video).
+            prompt: what happens in between.
+            num_frames: T, 4k + 1; None takes the model's own.
+            seed: same seed, same video.
+            num_steps: denoising steps; None takes the config's.
+            guidance: classifier-free guidance scale on the text; None takes the config's, 1 switches it off.
+            notify: called with a sentence when the clip has another shape than the model was made for.
+
+        Raises:
+            ValueError: for frames or a number of frames that the model cannot take, naming the nearest that it can.
+        """
+        num_frames = self.num_frames if num_frames is None else num_frames
+        first, last = np.asarray(first), None if last is None else np.asarray(last)
+        self._check(first, last, num_frames)
+        if (num_frames, *first.shape[:2]) != (self.num_frames, *self.size):
+            notify(
+                f"the model was made for {_shape(self.num_frames, self.size)} and generates "
+                f"{_shape(num_frames, first.shape[:2])}"
+            )
+        ends = np.stack([first, np.zeros_like(first) if last is None else last])
+        return np.asarray(
+            self.generate(
+                jax.random.key(seed),
+                ends[None],
+                np.array([last is not None]),
+                self.tokenizer.encode([prompt]),
+                num_frames=num_frames,
+                num_steps=num_steps,
+                guidance=guidance,
+            )
+        )[0]
+
+    def _check(self, first: np.ndarray, last: np.ndarray | None, num_frames: int) -> None:
+        """Check what a person gives, in terms of pixels and frames."""
+        for name, frame in (("first", first), ("last", first if last is None else last)):
+            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+                raise ValueError(f"the {name} frame must be uint8 [H W 3]; got {frame.dtype} {list(frame.shape)}")
+        if last is not None and first.shape != last.shape:
+            raise ValueError(
+                f"first and last frame must have one shape; got {list(first.shape)} and {list(last.shape)}"
+            )
+        dit, vae = self.model.denoiser.dit, self.model.vae
+        if num_frames < vae.temporal_compression + 1:
+            raise ValueError(f"num_frames is {num_frames}; interpolation makes 4k + 1 frames, at least 5")
+        unit = vae.spatial_compression * dit.patch_size
+        check_video_shape(num_frames, unit, unit)
+        if any(side % unit for side in first.shape[:2]):
+            nearest = [max(1, round(side / unit)) * unit for side in first.shape[:2]]
+            raise ValueError(
+                f"the frames are {_size(first.shape)}; this model takes widths and heights in multiples of {unit}, "
+                f"such as {_size(nearest)}"
+            )
+        if dit.positions == "rope+learned":
+            own = tuple(side * vae.spatial_compression for side in dit.sample_size[1:])
+            if first.shape[:2] != own:
+                raise ValueError(
+                    f"the frames are {_size(first.shape)}; this model's learned positions are for {_size(own)} only"
+                )
+
+    def generate(
+        self,
+        key: Key,
+        ends: UInt8[AnyArray, "B 2 H W 3"],
+        has_last: Bool[AnyArray, "B"],
+        tokens: Int[AnyArray, "B L"],
+        *,
+        num_frames: int | None = None,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+    ) -> UInt8[AnyArray, "B T H W 3"]:
+        """Generate a batch; one compiled call from pixels to pixels.
+
+        Args:
+            key: of the noise. ends: first and last frames. has_last: whether the last one is given.
+            tokens: of the prompts. num_frames, num_steps, guidance: as in `__call__`.
+        """
+        settings = self.config.sample
+        scale = float(settings.scale if guidance is None else guidance)
+        kind = settings.guidance if guidance is None else "constant"
+        null = self.tokenizer.encode([settings.get("negative_prompt", editing.NULL_PROMPT)] * len(tokens))
+        return self._generate(
+            self.params,
+            key,
+            jnp.asarray(ends),
+            jnp.asarray(has_last),
+            jnp.asarray(tokens),
+            jnp.asarray(null),
+            num_frames=int(num_frames or self.num_frames),
+            num_steps=int(num_steps or settings.num_steps),
+            solver=settings.solver,
+            guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
+        )
+
+    def _generate_fn(
+        self,
+        params: PyTree,
+        key: Key,
+        ends: AnyArray,
+        has_last: AnyArray,
+        tokens: AnyArray,
+        null: AnyArray,
+        *,
+        num_frames: int,
+        num_steps: int,
+        solver: str,
+        guidance: sampling.Guidance,
+    ) -> AnyArray:
+        model, method = self.model, interpolation
+        draw_key, noise_key, sample_key = jax.random.split(key, 3)
+        batch, _, height, width, _ = ends.shape
+        shape = latent_shape((batch, num_frames, height, width, 3), model.vae.latent_channels)
+        # CogVideoX 1.5 samples a clip whose latent frames divide into patches and drops the first ones again.
+        extra = positions.extra_frames(shape[1], model.denoiser.dit.patch_size_t)
+        length = shape[1] + extra
+        drawn = method.batch_conditions(draw_key, {"target": ends}, self.config.method)
+        conditions = modeling.encode_conditions(model, params, drawn)
+        conditions["maps"] = {"given": method.given_frames(jnp.ones_like(has_last), has_last, length)}
+        text, null_text = (modeling.embed_text(model, params, t) for t in (tokens, null))
+        noise = jax.random.normal(noise_key, (batch, length, *shape[2:]))
+        predict = partial(modeling.denoise, model, params, conditions=conditions)
+        latents = sampling.sample(
+            sample_key,
+            lambda xt, timestep: predict(xt, timestep, text),
+            noise,
+            model.schedule,
+            num_steps=num_steps,
+            solver=solver,
+            guidance=guidance,
+            guided_fn=lambda xt, timestep: (predict(xt, timestep, text), predict(xt, timestep, null_text)),
+        )
+        video = modeling.decode(model, params, latents[:, extra:])
+        return jnp.round((video + 1) * 127.5).astype(jnp.uint8)
+
+
+def cross_fade(
+    first: UInt8[np.ndarray, "H W 3"], last: UInt8[np.ndarray, "H W 3"], num_frames: int
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Blend from one frame into the other at even steps: what a generator has to beat."""
+    weight = np.linspace(0, 1, num_frames, dtype=np.float32)[:, None, None, None]
+    return np.round((1 - weight) * first + weight * last).astype(np.uint8)
+
+
+def probe(
+    interpolator: Interpolator, videos: UInt8[np.ndarray, "M T H W 3"], captions: Sequence[str]
+) -> dict[str, Any]:
+    """Generate videos again from their first and last frames, and compare.
+
+    Args:
+        interpolator: the model. videos: the true ones, at the model's frames and size. captions: one each.
+
+    Returns:
+        {"scalars": {"psnr", "psnr_cross_fade"} in dB, means over the videos; "videos": the first four, side by side}.
+    """
+    ends, tokens = videos[:, [0, -1]], interpolator.tokenizer.encode(captions)
+    made = np.asarray(interpolator.generate(jax.random.key(0), ends, np.ones(len(videos), bool), tokens))
+    faded = np.stack([cross_fade(*pair, videos.shape[1]) for pair in ends])
+    shown = {
+        f"between_{i}": figures.side_by_side([("cross-fade", faded[i]), ("generated", made[i]), ("true", videos[i])])
+        for i in range(min(4, len(videos)))
+    }
+    return {"scalars": {"psnr": _psnr(made, videos), "psnr_cross_fade": _psnr(faded, videos)}, "videos": shown}
+
+
+def _psnr(videos: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean([evaluate.clip_psnr(*pair) for pair in zip(videos, truth, strict=True)]))
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _shape(num_frames: int, size: Sequence[int]) -> str:
+    return f"{num_frames} frames of {_size(size)}"
