@@ -3,10 +3,11 @@
     python launch/prepare.py --config=configs/motionv2v_tiny.py --num_samples=4096
     python launch/train.py --config=configs/base_tiny.py --workdir=runs/base_tiny
 
-The released weights, on two shared CPU cores, 2026-11-21: encoding 6,144 pairs took 15 minutes (7.2 pairs/s). 700 steps
-on an earlier autoencoder's latents of earlier scenes (22,400 samples, 9 minutes), then, from there,
-`--config.resume_from="('tiny','runs/vae_tiny')" --config.train.steps=400` (12,800 samples, 4 minutes, 53 samples/s),
-to a loss of 0.371. Far from converged: backgrounds have the colours that the text names, shapes are vague.
+The released weights, on two shared CPU cores, 2026-11-21: encoding 6,144 pairs took 15 minutes (7.2 pairs/s); the
+control branch was later trained on 18,432. 700 steps on an earlier autoencoder's latents of earlier scenes (22,400
+samples, 9 minutes), then, from there, `--config.resume_from="('tiny','runs/vae_tiny')" --config.train.steps=400`
+(12,800 samples, 4 minutes, 53 samples/s), to a loss of 0.371. Far from converged: backgrounds have the colours that the
+text names, shapes are vague.
 """
 
 from ml_collections import ConfigDict

@@ -2,17 +2,18 @@
 
     python launch/train.py --config=configs/motionv2v_tiny.py --workdir=runs/motionv2v_tiny
 
-The released weights, on two shared CPU cores, 2026-11-21: 1,600 steps on latents of an earlier autoencoder and earlier
-scenes (51,200 samples, 29 minutes), then, from there,
+The released weights, on two shared CPU cores, 2026-11-21, were trained in three runs: 1,600 steps on latents of an
+earlier autoencoder and earlier scenes (51,200 samples, 29 minutes); from there
 `--config.resume_from="('tiny','runs/base_tiny','runs/vae_tiny')" --config.train.steps=3200` on latents of 6,144 pairs
-(102,400 samples, 34 samples/s, 52 minutes); `data.swap` was on from step 2,016, when held-out PSNR had stopped
-following the training loss. Eight held-out pairs while it trained: PSNR 20.5, 22.0, 22.4, 22.5, 22.6, 22.6 and 22.7 dB
-at step 0, 500, 1,000, 1,500, 2,000, 2,500 and 3,200, copying the source 19.2 dB; follow-EPE 8.6, 7.9, 7.6, 7.1, 6.5,
-6.7 and 6.4 px, copying 11.3 px. More pairs would help more than more steps. README has the final table.
+(102,400 samples, 52 minutes), in which held-out PSNR stopped following the training loss at 2,000 steps; and from there
+`--config.resume_from="('tiny',)" --config.train.steps=3600` on latents of 18,432 pairs (115,200 samples, 14 to 27
+samples/s beside other work, 94 minutes). Eight held-out pairs in the last run, at step 0, 600, ... 3,600: PSNR 22.9,
+23.0, 23.1, 23.3, 23.3, 23.4 and 23.4 dB, copying the source 19.2 dB; follow-EPE 5.2, 5.6, 5.0, 4.7, 4.3, 4.2 and 4.2
+px, copying 11.3 px. README has the final table.
 
-One denoising step by default: on 60 held-out pairs of seed 11 the final model scored 22.8 / 22.4 / 21.9 / 21.5 dB and
-follow-EPE 6.5 / 7.5 / 8.2 / 8.6 px with 1 / 2 / 4 / 8 steps. An unconverged model is better at guessing the mean than
-at drawing detail, and one step is the mean.
+One denoising step by default: on 60 held-out pairs of seed 11 the model of the second run scored 22.8 / 22.4 / 21.9 /
+21.5 dB and follow-EPE 6.5 / 7.5 / 8.2 / 8.6 px with 1 / 2 / 4 / 8 steps. An unconverged model is better at guessing the
+mean than at drawing detail, and one step is the mean.
 """
 
 from ml_collections import ConfigDict
