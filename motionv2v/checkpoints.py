@@ -147,8 +147,15 @@ def load_workdir(workdir: str | os.PathLike, ema: bool = True) -> tuple[ConfigDi
         raise CheckpointError(_nothing_found(workdir))
     config = read_config(workdir)
     item = "ema" if ema else "trainable"
-    with ocp.CheckpointManager(workdir / CHECKPOINTS) as manager:
-        args = {item: ocp.args.StandardRestore()}
+    # Named, because the manager cannot tell what kind of item one is that this process has not written.
+    handlers = {item: ocp.StandardCheckpointHandler()}
+    with ocp.CheckpointManager(workdir / CHECKPOINTS, item_handlers=handlers) as manager:
+        # Onto one device, whatever mesh the run used.
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), manager.item_metadata(step)[item].tree
+        )
+        args = {item: ocp.args.StandardRestore(target)}
         trainable = _restore(manager, step, args, workdir / CHECKPOINTS)[item]
     return config, _to_float32(optim.merge(jax.tree.map(np.asarray, trainable), load_frozen(workdir)))
 

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, sampling
+from motionv2v import checkpoints, sampling, sharding
 from motionv2v import model as modeling
 from motionv2v import tokenizer as tokenizers
 from motionv2v import video as video_io
+from motionv2v.models.activations import constrain
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Int, Key, PyTree, UInt8
+from motionv2v.typing import AnyArray, Float, Int, Key, PyTree, UInt8
 
 MAX_ADVISED_POINTS = 20
 NEGATIVE_PROMPT = (
@@ -32,15 +33,15 @@ KINDS = ("control", "base")
 """Kinds of model that an `Editor` runs: one with a control branch, and a text-to-video base without."""
 
 
-def load(name_or_folder: str | os.PathLike) -> "Editor":
+def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = None) -> "Editor":
     """Load an editor: a released name (`tiny`), a model folder, or a training work dir (its averaged weights).
 
     Weights of a model that computes in bfloat16 stay in the number type of their file. A text-to-video base loads as
-    well: it has `text_to_video`, and cannot edit.
+    well: it has `text_to_video`, and cannot edit. `mesh` as for `Editor`.
 
     Raises:
         checkpoints.CheckpointError: a one-line reason if there is no such model or it is damaged.
-        ValueError: if the checkpoint is of another kind.
+        ValueError: if the checkpoint is of another kind, or its heads do not divide over the mesh.
     """
     folder = checkpoints.resolve(name_or_folder)
     computes = checkpoints.read_config(folder).get("dit", {}).get("dtype", "float32")
@@ -50,7 +51,7 @@ def load(name_or_folder: str | os.PathLike) -> "Editor":
             f"{name_or_folder} holds a {config.get('kind', 'nameless')!r} model ({config.get('name', '?')}); "
             "editing needs one of kind 'control', such as the released 'tiny'"
         )
-    editor = Editor(config, params, folder)
+    editor = Editor(config, params, folder, mesh)
     checkpoints.check_shapes(params, editor.expected_shapes(), str(name_or_folder))
     return editor
 
@@ -59,21 +60,39 @@ class Editor:
     """A model ready to edit: modules, parameters and compiled functions.
 
     Attributes:
-        config: the checkpoint's own config. params: the full tree. model: the modules.
+        config: the checkpoint's own config. params: the full tree. model: the modules. mesh: of devices, or None.
     """
 
-    def __init__(self, config: Any, params: PyTree, folder: str | os.PathLike | None = None):
-        """Build the modules; `folder` is where a sentencepiece vocabulary lies, if `text.tokenizer` asks for one."""
-        self.config = config
+    def __init__(
+        self,
+        config: Any,
+        params: PyTree,
+        folder: str | os.PathLike | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
+        """Build the modules, and put the parameters on one device, or on a mesh by `sharding.RULES`.
+
+        Args:
+            config, params: of the model.
+            folder: where a sentencepiece vocabulary lies, if `text.tokenizer` asks for one.
+            mesh: from `sharding.make_mesh`. Guidance then runs its two predictions as one batch, one half of which each
+                half of a `data` axis takes; `context` and `tensor` divide a single clip.
+
+        Raises:
+            ValueError: if the heads do not divide over the mesh.
+        """
+        if mesh is not None:
+            sharding.check(mesh, config, is_training=False)
+        self.config, self.mesh = config, mesh
         self.model = modeling.build(config)
-        self.params = jax.tree.map(jnp.asarray, params)
+        self.params = sharding.place(params, mesh)
         self.tokenizer = tokenizers.make(config.text.get("tokenizer", "bytes"), config.data.text_length, folder)
         static = ("num_steps", "solver", "guidance", "use_control")
         self._generate = jax.jit(self._generate_fn, static_argnames=static)
 
     def with_params(self, params: PyTree) -> "Editor":
         """Take other parameters of the same shapes, keeping what is compiled; returns itself."""
-        self.params = jax.tree.map(jnp.asarray, params)
+        self.params = sharding.place(params, self.mesh)
         return self
 
     def expected_shapes(self) -> PyTree:
@@ -190,17 +209,18 @@ class Editor:
         scale = float(settings.scale if guidance is None else guidance)
         kind = settings.guidance if guidance is None else "constant"
         null = self.tokenizer.encode([settings.get("negative_prompt", NULL_PROMPT)] * len(tokens))
-        return self._generate(
-            self.params,
-            key,
-            {name: jnp.asarray(value) for name, value in batch.items() if name != "tokens"},
-            jnp.asarray(tokens),
-            jnp.asarray(null),
-            num_steps=int(num_steps or settings.num_steps),
-            solver=settings.solver,
-            guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
-            use_control=use_control,
-        )
+        with sharding.use(self.mesh):
+            return self._generate(
+                self.params,
+                key,
+                {name: jnp.asarray(value) for name, value in batch.items() if name != "tokens"},
+                jnp.asarray(tokens),
+                jnp.asarray(null),
+                num_steps=int(num_steps or settings.num_steps),
+                solver=settings.solver,
+                guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
+                use_control=use_control,
+            )
 
     def text_to_video(
         self, prompts: Sequence[str], seed: int = 0, num_steps: int | None = None
@@ -229,23 +249,57 @@ class Editor:
         conditions = None
         if use_control:
             drawn = model.method.batch_conditions(draw_key, batch, self.config.method)
+            drawn["videos"] = {name: constrain(video, "pixels") for name, video in drawn["videos"].items()}
             conditions = modeling.encode_conditions(model, params, drawn)
-        text, null_text = (modeling.embed_text(model, params, t) for t in (tokens, null))
         shape = modeling.latent_shape(batch["source"].shape, model.vae.latent_channels)
         noise = jax.random.normal(noise_key, shape)
-        predict = partial(modeling.denoise, model, params, conditions=conditions)
-        latents = sampling.sample(
-            sample_key,
-            lambda xt, timestep: predict(xt, timestep, text),
+        settings = {"num_steps": num_steps, "solver": solver, "guidance": guidance}
+        latents = self.sample_latents(sample_key, params, noise, tokens, null, conditions, **settings)
+        video = modeling.decode(model, params, constrain(latents, "latents"))
+        return constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
+
+    def sample_latents(
+        self,
+        key: Key,
+        params: PyTree,
+        noise: Float[AnyArray, "B t h w z"],
+        tokens: Int[AnyArray, "B L"],
+        null: Int[AnyArray, "B L"],
+        conditions: PyTree,
+        *,
+        num_steps: int,
+        solver: str,
+        guidance: sampling.Guidance,
+    ) -> Float[AnyArray, "B t h w z"]:
+        """Sample scaled latents from noise; pure, for use under jit (and, on a mesh, within `sharding.use`).
+
+        Args:
+            key: of the solver's own noise. params: as `self.params`.
+            noise: N(0, 1). tokens, null: of the prompts, and of what guidance moves away from.
+            conditions: latents of the method's conditions, or None for the base alone.
+            num_steps, solver, guidance: as for `sampling.sample`.
+        """
+        text, null_text = (modeling.embed_text(self.model, params, t) for t in (tokens, null))
+        predict = partial(modeling.denoise, self.model, params)
+
+        def guided(xt: AnyArray, timestep: AnyArray) -> tuple[AnyArray, AnyArray]:
+            if self.mesh is None:
+                return predict(xt, timestep, text, conditions), predict(xt, timestep, null_text, conditions)
+            # One batch of both: where `data` is 2, each half of the devices predicts one.
+            twice = lambda tree: jax.tree.map(lambda x: constrain(jnp.concatenate([x, x]), "batch"), tree)  # noqa: E731
+            texts = jnp.concatenate([text, null_text])
+            return tuple(jnp.split(predict(twice(xt), twice(timestep), texts, twice(conditions)), 2))
+
+        return sampling.sample(
+            key,
+            lambda xt, timestep: predict(xt, timestep, text, conditions),
             noise,
-            model.schedule,
+            self.model.schedule,
             num_steps=num_steps,
             solver=solver,
             guidance=guidance,
-            guided_fn=lambda xt, timestep: (predict(xt, timestep, text), predict(xt, timestep, null_text)),
+            guided_fn=guided,
         )
-        video = modeling.decode(model, params, latents)
-        return jnp.round((video + 1) * 127.5).astype(jnp.uint8)
 
 
 def check_tracks(frames: UInt8[np.ndarray, "T H W 3"], source: Tracks, target: Tracks) -> None:

@@ -7,6 +7,8 @@ What is trained lives in a task (`tasks.make(config)`), which this loop asks for
     task.dataset(split="train")                      a grain dataset of batches: dicts of numpy arrays, leading axis B
     task.probe(key, params) -> {"scalars", "videos"} slow, on a fixed set, with averaged parameters
     task.trainable                                   optional schedule table (optim); default config.optim.schedule
+    task.flops_per_sample()                          optional: operations of one sample's step (flops), for MFU
+    task.sharding_rules                              optional: layout of its parameters; default sharding.RULES
 
 The order of the loop is a contract:
 
@@ -16,6 +18,8 @@ Probing and saving see the same state, the data iterator's state is saved where 
 random key is folded from (seed, step): a run that is killed and resumed is bit-equal to one that was not. Metrics
 are read one step late, so that the device always has the next step queued; a loss or gradient that is not finite stops
 the run then, before anything that it spoiled is saved. SIGTERM and SIGINT finish the step, save, and return.
+
+On several devices `config.mesh` says how they share the work (`sharding`); a run may go on with another mesh.
 """
 
 import contextlib
@@ -36,15 +40,17 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, optim, video
-from motionv2v.progress import MetricsWriter, ProgressLine
+from motionv2v import checkpoints, flops, optim, sharding, video
+from motionv2v.models.activations import constrain
+from motionv2v.progress import MetricsWriter, ProgressLine, Utilisation
 from motionv2v.typing import AnyArray, Int, Key, PyTree
 
 Batch = dict[str, AnyArray]
 Metrics = dict[str, AnyArray]
+LossFn = Callable[[Key, PyTree, Batch], tuple[AnyArray, Metrics]]
 
-MAY_CHANGE = ("train.steps", "train.log_every", "train.checkpoint_every", "train.probe_every", "train.keep")
-"""The fields that may differ between a work dir's config and the one that resumes it."""
+MAY_CHANGE = ("train.steps", "train.log_every", "train.checkpoint_every", "train.probe_every", "train.keep", "mesh")
+"""The fields or sections that may differ between a work dir's config and the one that resumes it."""
 
 
 class DivergedError(RuntimeError):
@@ -65,12 +71,12 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
 
     Returns the last state: that of config.train.steps, or an earlier one when a signal stopped the run (it is saved
     too). Reads config.train (steps, batch_size, accumulate, seed, log_every, checkpoint_every, probe_every, keep,
-    ema_decay, clip_norm, and optionally frozen_dtype) and config.optim. An `_every` of 0 means only at the end.
-    `task` replaces tasks.make(config). Raises ValueError for a config that cannot work or that differs from the work
-    dir's, CheckpointError for a damaged work dir, and DivergedError when the loss or gradients are not finite.
+    ema_decay, clip_norm, and optionally frozen_dtype), config.optim and config.mesh. An `_every` of 0 means only at the
+    end. `task` replaces tasks.make(config). Raises ValueError for a config that cannot work or that differs from the
+    work dir's, CheckpointError for a damaged work dir, DivergedError when the loss or gradients are not finite.
     """
     check_config(config)
-    workdir = Path(workdir)
+    mesh, workdir = sharding.from_config(config), Path(workdir)
     prepare_workdir(config, workdir)
     if task is None:
         from motionv2v import tasks
@@ -79,35 +85,37 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
     with contextlib.ExitStack() as stack:
         saver = checkpoints.RunCheckpoints(workdir, keep=config.train.keep)
         stack.callback(saver.close)
-        progress = ProgressLine(config.train.steps, config.train.batch_size)
+        progress = ProgressLine(config.train.steps, config.train.batch_size, flops=_flops(task))
         stack.callback(progress.close)
         progress.say(f"{config.get('name', 'experiment')}: setting up in {workdir}")
-        state, frozen, optimizer, data_state = _restore_or_init(config, workdir, task, saver)
+        state, frozen, optimizer, data_state = _restore_or_init(config, workdir, task, saver, mesh, progress.say)
         first = int(state.step)
         writer = MetricsWriter(workdir, resumed_at=first)
         stack.callback(writer.close)
-        for line in _plan(config, state, frozen):
+        for line in _plan(config, state, frozen, mesh):
             progress.say(line)
-        step_fn = make_train_step(task.loss, optimizer, config)
-        run = _Run(config, workdir, task, frozen, saver, writer, progress)
+        step_fn = make_train_step(task.loss, optimizer, config, sharding.of(state, mesh))
+        run = _Run(config, workdir, task, frozen, saver, writer, progress, mesh)
         batches = stack.enter_context(open_batches(task, data_state))
         stop = stack.enter_context(StopSignal())
         return _loop(run, state, step_fn, batches, stop)
 
 
 def make_train_step(
-    loss_fn: Callable[[Key, PyTree, Batch], tuple[AnyArray, Metrics]], optimizer: optim.Optimizer, config: ConfigDict
+    loss_fn: LossFn, optimizer: optim.Optimizer, config: ConfigDict, shardings: TrainState | None = None
 ) -> Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]:
     """Build the jitted `(state, frozen, batch) -> (state, metrics)`; the state is donated, the frozen tree is not.
 
     Only the trainable tree is differentiated. Metrics are fp32 scalars: those of the task, `loss`, `grad_norm` (before
-    clipping) and the learning rates.
+    clipping) and the learning rates. `shardings` are those of the state on a mesh, which the step keeps; call it within
+    `sharding.use(mesh)`.
     """
     options = config.train
     run_key = jax.random.fold_in(jax.random.key(options.seed), 1)
 
     def step_fn(state: TrainState, frozen: PyTree, batch: Batch) -> tuple[TrainState, Metrics]:
         def loss_of(key: Key, trainable: PyTree, piece: Batch) -> tuple[AnyArray, Metrics]:
+            piece = {name: constrain(x, "batch") for name, x in piece.items()}
             loss, metrics = loss_fn(key, optim.merge(trainable, frozen), piece)
             return loss.astype(jnp.float32), metrics
 
@@ -123,7 +131,8 @@ def make_train_step(
         metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(grads)} | dict(zip(names, rates, strict=True))
         return TrainState(state.step + 1, trainable, ema, opt_state), metrics
 
-    return jax.jit(step_fn, donate_argnums=0)
+    out = None if shardings is None else (shardings, shardings.step)  # metrics, like the step, are whole everywhere
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=out)
 
 
 def init_state(trainable: PyTree, optimizer: optim.Optimizer) -> TrainState:
@@ -160,7 +169,7 @@ def prepare_workdir(config: ConfigDict, workdir: Path) -> None:
         differ = [
             f"{name} was {old.get(name, absent)}, is {new.get(name, absent)}"
             for name in sorted({*old, *new})
-            if old.get(name, absent) != new.get(name, absent) and name not in MAY_CHANGE
+            if old.get(name, absent) != new.get(name, absent) and not {name, name.split(".")[0]} & {*MAY_CHANGE}
         ]
         if differ:
             raise ValueError(
@@ -215,10 +224,8 @@ class StopSignal:
 class _Run:
     """Hold what one run writes to, and the numbers read since the last report."""
 
-    def __init__(
-        self, config: ConfigDict, workdir: Path, task: Any, frozen: PyTree, saver: Any, writer: Any, progress: Any
-    ):
-        self.config, self.workdir, self.task, self.frozen = config, workdir, task, frozen
+    def __init__(self, config, workdir, task, frozen, saver, writer, progress, mesh):
+        self.config, self.workdir, self.task, self.frozen, self.mesh = config, workdir, task, frozen, mesh
         self.saver, self.writer, self.progress = saver, writer, progress
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -243,7 +250,8 @@ class _Run:
     def probe(self, step: int, state: TrainState) -> None:
         """Evaluate the averaged parameters on the task's fixed set; always the same key, so that steps compare."""
         key = jax.random.fold_in(jax.random.key(self.config.train.seed), 2)
-        result = self.task.probe(key, optim.merge(state.ema, self.frozen))
+        with sharding.use(self.mesh):
+            result = self.task.probe(key, optim.merge(state.ema, self.frozen))
         scalars = {name: float(value) for name, value in result.get("scalars", {}).items()}
         folder = self.workdir / "samples" / f"{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -280,11 +288,12 @@ def _loop(run: _Run, state: TrainState, step_fn: Callable, batches: Any, stop: S
         if done or stopped:
             break
         began = time.perf_counter()
-        batch = _next_batch(batches, step, options.batch_size, stop)
+        batch = _next_batch(batches, step, options.batch_size // sharding.host_share(run.mesh)[1], stop)
         if batch is None:
             continue
         waited = time.perf_counter() - began
-        state, metrics = step_fn(state, run.frozen, batch)
+        with sharding.use(run.mesh):
+            state, metrics = step_fn(state, run.frozen, sharding.place_batch(batch, run.mesh))
         step += 1
         if step - first > 1:
             run.progress.waited(waited)
@@ -315,39 +324,51 @@ def _next_batch(batches: Any, step: int, batch_size: int, stop: StopSignal) -> B
 
 
 def _restore_or_init(
-    config: ConfigDict, workdir: Path, task: Any, saver: checkpoints.RunCheckpoints
+    config: ConfigDict, workdir: Path, task: Any, saver: checkpoints.RunCheckpoints, mesh: Any, say: Callable
 ) -> tuple[TrainState, PyTree, optim.Optimizer, Any]:
     """Build the first state, or read the newest one: (state, frozen, optimizer, data iterator state or None)."""
-    params = task.init(jax.random.fold_in(jax.random.key(config.train.seed), 0))
+    with sharding.on_host(mesh):
+        params = task.init(jax.random.fold_in(jax.random.key(config.train.seed), 0))
     table = getattr(task, "trainable", None) or config.optim.schedule
     optimizer = optim.make_optimizer(config, params, table)
     trainable, frozen = optim.partition(params, table)
-    state = init_state(trainable, optimizer)
+    rules = getattr(task, "sharding_rules", sharding.RULES)
+    state = sharding.build(lambda x: init_state(x, optimizer), trainable, mesh, rules=rules, notify=say)
     dtype = config.train.get("frozen_dtype", "float32")
     if saver.latest_step() is None:
-        frozen = jax.tree.map(lambda x: _cast(x, dtype), frozen)
+        with sharding.on_host(mesh):
+            frozen = jax.tree.map(lambda x: _cast(x, dtype), frozen)
         checkpoints.save_frozen(workdir, frozen)
-        return state, frozen, optimizer, None
+        return state, sharding.place(frozen, mesh, rules=rules, notify=say), optimizer, None
     restored = saver.restore(state.trainable, state.opt_state)
     # The frozen weights come from the work dir too: where they were first taken from may have changed since.
     kept = checkpoints.load_frozen(workdir)
     checkpoints.check_shapes(kept, frozen, f"{workdir / checkpoints.FROZEN}")
-    step = jnp.asarray(restored.step, jnp.int32)
+    step = jax.device_put(jnp.asarray(restored.step, jnp.int32), state.step.sharding)
     state = TrainState(step, restored.trainable, restored.ema, restored.opt_state)
-    return state, jax.tree.map(jnp.asarray, kept), optimizer, restored.data_state
+    return state, sharding.place(kept, mesh, rules=rules, notify=say), optimizer, restored.data_state
 
 
-def _plan(config: ConfigDict, state: TrainState, frozen: PyTree) -> list[str]:
+def _plan(config: ConfigDict, state: TrainState, frozen: PyTree, mesh: Any) -> list[str]:
     """Say in a few lines what the run will do."""
     options, device, first = config.train, jax.devices()[0], int(state.step)
     begin = f"continue from step {first} of" if first else "train"
     return [
         f"{config.get('name', 'experiment')}: {begin} {options.steps} steps x {options.batch_size} samples"
         f" = {options.steps * options.batch_size:,} samples",
-        f"on {jax.device_count()} {device.platform} device(s) ({device.device_kind});"
+        f"on {1 if mesh is None else sharding.describe(mesh.shape)} {device.platform} device(s) ({device.device_kind});"
         f" {optim.count(state.trainable):,} parameters train, {optim.count(frozen):,} are frozen;"
         " the first step compiles, which takes a while",
     ]
+
+
+def _flops(task: Any) -> Utilisation | None:
+    """Find what the progress line needs to tell how well the devices are used; None where operations are unknown."""
+    count = getattr(task, "flops_per_sample", None)
+    if count is None:
+        return None
+    each = flops.peak(jax.devices()[0].device_kind)
+    return Utilisation(count(), None if each is None else each * jax.device_count())
 
 
 def _say_end(run: _Run, step: int, stop: StopSignal) -> None:

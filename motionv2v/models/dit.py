@@ -33,6 +33,7 @@ import jax.numpy as jnp
 
 from motionv2v.models import layers
 from motionv2v.models import positions as places
+from motionv2v.models.activations import constrain
 from motionv2v.typing import AnyArray, Float, Num, PyTree
 
 
@@ -179,7 +180,7 @@ class DiT(nn.Module):
         kernel_init = nn.initializers.zeros if self.zero_init_modulation else nn.initializers.lecun_normal()
         features = self.out_channels * math.prod(self.patch)
         video = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="out")(video)
-        return layers.unpatchify(video, grid, self.patch_size, self.patch[0])
+        return constrain(layers.unpatchify(video, grid, self.patch_size, self.patch[0]), "latents")
 
     def _embed_number(self, name, number, width, features):
         """Embed one number per sample as sines, then by two Linear layers."""
@@ -190,7 +191,7 @@ class DiT(nn.Module):
     def _embed(self, xt, text, control, grid):
         """Turn latents, text and `Control.latents` into tokens, and add the positions that are not rotations."""
         embed = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")
-        video = embed(layers.patchify(xt, self.patch_size, self.patch[0]))
+        video = constrain(embed(layers.patchify(xt, self.patch_size, self.patch[0])), "tokens")
         text = nn.Dense(self.width, dtype=self.dtype, name="text_embed")(text)
         tokens = control.tokens
         if control.latents is not None:
@@ -233,12 +234,12 @@ class DiT(nn.Module):
             video, text = main_step_at((video, text), layer["index"])
             stream, _ = block.apply({"params": layer["blocks"]}, stream, text, time, rope)
             out = _linear(layer["zero_out"], stream)
-            return video + out, text, out if self.control_wiring == "chained" else stream
+            return constrain(video + out, "tokens"), text, out if self.control_wiring == "chained" else stream
 
         if tokens is None or not self.control_depth:
             return layers.scan_stack(main_step, (video, text), blocks, **settings)[0]
         depth = self.control_depth
-        stream = _linear(branch["zero_in"], video + tokens.astype(video.dtype))
+        stream = constrain(_linear(branch["zero_in"], video + tokens.astype(video.dtype)), "tokens")
         layer = {"index": jnp.arange(depth), "blocks": branch["blocks"], "zero_out": branch["zero_out"]}
         video, text, _ = layers.scan_stack(control_step, (video, text, stream), layer, **settings)
         if depth < self.num_layers:

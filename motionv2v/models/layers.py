@@ -1,5 +1,6 @@
 """Parts of the transformers: patches, position tables, the timestep embedding, the block and stacks of blocks."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from motionv2v.models.activations import constrain, layout
 from motionv2v.models.attention import attention
 from motionv2v.typing import AnyArray, Float, Key, Num, PyTree
 
@@ -223,15 +225,27 @@ class Attention(nn.Module):
 
         def heads(name):
             projected = nn.Dense(self.num_heads * self.head_dim, dtype=self.dtype, name=name)(x)
-            return projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)
+            return constrain(projected, "features").reshape(*x.shape[:2], self.num_heads, self.head_dim)
 
         query = layer_norm("q_norm", self.dtype, 1e-6)(heads("q"))
         key = layer_norm("k_norm", self.dtype, 1e-6)(heads("k"))
         if rope is not None:
             query, key = apply_rope(query, rope), apply_rope(key, rope)
-        out = attention(query, key, heads("v"), self.implementation)
-        out = checkpoint_name(out.reshape(x.shape), "attention")
+        out = _attend(query, key, heads("v"), self.implementation)
+        out = checkpoint_name(constrain(out.reshape(x.shape), "features"), "attention")
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="o")(out)
+
+
+def _attend(query, key, value, implementation):
+    """Call `attention`; on a mesh with all tokens of some heads on each device, which exchange them before and after.
+
+    Mapped over the devices by hand, because compilers cannot divide the kernels written for one kind of device.
+    """
+    attend = functools.partial(attention, implementation=implementation)
+    spec = layout(query.shape, "heads")
+    if spec is None:
+        return attend(query, key, value)
+    return jax.shard_map(attend, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(query, key, value)
 
 
 class Block(nn.Module):
@@ -262,9 +276,9 @@ class Block(nn.Module):
         video, text = video + gate * x[:, text_length:], text + text_gate * x[:, :text_length]
 
         x, gate, text_gate = self._modulate("mlp", video, text, time)
-        x = nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp_up")(x)
+        x = constrain(nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp_up")(x), "features")
         x = nn.Dense(width, dtype=self.dtype, name="mlp_down")(nn.gelu(x, approximate=True))
-        return video + gate * x[:, text_length:], text + text_gate * x[:, :text_length]
+        return constrain(video + gate * x[:, text_length:], "tokens"), text + text_gate * x[:, :text_length]
 
     def _modulate(self, name, video, text, time):
         """Normalise, shift and scale both streams; return them joined, text first, with the two gates."""
@@ -272,7 +286,7 @@ class Block(nn.Module):
         shift, scale, gate, text_shift, text_scale, text_gate = jnp.split(parts[:, None], 6, axis=-1)
         norm = layer_norm(f"{name}_norm", self.dtype)
         joined = [norm(text) * (1 + text_scale) + text_shift, norm(video) * (1 + scale) + shift]
-        return jnp.concatenate(joined, axis=1), gate, text_gate
+        return constrain(jnp.concatenate(joined, axis=1), "tokens"), gate, text_gate
 
 
 def layer_norm(name: str, dtype: Any, epsilon: float = 1e-5) -> nn.LayerNorm:
