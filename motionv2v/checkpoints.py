@@ -284,7 +284,8 @@ def config_to_json(config: ConfigDict | dict) -> dict:
 
 
 def write_config(workdir: str | os.PathLike, config: ConfigDict | dict) -> None:
-    """Write a work dir's config.json, atomically."""
+    """Write a work dir's config.json, atomically; the folder is made if there is none."""
+    Path(workdir).mkdir(parents=True, exist_ok=True)
     _write_json(Path(workdir) / CONFIG, {"config": config_to_json(config)})
 
 

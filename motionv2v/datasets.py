@@ -1,5 +1,6 @@
 """What a config's training reads: the tokenizer of its captions, and data sets, scenes and shapes as one stream."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def vocabulary_folder(config: Any) -> str | None:
         f"{', '.join(map(str, folders)) or 'init_from, which names no folder'}; set data.vocabulary to the folder that "
         "has it"
     )
+
+
+def copy_vocabulary(config: Any, workdir: str | Path) -> None:
+    """Put the vocabulary that a run trains with into its work dir, where editing and exporting its model look for it.
+
+    A config without text or data has none. Raises ValueError where the vocabulary is missing.
+    """
+    folder = vocabulary_folder(config)
+    if folder is not None and Path(folder).resolve() != Path(workdir).resolve():
+        shutil.copyfile(Path(folder) / tokenizers.SPIECE, Path(workdir) / tokenizers.SPIECE)
 
 
 def _start_folders(config: Any) -> list[Path]:

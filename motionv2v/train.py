@@ -40,7 +40,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, flops, optim, sharding, video
+from motionv2v import checkpoints, datasets, flops, optim, sharding, video
 from motionv2v.models.activations import constrain
 from motionv2v.progress import MetricsWriter, ProgressLine, Utilisation
 from motionv2v.typing import AnyArray, Int, Key, PyTree
@@ -177,8 +177,8 @@ def prepare_workdir(config: ConfigDict, workdir: Path) -> None:
                 + (f" (and {len(differ) - 6} more)" if len(differ) > 6 else "")
                 + f". Use a new workdir; only {', '.join(MAY_CHANGE)} may change"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
     checkpoints.write_config(workdir, config)
+    datasets.copy_vocabulary(config, workdir)
 
 
 @contextlib.contextmanager

@@ -64,6 +64,16 @@ def test_tokens_that_the_encoder_does_not_know_are_refused(run, vocabulary, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_keeps_the_vocabulary_it_trains_with(vocabulary, tmp_path):
+    """Else its checkpoints could be neither edited with nor exported."""
+    config = tiny_model.config("base")
+    datasets.copy_vocabulary(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+    config.text.tokenizer, config.data.vocabulary = "sentencepiece", str(vocabulary)
+    datasets.copy_vocabulary(config, tmp_path)
+    assert (tmp_path / "spiece.model").read_bytes() == (vocabulary / "spiece.model").read_bytes()
+
+
 def test_bytes_are_not_taken_for_words(vocabulary, tmp_path):
     """A model that comes with a vocabulary cannot be trained on bytes by a config that forgot to say so."""
     folder = tmp_path / "base"

@@ -9,10 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from motionv2v.models.activations import constrain, layout
-from motionv2v.models.attention import attention
+from motionv2v.models.attention import attention, save_attention_policy
 from motionv2v.typing import AnyArray, Float, Key, Num, PyTree
 
 REMAT_POLICIES = ("none", "full", "save_attention")
@@ -204,8 +203,7 @@ def scan_stack(
         # Inside a scan nothing can be merged across iterations, so the barrier against that is only a cost.
         step = jax.checkpoint(step, prevent_cse=unroll is True)
     elif policy == "save_attention":
-        names = jax.checkpoint_policies.save_only_these_names("attention")
-        step = jax.checkpoint(step, prevent_cse=unroll is True, policy=names)
+        step = jax.checkpoint(step, prevent_cse=unroll is True, policy=save_attention_policy)
     return jax.lax.scan(step, carry, stack, unroll=unroll)[0]
 
 
@@ -232,7 +230,7 @@ class Attention(nn.Module):
         if rope is not None:
             query, key = apply_rope(query, rope), apply_rope(key, rope)
         out = _attend(query, key, heads("v"), self.implementation)
-        out = checkpoint_name(constrain(out.reshape(x.shape), "features"), "attention")
+        out = constrain(out.reshape(x.shape), "features")
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="o")(out)
 
 
