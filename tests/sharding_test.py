@@ -18,8 +18,8 @@ import sharding_process
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from ml_collections import ConfigDict
 
+from motionv2v import checkpoints, optim, sharding, train
 from motionv2v import model as modeling
-from motionv2v import optim, sharding, train
 from motionv2v.models import activations
 
 
@@ -234,6 +234,8 @@ def test_the_state_is_divided(eight):
 
 def test_a_run_goes_on_with_other_meshes_and_equals_one_device(eight, tmp_path):
     """One step on fsdp 8, one on fsdp 4 x tensor 2, one on this process's only device; against three on it."""
+    config, params = checkpoints.load_workdir(eight[0] / "run", ema=False)
+    assert config.mesh.tensor == 2 and params["dit"]["control"]
     moved = sharding_process.run(eight[0] / "run", 3)
     whole = sharding_process.run(tmp_path, 3)
     start = sharding_process.Task(sharding_process.config()).init(jax.random.key(0))
