@@ -16,6 +16,7 @@ where features are many, the features over `tensor`; inside attention every devi
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
@@ -40,8 +41,10 @@ def constrain(x: AnyArray, name: str) -> AnyArray:
     return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
 
 
-def layout(shape: tuple[int, ...], name: str) -> PartitionSpec | None:
+def layout(shape: tuple[Any, ...], name: str) -> PartitionSpec | None:
     """Return how an activation of this shape is laid out, or None without a mesh (or on somebody else's).
+
+    Dimensions are numbers or, in programs that are exported without a mesh, symbols.
 
     A dimension that an axis does not divide stays whole along it. The one exception is the sequence, whose last piece
     may be shorter: CogVideoX-5B has 17,550 video tokens. Raises ValueError as `constrain`.
