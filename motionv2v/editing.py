@@ -56,11 +56,12 @@ def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = Non
     return editor
 
 
-class Editor:
-    """A model ready to edit: modules, parameters and compiled functions.
+class LoadedModel:
+    """A model in memory: modules, parameters and tokenizer, whatever is done with it.
 
     Attributes:
         config: the checkpoint's own config. params: the full tree. model: the modules. mesh: of devices, or None.
+        tokenizer: of the prompts.
     """
 
     def __init__(
@@ -69,12 +70,13 @@ class Editor:
         params: PyTree,
         folder: str | os.PathLike | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        tokenizer: tokenizers.Tokenizer | None = None,
     ):
         """Build the modules, and put the parameters on one device, or on a mesh by `sharding.RULES`.
 
         Args:
             config, params: of the model.
-            folder: where a sentencepiece vocabulary lies, if `text.tokenizer` asks for one.
+            folder: where a sentencepiece vocabulary lies, if `text.tokenizer` asks for one and no `tokenizer` is given.
             mesh: from `sharding.make_mesh`. Guidance then runs its two predictions as one batch, one half of which each
                 half of a `data` axis takes; `context` and `tensor` divide a single clip.
 
@@ -86,11 +88,10 @@ class Editor:
         self.config, self.mesh = config, mesh
         self.model = modeling.build(config)
         self.params = sharding.place(params, mesh)
-        self.tokenizer = tokenizers.make(config.text.get("tokenizer", "bytes"), config.data.text_length, folder)
-        static = ("num_steps", "solver", "guidance", "use_control")
-        self._generate = jax.jit(self._generate_fn, static_argnames=static)
+        kind, length = config.text.get("tokenizer", "bytes"), config.data.text_length
+        self.tokenizer = tokenizers.make(kind, length, folder) if tokenizer is None else tokenizer
 
-    def with_params(self, params: PyTree) -> "Editor":
+    def with_params(self, params: PyTree) -> "LoadedModel":
         """Take other parameters of the same shapes, keeping what is compiled; returns itself."""
         self.params = sharding.place(params, self.mesh)
         return self
@@ -108,6 +109,16 @@ class Editor:
     def size(self) -> tuple[int, int]:
         """Return the (height, width) the model works at."""
         return tuple(self.config.data.size)
+
+
+class Editor(LoadedModel):
+    """A model ready to edit, with its compiled functions; built as `LoadedModel`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """Build as `LoadedModel`; nothing is compiled before it is used."""
+        super().__init__(*args, **kwargs)
+        static = ("num_steps", "solver", "guidance", "use_control")
+        self._generate = jax.jit(self._generate_fn, static_argnames=static)
 
     def edit(
         self,

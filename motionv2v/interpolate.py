@@ -23,11 +23,9 @@ from ml_collections import ConfigDict
 
 from motionv2v import checkpoints, editing, evaluate, figures, sampling
 from motionv2v import model as modeling
-from motionv2v import tokenizer as tokenizers
 from motionv2v.methods import interpolation
 from motionv2v.models import positions
 from motionv2v.models.vae import check_video_shape, latent_shape
-from motionv2v.tokenizer import Tokenizer
 from motionv2v.typing import AnyArray, Bool, Int, Key, PyTree, UInt8
 
 KIND = "generator"
@@ -60,7 +58,7 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
         folder, tokenizer, image_scale = checkpoints.resolve(folder), None, None
     if config.get("kind") != KIND:
         config = _as_generator(config, folder, image_scale)
-    interpolator = Interpolator(config, params, folder, tokenizer)
+    interpolator = Interpolator(config, params, folder, tokenizer=tokenizer)
     checkpoints.check_shapes(params, interpolator.expected_shapes(), str(name_or_folder))
     return interpolator
 
@@ -86,47 +84,14 @@ def _as_generator(config: ConfigDict, folder: Path, image_scale: float | None) -
     return config
 
 
-class Interpolator:
-    """A model ready to generate: modules, parameters and a compiled function.
+class Interpolator(editing.LoadedModel):
+    """A model ready to generate, with its compiled function; built as `editing.LoadedModel`."""
 
-    Attributes:
-        config: the checkpoint's own config. params: the full tree. model: the modules. tokenizer: of the prompts.
-    """
-
-    def __init__(
-        self,
-        config: Any,
-        params: PyTree,
-        folder: str | os.PathLike | None = None,
-        tokenizer: Tokenizer | None = None,
-    ):
-        """Build the modules; `folder` is where the vocabulary of `text.tokenizer` lies, unless `tokenizer` is given."""
-        self.config = config
-        self.model = modeling.build(config)
-        self.params = jax.tree.map(jnp.asarray, params)
-        kind, length = config.text.get("tokenizer", "bytes"), config.data.text_length
-        self.tokenizer = tokenizers.make(kind, length, folder) if tokenizer is None else tokenizer
+    def __init__(self, *args: Any, **kwargs: Any):
+        """Build as `editing.LoadedModel`; nothing is compiled before it is used."""
+        super().__init__(*args, **kwargs)
         static = ("num_frames", "num_steps", "solver", "guidance")
         self._generate = jax.jit(self._generate_fn, static_argnames=static)
-
-    def with_params(self, params: PyTree) -> "Interpolator":
-        """Take other parameters of the same shapes, keeping what is compiled; returns itself."""
-        self.params = jax.tree.map(jnp.asarray, params)
-        return self
-
-    def expected_shapes(self) -> PyTree:
-        """Return the shapes that the config's parameters must have."""
-        return jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))
-
-    @property
-    def num_frames(self) -> int:
-        """Return the number of frames the model was made for."""
-        return int(self.config.data.num_frames)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return the (height, width) the model was made for."""
-        return tuple(self.config.data.size)
 
     def __call__(
         self,

@@ -19,11 +19,30 @@ Follow = Callable[..., tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"]
 """`follow(flows, start, points, back)`: xy, visibility and confidence from frame `start` [N] on, or `back` from it."""
 
 
+class FlowTracker:
+    """What trackers by dense flow share; each has the fields `min_side` and `memory`, and `_follow`, see `Follow`."""
+
+    def track(self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]) -> Tracks:
+        """Follow queries (t, x, y) through all frames; return xy float32 [N T 2] in pixels and visible [N T].
+
+        Raises ValueError for queries that `trackers.Tracker` does not allow.
+        """
+        return self.track_with_confidence(frames, queries)[0]
+
+    def track_with_confidence(
+        self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
+    ) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
+        """Track as `track` does, and say how far to trust it, 0 to 1; 0 where the point is not visible."""
+        return follow_both_ways(self._follow, frames, queries, self.min_side, self.memory)
+
+
 @dataclass(frozen=True)
-class DenseChain:
+class DenseChain(FlowTracker):
     """Chain DIS flow from frame to frame, checked there and back.
 
     All lengths are in pixels of the frames as tracked, that is enlarged where the clip is small.
+
+    Confidence is 1 / (1 + the there-and-back errors up to here in pixels).
 
     max_error: a point is lost for good at the first step that misses it by this many pixels or more when followed back;
         the default is half a pixel in x and in y.
@@ -38,19 +57,6 @@ class DenseChain:
     def __post_init__(self):
         """Raise ValueError for options out of range."""
         check_options(self.max_error, self.min_side, self.memory)
-
-    def track(self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]) -> Tracks:
-        """Follow queries (t, x, y) through all frames; return xy float32 [N T 2] in pixels and visible [N T].
-
-        Raises ValueError for queries that `trackers.Tracker` does not allow.
-        """
-        return self.track_with_confidence(frames, queries)[0]
-
-    def track_with_confidence(
-        self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
-    ) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
-        """Track, and say how far to trust it: 1 / (1 + there-and-back errors up to here in pixels), 0 where lost."""
-        return follow_both_ways(self._follow, frames, queries, self.min_side, self.memory)
 
     def _follow(self, flows: Flows, start: Int[np.ndarray, "N"], points: Float[np.ndarray, "N 2"], back: bool):
         """Follow points from frame `start` [N] to the last frame, or back to the first."""

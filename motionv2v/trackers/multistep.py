@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from motionv2v.trackers.classical import cut_patches
-from motionv2v.trackers.dense import check_options, follow_both_ways, steps, unmoved
+from motionv2v.trackers.dense import FlowTracker, check_options, steps, unmoved
 from motionv2v.trackers.flows import Flows, is_inside
-from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Float, Int, Num, UInt8
+from motionv2v.typing import Float, Int, UInt8
 
 _SIDE, _SPACING = 11, 1.5  # samples per side of a patch, and pixels between them
 # Similarity is SSIM's structure term with SSIM's constant: patches that vary less than noise does count as alike.
@@ -26,10 +25,12 @@ _ITERATIONS, _REACH = 8, 3.0  # of Lucas-Kanade: steps, and pixels that it may m
 
 
 @dataclass(frozen=True)
-class MultiStep:
+class MultiStep(FlowTracker):
     """Follow points by DIS flow over several step lengths, with a check against the query's picture.
 
     All lengths are in pixels of the frames as tracked, that is enlarged where the clip is small.
+
+    Confidence is the similarity to the query (0 to 1) / (1 + the summed there-and-back errors in pixels).
 
     deltas: step lengths in frames. min_similarity: least similarity (-1 to 1) of a visible point to its query.
     max_error: largest distance in pixels between a visible point and itself followed along its last step and back.
@@ -54,19 +55,6 @@ class MultiStep:
             raise ValueError(f"min_similarity must be at least -1 and below 1, given {self.min_similarity}")
         if not self.weight >= 0:
             raise ValueError(f"weight must not be negative, given {self.weight}")
-
-    def track(self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]) -> Tracks:
-        """Follow queries (t, x, y) through all frames; return xy float32 [N T 2] in pixels and visible [N T].
-
-        Raises ValueError for queries that `trackers.Tracker` does not allow.
-        """
-        return self.track_with_confidence(frames, queries)[0]
-
-    def track_with_confidence(
-        self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
-    ) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
-        """Track, and say how far to trust it: similarity to the query (0 to 1) / (1 + error), 0 where invisible."""
-        return follow_both_ways(self._follow, frames, queries, self.min_side, self.memory)
 
     def _follow(self, flows: Flows, start: Int[np.ndarray, "N"], points: Float[np.ndarray, "N 2"], back: bool):
         """Follow points from frame `start` [N] to the last frame, or back to the first."""
