@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.vae = common.vae_tiny()
     config.data = common.data_tiny()
     config.data.update({"crop": (5, 32, 32), "clips": 8, "blob_share": 0.4, "sigma": 3.0, "colors": "any"})
-    config.loss = ConfigDict({"l1": 1.0, "mse": 5.0, "kl": 1e-4})
+    config.loss = ConfigDict({"l1": 1.0, "mse": 5.0, "edges": 0.0, "kl": 1e-4})
     rate = {"peak": 4e-3, "warmup": 50, "decay": "cosine", "end": 1e-5}
     config.optim = common.optimizer((".*", rate), name="muon")
     config.train = common.train_defaults()
