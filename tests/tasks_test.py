@@ -49,3 +49,29 @@ def test_another_size_is_refused(saved, tmp_path):
     other.dit.num_layers = 3
     with pytest.raises(checkpoints.CheckpointError, match=r"base \(dit\) holds another model: blocks/attention"):
         tasks.take_weights(tasks.make(other).init(jax.random.key(0)), (saved["base"],))
+
+
+def test_edge_term_sees_edges_alone(monkeypatch):
+    """A reconstruction that is too bright everywhere has no edge error; one with a step in it has the step's."""
+    config = tiny_model.config("vae")
+    config.loss.edges = 3.0
+    task = tasks.make(config)
+    clip = np.zeros((2, 5, 16, 16, 3), np.float32)
+    stepped = clip.copy()
+    stepped[:, :, 8:] += 0.5
+    monkeypatch.setattr(task, "videos", lambda key, batch: clip)
+
+    def loss(output):
+        class Fixed:
+            def apply(self, variables, x, method):
+                return (np.zeros((1,) * 5, np.float32),) * 2 if method == "encode" else output
+
+        monkeypatch.setattr(task, "model", task.model._replace(vae=Fixed()))
+        total, parts = task.loss(jax.random.key(0), {"vae": {}}, {})
+        return float(total), {k: float(v) for k, v in parts.items()}
+
+    assert loss(clip + 0.5)[1]["edges"] == 0
+    total, parts = loss(stepped)
+    # One of the 15 differences between rows is 0.5, those between columns are 0.
+    np.testing.assert_allclose(parts["edges"], 0.5 / 15, rtol=1e-6)
+    np.testing.assert_allclose(total, 0.25 + 5.0 * 0.125 + 3.0 * parts["edges"], rtol=1e-6)
