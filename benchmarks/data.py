@@ -12,6 +12,7 @@ import cProfile
 import os
 import platform
 import pstats
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -108,12 +109,20 @@ def print_pipeline(stream: Any, num_workers: int, pairs: int, batch_size: int) -
     )
 
 
+def set_defaults(options: argparse.Namespace, shape: tuple[int, int, int], pairs: int) -> None:
+    """Choose what was not given: batches of 32 pairs of clips of (T, H, W), or of as many as 256 MB hold."""
+    options.pairs = options.pairs or pairs
+    options.batch_size = options.batch_size or int(np.clip(256e6 // (6 * np.prod(shape)), 1, 32))
+
+
 def bench_scenes(options: argparse.Namespace) -> None:
     """Time scenes drawn on the fly."""
     frames, *size = options.size
     config = synthetic.SceneConfig(num_frames=frames, size=tuple(size), num_points=options.num_points)
     source = synthetic.SyntheticSource(config)
-    print(f"scenes drawn on the fly, {frames}x{size[0]}x{size[1]}, {options.num_points} points")
+    set_defaults(options, (frames, *size), 200)
+    what = f"{frames}x{size[0]}x{size[1]}, {options.num_points} points, batches of {options.batch_size}"
+    print(f"scenes drawn on the fly, {what}")
     print_stages(scene_stages(source), options.pairs, options.batch_size)
     print_shares(config, max(options.pairs // 4, 1))
     for workers in options.workers:
@@ -128,12 +137,11 @@ def bench_stored(options: argparse.Namespace) -> None:
 
     source = PairSource(options.dataset, options.split)
     bucket = source[0]["source"].shape[:3]
-    stored = np.mean(
-        [len(source.record(i)["source"]) + len(source.record(i)["target"]) for i in range(len(source))][:50]
-    )
-    print(
-        f"{options.dataset}: {len(source)} pairs of {'x'.join(map(str, bucket))}, {stored / 1e6:.2f} MB of video each"
-    )
+    set_defaults(options, bucket, 24)
+    some = [source.record(index) for index in range(min(len(source), 50))]
+    stored = np.mean([len(record["source"]) + len(record["target"]) for record in some])
+    what = f"{len(source)} pairs of {'x'.join(map(str, bucket))}, {stored / 1e6:.2f} MB of video each"
+    print(f"{options.dataset}: {what}, batches of {options.batch_size}")
     print_stages(stored_stages(source, bucket, options.num_points), options.pairs, options.batch_size)
     for workers in options.workers:
         stream = pipeline.mix(
@@ -147,8 +155,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", help="a folder that launch/prepare.py --videos wrote; then scenes are not timed")
     parser.add_argument("--split", default="train", help="of the data set")
-    parser.add_argument("--pairs", type=int, default=200, help="pairs per measurement")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--pairs", type=int, help="pairs per measurement; default: 200 scenes, or 24 stored pairs")
+    parser.add_argument("--batch_size", type=int, help="default: 32, or fewer where a batch would exceed 256 MB")
     parser.add_argument("--size", type=int, nargs=3, default=[17, 64, 64], metavar=("T", "H", "W"), help="of scenes")
     parser.add_argument("--num_points", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
@@ -156,11 +164,11 @@ def main() -> None:
     # Grain reads absl flags when it starts workers.
     flags.FLAGS.mark_as_parsed()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    print(f"{os.cpu_count()} cores ({platform.machine()}{load}); batches of {options.batch_size}")
-    if options.dataset:
-        bench_stored(options)
-    else:
-        bench_scenes(options)
+    print(f"{os.cpu_count()} cores ({platform.machine()}{load})")
+    try:
+        (bench_stored if options.dataset else bench_scenes)(options)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"data: {error}")
 
 
 if __name__ == "__main__":

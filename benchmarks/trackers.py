@@ -6,12 +6,15 @@ and of the first call; OpenCV uses all cores.
 """
 
 import argparse
+import functools
 import os
 import platform
 import time
 
 import cv2
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from motionv2v import tapvid, trackers
 from motionv2v.data import hard_scenes
@@ -39,7 +42,9 @@ def main() -> None:
     print(f"{os.cpu_count()} cores ({platform.machine()}{load}), OpenCV {cv2.__version__}, seed {options.seed}")
     if options.scenes:
         entrants = tapvid.entrants("classical", options.modes)
-        print(tapvid.format_table(tapvid.run(entrants, num_scenes=options.scenes, seed=options.seed)))
+        shown = functools.partial(track, console=Console(stderr=True))
+        rows = tapvid.run(entrants, num_scenes=options.scenes, seed=options.seed, progress=shown)
+        print(tapvid.format_table(rows))
     scene = hard_scenes.make_scene("moderate", options.seed)
     print("| points | " + " | ".join(f"{mode}: s (CPU s)" for mode in options.modes) + " |")
     print("|---" * (1 + len(options.modes)) + "|")

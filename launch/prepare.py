@@ -1,4 +1,4 @@
-"""Prepare data: pairs with tracks of videos (--videos --out), or latents of synthetic pairs (--config); resumable."""
+"""Prepare data, resumably: pairs with tracks from --videos or --movi, or latents of synthetic pairs (--config)."""
 
 import sys
 from pathlib import Path
@@ -11,10 +11,11 @@ from motionv2v import prepare, prepare_videos
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files import one another as `configs.common`
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="latents: such as configs/motionv2v_tiny.py")
-STAGE = flags.DEFINE_enum("stage", None, ["pairs", "latents"], "what to prepare; default: pairs if --videos is given")
+STAGE = flags.DEFINE_enum("stage", None, ["pairs", "latents"], "what to prepare; default: as the other flags ask")
 OUT = flags.DEFINE_string("out", None, "folder to write; latents default: the config's data.latents")
 NUM = flags.DEFINE_integer("num_samples", 16384, "latents: pairs, rounded up to whole shards", lower_bound=1)
 VIDEOS = flags.DEFINE_string("videos", None, "pairs: folder of videos, searched with the folders in it")
+MOVI = flags.DEFINE_string("movi", None, "pairs: in place of videos a TFDS folder of MOVi, or .npz scenes")
 flags.DEFINE_string("size", "480x720", "pairs: HEIGHTxWIDTH in pixels")
 flags.DEFINE_integer("num_frames", 49, "pairs: frames of a clip", lower_bound=2)
 flags.DEFINE_integer("num_points", 64, "pairs: tracks of a pair", lower_bound=1)
@@ -31,18 +32,17 @@ flags.DEFINE_integer("num_workers", 0, "pairs: processes on this machine; 0: one
 flags.DEFINE_string("runner", "DirectRunner", "pairs: Beam runner, or FlinkRunner, DataflowRunner, SparkRunner")
 flags.DEFINE_string("pipeline_options", "", "pairs: options of the runner, in one string")
 JOB = "size num_frames num_points pairs_per_clip max_clips tracker tracker_mode generator prompts seed".split()
+RUN = "test_share preview num_workers runner pipeline_options".split()
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
-        if STAGE.value == "pairs" or (VIDEOS.value and STAGE.value is None):
-            if not (VIDEOS.value and OUT.value):
-                raise ValueError("stage pairs needs --videos=DIR and --out=DIR")
-            run = "test_share preview num_workers runner pipeline_options".split()
-            job, options = ({name: flags.FLAGS[name].value for name in names} for names in (JOB, run))
-            prepare_videos.write_pairs(VIDEOS.value, OUT.value, prepare_videos.make_job(**job), **options)
+        if STAGE.value == "pairs" or (STAGE.value is None and (VIDEOS.value or MOVI.value)):
+            kind, folder = prepare_videos.choose_source(OUT.value, videos=VIDEOS.value, movi=MOVI.value)
+            job, options = ({name: flags.FLAGS[name].value for name in names} for names in (JOB, RUN))
+            prepare_videos.write_pairs(folder, OUT.value, prepare_videos.make_job(kind=kind, **job), **options)
         elif CONFIG.value is None:
             raise ValueError("expected --videos=DIR --out=DIR, or --config=configs/motionv2v_tiny.py for stage latents")
         else:

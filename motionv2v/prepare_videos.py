@@ -1,5 +1,7 @@
 """From a folder of videos to a data set of training pairs: `launch/prepare.py --videos=DIR --out=DIR`.
 
+With `--movi=DIR` in place of `--videos` the same from MOVi scenes, whose tracks are exact: read "scene" for "video".
+
 What is in the folder that is written:
 
     motion_pairs/<version>/   the data set: ArrayRecord files, features.json, dataset_info.json
@@ -32,7 +34,8 @@ import numpy as np
 from absl import logging as absl_logging
 
 from motionv2v import figures
-from motionv2v.data import recipes, sources, video_files, video_pairs
+from motionv2v.data import recipes, sources, video_pairs
+from motionv2v.data.movi_pairs import MoviJob
 from motionv2v.data.video_files import Video
 from motionv2v.data.video_pairs import PairJob
 from motionv2v.progress import clock
@@ -40,13 +43,26 @@ from motionv2v.tracks import Tracks
 
 DATASET = "motion_pairs"
 LOCAL = "DirectRunner"
+KINDS = {"videos": PairJob, "movi": MoviJob}
+"""What pairs are made of, and the job that makes them."""
 _POLL = 10.0  # seconds between two lines of progress
 
 
-def make_job(size: str, num_points: int, tracker: str, tracker_mode: str, **settings: Any) -> PairJob:
+def choose_source(out: str | None, **sources: str | None) -> tuple[str, str]:
+    """Return the one kind of `KINDS` that has a folder, and the folder; raise ValueError for none, two, or no `out`."""
+    given = [(kind, folder) for kind, folder in sources.items() if folder]
+    if not out or len(given) != 1:
+        raise ValueError("stage pairs needs --out=DIR and one of " + ", ".join(f"--{kind}=DIR" for kind in KINDS))
+    return given[0]
+
+
+def make_job(
+    size: str, num_points: int, tracker: str, tracker_mode: str, kind: str = "videos", **settings: Any
+) -> PairJob:
     """Return a job from what a command line gives: `size` as "HxW", the rest fields of PairConfig and of PairJob.
 
-    `tracker_mode` counts for the classical tracker only. Raises ValueError for a size that is no "HxW".
+    `kind` is of `KINDS`. `tracker_mode` counts for the classical tracker only. Raises ValueError for a size that is no
+    "HxW".
     """
     sides = size.lower().split("x")
     if len(sides) != 2 or not all(side.strip().isdigit() for side in sides):
@@ -55,7 +71,7 @@ def make_job(size: str, num_points: int, tracker: str, tracker_mode: str, **sett
     settings |= {"num_points": num_points, "min_points": min(recipes.PairConfig.min_points, num_points)}
     pairs = recipes.PairConfig(size=(int(sides[0]), int(sides[1])), **settings)
     options = (("mode", tracker_mode),) if tracker == "classical" else ()
-    return PairJob(pairs, tracker=tracker, tracker_options=options, open_generator=open_generator, **own)
+    return KINDS[kind](pairs, tracker=tracker, tracker_options=options, open_generator=open_generator, **own)
 
 
 @functools.cache
@@ -82,7 +98,8 @@ def write_pairs(
     """Make the data set of a folder of videos, see the module, and return the folder written.
 
     Args:
-        folder: the videos. out: where to write; on a cluster, a folder that all workers share, as `folder` is.
+        folder: the videos, or the scenes (`movi_pairs.find`). out: where to write; on a cluster both are folders that
+            all workers share.
         job: how pairs are made.
         runner: a Beam runner: "DirectRunner" on this machine, "FlinkRunner", "DataflowRunner", "SparkRunner".
         pipeline_options: options of the runner, as on a command line.
@@ -97,26 +114,28 @@ def write_pairs(
     job.check()
     builder = _import_builder()
     out = Path(out)
-    videos, others = video_files.find(folder, skip=out, test_share=test_share)
+    videos, others = job.find(folder, out, test_share)
     _check_settings(out, job)
     work, options = out / "work", shlex.split(pipeline_options)
     if runner == LOCAL:
         options = _local_options(num_workers, options)
     usable = [video for video in videos if not video.problem]
     todo = [video for video in usable if not video_pairs.is_made(video, work)]
-    say(f"{folder}: {len(videos)} videos, {len(usable) - len(todo)} of them made already; {_describe(job)}")
+    say(f"{folder}: {len(videos)} {job.unit}, {len(usable) - len(todo)} of them made already; {_describe(job)}")
     if todo:
-        with _progress(todo, work, say):
-            builder.make_results(todo, job, work, runner, options)
+        with _progress(todo, job.unit, work, say):
+            # Workers side by side would fight for the cores if OpenCV used all of them in each.
+            alone = runner == LOCAL and not any("direct_num_workers" in option for option in options)
+            builder.make_results(todo, job, work, runner, options, threads=-1 if alone else 1)
     reports = _collect(videos, work)
-    _write_reports(out, reports, others)
+    _write_reports(out, reports, job.unit, others)
     made = [video for video, report in zip(videos, reports, strict=True) if report["pairs"]]
     if not made:
-        raise ValueError(f"not one of {len(videos)} videos gave a pair; {out / 'report.txt'} says why")
+        raise ValueError(f"not one of {len(videos)} {job.unit} gave a pair; {out / 'report.txt'} says why")
     _pack(builder, made, job, work, out, None if runner == LOCAL else runner, options, say)
     if preview:
         figures.save_png(out / "contact_sheet.png", contact_sheet(out, made[0].split, preview))
-    say(_summary(reports, out))
+    say(_summary(reports, job.unit, out))
     return out
 
 
@@ -184,8 +203,8 @@ def _describe(job: PairJob) -> str:
 
 
 @contextmanager
-def _progress(todo: Sequence[Video], work: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Say every few seconds how many videos are done and how long the rest will take, whoever works on them."""
+def _progress(todo: Sequence[Video], unit: str, work: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Say every few seconds how many are done and how long the rest will take, whoever works on them."""
     names, stop, start = {video_pairs.result_path(v, work).name for v in todo}, threading.Event(), time.monotonic()
 
     def count() -> int:
@@ -196,7 +215,7 @@ def _progress(todo: Sequence[Video], work: Path, say: Callable[[str], None]) -> 
             done = count()
             if done:
                 left = (time.monotonic() - start) / done * (len(names) - done)
-                say(f"{done}/{len(names)} videos, {clock(left)} left")
+                say(f"{done}/{len(names)} {unit}, {clock(left)} left")
 
     thread = threading.Thread(target=watch, daemon=True, name="progress")
     thread.start()
@@ -205,7 +224,7 @@ def _progress(todo: Sequence[Video], work: Path, say: Callable[[str], None]) -> 
     finally:
         stop.set()
         thread.join()
-    say(f"{count()}/{len(names)} videos in {clock(time.monotonic() - start)}")
+    say(f"{count()}/{len(names)} {unit} in {clock(time.monotonic() - start)}")
 
 
 def _collect(videos: Sequence[Video], work: Path) -> list[dict[str, Any]]:
@@ -235,7 +254,7 @@ def _pack(
         say(f"{final} is complete")
         return
     shutil.rmtree(building, ignore_errors=True)
-    say(f"packing the pairs of {len(videos)} videos")
+    say(f"packing the pairs of {len(videos)} {job.unit}")
     builder.build(videos, job, work, building, runner=runner, options=options)
     packed.unlink(missing_ok=True)
     shutil.rmtree(final, ignore_errors=True)
@@ -244,7 +263,7 @@ def _pack(
     _write(packed, json.dumps(record, indent=0, sort_keys=True) + "\n")
 
 
-def _write_reports(out: Path, reports: Sequence[dict[str, Any]], others: dict[str, int]) -> None:
+def _write_reports(out: Path, reports: Sequence[dict[str, Any]], unit: str, others: dict[str, int]) -> None:
     gates = Counter()
     for report in reports:
         gates.update(report["rejected"])
@@ -253,7 +272,7 @@ def _write_reports(out: Path, reports: Sequence[dict[str, Any]], others: dict[st
     total["pairs"] = sum(report["pairs"] for report in reports)
     full = {**total, "rejected": dict(sorted(gates.items())), "other_files": others, "by_video": public}
     _write(out / "report.json", json.dumps(full, indent=1, sort_keys=True) + "\n")
-    lines = [f"{total['pairs']} pairs from {total['used']} of {total['videos']} videos"]
+    lines = [f"{total['pairs']} pairs from {total['used']} of {total['videos']} {unit}"]
     lines += [f"rejected draws: {', '.join(f'{gate} {n}' for gate, n in sorted(gates.items())) or 'none'}"]
     if others:
         lines.append(f"other files: {', '.join(f'{n} {suffix}' for suffix, n in sorted(others.items()))}")
@@ -266,9 +285,9 @@ def _write_reports(out: Path, reports: Sequence[dict[str, Any]], others: dict[st
     _write(out / "report.txt", "\n".join(lines) + "\n")
 
 
-def _summary(reports: Sequence[dict[str, Any]], out: Path) -> str:
+def _summary(reports: Sequence[dict[str, Any]], unit: str, out: Path) -> str:
     pairs, unused = sum(report["pairs"] for report in reports), sum(not report["pairs"] for report in reports)
-    return f"{pairs} pairs in {out}; {unused} of {len(reports)} videos not used, see {out / 'report.txt'}"
+    return f"{pairs} pairs in {out}; {unused} of {len(reports)} {unit} not used, see {out / 'report.txt'}"
 
 
 def _write(path: Path, text: str) -> None:

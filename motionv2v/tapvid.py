@@ -10,6 +10,7 @@ All scores are means over clips. "precision" and "recall" are those of claims to
 the frames that the tracker saw (`metrics.claimed_visible`).
 """
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +33,15 @@ class Example(NamedTuple):
     frames: UInt8[np.ndarray, "T H W 3"]
     queries: Float[np.ndarray, "N 3"]
     reference: Tracks
+
+
+class Dataset(NamedTuple):
+    """Clips that share a name and a query mode; `num_clips` is 0 where only reading them tells how many there are."""
+
+    name: str
+    query_mode: str
+    num_clips: int
+    examples: Callable[[], Iterator[Example]]
 
 
 class Row(NamedTuple):
@@ -79,26 +89,31 @@ def pickle_examples(path: str, query_mode: str) -> Iterator[Example]:
             yield Example(video.resize(clip.frames, RESOLUTION), queries, reference)
 
 
-def score(tracker: trackers.Tracker, examples: Iterable[Example], query_mode: str) -> tuple[int, dict[str, float]]:
-    """Run a tracker; return the number of clips, and means over them.
+def score(tracker: trackers.Tracker, example: Example, query_mode: str) -> dict[str, float]:
+    """Run a tracker on one clip and return its scores.
 
-    Keys: average_jaccard, delta_avg, occlusion_accuracy, precision, recall (each 0 to 1), `visible_share` of the true
-    tracks, and `seconds` of tracking per clip. A clip in which a score is not defined (no claim: no precision) is left
-    out of that score. Raises ValueError where there is no clip.
+    Keys: average_jaccard, delta_avg, occlusion_accuracy, precision, recall (each 0 to 1; NaN where not defined: without
+    a claim there is no precision), `visible_share` of the true tracks, and `seconds` of tracking.
     """
-    clips = []
-    for frames, queries, reference in examples:
-        start = time.perf_counter()
-        estimated = tracker.track(frames, queries)
-        seconds = time.perf_counter() - start
-        given = queries[:, 0].astype(int)
-        scores = metrics.tapvid(estimated, reference, given, frames.shape[1:3], query_mode)
-        scores |= metrics.claimed_visible(estimated, reference, given, query_mode)
-        clips.append(scores | {"visible_share": float(reference.visible.mean()), "seconds": seconds})
+    frames, queries, reference = example
+    start = time.perf_counter()
+    estimated = tracker.track(frames, queries)
+    seconds = time.perf_counter() - start
+    given = queries[:, 0].astype(int)
+    scores = metrics.tapvid(estimated, reference, given, frames.shape[1:3], query_mode)
+    scores |= metrics.claimed_visible(estimated, reference, given, query_mode)
+    return scores | {"visible_share": float(reference.visible.mean()), "seconds": seconds}
+
+
+def mean_scores(clips: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Average what `score` returns over clips; a clip in which a score is not defined is left out of that score.
+
+    Raises ValueError where there is no clip.
+    """
     if not clips:
         raise ValueError("no clip has a visible point to track")
     values = {key: np.array([clip[key] for clip in clips]) for key in clips[0]}
-    return len(clips), {key: float(np.mean(v[np.isfinite(v)])) for key, v in values.items() if np.isfinite(v).any()}
+    return {key: float(np.mean(v[np.isfinite(v)])) for key, v in values.items() if np.isfinite(v).any()}
 
 
 def entrants(name: str, modes: Sequence[str] = (), weights: str | None = None) -> dict[str, trackers.Tracker]:
@@ -123,21 +138,40 @@ def run(
 ) -> list[Row]:
     """Score named trackers on the scenes, or on the TAP-Vid pickle at `path` in both query modes.
 
-    `progress` may wrap the list of what is run, to show it. Raises ValueError and OSError as the readers do.
+    `progress` may wrap what is run, one item for each clip and tracker, to show it and the time that is left. Raises
+    ValueError and OSError as the readers do.
     """
     if path is None:
         datasets = [
-            (name, "strided", lambda n=name: scene_examples(n, num_scenes, seed)) for name in hard_scenes.DIFFICULTIES
+            Dataset(name, "strided", num_scenes, functools.partial(scene_examples, name, num_scenes, seed))
+            for name in hard_scenes.DIFFICULTIES
         ]
     else:
         datasets = [
-            (os.path.basename(path), mode, lambda m=mode: pickle_examples(path, m)) for mode in ("first", "strided")
+            Dataset(os.path.basename(path), mode, 0, functools.partial(pickle_examples, path, mode))
+            for mode in ("first", "strided")
         ]
-    jobs = [(name, *dataset) for dataset in datasets for name in competitors]
-    rows = []
-    for name, dataset, mode, examples in progress(jobs):
-        rows.append(Row(name, dataset, mode, *score(competitors[name], examples(), mode)))
-    return rows
+    found: dict[tuple[Dataset, str], list[dict[str, float]]] = {(d, name): [] for d in datasets for name in competitors}
+    for dataset, name, example in progress(_Jobs(datasets, list(competitors))):
+        found[dataset, name].append(score(competitors[name], example, dataset.query_mode))
+    return [Row(name, d.name, d.query_mode, len(clips), mean_scores(clips)) for (d, name), clips in found.items()]
+
+
+class _Jobs:
+    """Every tracker on every clip; a clip is drawn or read once, for all trackers, and only one is in memory."""
+
+    def __init__(self, datasets: Sequence[Dataset], names: Sequence[str]):
+        self._datasets, self._names = datasets, names
+
+    def __iter__(self) -> Iterator[tuple[Dataset, str, Example]]:
+        for dataset in self._datasets:
+            for example in dataset.examples():
+                for name in self._names:
+                    yield dataset, name, example
+
+    def __length_hint__(self) -> int:
+        # What shows progress asks for this number to tell the time that is left; 0 means that it is not known.
+        return sum(dataset.num_clips for dataset in self._datasets) * len(self._names)
 
 
 def table(

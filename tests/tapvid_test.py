@@ -1,6 +1,7 @@
 """The TAP-Vid benchmark: its queries, its files (safe and unsafe ones), its scenes, and the loop over clips."""
 
 import pickle
+from operator import length_hint
 
 import cv2
 import numpy as np
@@ -180,6 +181,32 @@ def test_pictures_show_points_where_their_tracks_say():
     # Grain is resampled, and sprites' soft edges mix: a grey value or two. Wrong positions see other discs.
     assert change(xy) < 2
     assert change(late) > 2 * change(xy) and change(still) > 2 * change(xy)
+
+
+def test_every_scene_is_drawn_once_and_every_run_is_counted(monkeypatch):
+    drawn, make = [], hard_scenes.make_scene
+    monkeypatch.setattr(hard_scenes, "DIFFICULTIES", {"small": SMALL, "same": SMALL})
+    monkeypatch.setattr(hard_scenes, "make_scene", lambda *given: drawn.append(given) or make(*given))
+    counts = []
+
+    def progress(jobs):
+        counts.append(length_hint(jobs))
+        for job in jobs:
+            yield job
+            counts.append(job[1])
+
+    rows = tapvid.run({"still": Still(), "lk": trackers.get("classical")}, num_scenes=2, seed=3, progress=progress)
+    assert drawn == [("small", 3, 0), ("small", 3, 1), ("same", 3, 0), ("same", 3, 1)]
+    assert counts == [8] + ["still", "lk"] * 4
+    assert [(row.tracker, row.dataset, row.num_clips) for row in rows] == [
+        ("still", "small", 2), ("lk", "small", 2), ("still", "same", 2), ("lk", "same", 2)
+    ]  # fmt: skip
+    scenes = [make(SMALL, 3, index) for index in range(2)]
+    alone = [tapvid.score(Still(), tapvid.Example(s.frames, s.queries, s.tracks), "strided") for s in scenes]
+    mean = np.mean([scores["delta_avg"] for scores in alone])
+    assert rows[0].scores["delta_avg"] == pytest.approx(mean) == rows[2].scores["delta_avg"]
+    with pytest.raises(ValueError, match="no clip has a visible point"):
+        tapvid.run({"still": Still()}, num_scenes=0)
 
 
 def test_difficulties_are_named():

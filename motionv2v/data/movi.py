@@ -19,7 +19,10 @@ them is nearer than 0.99 of its distance: the rules of Kubric's own point-tracki
 surface normals. So the far side of something thinner than 1 % of its distance counts as visible.
 """
 
+import functools
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,11 @@ NEARER = 0.99
 """A surface at less than this part of a point's distance hides the point."""
 
 _FEATURES = ("video", "segmentations", "depth", "object_coordinates", "metadata", "instances", "camera")
+_INNER = {
+    "metadata": ("depth_range",),
+    "instances": ("bboxes_3d",),
+    "camera": ("focal_length", "sensor_width", "positions", "quaternions"),
+}
 
 
 def exact_tracks(scene: Mapping[str, Any], queries: Num[np.ndarray, "N 3"]) -> Tracks:
@@ -84,26 +92,46 @@ def pairs(
     draws: int = 3,
     on_rejected: Callable[[str, Rejected], None] | None = None,
 ) -> Iterator[tuple[str, PairSample]]:
-    """Yields (key, pair) of each scene: pairs as from a real clip (`recipes.make_pair`), but with exact tracks.
+    """Yields (key, pair) of each scene, see `scene_pairs`.
 
-    Scenes are not paired themselves; a pair comes from time or from a virtual camera. The caption lists the objects'
-    categories. Keys are "<place>_<video name>_<number>", random numbers depend on the seed and the scene's place only.
-    Each pair is drawn up to `draws` times; what the gates refuse goes to `on_rejected` (key, Rejected).
+    Keys are "<place>_<video name>_<number>", random numbers depend on the seed and the scene's place only. What the
+    gates refuse goes to `on_rejected` (key, Rejected).
     """
     for place, scene in enumerate(scenes):
-        frames = np.asarray(scene["video"])
+        name = _text(scene["metadata"].get("video_name", "scene"))
+
+        def refused(number: int, rejected: Rejected, stem: str = f"{place:06d}_{name}") -> None:
+            if on_rejected is not None:
+                on_rejected(f"{stem}_{number}", rejected)
+
         rng = np.random.default_rng([seed, place])
-        tracks = exact_tracks(scene, sample_queries(rng, scene, config.grid_points))
-        name, caption = _text(scene["metadata"].get("video_name", "scene")), describe(scene)
-        for number in range(pairs_per_scene):
-            key = f"{place:06d}_{name}_{number}"
-            for _ in range(draws):
-                try:
-                    yield key, recipes.make_pair(rng, frames, tracks, None, config, caption=caption)
-                    break
-                except Rejected as rejected:
-                    if on_rejected is not None:
-                        on_rejected(key, rejected)
+        for number, pair in scene_pairs(rng, scene, config, pairs_per_scene, draws, refused):
+            yield f"{place:06d}_{name}_{number}", pair
+
+
+def scene_pairs(
+    rng: np.random.Generator,
+    scene: Mapping[str, Any],
+    config: PairConfig,
+    count: int,
+    draws: int,
+    on_rejected: Callable[[int, Rejected], None],
+) -> Iterator[tuple[int, PairSample]]:
+    """Yields (number, pair): pairs as from a real clip (`recipes.make_pair`), but with exact tracks.
+
+    Scenes are not paired themselves; a pair comes from time or from a virtual camera. The caption lists the objects'
+    categories. Each of `count` pairs is drawn up to `draws` times; what the gates refuse goes to `on_rejected`.
+    """
+    frames = np.asarray(scene["video"])
+    tracks = exact_tracks(scene, sample_queries(rng, scene, config.grid_points))
+    caption = describe(scene)
+    for number in range(count):
+        for _ in range(draws):
+            try:
+                yield number, recipes.make_pair(rng, frames, tracks, None, config, caption=caption)
+                break
+            except Rejected as rejected:
+                on_rejected(number, rejected)
 
 
 def convert(
@@ -120,6 +148,27 @@ def read_scenes(data_dir: str | os.PathLike, split: str = "train") -> Iterator[d
     it is not installed, where the folder holds no dataset, and for a split that it does not have (TFDS's slices such as
     "train[:100]" can be given).
     """
+    builder = open_dataset(data_dir)
+    if split.split("[")[0] not in builder.info.splits:
+        available = ", ".join(sorted(builder.info.splits))
+        raise ValueError(f"{data_dir}: there is no split {split!r}; available: {available}")
+    # Only what is used is decoded: flows and normals are most of the bytes.
+    wanted = {name: True for name in _FEATURES if name in builder.info.features}
+    wanted["instances"] = {"bboxes_3d": True} | ({"category": True} if _has_categories(builder) else {})
+    names = builder.info.features["instances"]["category"].names if _has_categories(builder) else None
+    import tensorflow_datasets as tfds
+
+    decoders = tfds.decode.PartialDecoding(wanted)
+    config = tfds.ReadConfig(interleave_cycle_length=1)  # files one after the other: a fixed order
+    for scene in tfds.as_numpy(builder.as_dataset(split=split, decoders=decoders, read_config=config)):
+        if names is not None:
+            scene["instances"]["category"] = np.array([names[index] for index in scene["instances"]["category"]])
+        yield scene
+
+
+@functools.cache
+def open_dataset(data_dir: str | os.PathLike) -> Any:
+    """Opens a folder as TFDS writes it and returns its builder; raises ValueError as `read_scenes` does."""
     folder = Path(data_dir)
     if not (folder / "dataset_info.json").is_file():
         raise ValueError(f"{folder}: not a TFDS dataset (no dataset_info.json); expected e.g. movi_e/256x256/1.0.0")
@@ -129,20 +178,25 @@ def read_scenes(data_dir: str | os.PathLike, split: str = "train") -> Iterator[d
     except ImportError as error:
         extra = "pip install 'motionv2v[movi,data]'"
         raise ValueError(f"{folder}: reading MOVi needs {error.name or 'tensorflow'}; {extra}") from None
-    builder = tfds.builder_from_directory(folder)
-    if split.split("[")[0] not in builder.info.splits:
-        available = ", ".join(sorted(builder.info.splits))
-        raise ValueError(f"{folder}: there is no split {split!r}; available: {available}")
-    # Only what is used is decoded: flows and normals are most of the bytes.
-    wanted = {name: True for name in _FEATURES if name in builder.info.features}
-    wanted["instances"] = {"bboxes_3d": True} | ({"category": True} if _has_categories(builder) else {})
-    decoders = tfds.decode.PartialDecoding(wanted)
-    names = builder.info.features["instances"]["category"].names if _has_categories(builder) else None
-    config = tfds.ReadConfig(interleave_cycle_length=1)  # files one after the other: a fixed order
-    for scene in tfds.as_numpy(builder.as_dataset(split=split, decoders=decoders, read_config=config)):
-        if names is not None:
-            scene["instances"]["category"] = np.array([names[index] for index in scene["instances"]["category"]])
-        yield scene
+    return tfds.builder_from_directory(folder)
+
+
+def load_scene(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads one scene from an .npz file whose names are paths, such as "camera/positions"; needs no TensorFlow.
+
+    Raises ValueError for a file that cannot be read or holds no scene, in one line.
+    """
+    scene: dict[str, Any] = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                *folders, last = name.split("/")
+                place = functools.reduce(lambda node, folder: node.setdefault(folder, {}), folders, scene)
+                place[last] = file[name] if file[name].ndim else file[name].item()
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not an .npz file of a scene's arrays ({' '.join(str(error).split())})") from None
+    check_scene(scene)
+    return scene
 
 
 def describe(scene: Mapping[str, Any]) -> str:
@@ -158,6 +212,10 @@ def check_scene(scene: Mapping[str, Any]) -> None:
     missing = [name for name in _FEATURES if name not in scene]
     if missing:
         raise ValueError(f"a MOVi scene needs {', '.join(_FEATURES)}; missing: {', '.join(missing)}")
+    for part, names in _INNER.items():
+        missing = [f"{part}.{name}" for name in names if name not in scene[part]]
+        if missing:
+            raise ValueError(f"a MOVi scene needs {', '.join(names)} in {part}; missing: {', '.join(missing)}")
     shape = np.shape(scene["video"])[:3]
     for name, channels in (("segmentations", 1), ("depth", 1), ("object_coordinates", 3)):
         if np.shape(scene[name]) != (*shape, channels):

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
@@ -150,13 +151,22 @@ def _quiet() -> Iterator[None]:
 
 
 def make_results(
-    videos: Sequence[Video], job: PairJob, work: str | os.PathLike, runner: str, options: Sequence[str] = ()
+    videos: Sequence[Video],
+    job: PairJob,
+    work: str | os.PathLike,
+    runner: str,
+    options: Sequence[str] = (),
+    threads: int = -1,
 ) -> None:
-    """Make the results of all videos on a Beam runner, each in the work folder; those that are there are kept."""
+    """Make the results of all videos on a Beam runner, each in the work folder; those that are there are kept.
+
+    `threads` is how many threads OpenCV may use in a worker, -1 for one per core: 1 where there is a worker per core.
+    """
     flags = beam.options.pipeline_options.PipelineOptions(list(options))
     with beam.Pipeline(runner=runner, options=flags) as pipeline:
-        _ = pipeline | beam.Create(list(videos)) | beam.Reshuffle() | beam.Map(_ensure, job, os.fspath(work))
+        _ = pipeline | beam.Create(list(videos)) | beam.Reshuffle() | beam.Map(_ensure, job, os.fspath(work), threads)
 
 
-def _ensure(video: Video, job: PairJob, work: str) -> str:
+def _ensure(video: Video, job: PairJob, work: str, threads: int) -> str:
+    cv2.setNumThreads(threads)
     return video_pairs.ensure(video, job, work).name

@@ -73,19 +73,19 @@ def find(
         raise ValueError(f"{folder} holds no videos (it holds {found}); endings looked for: {wanted}")
     captions = _read_captions(folder)
     with ThreadPoolExecutor(16) as pool:  # files may be far away: wait for many at once
-        digests = list(pool.map(lambda name: _digest(folder / name), names))
+        contents = list(pool.map(lambda name: digest(folder / name), names))
     videos, first = [], {}
-    for name, (digest, problem) in zip(names, digests, strict=True):
-        if digest and digest in first:
-            problem = f"the same file as {first[digest]}"
-        first.setdefault(digest, name)
+    for name, (content, problem) in zip(names, contents, strict=True):
+        if content and content in first:
+            problem = f"the same file as {first[content]}"
+        first.setdefault(content, name)
         videos.append(
             Video(
                 name=name,
                 path=str(folder / name),
                 caption=_caption(folder, name, captions),
-                id=hashlib.sha256(f"{name}\n{digest}".encode()).hexdigest()[:16],
-                split="test" if zlib.crc32(digest.encode()) < test_share * 2**32 else "train",
+                id=hashlib.sha256(f"{name}\n{content}".encode()).hexdigest()[:16],
+                split="test" if zlib.crc32(content.encode()) < test_share * 2**32 else "train",
                 problem=problem,
             )
         )
@@ -115,7 +115,7 @@ def _walk(folder: Path, skip: Path | None) -> tuple[list[str], dict[str, int]]:
     return sorted(names), dict(others)
 
 
-def _digest(path: Path) -> tuple[str, str]:
+def digest(path: Path) -> tuple[str, str]:
     """Return a digest of a file's size and of blocks spread evenly over it, and why it cannot be read, if so.
 
     Whole videos would take as long to digest as to decode; a change of a compressed video changes nearly all of it.
@@ -124,12 +124,12 @@ def _digest(path: Path) -> tuple[str, str]:
         size = path.stat().st_size
         if size == 0:
             return "", "the file is empty (0 bytes)"
-        digest = hashlib.sha256(str(size).encode())
+        found = hashlib.sha256(str(size).encode())
         with path.open("rb") as file:
             for index in range(_SAMPLES):
                 file.seek(max(0, size - _BLOCK) * index // (_SAMPLES - 1))
-                digest.update(file.read(_BLOCK))
-        return digest.hexdigest(), ""
+                found.update(file.read(_BLOCK))
+        return found.hexdigest(), ""
     except OSError as error:
         return "", f"cannot be read ({error.strerror or type(error).__name__})"
 

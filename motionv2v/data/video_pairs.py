@@ -17,12 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from motionv2v import trackers, video_bytes, video_scan
-from motionv2v.data import motion_prompts, recipes, records, shots
+from motionv2v.data import motion_prompts, recipes, records, shots, video_files
 from motionv2v.data.video_files import Video
 from motionv2v.video import VideoError
 
@@ -45,6 +45,7 @@ class PairJob:
         crf: quality of the stored clips, see `video_bytes`. seed: of all random choices.
         generator: what `open_generator` is given to open a model that makes frames between two frames, for the recipe
             "interpolate"; "" leaves that recipe out. prompts: what it is asked for, see `motion_prompts.get`.
+        unit: what pairs are made of, for lines of progress.
     """
 
     pairs: recipes.PairConfig = field(default_factory=recipes.PairConfig)
@@ -60,6 +61,7 @@ class PairJob:
     generator: str = ""
     prompts: str = "grammar"
     open_generator: Callable[[str], recipes.Generator] | None = field(default=None, compare=False)
+    unit: ClassVar[str] = "videos"
 
     def check(self) -> None:
         """Raise ValueError in one line for settings that no video could meet, before any work is done."""
@@ -77,6 +79,16 @@ class PairJob:
             _open_prompts(self.prompts)
         trackers.get(self.tracker, **dict(self.tracker_options))
 
+    def find(
+        self, folder: str | os.PathLike, skip: str | os.PathLike, test_share: float
+    ) -> tuple[list[Video], dict[str, int]]:
+        """List what pairs are made of, and count other files, as `video_files.find` does."""
+        return video_files.find(folder, skip=skip, test_share=test_share)
+
+    def make(self, video: Video) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
+        """Make the pairs of a video, see the function `make`."""
+        return make(video, self)
+
     def settings(self) -> dict[str, Any]:
         """Return everything that a result depends on, as JSON holds it."""
         fields = {name: value for name, value in asdict(self).items() if name != "open_generator"}
@@ -91,7 +103,7 @@ def ensure(video: Video, job: PairJob, work: str | os.PathLike) -> Path:
     path = result_path(video, work)
     if is_made(video, work):
         return path
-    made, report = make(video, job)
+    made, report = job.make(video)
     arrays = {"report": np.array(json.dumps(report, sort_keys=True))}
     for key, record in made:
         for name, value in record.items():
@@ -222,7 +234,9 @@ def _pairs(
         made_up = {"generator": job.open_generator(job.generator), "prompts": _open_prompts(job.prompts)}
     number = zlib.crc32(video.id.encode())
     try:
-        tracks = recipes.track_grid(np.random.default_rng([job.seed, number, index]), frames, tracker, job.pairs)
+        rng = np.random.default_rng([job.seed, number, index])
+        # Points are tracked there and back: twice through the same clip.
+        tracks = recipes.track_grid(rng, frames, trackers.for_clip(tracker, frames), job.pairs)
     except recipes.Rejected as error:
         rejected[error.gate] += 1
         return

@@ -18,7 +18,7 @@ from motionv2v.trackers.tapnext import TapNextTracker
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Num, UInt8
 
-__all__ = ["CLASSICAL_MODES", "DenseChain", "LucasKanade", "MultiStep", "TapNextTracker", "Tracker", "get"]
+__all__ = ["CLASSICAL_MODES", "DenseChain", "LucasKanade", "MultiStep", "TapNextTracker", "Tracker", "for_clip", "get"]
 
 
 @runtime_checkable
@@ -79,3 +79,12 @@ def get(name: str, **options) -> Tracker:
     if name not in _TRACKERS:
         raise ValueError(f"unknown tracker {name!r}; available: {', '.join(sorted(_TRACKERS))}")
     return _TRACKERS[name](**options)
+
+
+def for_clip(tracker: Tracker, frames: UInt8[AnyArray, "T H W 3"]) -> Tracker:
+    """Return a tracker for several calls with this clip, whose work the calls share where the tracker knows how to.
+
+    The classical modes "dis" and "multistep" do: they keep the clip's flows until the returned tracker is dropped. The
+    results are the same.
+    """
+    return tracker.for_clip(frames) if hasattr(tracker, "for_clip") else tracker

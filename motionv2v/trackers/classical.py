@@ -13,6 +13,7 @@ Coordinates: OpenCV puts (0, 0) at the centre of the top-left pixel, this packag
 subtracted on the way in and added on the way out, here and nowhere else.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -85,8 +86,10 @@ class LucasKanade:
         pictures = enlarge(frames, scale)
         start = queries[:, 0].astype(np.int64)
         points = (queries[:, 1:] * scale - 0.5).astype(np.float32)
-        forward, forward_confidence = self._follow(pictures, start, points)
-        backward, backward_confidence = self._follow(pictures[::-1], len(frames) - 1 - start, points)
+        with ThreadPoolExecutor(1) as other:  # most calls are too small for OpenCV to share them between its threads
+            forward = other.submit(self._follow, pictures, start, points)
+            backward, backward_confidence = self._follow(pictures[::-1], len(frames) - 1 - start, points)
+            forward, forward_confidence = forward.result()
         before = np.arange(len(frames)) < start[:, None]
         xy = np.where(before[..., None], backward.xy[:, ::-1], forward.xy)
         visible = np.where(before, backward.visible[:, ::-1], forward.visible)

@@ -7,6 +7,7 @@ Where a point is claimed invisible, `xy` goes on along the flow and is a guess.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,47 @@ class FlowTracker:
         self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
     ) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
         """Track as `track` does, and say how far to trust it, 0 to 1; 0 where the point is not visible."""
-        return follow_both_ways(self._follow, frames, queries, self.min_side, self.memory)
+        frames = np.asarray(frames)
+        return self.for_clip(frames).track_with_confidence(frames, queries)
+
+    def for_clip(self, frames: UInt8[AnyArray, "T H W 3"]) -> "ClipTracker":
+        """Return a tracker that computes the flows of this clip once for all its calls, and keeps them while it lives.
+
+        It keeps up to `memory` bytes. The frames must not be changed meanwhile.
+        """
+        frames = np.asarray(frames)
+        scale = max(1, -(-self.min_side // min(frames.shape[1:3])))
+        return ClipTracker(self, frames, Flows(enlarge(frames, scale), self.memory))
+
+
+class ClipTracker:
+    """A tracker by dense flow with the flows of one clip; other clips are left to the tracker that it comes from."""
+
+    def __init__(self, tracker: Any, frames: UInt8[np.ndarray, "T H W 3"], flows: Flows):
+        """Keep a tracker, a clip and its flows; see `FlowTracker.for_clip`."""
+        self._tracker, self._frames, self._flows = tracker, frames, flows
+
+    def track(self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]) -> Tracks:
+        """Track as the tracker does that this one comes from."""
+        return self.track_with_confidence(frames, queries)[0]
+
+    def track_with_confidence(
+        self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
+    ) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
+        """Track as the tracker does that this one comes from: check the queries, follow both ways, join the two."""
+        frames, queries = np.asarray(frames), np.asarray(queries, np.float64)
+        if frames is not self._frames:
+            return self._tracker.track_with_confidence(frames, queries)
+        check_queries(queries, frames.shape)
+        follow, flows, scale = self._tracker._follow, self._flows, self._flows.shape[0] // frames.shape[1]
+        start = queries[:, 0].astype(np.int64)
+        # OpenCV puts (0, 0) at the centre of the top-left pixel, this package at its corner.
+        points = queries[:, 1:] * scale - 0.5
+        before = np.arange(len(frames)) < start[:, None]
+        halves = zip(follow(flows, start, points, False), follow(flows, start, points, True), strict=True)
+        joined = [np.where(before[..., None] if after.ndim == 3 else before, back, after) for after, back in halves]
+        xy, visible, confidence = joined
+        return Tracks(((xy + 0.5) / scale).astype(np.float32), visible), confidence.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -46,17 +87,22 @@ class DenseChain(FlowTracker):
 
     max_error: a point is lost for good at the first step that misses it by this many pixels or more when followed back;
         the default is half a pixel in x and in y.
+    max_drift: a point is lost for good when the misses of all its steps add up to more than this many pixels; inf sets
+        no limit. Where positions are wrong without one bad step, they have drifted.
     min_side: frames with a shorter side below this are enlarged by a whole factor to reach it; 0 never enlarges.
     memory: bytes that kept flows may take; a clip that needs more takes up to twice the time instead.
     """
 
     max_error: float | int = 0.7
+    max_drift: float | int = 5.0
     min_side: int = 128
     memory: int = 2**30
 
     def __post_init__(self):
         """Raise ValueError for options out of range."""
         check_options(self.max_error, self.min_side, self.memory)
+        if not self.max_drift > 0:
+            raise ValueError(f"max_drift must be above 0 pixels, given {self.max_drift}")
 
     def _follow(self, flows: Flows, start: Int[np.ndarray, "N"], points: Float[np.ndarray, "N 2"], back: bool):
         """Follow points from frame `start` [N] to the last frame, or back to the first."""
@@ -64,7 +110,8 @@ class DenseChain(FlowTracker):
         for t, before, on in steps(start, len(flows), back):
             moved, missed = flows.move(before, t, xy[on, before])
             xy[on, t], error[on, t] = moved, error[on, before] + missed
-            visible[on, t] = visible[on, before] & (missed < self.max_error) & is_inside(moved, flows.shape)
+            good = (missed < self.max_error) & (error[on, t] <= self.max_drift) & is_inside(moved, flows.shape)
+            visible[on, t] = visible[on, before] & good
         return xy, visible, np.where(visible, 1 / (1 + error), 0)
 
 
@@ -76,28 +123,6 @@ def check_options(max_error: float | int, min_side: int, memory: int) -> None:
         raise ValueError(f"min_side must be 0 to 2048 pixels, given {min_side}")
     if not memory > 0:
         raise ValueError(f"memory must be above 0 bytes, given {memory}")
-
-
-def follow_both_ways(
-    follow: Follow,
-    frames: UInt8[AnyArray, "T H W 3"],
-    queries: Num[AnyArray, "N 3"],
-    min_side: int,
-    memory: int,
-) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
-    """Check the queries, enlarge small frames, follow forwards and backwards, and join the two at the query frame."""
-    frames, queries = np.asarray(frames), np.asarray(queries, np.float64)
-    check_queries(queries, frames.shape)
-    scale = max(1, -(-min_side // min(frames.shape[1:3])))
-    flows = Flows(enlarge(frames, scale), memory)
-    start = queries[:, 0].astype(np.int64)
-    # OpenCV puts (0, 0) at the centre of the top-left pixel, this package at its corner.
-    points = queries[:, 1:] * scale - 0.5
-    before = np.arange(len(frames)) < start[:, None]
-    halves = zip(follow(flows, start, points, False), follow(flows, start, points, True), strict=True)
-    joined = [np.where(before[..., None] if after.ndim == 3 else before, back, after) for after, back in halves]
-    xy, visible, confidence = joined
-    return Tracks(((xy + 0.5) / scale).astype(np.float32), visible), confidence.astype(np.float32)
 
 
 def unmoved(

@@ -37,10 +37,14 @@ class Flows:
         if (i, j) in self._kept:
             self._kept.move_to_end((i, j))
         else:
-            self._kept[i, j] = self._dis.calc(self.grey[i], self.grey[j], None).astype(np.float16)
+            self._kept[i, j] = self.compute(i, j)
             if len(self._kept) > self._room:
                 self._kept.popitem(last=False)
         return self._kept[i, j]
+
+    def compute(self, i: int, j: int) -> Float[np.ndarray, "H W 2"]:
+        """Compute what a call returns."""
+        return self._dis.calc(self.grey[i], self.grey[j], None).astype(np.float16)
 
     def move(
         self, i: int, j: int, points: Float[np.ndarray, "N 2"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from motionv2v import tracks as tracks_lib
-from motionv2v.data import movi
+from motionv2v.data import movi, movi_pairs
 from motionv2v.data.recipes import PairConfig, Rejected
 
 T, H, W = 6, 48, 64
@@ -73,8 +73,7 @@ def pixel_centres():
     return np.stack(np.meshgrid(np.arange(W) + 0.5, np.arange(H) + 0.5), axis=-1)
 
 
-@pytest.fixture(scope="module")
-def world():
+def make_world():
     """The scene in MOVi's layout, and what rays hit at full precision."""
     camera, camera_rotation, round_, box = poses()
     hits = [cast(t, camera[t][1], rays(camera_rotation[t], camera[t][1], pixel_centres())) for t in range(T)]
@@ -98,6 +97,11 @@ def world():
         },
     }
     return scene, distance, label, local
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world()
 
 
 def analytic(world, t, row, column):
@@ -209,6 +213,9 @@ def test_scenes_and_queries_that_do_not_fit_are_explained(world):
         movi.exact_tracks({name: scene[name] for name in scene if name != "depth"}, np.zeros((1, 3)))
     with pytest.raises(ValueError, match=r"object_coordinates must be \[6, 48, 64, 3\] like the video"):
         movi.exact_tracks(scene | {"object_coordinates": scene["depth"]}, np.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"missing: camera.positions"):
+        camera = {name: value for name, value in scene["camera"].items() if name != "positions"}
+        movi.exact_tracks(scene | {"camera": camera}, np.zeros((1, 3)))
     with pytest.raises(ValueError, match="with K >= 2"):
         short = {"bboxes_3d": scene["instances"]["bboxes_3d"][:1]}
         movi.exact_tracks(scene | {"instances": short}, np.zeros((1, 3)))
@@ -314,3 +321,9 @@ def test_datasets_are_read_and_converted_as_they_were_written(world, tmp_path):
     assert len(keys) >= 3 and {key[:6] for key in keys} == {"000000", "000001"}
     with pytest.raises(ValueError, match="no split 'test'; available: train"):
         next(movi.read_scenes(folder, "test"))
+    job = movi_pairs.MoviJob(config, pairs_per_clip=2)
+    listed, others = job.find(folder, tmp_path, 0.0)
+    assert [video.name for video in listed] == ["train/000000", "train/000001", "train/000002"] and not others
+    assert movi_pairs.read(listed[1])["metadata"]["video_name"] == scenes[1]["metadata"]["video_name"]
+    made, report = job.make(listed[1])
+    assert report["pairs"] == len(made) > 0 and made[0][1]["video"] == "train/000001" and report["frames"] == T

@@ -97,6 +97,28 @@ def test_points_do_not_depend_on_one_another_nor_on_memory_and_time_may_run_back
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_tracker_for_one_clip_computes_its_flows_once(mode, monkeypatch):
+    frames = sliding(ramp(5, 4, 1))
+    first, second = np.array([[0, 70.0, 60.0], [4, 60.0, 50.0]]), np.array([[2, 60.0, 60.0]])
+    tracker, asked = trackers.get("classical", mode=mode), []
+    expected = [tracker.track_with_confidence(frames, queries) for queries in (first, second)]
+    compute = Flows.compute
+    monkeypatch.setattr(Flows, "compute", lambda flows, i, j: asked.append((i, j)) or compute(flows, i, j))
+    bound = trackers.for_clip(tracker, frames)
+    for queries, (tracks, confidence) in zip((first, second), expected, strict=True):
+        again, sure = bound.track_with_confidence(frames, queries)
+        np.testing.assert_array_equal(again.xy, tracks.xy)
+        np.testing.assert_array_equal(again.visible, tracks.visible)
+        np.testing.assert_array_equal(sure, confidence)
+    assert len(asked) == len(set(asked)) >= 8
+    # Another clip is none of its business: it must not be tracked by the flows of the first.
+    other = frames[::-1]
+    np.testing.assert_array_equal(bound.track(other, second).xy, tracker.track(other, second).xy)
+    lk = trackers.get("classical")
+    assert trackers.for_clip(lk, frames) is lk
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_no_queries_single_frames_and_small_clips(mode):
     tracker = trackers.get("classical", mode=mode)
     assert tracker.track(sliding(ramp(3, 1, 0)), np.zeros((0, 3))).xy.shape == (0, 3, 2)
@@ -121,6 +143,22 @@ def test_confidence_says_which_positions_are_better(mode):
     assert np.median(error[sure]) < np.median(error[~sure])
 
 
+def test_drift_ends_a_chain_for_good():
+    """Of a scene with noise: the claims are those without a limit, up to where the misses have added up to it."""
+    noisy = hard_scenes.Difficulty(num_frames=9, size=(160, 240), speed=0.3, num_points=80, noise=8.0)
+    scene = hard_scenes.make_scene(noisy, 2)
+    free, sure = trackers.get("classical", mode="dis", max_drift=np.inf).track_with_confidence(
+        scene.frames, scene.queries
+    )
+    held = trackers.get("classical", mode="dis", max_drift=0.5).track(scene.frames, scene.queries)
+    np.testing.assert_array_equal(held.xy, free.xy)
+    drift = 1 / np.maximum(sure, 1e-9) - 1
+    # Confidence is float32, so sums very near the limit may fall on either side.
+    near = np.abs(drift - 0.5) < 1e-5
+    np.testing.assert_array_equal((held.visible == (free.visible & (drift <= 0.5))) | near, True)
+    assert 0.3 < held.visible.sum() / free.visible.sum() < 0.95
+
+
 def test_flows_are_kept_within_their_budget_and_sampled_between_pixels():
     frames = sliding(ramp(5, 3, 0))
     flows = Flows(frames, memory=3 * 4 * 128 * 160)
@@ -140,6 +178,7 @@ def test_flows_are_kept_within_their_budget_and_sampled_between_pixels():
     "options, message",
     [
         (dict(mode="dis", max_error=0), "above 0"),
+        (dict(mode="dis", max_drift=0), "max_drift must be above 0"),
         (dict(mode="dis", min_side=-1), "0 to 2048"),
         (dict(mode="dis", memory=0), "above 0 bytes"),
         (dict(mode="dis", windows=(3,)), "no option 'windows'; available options: mode, max_error"),
