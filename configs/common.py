@@ -51,8 +51,9 @@ def data_tiny() -> ConfigDict:
 
     `mix` names data sets and their weights, (("synthetic", 0.5), ("path/to/dataset", 0.5)); without it scenes alone.
     `buckets` are the shapes (T, H, W) of batches, ((49, 480, 720), (49, 720, 480)); without them `num_frames` and
-    `size`. `num_points` is N, 0 for the scenes' own; `vocabulary` the folder with spiece.model if `text.tokenizer` is
-    "sentencepiece" and no folder of `init_from` has it.
+    `size`. `text_embeddings` reads the captions' embeddings from beside the latents. `num_points` is N, 0 for the
+    scenes' own; `vocabulary` the folder with spiece.model if `text.tokenizer` is "sentencepiece" and no folder of
+    `init_from` has it.
     """
     return ConfigDict(
         {
@@ -64,6 +65,7 @@ def data_tiny() -> ConfigDict:
             "seed": 0,
             "num_workers": 0,
             "latents": "",
+            "text_embeddings": False,
             "mix": (),
             "buckets": (),
             "num_points": 0,

@@ -1,29 +1,35 @@
 """Train: python launch/train.py --config=configs/motionv2v_tiny.py --workdir=runs/motionv2v_tiny
 
-The same command continues a run that was stopped or killed. Fields of the config change on the command line:
---config.train.steps=1000. Bad input ends in one line and exit code 2; --verbosity=1 shows the traceback.
+The same command continues a run that was stopped or killed; --config.train.steps=1000 changes a field of the config,
+--verbosity=1 shows tracebacks. On a cluster run it in every process (motionv2v/distributed.py; scripts in this folder).
 """
 
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import train
+from motionv2v import distributed, train
 
-# Configs import each other as `configs.*`, from wherever this is started.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files import one another as `configs.common`
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="the experiment, such as configs/motionv2v_tiny.py")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<config name>")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a job; auto: jax finds the cluster")
+PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the job")
+PROCESS = flags.DEFINE_integer("process_id", None, "which of them this one is, from 0")
+EXPECTED = (ValueError, OSError, train.DivergedError, flags.Error)
 
 
 def fail(error: Exception) -> None:
-    if logging.level_debug():
-        raise error
-    print(f"train: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(2)
+    lost = distributed.lost_process(error)
+    if logging.level_debug() or not (lost or isinstance(error, EXPECTED)):
+        traceback.print_exception(error)
+        distributed.leave(1)
+    print(f"train: {lost or ' '.join(str(error).split())}", file=sys.stderr)
+    distributed.leave(distributed.LOST_EXIT_CODE if lost else 2)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -34,19 +40,19 @@ def parse(argv: list[str]) -> list[str]:
         if not flags.FLAGS["config"].present:
             raise ValueError("--config is missing, expected a config file such as configs/motionv2v_tiny.py")
         CONFIG.value  # noqa: B018  (a config file that cannot be read shows when it is first looked at)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        fail(error)
+    except (*EXPECTED, AttributeError, KeyError, TypeError) as error:
+        fail(ValueError(str(error)))
     return rest
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+def main(_: list[str]) -> None:
     try:
-        name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-        train.train(CONFIG.value, WORKDIR.value or f"runs/{name}")
-    except (ValueError, OSError, train.DivergedError) as error:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        distributed.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        train.train(CONFIG.value, WORKDIR.value or f"runs/{Path(file).stem}")
+    except Exception as error:
         fail(error)
 
 

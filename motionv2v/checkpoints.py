@@ -1,13 +1,10 @@
-"""Save and restore training runs, and write and read the model folders that people pass around.
+"""Read what training runs saved, and write and read the model folders that people pass around.
 
 A *work dir* belongs to `train.train`:
 
     workdir/config.json             the experiment
     workdir/frozen.safetensors      the weights that do not train, written once
-    workdir/checkpoints/<step>/     trainable, EMA, optimizer state, step and data iterator state (orbax)
-
-A checkpoint is written beside its place and renamed when complete, so a process killed while writing leaves nothing
-that would be restored. Random keys are derived from (seed, step), hence not saved.
+    workdir/checkpoints/<step>/     trainable, EMA, optimizer state, step and data iterator state (`run_checkpoints`)
 
 A *model folder* is what `load_model` reads anywhere, without the training code's optimizer or data:
 
@@ -17,19 +14,22 @@ A *model folder* is what `load_model` reads anywhere, without the training code'
 `RELEASED` names the model folders that ship inside this package.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import flags, logging
 from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -66,69 +66,6 @@ RELEASED: dict[str, Released] = {
 }
 
 
-class Restored(NamedTuple):
-    """Hold one restored training checkpoint; `opt_state` is None where it was not asked for."""
-
-    step: int
-    trainable: PyTree
-    ema: PyTree
-    opt_state: Any
-    data_state: Any
-
-
-class RunCheckpoints:
-    """Write and read the checkpoints of one training run: atomic, in the background, the newest `keep` of them."""
-
-    def __init__(self, workdir: str | os.PathLike, keep: int = 2):
-        self._folder = Path(workdir).resolve() / CHECKPOINTS
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
-
-    def latest_step(self) -> int | None:
-        """Find the newest complete checkpoint's step, or None."""
-        return latest_step(self._folder.parent)
-
-    def save(self, step: int, trainable: PyTree, ema: PyTree, opt_state: Any, data_state: Any) -> None:
-        """Start writing a checkpoint; the trees may be donated to the next step as soon as this returns.
-
-        `data_state` is whatever the data iterator's get_state() gave: made of json types, or bytes.
-        """
-        trees = (trainable, ema, opt_state)
-        if jax.default_backend() == "cpu":
-            # On an accelerator saving copies to the host first; on the CPU it would read, in the background, the very
-            # buffers that the next step overwrites.
-            trees = jax.tree.map(jnp.copy, trees)
-        meta = {"step": step, "data": _encode_data_state(data_state)}
-        items = dict(zip(("trainable", "ema", "optimizer"), map(ocp.args.StandardSave, trees), strict=True))
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
-
-    def restore(self, trainable: PyTree, opt_state: Any) -> Restored:
-        """Restore the newest complete checkpoint into trees with the structure, shapes and types of those given.
-
-        CheckpointError when there is none, or when it holds another model.
-        """
-        step = self.latest_step()
-        if step is None:
-            raise CheckpointError(_nothing_found(self._folder.parent))
-        args = {
-            "trainable": ocp.args.StandardRestore(_abstract(trainable)),
-            "ema": ocp.args.StandardRestore(_abstract(trainable)),
-            "optimizer": ocp.args.StandardRestore(_abstract(opt_state)),
-            "meta": ocp.args.JsonRestore(),
-        }
-        got = _restore(self._manager, step, args, self._folder)
-        check_shapes(got.trainable, trainable, f"checkpoint {self._folder / str(step)}")
-        return Restored(step, got.trainable, got.ema, got.optimizer, _decode_data_state(got.meta["data"]))
-
-    def wait(self) -> None:
-        """Block until every checkpoint begun is complete on disk; errors of writing are raised here."""
-        self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Finish writing and stop the background threads."""
-        self._manager.close()
-
-
 def latest_step(workdir: str | os.PathLike) -> int | None:
     """Find the newest complete checkpoint's step in a work dir, or None; folders half-written do not count."""
     folder = Path(workdir) / CHECKPOINTS
@@ -144,19 +81,21 @@ def load_workdir(workdir: str | os.PathLike, ema: bool = True) -> tuple[ConfigDi
     workdir = Path(workdir).resolve()
     step = latest_step(workdir)
     if step is None:
-        raise CheckpointError(_nothing_found(workdir))
+        raise CheckpointError(nothing_found(workdir))
     config = read_config(workdir)
     item = "ema" if ema else "trainable"
-    # Named, because the manager cannot tell what kind of item one is that this process has not written.
-    handlers = {item: ocp.StandardCheckpointHandler()}
-    with ocp.CheckpointManager(workdir / CHECKPOINTS, item_handlers=handlers) as manager:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_quiet())
+        # Named, because the manager cannot tell what kind of item one is that this process has not written.
+        handlers = {item: ocp.StandardCheckpointHandler()}
+        manager = stack.enter_context(ocp.CheckpointManager(workdir / CHECKPOINTS, item_handlers=handlers))
         # Onto one device, whatever mesh the run used.
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), manager.item_metadata(step)[item].tree
         )
         args = {item: ocp.args.StandardRestore(target)}
-        trainable = _restore(manager, step, args, workdir / CHECKPOINTS)[item]
+        trainable = restore_step(manager, step, args, workdir / CHECKPOINTS)[item]
     return config, _to_float32(optim.merge(jax.tree.map(np.asarray, trainable), load_frozen(workdir)))
 
 
@@ -226,7 +165,7 @@ def load_model(
             raise CheckpointError(f"{folder / CONFIG} has no 'config' and 'weights' with a sha256: not a model folder")
         path = folder / WEIGHTS
         if not path.is_file():
-            raise CheckpointError(_nothing_found(folder))
+            raise CheckpointError(nothing_found(folder))
         if _sha256(path) != weights["sha256"]:
             raise CheckpointError(f"{path} is not the file its config.json describes (sha256 differs): copy it again")
         config, params = ConfigDict(_tuples(config)), _read_weights(path)
@@ -297,25 +236,31 @@ def read_config(folder: str | os.PathLike) -> ConfigDict:
     return ConfigDict(_tuples(config))
 
 
-def _restore(manager: ocp.CheckpointManager, step: int, args: dict[str, Any], folder: Path) -> Any:
-    """Restore with orbax; whatever goes wrong inside becomes one line."""
+def restore_step(manager: ocp.CheckpointManager, step: int, args: dict[str, Any], folder: Path) -> Any:
+    """Restore items of a checkpoint with orbax; whatever goes wrong inside becomes one line, a CheckpointError."""
     try:
         return manager.restore(step, args=ocp.args.Composite(**args))
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"checkpoint {folder / str(step)} cannot be restored into this model: {line}") from error
+        where = folder / str(step)
+        raise CheckpointError(f"checkpoint {where} cannot be restored into this model: {one_line(error)}") from error
 
 
-def _abstract(tree: PyTree) -> PyTree:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+def one_line(error: Exception) -> str:
+    """Write an error's message without line breaks, and not too long."""
+    return " ".join(str(error).split())[:300]
 
 
-def _encode_data_state(state: Any) -> dict[str, Any]:
-    return {"hex": state.hex()} if isinstance(state, bytes) else {"json": state}
-
-
-def _decode_data_state(encoded: dict[str, Any]) -> Any:
-    return bytes.fromhex(encoded["hex"]) if "hex" in encoded else encoded["json"]
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep orbax's notices and its warnings of items left aside off the terminal, unless --verbosity asks for some."""
+    level = logging.get_verbosity()
+    is_asked = flags.FLAGS.is_parsed() and flags.FLAGS["verbosity"].present
+    if not is_asked:
+        logging.set_verbosity(min(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _write_weights(flat: dict[str, np.ndarray], path: Path) -> None:
@@ -332,7 +277,7 @@ def _read_weights(path: Path) -> PyTree:
 
 def _read_json(path: Path) -> dict:
     if not path.is_file():
-        raise CheckpointError(_nothing_found(path.parent))
+        raise CheckpointError(nothing_found(path.parent))
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -348,7 +293,8 @@ def _write_json(path: Path, value: dict) -> None:
     os.replace(partial, path)
 
 
-def _nothing_found(folder: Path) -> str:
+def nothing_found(folder: Path) -> str:
+    """Say that a folder holds no checkpoint, and what it holds."""
     found = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else None
     listing = "does not exist" if found is None else f"holds {', '.join(found) or 'nothing'}"
     return (

@@ -1,5 +1,6 @@
 """What a config's training reads: the tokenizer of its captions, and data sets, scenes and shapes as one stream."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import grain
 import jax
 
-from motionv2v import checkpoints
+from motionv2v import checkpoints, sharding
 from motionv2v import tokenizer as tokenizers
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
@@ -86,10 +87,20 @@ def check_tokenizer(config: Any) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def check_text_is_frozen(config: Any) -> None:
+    """Raise a ValueError if the config trains the text encoder: embeddings cached once would be those of another."""
+    for pattern, options in config.optim.schedule:
+        if re.fullmatch(pattern, "text/token_embed"):
+            if options is not None:
+                raise ValueError(f"data.text_embeddings is set, but optim.schedule trains the text encoder ({pattern})")
+            return
+
+
 def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
     """Build the stream of batches of a config.
 
-    Cached latents if `data.latents` names a folder; else `data.mix`, data sets with their weights, in the shapes of
+    Cached latents if `data.latents` names a folder (with `data.text_embeddings` also `text` [B L C], the captions'
+    embeddings, so that the text encoder need not run); else `data.mix`, data sets with their weights, in the shapes of
     `data.buckets`; else scenes drawn on the fly.
 
     Raises:
@@ -98,21 +109,28 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
     """
     tokenizer = check_tokenizer(config)
     data = config.data
+    # Processes that hold the same rows of the batch, because the mesh divides their samples, read the same ones.
+    is_job = jax.process_count() > 1
+    host_index, host_count = sharding.host_share(sharding.from_config(config)) if is_job else (0, 1)
     batches = {
-        "batch_size": config.train.batch_size // jax.process_count(),
+        "batch_size": config.train.batch_size // host_count,
         "seed": data.seed,
         "num_workers": data.get("num_workers", 0),
-        "host_index": jax.process_index(),
-        "host_count": jax.process_count(),
+        "host_index": host_index,
+        "host_count": host_count,
     }
     is_mixed = bool(data.get("mix") or data.get("buckets"))
+    if data.get("text_embeddings") and not data.get("latents"):
+        raise ValueError("data.text_embeddings needs data.latents, a folder that launch/prepare.py wrote with it")
     if data.get("latents"):
         if is_mixed:
             raise ValueError(
                 f"data.latents is {data.latents!r} and data.mix or data.buckets is set too: latents are of one data "
                 "set and one shape; set data.latents to '' to train on videos"
             )
-        source = latent_data.LatentSource(data.latents)
+        if data.get("text_embeddings"):
+            check_text_is_frozen(config)
+        source = latent_data.LatentSource(data.latents, text=bool(data.get("text_embeddings")))
         return pipeline.make_dataset(source, latent_data.Vary(data.caption_dropout, data.get("swap", 0.0)), **batches)
     transform = pipeline.Prepare(tokenizer, data.caption_dropout)
     if not is_mixed:

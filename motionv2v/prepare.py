@@ -1,7 +1,12 @@
 """Encode training samples once, so that training does not encode them again every step: `launch/prepare.py`.
 
-Only the latents stage exists so far: videos of synthetic pairs, and their blobs, through the frozen VAE. What is drawn
-per sample (points, point dropout, colours) is drawn once and frozen with it; captions are dropped later, per step.
+Videos of synthetic pairs, and their blobs, go through the frozen VAE; with `data.text_embeddings` captions go through
+the frozen text encoder too. What is drawn per sample (points, point dropout, colours) is drawn once and frozen with it;
+captions are dropped later, per step.
+
+Several processes share the work if they find each other in their environment (`distributed.detect`: srun, mpirun, or
+JAX_NUM_PROCESSES and JAX_PROCESS_ID set by hand): process i of n makes shards i, i + n, ... on its own devices, without
+waiting for the others, and the files are the same, byte for byte, whatever their number.
 """
 
 import hashlib
@@ -14,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, datasets
+from motionv2v import checkpoints, datasets, distributed
 from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
@@ -29,7 +34,8 @@ def write_latents(
 ) -> Path:
     """Write latents of `num_samples` synthetic pairs: target video, source video, source blobs, target blobs.
 
-    Resumable: complete shards are kept, so a killed job goes on where it was; asking for more samples adds shards.
+    Resumable: complete shards are kept, so a killed job goes on where it was; asking for more samples adds shards. With
+    `data.text_embeddings` the captions' embeddings are written beside the latents, also of shards that were there.
 
     Args:
         config: of kind "control" or "generator"; `config.init_from` names where the VAE's weights are.
@@ -41,32 +47,84 @@ def write_latents(
 
     Raises:
         ValueError: if the folder holds latents of another VAE or other scenes, or the config has no method, or its
-            tokenizer does not fit its text encoder.
+            tokenizer does not fit its text encoder, or embeddings are asked for of a text encoder that trains.
     """
     if "method" not in config:
         raise ValueError(f"config {config.get('name', '?')} has no method: nothing to draw conditions with")
     tokenizer = datasets.check_tokenizer(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    index, count = distributed.share()
     model = modeling.build(config)
     params = _vae_weights(config, model)
-    meta = _meta(config, params, tokenizer)
+    _agree_on_meta(folder, _meta(config, params, tokenizer), is_writer=index == 0)
+    own = range(index, -(-num_samples // SHARD), count)
+    todo = [i for i in own if not (folder / f"{i:05d}.npy").exists()]
+    which = "" if count == 1 else f" of process {index} of {count}"
+    say(f"{folder}: {len(own)} shards of {SHARD} pairs{which}, {len(own) - len(todo)} there already")
+    encode = jax.jit(lambda p, key, batch: _encode_batch(model, p, key, batch))
+    start = time.time()
+    for done, shard in enumerate(todo, 1):
+        latent_data.write_shard(folder, shard, _shard(config, tokenizer, encode, params, shard, batch_size))
+        rate = done * SHARD / (time.time() - start)
+        left = (len(todo) - done) * SHARD / rate / 60
+        say(f"shard {done}/{len(todo)}: {rate:.1f} pairs/s, {left:.0f} min left")
+    if config.data.get("text_embeddings"):
+        _write_text(config, model, tokenizer, folder, own, batch_size, say)
+    return folder
+
+
+def _write_text(
+    config: Any,
+    model: modeling.Model,
+    tokenizer: Tokenizer,
+    folder: Path,
+    shards: range,
+    batch_size: int,
+    say: Callable[[str], None],
+) -> None:
+    """Write the embeddings of some shards' captions that are not there yet, and that of no caption."""
+    datasets.check_text_is_frozen(config)
+    params = _text_weights(config)
+    if params is None:
+        raise ValueError(f"none of init_from={tuple(config.init_from)} holds a text encoder for data.text_embeddings")
+    text = latent_data.text_folder(folder)
+    text.mkdir(exist_ok=True)
+    meta = {"text": json.loads(config.text.to_json()), "text_sha256": _digest(params)}
+    _agree_on_meta(text, meta, is_writer=shards.start == 0)
+    embed = jax.jit(lambda p, tokens: modeling.embed_text(model, p, tokens).astype(np.float16))
+    if shards.start == 0 and not (text / latent_data.NULL).exists():
+        null = tokenizer.encode([pipeline.NULL_CAPTION])
+        latent_data.write_array(text / latent_data.NULL, np.asarray(embed(params, null))[0])
+    todo = [i for i in shards if not (text / f"{i:05d}.npy").exists()]
+    for index in todo:
+        tokens = np.load(folder / f"{index:05d}.npy", mmap_mode="r")["tokens"]
+        # The last batch is filled up: one shape, compiled once.
+        parts = [tokens[i : i + batch_size] for i in range(0, len(tokens), batch_size)]
+        filled = [np.concatenate([part, np.repeat(part[:1], batch_size - len(part), 0)]) for part in parts]
+        rows = [np.asarray(embed(params, x))[: len(part)] for part, x in zip(parts, filled, strict=True)]
+        latent_data.write_array(text / f"{index:05d}.npy", np.concatenate(rows))
+    say(f"{text}: embeddings of {len(todo)} shards written, {len(shards) - len(todo)} there already")
+
+
+def _agree_on_meta(folder: Path, meta: dict[str, Any], is_writer: bool) -> None:
+    """Check that a folder was made with the same settings, or write them down in a new one."""
+    meta = json.loads(json.dumps(meta))
     known = latent_data.read_meta(folder)
     if known is not None and known != meta:
         differ = sorted(k for k in {*meta, *known} if known.get(k) != meta.get(k))
         raise ValueError(f"{folder} holds latents made with other settings ({', '.join(differ)}); use an empty folder")
-    latent_data.write_meta(folder, meta)
-    shards = -(-num_samples // SHARD)
-    todo = [i for i in range(shards) if not (folder / f"{i:05d}.npy").exists()]
-    say(f"{folder}: {shards} shards of {SHARD} pairs, {shards - len(todo)} there already")
-    encode = jax.jit(lambda p, key, batch: _encode_batch(model, p, key, batch))
-    start = time.time()
-    for done, index in enumerate(todo, 1):
-        latent_data.write_shard(folder, index, _shard(config, tokenizer, encode, params, index, batch_size))
-        rate = done * SHARD / (time.time() - start)
-        left = (len(todo) - done) * SHARD / rate / 60
-        say(f"shard {done}/{len(todo)}: {rate:.1f} pairs/s, {left:.0f} min left")
-    return folder
+    if known is None and is_writer:
+        latent_data.write_meta(folder, meta)
+
+
+def _text_weights(config: Any) -> PyTree | None:
+    """Find the text encoder's weights that training will use: those of the last folder that it starts from."""
+    for source in reversed([*config.get("init_from", ()), *config.get("resume_from", ())]):
+        _, loaded = checkpoints.load_model(source)
+        if "text" in loaded:
+            return {"text": loaded["text"]}
+    return None
 
 
 def _vae_weights(config: Any, model: modeling.Model) -> PyTree:
@@ -79,19 +137,23 @@ def _vae_weights(config: Any, model: modeling.Model) -> PyTree:
 
 
 def _meta(config: Any, params: PyTree, tokenizer: Tokenizer) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
     sections = {name: json.loads(config[name].to_json()) for name in ("vae", "method")}
     data = {name: config.data[name] for name in ("num_frames", "size", "seed", "text_length")}
     scene = json.loads(config.data.to_json()).get("scene", {})
-    meta = {**sections, "data": data, "scene": scene, "vae_sha256": digest.hexdigest()}
+    meta = {**sections, "data": data, "scene": scene, "vae_sha256": _digest(params)}
     if config.data.get("num_points"):
         meta["num_points"] = config.data.num_points
     if isinstance(tokenizer, SentencePieceTokenizer):
         # Bytes are not named: latents made before there was a choice stay valid.
         meta["vocabulary_sha256"] = hashlib.sha256(tokenizer.model).hexdigest()
-    return json.loads(json.dumps(meta))
+    return meta
+
+
+def _digest(params: PyTree) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _encode_batch(model: modeling.Model, params: PyTree, key: Any, batch: dict[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,14 @@ class MetricsWriter:
     """Append scalars to a work dir's jsonl and tensorboard files.
 
     A resumed run repeats the steps that the interrupted one had made after its last checkpoint: what was written of
-    those (step > `resumed_at`) is dropped first, so that every step stands in the file once.
+    those (step > `resumed_at`) is dropped first, so that every step stands in the file once. `is_quiet` writes nothing:
+    for the processes of a job other than its first.
     """
 
-    def __init__(self, workdir: str | os.PathLike, resumed_at: int = 0):
+    def __init__(self, workdir: str | os.PathLike, resumed_at: int = 0, is_quiet: bool = False):
+        self._is_quiet = is_quiet
+        if is_quiet:
+            return
         path = Path(workdir) / METRICS
         _drop_after(path, resumed_at)
         self._file = path.open("a", encoding="utf-8")
@@ -33,6 +37,8 @@ class MetricsWriter:
 
     def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
         """Record the scalars of one step; the jsonl line is on disk when this returns."""
+        if self._is_quiet:
+            return
         self._file.write(json.dumps({"step": step, **{k: float(v) for k, v in scalars.items()}}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
@@ -40,6 +46,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Write out what is buffered and close the files."""
+        if self._is_quiet:
+            return
         self._file.close()
         self._board.close()
 
@@ -58,16 +66,22 @@ class ProgressLine:
     where that is known.
 
     On a terminal one line is rewritten; elsewhere (a log file) every report is a line of its own. The clock runs only
-    between `start` and `pause`, so that compiling, probing and saving do not spoil the rates.
+    between `start` and `pause`, so that compiling, probing and saving do not spoil the rates. `is_quiet` prints nothing
+    and still counts.
     """
 
     def __init__(
-        self, total_steps: int, batch_size: int, stream: TextIO | None = None, flops: Utilisation | None = None
+        self,
+        total_steps: int,
+        batch_size: int,
+        stream: TextIO | None = None,
+        flops: Utilisation | None = None,
+        is_quiet: bool = False,
     ):
         self._total, self._batch_size, self._flops = total_steps, batch_size, flops
         stream = stream or sys.stdout
-        self._console = Console(file=stream, highlight=False, soft_wrap=True)
-        self._status = self._console.status("") if self._console.is_terminal else None
+        self._console = Console(file=stream, highlight=False, soft_wrap=True, quiet=is_quiet)
+        self._status = self._console.status("") if self._console.is_terminal and not is_quiet else None
         self._steps, self._seconds, self._waited, self._since = 0, 0.0, 0.0, None
         self._rate = None
 

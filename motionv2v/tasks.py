@@ -208,7 +208,10 @@ class DenoiserTask:
         )
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         xt = diffusion.corrupt(self.model.schedule, x0, eps, timestep)
-        text = modeling.embed_text(self.model, params, batch["tokens"])
+        if "text" in batch:  # cached: the text encoder is frozen
+            text = batch["text"].astype(jnp.float32)
+        else:
+            text = modeling.embed_text(self.model, params, batch["tokens"])
         prediction = modeling.denoise(self.model, params, xt, timestep, text, conditions)
         each = diffusion.loss(prediction, x0, eps, timestep, self.model.schedule)
         high = timestep >= 800

@@ -17,17 +17,18 @@ The order of the loop is a contract:
 Probing and saving see the same state, the data iterator's state is saved where no batch is under way, and every
 random key is folded from (seed, step): a run that is killed and resumed is bit-equal to one that was not. Metrics
 are read one step late, so that the device always has the next step queued; a loss or gradient that is not finite stops
-the run then, before anything that it spoiled is saved. SIGTERM and SIGINT finish the step, save, and return.
+the run then, before anything that it spoiled is saved. SIGTERM and SIGINT finish the step, save, and return. A
+checkpoint that cannot be written, for lack of space say, stops the run with the last complete one kept.
 
-On several devices `config.mesh` says how they share the work (`sharding`); a run may go on with another mesh.
+On several devices `config.mesh` says how they share the work (`sharding`); a run may go on with another mesh. In a job
+of several processes (`distributed`) all run this loop on parts of the same batches and save together; the first one
+alone writes the rest of the work dir, and probes, on its own devices.
 """
 
 import contextlib
 import json
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,17 +41,17 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, datasets, flops, optim, sharding, video
+from motionv2v import checkpoints, distributed, flops, optim, sharding, video
+from motionv2v.distributed import StopSignal
+from motionv2v.experiment import check_config, prepare_workdir
 from motionv2v.models.activations import constrain
 from motionv2v.progress import MetricsWriter, ProgressLine, Utilisation
+from motionv2v.run_checkpoints import RunCheckpoints
 from motionv2v.typing import AnyArray, Int, Key, PyTree
 
 Batch = dict[str, AnyArray]
 Metrics = dict[str, AnyArray]
 LossFn = Callable[[Key, PyTree, Batch], tuple[AnyArray, Metrics]]
-
-MAY_CHANGE = ("train.steps", "train.log_every", "train.checkpoint_every", "train.probe_every", "train.keep", "mesh")
-"""The fields or sections that may differ between a work dir's config and the one that resumes it."""
 
 
 class DivergedError(RuntimeError):
@@ -83,14 +84,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
 
         task = tasks.make(config)
     with contextlib.ExitStack() as stack:
-        saver = checkpoints.RunCheckpoints(workdir, keep=config.train.keep)
-        stack.callback(saver.close)
-        progress = ProgressLine(config.train.steps, config.train.batch_size, flops=_flops(task))
+        saver = stack.enter_context(RunCheckpoints(workdir, keep=config.train.keep))
+        is_quiet = not distributed.is_writer()
+        progress = ProgressLine(config.train.steps, config.train.batch_size, flops=_flops(task), is_quiet=is_quiet)
         stack.callback(progress.close)
         progress.say(f"{config.get('name', 'experiment')}: setting up in {workdir}")
         state, frozen, optimizer, data_state = _restore_or_init(config, workdir, task, saver, mesh, progress.say)
         first = int(state.step)
-        writer = MetricsWriter(workdir, resumed_at=first)
+        writer = MetricsWriter(workdir, resumed_at=first, is_quiet=is_quiet)
         stack.callback(writer.close)
         for line in _plan(config, state, frozen, mesh):
             progress.say(line)
@@ -142,45 +143,6 @@ def init_state(trainable: PyTree, optimizer: optim.Optimizer) -> TrainState:
     return TrainState(jnp.zeros([], jnp.int32), masters, ema, optimizer.tx.init(masters))
 
 
-def check_config(config: ConfigDict) -> None:
-    """Raise a ValueError naming the fields of config.train that are missing or cannot work."""
-    options = config.get("train", ConfigDict())
-    needed = ("steps", "batch_size", "seed", "log_every", "checkpoint_every", "probe_every", "keep", "ema_decay")
-    missing = [f"train.{name}" for name in needed if name not in options]
-    if missing or "optim" not in config:
-        raise ValueError(f"the config lacks {', '.join(missing or ['optim'])}; configs/ holds working examples")
-    accumulate = options.get("accumulate", 1)
-    if options.steps < 1 or options.batch_size < 1 or options.log_every < 1 or options.keep < 1:
-        raise ValueError("train.steps, train.batch_size, train.log_every and train.keep must be at least 1")
-    if accumulate < 1 or options.batch_size % accumulate:
-        raise ValueError(f"train.batch_size={options.batch_size} does not divide by train.accumulate={accumulate}")
-    if not 0 <= options.ema_decay < 1:
-        raise ValueError(f"train.ema_decay is {options.ema_decay}, expected a number in [0, 1)")
-
-
-def prepare_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Create the work dir and write its config; ValueError if it holds checkpoints of another experiment."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"workdir {workdir} is a file, expected a folder")
-    if checkpoints.latest_step(workdir) is not None:
-        old = _flat(checkpoints.config_to_json(checkpoints.read_config(workdir)))
-        new = _flat(checkpoints.config_to_json(config))
-        absent = "(absent)"
-        differ = [
-            f"{name} was {old.get(name, absent)}, is {new.get(name, absent)}"
-            for name in sorted({*old, *new})
-            if old.get(name, absent) != new.get(name, absent) and not {name, name.split(".")[0]} & {*MAY_CHANGE}
-        ]
-        if differ:
-            raise ValueError(
-                f"workdir {workdir} belongs to another config: {'; '.join(differ[:6])}"
-                + (f" (and {len(differ) - 6} more)" if len(differ) > 6 else "")
-                + f". Use a new workdir; only {', '.join(MAY_CHANGE)} may change"
-            )
-    checkpoints.write_config(workdir, config)
-    datasets.copy_vocabulary(config, workdir)
-
-
 @contextlib.contextmanager
 def open_batches(task: Any, state: Any = None) -> Iterator[Any]:
     """Open the task's training batches at an iterator state, and stop their worker processes on leaving."""
@@ -195,30 +157,6 @@ def open_batches(task: Any, state: Any = None) -> Iterator[Any]:
     finally:
         if hasattr(batches, "close"):
             batches.close()
-
-
-class StopSignal:
-    """Notice SIGTERM and SIGINT, as a context manager; the second signal acts as it did before."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        # Python allows handlers in the main thread only; elsewhere the run just cannot be stopped this way.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._notice)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
-    def _notice(self, number: int, _: Any) -> None:
-        self.name = signal.Signals(number).name
-        signal.signal(number, self._previous[number])
 
 
 class _Run:
@@ -239,6 +177,7 @@ class _Run:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(scalars[name]):
                 raise DivergedError(f"{name} is {scalars[name]} at step {step}: stopped, nothing saved since")
+        self.saver.check()
         self._count += 1
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in scalars.items()}
         if step % self.config.train.log_every and step != self.config.train.steps:
@@ -250,8 +189,11 @@ class _Run:
     def probe(self, step: int, state: TrainState) -> None:
         """Evaluate the averaged parameters on the task's fixed set; always the same key, so that steps compare."""
         key = jax.random.fold_in(jax.random.key(self.config.train.seed), 2)
-        with sharding.use(self.mesh):
-            result = self.task.probe(key, optim.merge(state.ema, self.frozen))
+        params, mesh = distributed.gather(optim.merge(state.ema, self.frozen), self.mesh, _rules(self.task))
+        if params is None:
+            return
+        with sharding.use(mesh):
+            result = self.task.probe(key, params)
         scalars = {name: float(value) for name, value in result.get("scalars", {}).items()}
         folder = self.workdir / "samples" / f"{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -273,7 +215,7 @@ def _loop(run: _Run, state: TrainState, step_fn: Callable, batches: Any, stop: S
     step = first = int(state.step)
     pending = None
     while True:
-        done, stopped = step >= options.steps, stop.name is not None
+        done, stopped = step >= options.steps, stop.reached(step)
         probe_due = _due(step, options.probe_every, done) and not stopped and (step != first or first == 0)
         save_due = (_due(step, options.checkpoint_every, done) or stopped) and step != first
         if probe_due or save_due or done or stopped:
@@ -324,7 +266,7 @@ def _next_batch(batches: Any, step: int, batch_size: int, stop: StopSignal) -> B
 
 
 def _restore_or_init(
-    config: ConfigDict, workdir: Path, task: Any, saver: checkpoints.RunCheckpoints, mesh: Any, say: Callable
+    config: ConfigDict, workdir: Path, task: Any, saver: RunCheckpoints, mesh: Any, say: Callable
 ) -> tuple[TrainState, PyTree, optim.Optimizer, Any]:
     """Build the first state, or read the newest one: (state, frozen, optimizer, data iterator state or None)."""
     with sharding.on_host(mesh):
@@ -332,13 +274,14 @@ def _restore_or_init(
     table = getattr(task, "trainable", None) or config.optim.schedule
     optimizer = optim.make_optimizer(config, params, table)
     trainable, frozen = optim.partition(params, table)
-    rules = getattr(task, "sharding_rules", sharding.RULES)
+    rules = _rules(task)
     state = sharding.build(lambda x: init_state(x, optimizer), trainable, mesh, rules=rules, notify=say)
     dtype = config.train.get("frozen_dtype", "float32")
     if saver.latest_step() is None:
         with sharding.on_host(mesh):
             frozen = jax.tree.map(lambda x: _cast(x, dtype), frozen)
-        checkpoints.save_frozen(workdir, frozen)
+        if distributed.is_writer():
+            checkpoints.save_frozen(workdir, frozen)
         return state, sharding.place(frozen, mesh, rules=rules, notify=say), optimizer, None
     restored = saver.restore(state.trainable, state.opt_state)
     # The frozen weights come from the work dir too: where they were first taken from may have changed since.
@@ -356,10 +299,15 @@ def _plan(config: ConfigDict, state: TrainState, frozen: PyTree, mesh: Any) -> l
     return [
         f"{config.get('name', 'experiment')}: {begin} {options.steps} steps x {options.batch_size} samples"
         f" = {options.steps * options.batch_size:,} samples",
-        f"on {1 if mesh is None else sharding.describe(mesh.shape)} {device.platform} device(s) ({device.device_kind});"
+        f"on {1 if mesh is None else sharding.describe(mesh.shape)} {device.platform} device(s) ({device.device_kind})"
+        f"{'' if jax.process_count() == 1 else f' of {jax.process_count()} processes'};"
         f" {optim.count(state.trainable):,} parameters train, {optim.count(frozen):,} are frozen;"
         " the first step compiles, which takes a while",
     ]
+
+
+def _rules(task: Any) -> sharding.Rules:
+    return getattr(task, "sharding_rules", sharding.RULES)
 
 
 def _flops(task: Any) -> Utilisation | None:
@@ -389,12 +337,3 @@ def _due(step: int, every: int, done: bool) -> bool:
 def _cast(x: AnyArray, dtype: str) -> AnyArray:
     x = jnp.asarray(x)
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-
-def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dicts to dotted names; lists stay values."""
-    flat = {}
-    for name, value in config.items():
-        nested = isinstance(value, dict) and value
-        flat.update(_flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
-    return flat

@@ -1,4 +1,10 @@
 import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +13,8 @@ import pytest
 import toy_task
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, optim
+from motionv2v import checkpoints, optim, train
+from motionv2v.run_checkpoints import RunCheckpoints
 
 PARAMS = {
     "dit": {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "steps": np.arange(3, dtype=np.int32)},
@@ -106,12 +113,12 @@ def make_state():
 def test_run_checkpoint_round_trip(tmp_path, data_state):
     trainable, opt_state = make_state()
     ema = jax.tree.map(lambda x: x + 1, trainable)
-    saver = checkpoints.RunCheckpoints(tmp_path, keep=2)
+    saver = RunCheckpoints(tmp_path, keep=2)
     for step in (5, 10, 15):
         saver.save(step, trainable, ema, opt_state, data_state)
     saver.close()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["10", "15"]
-    restored = checkpoints.RunCheckpoints(tmp_path).restore(trainable, opt_state)
+    restored = RunCheckpoints(tmp_path).restore(trainable, opt_state)
     assert (restored.step, restored.data_state) == (15, data_state)
     assert jax.tree.structure(restored.opt_state) == jax.tree.structure(opt_state)
     jax.tree.map(np.testing.assert_array_equal, (restored.trainable, restored.ema), (trainable, ema))
@@ -121,30 +128,107 @@ def test_saved_state_survives_donation(tmp_path):
     """The next step overwrites the buffers of the state being saved; on disk must be what was given."""
     trainable, opt_state = {"w": jnp.zeros(1_000_000)}, {"count": jnp.zeros(1)}
     advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
-    saver = checkpoints.RunCheckpoints(tmp_path, keep=1)
+    saver = RunCheckpoints(tmp_path, keep=1)
     saver.save(1, trainable, jax.tree.map(jnp.copy, trainable), opt_state, {})
     for _ in range(20):
         trainable = advance(trainable)
     jax.block_until_ready(trainable)
     saver.close()
-    restored = checkpoints.RunCheckpoints(tmp_path).restore(trainable, opt_state)
+    restored = RunCheckpoints(tmp_path).restore(trainable, opt_state)
     assert float(jnp.abs(restored.trainable["w"]).max()) == 0.0
 
 
 def test_incomplete_checkpoints_are_never_picked_up(tmp_path):
     trainable, opt_state = make_state()
-    saver = checkpoints.RunCheckpoints(tmp_path)
+    saver = RunCheckpoints(tmp_path)
     saver.save(5, trainable, trainable, opt_state, {})
     saver.close()
     for name in ("10", "12.orbax-checkpoint-tmp", "junk"):
         (tmp_path / "checkpoints" / name).mkdir()
     assert checkpoints.latest_step(tmp_path) == 5
-    assert checkpoints.RunCheckpoints(tmp_path).restore(trainable, opt_state).step == 5
+    assert RunCheckpoints(tmp_path).restore(trainable, opt_state).step == 5
+
+
+def save_for_ever(workdir):
+    """Save a state of 40 MB again and again, each full of its step's number: what the next test kills."""
+    saver = RunCheckpoints(workdir)
+    for step in range(1, 10**6):
+        trainable = {"w": jnp.full(10**7, float(step))}
+        saver.save(step, trainable, trainable, {"count": jnp.zeros(1)}, {})
+
+
+def test_a_save_cut_off_by_a_kill_is_never_picked_up(tmp_path):
+    """A real process, killed while the folder of a checkpoint that is not complete is there."""
+    code = f"import checkpoints_test as c; c.save_for_ever({str(tmp_path)!r})"
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "JAX_PLATFORMS": "cpu"}
+    child = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    folder, deadline = tmp_path / "checkpoints", time.monotonic() + 300
+
+    def incomplete():
+        return [p.name for p in folder.glob("*") if not (p.name.isdigit() and (p / "_CHECKPOINT_METADATA").exists())]
+
+    while (checkpoints.latest_step(tmp_path) or 0) < 2 or not incomplete():
+        assert child.poll() is None, child.stdout.read().decode()
+        assert time.monotonic() < deadline, "no save to cut off within 300 s"
+    child.kill()
+    child.communicate()
+    assert incomplete(), "killed too late to test anything"
+    step = checkpoints.latest_step(tmp_path)
+    shapes = {"w": jnp.zeros(10**7)}, {"count": jnp.zeros(1)}
+    saver = RunCheckpoints(tmp_path)
+    restored = saver.restore(*shapes)
+    assert restored.step == step and float(restored.trainable["w"].min()) == float(restored.ema["w"].max()) == step
+    saver.save(step + 1, *([shapes[0]] * 2), shapes[1], {})
+    saver.close()
+    assert checkpoints.latest_step(tmp_path) == step + 1 and not incomplete(), "what the kill left is in the way"
+
+
+def test_a_full_disk_stops_training_and_keeps_the_last_checkpoint(tmp_path, caplog):
+    """A limit on the size of files makes writes fail for real, as a full disk does, with no need to fill one."""
+
+    class Wide(toy_task.ToyTask):
+        def init(self, key):
+            params = super().init(key)
+            unused = jax.random.normal(key, (200, 1000))  # 0.8 MB that do not compress
+            return {**params, "head": {**params["head"], "unused": unused}}
+
+    cfg = toy_task.config(steps=5, probe_every=0)
+    train.train(cfg, tmp_path, Wide(cfg))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    cfg.train.steps = 15
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(checkpoints.CheckpointError) as error:
+            train.train(cfg, tmp_path, Wide(cfg))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "checkpoints: File too large; step 5 is complete and kept, and the same command" in str(error.value)
+    assert "\n" not in str(error.value) and not [record for record in caplog.records if record.exc_info]
+    assert checkpoints.latest_step(tmp_path) == 5
+    assert int(train.train(cfg, tmp_path, Wide(cfg)).step) == 15
+
+
+def test_reading_a_work_dir_prints_nothing(tmp_path):
+    """Orbax tells what it does in a dozen lines, which stood between a launcher's own."""
+    trainable, opt_state = make_state()
+    saver = RunCheckpoints(tmp_path)
+    saver.save(5, trainable, trainable, opt_state, {})
+    saver.close()
+    checkpoints.write_config(tmp_path, CONFIG)
+    code = (
+        "from absl import app\n"
+        "from motionv2v import checkpoints\n"
+        f"app.run(lambda _: print(len(checkpoints.load_workdir({str(tmp_path)!r}))), argv=['x'])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
 
 
 def test_restoring_into_another_model_is_one_line(tmp_path):
     trainable, opt_state = make_state()
-    saver = checkpoints.RunCheckpoints(tmp_path)
+    saver = RunCheckpoints(tmp_path)
     saver.save(5, trainable, trainable, opt_state, {})
     saver.wait()
     other = {"head": {"w": jnp.ones((3, 3))}}
@@ -164,7 +248,7 @@ def test_load_workdir_lists_what_is_there(tmp_path):
 def test_export_holds_averaged_and_frozen_weights(tmp_path):
     trainable, opt_state = make_state()
     run = tmp_path / "run"
-    saver = checkpoints.RunCheckpoints(run)
+    saver = RunCheckpoints(run)
     saver.save(5, trainable, jax.tree.map(lambda x: x + 1, trainable), opt_state, {})
     saver.close()
     checkpoints.write_config(run, CONFIG)

@@ -13,15 +13,18 @@ PACKAGE = ROOT / "motionv2v"
 
 LAYERS = (
     {"typing"},
-    {"tracks", "camera", "video", "video_bytes", "video_scan", "selection", "tokenizer"},
+    {"tracks", "camera", "video", "video_bytes", "video_scan", "selection", "tokenizer", "roll_call"},
     {
         "models", "diffusion", "flops", "render", "prompts", "edits", "edit_fields", "edit_json", "metrics", "trackers",
         "figures",
     },
-    {"methods", "data", "optim", "sharding", "checkpoints", "convert", "sampling", "model", "progress"},
+    {
+        "methods", "data", "optim", "sharding", "distributed", "checkpoints", "run_checkpoints", "convert", "sampling",
+        "model", "progress",
+    },
     {
         "train", "tasks", "datasets", "prepare", "prepare_videos", "editing", "edit_run", "evaluate", "tapvid",
-        "editor", "export", "interpolate",
+        "editor", "experiment", "export", "interpolate",
     },
 )  # fmt: skip
 """From the bottom up: a part of the package imports parts of its own layer and of those below it."""

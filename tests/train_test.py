@@ -1,6 +1,9 @@
+import ast
 import json
 import os
+import re
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 import toy_task
 
-from motionv2v import checkpoints, optim, train, video
+from motionv2v import checkpoints, experiment, optim, train, video
 from motionv2v.progress import MetricsWriter, ProgressLine, Utilisation, clock
 
 
@@ -148,6 +151,37 @@ def test_allowed_fields_may_change(finished):
     assert not task.probed, "a finished run has nothing left to do"
 
 
+def test_work_dirs_of_earlier_versions_go_on():
+    """A field that came later, at the value that runs without it have, makes no other experiment; another one does."""
+    old, new = toy_task.config(), toy_task.config()
+    del old.train.accumulate
+    new.data = {"text_embeddings": False, "num_workers": 4, "scene": {"speed": 0.6}}
+    new.dit = {"num_layers": 30, "dtype": "float32", "positions": "rope"}
+    assert {name: experiment.default(f"dit.{name}") for name in new.dit} == new.dit.to_dict()
+    assert experiment.differences(old, new) == experiment.differences(new, old) == []
+    new.data.swap, new.dit.control_wiring, new.dit.remat = 0.5, "chained", "full"
+    assert experiment.differences(old, new) == [
+        "data.swap was (absent), is 0.5",
+        "dit.control_wiring was (absent), is chained",
+    ]
+    new = toy_task.config()
+    new.optim.schedule = (("base/.*", None), ("head/.*", {"peak": 0.2}))
+    new.unheard_of = 1
+    assert [line.split(" was ")[0] for line in experiment.differences(old, new)] == ["optim.schedule", "unheard_of"]
+
+
+def test_fields_that_may_be_missing_are_the_code_s_own_defaults():
+    """Every `.get("field", value)` of a config section in the package agrees with `experiment.WITHOUT`."""
+    package = Path(train.__file__).parent
+    read = {}
+    for path in package.rglob("*.py"):
+        found = re.findall(r'(data|loss|train)\.get\("(\w+)", ([^()]+?|\(\))\)', path.read_text())
+        read |= {f"{section}.{name}": ast.literal_eval(value) for section, name, value in found}
+    assert {"data.swap", "train.accumulate", "train.frozen_dtype"} <= set(read)
+    wrong = {name: value for name, value in read.items() if name in experiment.WITHOUT}
+    assert wrong == {name: experiment.WITHOUT[name] for name in wrong}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -217,6 +251,18 @@ def test_progress_line_says_how_well_the_device_is_used(capsys):
         assert capsys.readouterr().out.strip().endswith(end)
         if peak is not None:
             assert scalars["mfu"] == pytest.approx(scalars["tflops_per_second"] / 1e3)
+
+
+def test_processes_that_do_not_write_are_quiet(tmp_path, capsys):
+    writer, progress = MetricsWriter(tmp_path / "absent", is_quiet=True), ProgressLine(10, 4, is_quiet=True)
+    progress.say("hello")
+    progress.start()
+    progress.waited(0.0)
+    assert progress.report(1, 0.5)["samples_per_second"] > 0
+    writer.write(1, {"loss": 0.5})
+    writer.close()
+    progress.close()
+    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
 
 
 def test_progress_line_says_rates_and_time_left(capsys):

@@ -3,6 +3,9 @@
 A folder holds `meta.json` and shards `00000.npy`, `00001.npy`, ..., each a structured numpy array with one record per
 sample. Shards are memory-mapped, so a data set larger than memory streams from disk. Latents are stored scaled, as
 float16: three decimal digits, far below the noise of the smallest diffusion step.
+
+Embeddings of the captions, where a frozen text encoder is too big to run in every step, lie in the folder `text` beside
+the shards: `00000.npy` [samples L C] float16 for the shard of that name, and `null.npy` [L C] for a dropped caption.
 """
 
 import json
@@ -14,7 +17,7 @@ from typing import Any
 import grain
 import numpy as np
 
-META = "meta.json"
+META, TEXT, NULL = "meta.json", "text", "null.npy"
 SWAPPED = (("target_latents", "source_video_latents"), ("target_tracks_latents", "source_tracks_latents"))
 """What changes places when source becomes target."""
 
@@ -26,11 +29,20 @@ def write_shard(folder: str | Path, index: int, records: dict[str, np.ndarray]) 
     shard = np.empty(length, fields)
     for name, array in records.items():
         shard[name] = array
-    path = Path(folder) / f"{index:05d}.npy"
+    write_array(Path(folder) / f"{index:05d}.npy", shard)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an npy file that appears complete or not at all."""
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
-        np.save(file, shard)
+        np.save(file, array)
     os.replace(partial, path)
+
+
+def text_folder(folder: str | Path) -> Path:
+    """Return where the embeddings of a folder's captions lie."""
+    return Path(folder) / TEXT
 
 
 def write_meta(folder: str | Path, meta: dict[str, Any]) -> None:
@@ -49,29 +61,46 @@ def read_meta(folder: str | Path) -> dict[str, Any] | None:
 class LatentSource:
     """Random access to a folder of latent shards (grain's protocol).
 
+    With `text` a sample also has `text` [L C], the embedding of its caption, and `null_text`, that of a dropped one.
+
     Raises:
-        ValueError: if the folder has no shards, naming what makes them.
+        ValueError: if the folder has no shards, or no embeddings of one, naming what makes them.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = str(folder)
+    def __init__(self, folder: str | Path, text: bool = False):
+        self.folder, self.text = str(folder), text
         paths = sorted(Path(folder).glob("[0-9]*.npy"))
         if not paths:
             raise ValueError(f"no latent shards (00000.npy, ...) in {folder!s}; make them with launch/prepare.py")
         self._shards = [np.load(path, mmap_mode="r") for path in paths]
         self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
+        self._texts: list[np.ndarray] = []
+        if text:
+            beside = [text_folder(folder) / name for name in (NULL, *(path.name for path in paths))]
+            missing = [path.name for path in beside if not path.exists()]
+            if missing:
+                raise ValueError(
+                    f"no text embeddings ({', '.join(missing[:3])}) in {text_folder(folder)}; make them with "
+                    "launch/prepare.py --config.data.text_embeddings=True"
+                )
+            self._null = np.load(beside[0])
+            self._texts = [np.load(path, mmap_mode="r") for path in beside[1:]]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        record = self._shards[shard][index - self._starts[shard]]
-        return {name: np.array(record[name]) for name in record.dtype.names}
+        row = index - self._starts[shard]
+        record = self._shards[shard][row]
+        sample = {name: np.array(record[name]) for name in record.dtype.names}
+        if self.text:
+            sample |= {"text": np.array(self._texts[shard][row]), "null_text": self._null}
+        return sample
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes open the shards themselves: a memory map would be pickled with all it maps.
-        return LatentSource, (self.folder,)
+        return LatentSource, (self.folder, self.text)
 
     def __repr__(self) -> str:
         return f"LatentSource({self.folder!r})"
@@ -91,10 +120,15 @@ class Vary(grain.transforms.RandomMap):
     swap: float = 0.0
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Apply to one sample with `tokens`, `null_tokens` and the latents of both videos and both sets of tracks."""
-        sample = {k: v for k, v in element.items() if k != "null_tokens"}
+        """Apply to one sample with `tokens`, `null_tokens` and the latents of both videos and both sets of tracks.
+
+        `text` and `null_text`, where there are any, go the way of the tokens.
+        """
+        sample = {k: v for k, v in element.items() if k not in ("null_tokens", "null_text")}
         if rng.random() < self.caption_dropout:
             sample["tokens"] = element["null_tokens"]
+            if "text" in element:
+                sample["text"] = element["null_text"]
         if rng.random() < self.swap:
             for a, b in SWAPPED:
                 sample[a], sample[b] = element[b], element[a]

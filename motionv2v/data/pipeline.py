@@ -1,9 +1,10 @@
 """From random-access sources of samples to batches: a grain dataset whose position is saved with the checkpoint.
 
-Order of work: shard over hosts -> shuffle (per epoch, seeded) -> per-sample maps (fit to a bucket, caption dropout,
-point dropout, tokens) -> mix data sets -> batch -> mix buckets -> optional worker processes. Everything before the
-workers is random access: batch i is a function of (seed, i) alone. So a restored iterator goes on with exactly the
-batches that an uninterrupted one would have given, and the number of workers changes nothing.
+Order of work: shuffle (per epoch, seeded) -> per-sample maps (fit to a bucket, caption dropout, point dropout, tokens)
+-> mix data sets -> batch -> this host's rows -> mix buckets -> optional worker processes. Everything before the workers
+is random access: batch i of the whole job is a function of (seed, i) alone, and a host reads its rows of it. So a
+restored iterator goes on with exactly the batches that an uninterrupted one would have given, and neither the number of
+workers nor that of hosts changes them.
 """
 
 import math
@@ -71,18 +72,21 @@ def make_dataset(
 ) -> grain.IterDataset:
     """Build the stream of batches of one host.
 
+    Hosts never hold the same sample in one epoch. Position k of the shuffled samples is row k % (host_count *
+    batch_size) of the job's batches, whatever the number of hosts, and its random numbers go with it.
+
     Args:
         source: anything with `__len__` and `__getitem__(int) -> dict of arrays`.
         transform: per-sample map with its own random generator; None keeps samples as they are.
-        batch_size: samples per batch of *this host*; a last incomplete batch is dropped.
+        batch_size: samples per batch of *this host*; a last batch that is incomplete on any host is dropped.
         seed: of the shuffling and of the random maps.
         num_epochs: None repeats for ever, reshuffled every time.
         num_workers: worker processes; 0 works in this process. The batches and their order do not depend on it.
-        host_index, host_count: this host takes every `host_count`-th sample, so hosts never overlap.
+        host_index, host_count: this host takes rows host_index * batch_size and following of the job's batches.
         prefetch: batches each worker holds ready.
 
     Raises:
-        ValueError: if the shard of this host is smaller than one batch, or the host index is out of range.
+        ValueError: if the source is smaller than the job's batch, or the host index is out of range.
     """
     _check_host(host_index, host_count)
     shard = len(source) // host_count
@@ -91,10 +95,9 @@ def make_dataset(
             f"a batch of {batch_size} needs as many samples, but this host's share is {shard} of {len(source)}; "
             f"use a batch size of at most {shard} or more data"
         )
-    seed = _mixed_seed(seed, host_index) if host_index else seed
     maps = () if transform is None else (transform,)
-    samples = _samples(source, maps, seed, host_index, host_count, shuffle=shuffle, num_epochs=num_epochs)
-    return _stream(samples.batch(batch_size, drop_remainder=True), num_workers, prefetch)
+    samples = _samples(source, maps, seed, shuffle=shuffle, num_epochs=num_epochs)
+    return Batches(_rows(samples, batch_size, host_index, host_count), num_workers, prefetch)
 
 
 class Part(NamedTuple):
@@ -137,7 +140,8 @@ def mix(
         buckets: shapes (T, H, W) of batches; those that no clip is nearest to are never seen.
         num_points: points N of every sample.
         batch_size: samples per batch of *this host*.
-        seed, num_workers, host_index, host_count, prefetch: as for `make_dataset`. Hosts never share a sample.
+        seed, num_workers, host_index, host_count, prefetch: as for `make_dataset`. Hosts never share a sample in an
+            epoch of its data set.
 
     Raises:
         ValueError: for missing or impossible weights, an empty source, samples that lack a field, clips shorter than
@@ -159,12 +163,78 @@ def mix(
                     f"{part.name} has {len(part.source)} samples for the bucket {bucket}, fewer than the {host_count} "
                     "hosts that share them; leave that bucket out or add data"
                 )
-            entropy = _mixed_seed(seed, zlib.crc32(part.name.encode()), *bucket, host_index)
-            streams.append(_samples(part.source, (*part.maps, transform), entropy, host_index, host_count))
+            entropy = _mixed_seed(seed, zlib.crc32(part.name.encode()), *bucket, 0)
+            streams.append(_samples(part.source, (*part.maps, transform), entropy))
         inner = [weights[part.name] / total * part.share for part in inside]
-        batches.append(_interleave(streams, inner).batch(batch_size, drop_remainder=True))
+        batches.append(_rows(_interleave(streams, inner), batch_size, host_index, host_count))
         shares.append(math.fsum(inner))
-    return _stream(_interleave(batches, shares), num_workers, prefetch)
+    return Batches(_interleave(batches, shares), num_workers, prefetch)
+
+
+class Batches(grain.IterDataset):
+    """Iterate over random-access batches, in this process or in workers, from a position that is one number.
+
+    An iterator's state is {"next_batch": how many batches it gave}: it fits any number of workers and hosts. States of
+    grain's own iterators, which earlier versions saved, are understood.
+    """
+
+    def __init__(self, batches: grain.MapDataset, num_workers: int, prefetch: int):
+        super().__init__()
+        self._batches, self._num_workers, self._prefetch = batches, num_workers, prefetch
+
+    def __iter__(self) -> "BatchIterator":
+        return BatchIterator(self.starting_at)
+
+    def starting_at(self, position: int) -> grain.DatasetIterator:
+        """Return grain's iterator over the batches from a position on."""
+        # Reading in threads would fight the device for a CPU's cores; without workers, one thread reads ahead.
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
+        stream = (self._batches[position:] if position else self._batches).to_iter_dataset(options)
+        if self._num_workers:
+            workers = grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=self._prefetch)
+            stream = stream.mp_prefetch(workers, worker_init_fn=end_with_parent)
+        return iter(stream)
+
+
+class BatchIterator(grain.DatasetIterator):
+    """Give batches and count them, see `Batches`; reading, and the workers, start when the first is asked for."""
+
+    def __init__(self, open_at: Callable[[int], grain.DatasetIterator]):
+        super().__init__()
+        self._open_at, self._position, self._inner = open_at, 0, None
+
+    def __next__(self) -> dict[str, Any]:
+        if self._inner is None:
+            self._inner = self._open_at(self._position)
+        batch = next(self._inner)
+        self._position += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the position."""
+        return {"next_batch": self._position}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+        self.close()
+        self._position = _position(state)
+
+    def close(self) -> None:
+        """Stop reading, and the workers."""
+        if self._inner is not None and hasattr(self._inner, "close"):
+            self._inner.close()
+        self._inner = None
+
+
+def _position(state: dict[str, Any]) -> int:
+    """Read how many batches were given out of an iterator's state."""
+    if "next_batch" in state:
+        return int(state["next_batch"])
+    # Saved by grain's iterators: without workers, and with (each gave every n-th batch).
+    parts = state.get("iterators_in_use_states", [state])
+    if not all(isinstance(part, dict) and "next_index" in part for part in parts):
+        raise ValueError(f"the saved position of the training data is {state}, expected {{'next_batch': number}}")
+    return sum(int(part["next_index"]) for part in parts)
 
 
 class _Subset:
@@ -208,17 +278,10 @@ def _parts(name: str, source: Any, buckets: Sequence[Bucket], num_points: int) -
 
 
 def _samples(
-    source: Any,
-    maps: Sequence[Any],
-    seed: int,
-    host_index: int,
-    host_count: int,
-    shuffle: bool = True,
-    num_epochs: int | None = None,
+    source: Any, maps: Sequence[Any], seed: int, shuffle: bool = True, num_epochs: int | None = None
 ) -> grain.MapDataset:
-    """Build this host's samples of one source."""
+    """Build the samples of one source, in the order in which the whole job sees them."""
     dataset = grain.MapDataset.source(source).seed(seed)
-    dataset = dataset[host_index : len(source) // host_count * host_count : host_count]
     if shuffle:
         dataset = dataset.shuffle()
     dataset = dataset.repeat(num_epochs)
@@ -227,22 +290,18 @@ def _samples(
     return dataset
 
 
+def _rows(samples: grain.MapDataset, batch_size: int, host_index: int, host_count: int) -> grain.MapDataset:
+    """Build one host's part of the batches: `host_count` hosts take `batch_size` samples each in turn."""
+    parts = samples.batch(batch_size, drop_remainder=True)
+    return parts if host_count == 1 else parts[host_index : len(parts) // host_count * host_count : host_count]
+
+
 def _interleave(datasets: list[grain.MapDataset], shares: list[float]) -> grain.MapDataset:
     return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, shares)
 
 
-def _stream(batches: grain.MapDataset, num_workers: int, prefetch: int) -> grain.IterDataset:
-    # Reading in threads would fight the device for a CPU's cores; without workers, one thread reads ahead.
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
-    stream = batches.to_iter_dataset(options)
-    if num_workers:
-        workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=prefetch)
-        stream = stream.mp_prefetch(workers, worker_init_fn=end_with_parent)
-    return stream
-
-
 def _mixed_seed(*entropy: int) -> int:
-    """Make one seed of several numbers, so that hosts, data sets and buckets each draw their own random numbers."""
+    """Make one seed of several numbers, so that data sets and buckets each draw their own random numbers."""
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 

@@ -2,9 +2,13 @@
 
 import pickle
 
+import jax
 import numpy as np
 import pytest
+import tiny_model
 
+from motionv2v import checkpoints, datasets, prepare
+from motionv2v import model as modeling
 from motionv2v.data import latents, pipeline
 
 LENGTHS = (3, 5, 2)
@@ -45,6 +49,33 @@ def test_shards_round_trip(folder):
         first += length
     with pytest.raises(IndexError):
         source[first]
+
+
+def write_text(folder):
+    """Write an embedding [6 3] for each sample, full of its number, and one of -1 for dropped captions."""
+    text, first = latents.text_folder(folder), 0
+    text.mkdir()
+    latents.write_array(text / latents.NULL, np.full((6, 3), -1, np.float16))
+    for index, length in enumerate(LENGTHS):
+        numbers = np.arange(first, first + length, dtype=np.float16)
+        latents.write_array(text / f"{index:05d}.npy", np.broadcast_to(numbers[:, None, None], (length, 6, 3)))
+        first += length
+
+
+def test_embeddings_go_with_their_captions(folder):
+    """Also through worker processes (pickled), and dropped captions get the embedding of none."""
+    with pytest.raises(ValueError, match=r"no text embeddings \(null.npy, 00000.npy, .*text_embeddings=True"):
+        latents.LatentSource(folder, text=True)
+    write_text(folder)
+    source = pickle.loads(pickle.dumps(latents.LatentSource(folder, text=True)))
+    assert "text" not in latents.LatentSource(folder)[0], "folders are read without, too"
+    rng = np.random.default_rng(0)
+    for index in range(len(source)):
+        kept, dropped = (latents.Vary(share).random_map(source[index], rng) for share in (0.0, 1.0))
+        assert set(kept) == set(dropped) == {"target_latents", "number", "tokens", "text"}
+        np.testing.assert_array_equal(kept["text"], np.full((6, 3), index))
+        np.testing.assert_array_equal(dropped["text"], np.full((6, 3), -1))
+        assert dropped["tokens"].tolist() == [49] * 6
 
 
 def test_half_written_shards_do_not_count(folder):
@@ -116,3 +147,86 @@ def test_batches_from_shards(folder):
     assert sorted(np.concatenate([b["number"] for b in batches]).tolist()) == list(range(10))
     assert batches[0]["target_latents"].shape == (5, 2, 2, 2, 4)
     assert batches[0]["target_latents"].dtype == np.float16
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Latents of 6 pairs in shards of 2 with embeddings, by one process that was asked for the latents alone first."""
+    folder = tmp_path_factory.mktemp("prepared")
+    config = tiny_model.config("control")
+    config.init_from = (str(tiny_model.save(folder / "model")),)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "SHARD", 2)
+        quiet = {"say": lambda line: None, "batch_size": 2}
+        prepare.write_latents(config, folder / "alone", 6, **quiet)
+        before = contents(folder / "alone")
+        config.data.text_embeddings = True
+        prepare.write_latents(config, folder / "alone", 6, **quiet)
+        assert {name: contents(folder / "alone")[name] for name in before} == before, "latents that exist stay valid"
+        patch.setenv("JAX_NUM_PROCESSES", "2")
+        for index in (1, 0):
+            patch.setenv("JAX_PROCESS_ID", str(index))
+            prepare.write_latents(config, folder / "shared", 6, **quiet)
+    config.data.latents = str(folder / "alone")
+    return folder, config
+
+
+def test_files_do_not_depend_on_the_number_of_processes(prepared):
+    folder, _ = prepared
+    alone = contents(folder / "alone")
+    assert set(alone) == {
+        f"{d}{n}" for d in ("", "text/") for n in ("00000.npy", "00001.npy", "00002.npy", "meta.json")
+    } | {"text/null.npy"}
+    assert contents(folder / "shared") == alone
+
+
+def test_shards_that_are_there_are_kept(prepared, monkeypatch):
+    """Process 1 of 2 has shard 1 alone; what is missing is made again, byte for byte, and nothing else is touched."""
+    folder, config = prepared
+    monkeypatch.setattr(prepare, "SHARD", 2)
+    alone, said = contents(folder / "shared"), []
+    (folder / "shared/text/00001.npy").unlink()
+    (folder / "shared/text/00002.npy").unlink()
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    prepare.write_latents(config, folder / "shared", 6, said.append, batch_size=2)
+    assert "1 shards of 2 pairs of process 1 of 2, 1 there already" in said[0] and "of 1 shards written" in said[1]
+    assert not (folder / "shared/text/00002.npy").exists(), "that is process 0's"
+    monkeypatch.delenv("JAX_NUM_PROCESSES")
+    monkeypatch.delenv("JAX_PROCESS_ID")
+    prepare.write_latents(config, folder / "shared", 6, said.append, batch_size=2)
+    assert contents(folder / "shared") == alone
+
+
+def test_training_reads_what_the_text_encoder_would_say(prepared):
+    _, config = prepared
+    config.train.batch_size = 4
+    batch = next(iter(datasets.make_dataset(config)))
+    assert batch["text"].shape == (4, tiny_model.LENGTH, 8) and "null_text" not in batch
+    model = modeling.build(config)
+    _, params = checkpoints.load_model(config.init_from[0])
+    expected = jax.jit(lambda p, tokens: modeling.embed_text(model, p, tokens))(params, batch["tokens"])
+    # Stored as float16, 11 bits.
+    np.testing.assert_allclose(batch["text"].astype(np.float32), expected, rtol=2**-11, atol=1e-6)
+    assert np.ptp(batch["text"]) > 0.1
+
+
+def test_embeddings_of_a_text_encoder_that_trains_are_refused(prepared):
+    folder, config = prepared
+    base = tiny_model.config("base")
+    base.data.update({"latents": str(folder / "alone"), "text_embeddings": True})
+    with pytest.raises(
+        ValueError, match=r"text_embeddings is set, but optim.schedule trains the text encoder \(\(text"
+    ):
+        datasets.make_dataset(base)
+    base.data.latents = ""
+    with pytest.raises(ValueError, match=r"data.text_embeddings needs data.latents"):
+        datasets.make_dataset(base)
+    other = config.copy_and_resolve_references()
+    other.init_from = ()
+    with pytest.raises(ValueError, match=r"none of init_from=\(\) holds a VAE"):
+        prepare.write_latents(other, folder / "alone", 6)

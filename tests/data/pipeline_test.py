@@ -1,5 +1,7 @@
 """The stream of batches: deterministic, restorable, split over hosts without overlap, the same from any worker."""
 
+import json
+
 import grain
 import numpy as np
 import pytest
@@ -86,7 +88,77 @@ def test_hosts_share_out_all_samples_without_overlap(hosts):
         stream = make_dataset(Numbers(23), None, batch_size=1, seed=0, num_epochs=1, host_index=host, host_count=hosts)
         shares.append([index for batch in indices(stream) for index in batch])
     assert {len(share) for share in shares} == {23 // hosts}
-    assert sorted(index for share in shares for index in share) == list(range(23 // hosts * hosts))
+    alone = [
+        index
+        for batch in indices(make_dataset(Numbers(23), None, batch_size=1, seed=0, num_epochs=1))
+        for index in batch
+    ]
+    assert sorted(alone) == list(range(23))
+    assert sorted(index for share in shares for index in share) == sorted(alone[: 23 // hosts * hosts])
+
+
+@pytest.mark.parametrize(("hosts", "num_workers"), [(2, 1), (3, 0), (6, 0)])
+def test_batches_do_not_depend_on_the_number_of_hosts(hosts, num_workers):
+    """Rows of the hosts, one after the other, are the batch of one host: samples, captions dropped, points dropped.
+
+    13 samples and 12 rows: batches cross the ends of epochs.
+    """
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    scenes = SyntheticSource(SceneConfig(num_frames=5, size=(8, 8), num_points=4), length=13)
+    whole = iter(make_dataset(scenes, Prepare(12), batch_size=12, seed=4))
+    shared = {"batch_size": 12 // hosts, "seed": 4, "num_workers": num_workers, "prefetch": 1, "host_count": hosts}
+    parts = [iter(make_dataset(scenes, Prepare(12), host_index=host, **shared)) for host in range(hosts)]
+    try:
+        for _ in range(3):
+            rows = [next(part) for part in parts]
+            assert_batches_equal({name: np.concatenate([r[name] for r in rows]) for name in rows[0]}, next(whole))
+    finally:
+        for part in parts:
+            part.close()
+
+
+def test_a_position_fits_another_number_of_hosts_and_workers():
+    """Saved by one host without workers, read by two hosts with one worker, and back; also grain's own older states."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    settings = {"batch_size": 2, "seed": 1}
+    expected = indices(make_dataset(Numbers(11), None, batch_size=4, seed=1), 9)
+    alone = iter(make_dataset(Numbers(11), None, batch_size=4, seed=1))
+    assert [next(alone)["index"].tolist() for _ in range(5)] == expected[:5]
+    state = json.loads(json.dumps(alone.get_state()))
+    hosts = [
+        iter(make_dataset(Numbers(11), None, **settings, num_workers=host, host_index=host, host_count=2, prefetch=1))
+        for host in range(2)
+    ]
+    for host in hosts:
+        host.set_state(state)
+    try:
+        for step in range(5, 8):
+            assert [int(i) for host in hosts for i in next(host)["index"]] == expected[step]
+        assert hosts[0].get_state() == hosts[1].get_state() == {"next_batch": 8}
+    finally:
+        hosts[1].close()
+    old = [
+        {"next_index": 8},
+        {
+            "next_index_in_cycle": 0,
+            "iterators_in_use_states": [{"next_index": 4}, {"next_index": 4}],
+            "exhausted": [0, 0],
+        },
+    ]
+    for saved in (hosts[0].get_state(), *old):
+        alone.set_state(saved)
+        assert next(alone)["index"].tolist() == expected[8]
+    with pytest.raises(ValueError, match="the saved position of the training data is"):
+        alone.set_state({"file": 3})
+
+
+def test_older_versions_states_are_those_of_grain():
+    """What `_position` reads is what grain writes, without workers."""
+    plain = iter(grain.MapDataset.range(20).batch(2).to_iter_dataset())
+    next(plain)
+    assert pipeline._position(plain.get_state()) == 1
 
 
 def test_every_epoch_is_shuffled_anew_and_complete():
@@ -129,7 +201,7 @@ def test_workers_end_with_their_parent(monkeypatch):
         return self
 
     monkeypatch.setattr(grain.IterDataset, "mp_prefetch", remember)
-    make_dataset(Numbers(4), None, batch_size=1, seed=0, num_workers=3)
+    next(iter(make_dataset(Numbers(4), None, batch_size=1, seed=0, num_workers=3)))
     assert given == {"worker_init_fn": pipeline.end_with_parent, "num_workers": 3}
 
 
