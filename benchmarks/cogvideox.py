@@ -5,6 +5,7 @@
     python benchmarks/cogvideox.py --size small --quick  # fewer turns, without torch.compile
     python benchmarks/cogvideox.py --memory              # also the peak memory of every call, in processes of its own
     python benchmarks/cogvideox.py --variants            # ways to compute the autoencoder's convolution
+    python benchmarks/cogvideox.py --cpu-time            # processor time: for a machine that others use as well
 
 The libraries draw random weights and save them with save_pretrained; `motionv2v.convert` reads those folders. float32.
 Before a row is timed, all sides' first results are compared: a difference above 1e-4 of the largest number ends the
@@ -25,8 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from against_diffusers import Timing, header, measure, number, pin_threads, print_table, seconds, show, try_compile
-from cogvideox_sides import PARTS, SIDES, SIZES, Checked, JaxSide, TorchSide, build_modules, save_modules
+from against_diffusers import Timing, header, number, pin_threads, print_table, seconds, show, try_compile
+from cogvideox_sides import PARTS, SIDES, SIZES, Checked, JaxSide, TorchSide, build_modules, clock, save_modules
 
 ROWS = {
     "dit": "DiT forward",
@@ -51,6 +52,9 @@ class Result(NamedTuple):
 def main() -> None:
     options = parse()
     pin_threads(options.threads)
+    if options.cpu_time:
+        # Threads of OpenMP that wait would count as if they worked. Read when torch is loaded.
+        os.environ["GOMP_SPINCOUNT"] = "0"
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     if options.first_call:
         first_call(options)
@@ -59,7 +63,7 @@ def main() -> None:
     elif options.variants:
         import cogvideox_variants
 
-        print(header(options), flush=True)
+        print_header(options)
         cogvideox_variants.run(options)
     else:
         with tempfile.TemporaryDirectory() as folder:
@@ -69,10 +73,14 @@ def main() -> None:
 
 
 def run_all(options: argparse.Namespace, folder: Path) -> None:
-    print(header(options), flush=True)
+    print_header(options)
     for name in options.size:
         results = run_size(name, options, folder / name)
         print_results(name, results, options)
+
+
+def print_header(options: argparse.Namespace) -> None:
+    print(header(options) + (", processor time of all threads" if options.cpu_time else ""), flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -90,8 +98,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--block", type=float, help="least seconds of a turn (default 0.5)")
     parser.add_argument("--compile-limit", type=int, help="seconds to wait for torch.compile, 0: none (default 300)")
     parser.add_argument("--threads", type=int, default=2, help="cores that both sides may use (default 2)")
+    parser.add_argument("--cpu-time", action="store_true", help="count processor time, where the machine is shared")
     parser.add_argument("--memory", action="store_true", help="measure peak memory as well (Linux)")
     parser.add_argument("--variants", action="store_true", help="time formulations of the convolution instead")
+    parser.add_argument("--shape", type=int, nargs=5, metavar="N", help="of --variants: T H W, channels in and out")
     parser.add_argument("--first-call", metavar="SIZE/ROW", help=argparse.SUPPRESS)
     parser.add_argument("--peak", metavar="SIDE/SIZE/ROW", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
@@ -150,7 +160,7 @@ def compare(
     checked = Checked(name)
     able = {side: checked.wrap(side, run) for side, run in runs.items() if not (side == "compiled" and reason)}
     repeats = min(options.repeats, MOST_SAMPLES) if name.endswith("sample") else options.repeats
-    timings: dict[str, Timing | str] = dict(measure(able, repeats, options.block))
+    timings: dict[str, Timing | str] = dict(clock(able, options, repeats))
     if reason:
         timings["compiled"] = reason
     elif "compiled" in runs:

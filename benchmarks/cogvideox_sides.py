@@ -4,14 +4,17 @@
 `save_pretrained`; ours are read from those folders. Both sides get the same numbers, each in its own layout.
 """
 
+import argparse
 import copy
 import sys
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from against_diffusers import Timing, measure
 from ml_collections import ConfigDict
 
 GUIDANCE = 6.0
@@ -152,6 +155,26 @@ class Checked:
         if not error <= TOLERANCE:
             sys.exit(f"{told} differ by {error:.1e} of the largest number, allowed {TOLERANCE:.0e}; nothing to compare")
         return error
+
+
+def clock(runs: dict[str, Callable[[], Any]], options: argparse.Namespace, repeats: int | None = None) -> Any:
+    """Time calls in turns: the seconds on the wall or, with `options.cpu_time`, the processor's, all threads' together.
+
+    Where other programs take most of a machine, how long a call takes says more about them than about the call.
+    """
+    repeats = repeats or options.repeats
+    if not options.cpu_time:
+        return measure(runs, repeats, options.block)
+
+    def seconds(run: Callable[[], Any]) -> float:
+        start = time.process_time()
+        run()
+        return time.process_time() - start
+
+    first = {name: seconds(run) for name, run in runs.items()}
+    turns = [{name: 1e3 * seconds(run) for name, run in runs.items()} for _ in range(repeats)]
+    times = {name: [turn[name] for turn in turns] for name in runs}
+    return {name: Timing(first[name], float(np.median(times[name])), min(times[name])) for name in runs}
 
 
 class JaxSide:

@@ -2,6 +2,20 @@
 
 Each takes a chunk of frames, the two frames before it, a kernel and a bias, and returns the chunk's output: joining the
 frames, padding and bias included, on both sides. All of them must return the same numbers.
+
+What `--variants --cpu-time --quick --repeats 3 --shape 8 48 64 128 128` counts, as multiples of PyTorch's 111 GFLOP/s
+of one core's time (2-core AMD EPYC that ran other programs, 2026-11-21, jax 0.10.2, torch 2.13.0; the operations are
+those of the plain sum):
+
+    winograd F(4, 3) over time           1.55    torch conv3d, either layout        1.00
+    winograd F(4x4, 3x3) over space      1.41    conv2d, channels before rows       0.76
+    3 conv2d, added                      0.84    im2col and one matmul              0.58
+    conv2d, frames on the channel axis   0.83    winograd F(2x2, 3x3) over space    0.55
+    27 shifted matmuls                   0.54    conv3d, channels last, first       0.44, 0.41
+
+XLA's 2-D convolution comes near PyTorch's rate and cannot pass it: only fewer products can. Filters over time add whole
+frames up, which compiles to a few loops; filters over space cut frames into 16 or 36 sets of pixels and move much more
+memory; F(4x4, 3x3) took ten times as long to compile and rounds three times as coarsely.
 """
 
 import argparse
@@ -14,9 +28,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from against_diffusers import measure, number, print_table
-from cogvideox_sides import SIZES, Checked, Size, make_config
+from against_diffusers import number, print_table
+from cogvideox_sides import SIZES, Checked, Size, clock, make_config
 
+from motionv2v.models import vae_conv
 from motionv2v.models.vae import VAE
 from motionv2v.models.vae_layers import CausalConv3d
 
@@ -32,12 +47,12 @@ def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
     for size in options.size:
-        shapes = largest_shapes(SIZES[size])
+        shapes = [tuple(options.shape)] if options.shape else largest_shapes(SIZES[size])
         columns = []
         for shape in shapes:
             checked = Checked(f"convolution {shape}")
             runs = {name: checked.wrap(name, call) for name, call in make_runs(shape).items()}
-            timings = measure(runs, options.repeats, options.block)
+            timings = clock(runs, options)
             columns.append({name: number(flops(shape) / timing.median / 1e6) for name, timing in timings.items()})
         head = [f"{size}, GFLOP/s", *(show(shape) for shape in shapes)]
         rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
@@ -151,6 +166,25 @@ def _im2col_matmul(seen: Any, kernel: Any) -> Any:
     return jnp.concatenate(_windows(seen), -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
+def _winograd_space(count: int, x: Any, cache: Any, kernel: Any, bias: Any) -> Any:
+    """Take the filters F(count, 3) over rows and columns instead of time; sizes must be multiples of count."""
+    padded, frames = jnp.pad(jnp.concatenate([cache, x], 1)[0], ((0, 0), *SPACE, (0, 0))), x.shape[1]
+    rule, size = vae_conv.FILTERS[count - 1], count + 2
+
+    def cut(a: Any, axis: int) -> list[Any]:
+        return [jax.lax.slice_in_dim(a, i, a.shape[axis] - size + i + 1, count, axis) for i in range(size)]
+
+    rows = [vae_conv.combine(weights, cut(padded, 1)) for weights in rule.inputs]
+    tiles = [[vae_conv.combine(weights, cut(row, 2)) for weights in rule.inputs] for row in rows]
+    small = jnp.array(rule.kernels)
+    kernels = jnp.einsum("ai,bj,tijcd->abtcd", small, small, kernel).reshape(size, size, -1, kernel.shape[-1])
+    seen = lambda tile: jnp.concatenate([tile[i : i + frames] for i in range(3)], -1)  # noqa: E731
+    products = [[seen(tiles[a][b]) @ kernels[a, b] for a in range(size)] for b in range(size)]
+    lines = [[vae_conv.combine(weights, column) for column in products] for weights in rule.outputs]
+    pixels = [jnp.stack([vae_conv.combine(weights, line) for weights in rule.outputs], 3) for line in lines]
+    return jnp.stack(pixels, 2).reshape(x.shape[:4] + kernel.shape[-1:]) + bias
+
+
 def _conv2d_channels_first(x: Any, cache: Any, kernel: Any, bias: Any) -> Any:
     """The package's conv2d with the channels before the rows: x [1 T C H W]."""
     padded, frames = jnp.concatenate([cache, x], 1)[0], x.shape[1]
@@ -166,11 +200,14 @@ def _conv3d_channels_first(x: Any, cache: Any, kernel: Any, bias: Any) -> Any:
 
 
 LAST = {
-    "conv2d, frames on the channel axis (the default)": partial(_module, "conv2d"),
+    "winograd F(4, 3) over time (the default on CPUs)": partial(_module, "winograd"),
+    "conv2d, frames on the channel axis (elsewhere)": partial(_module, "conv2d"),
     "conv3d": partial(_module, "conv3d"),
     "3 conv2d, added": _three_conv2d,
     "27 shifted matmuls, frame by frame": partial(_by_frame, _shifted_matmuls),
     "im2col and one matmul, frame by frame": partial(_by_frame, _im2col_matmul),
+    "winograd F(2x2, 3x3) over space": partial(_winograd_space, 2),
+    "winograd F(4x4, 3x3) over space": partial(_winograd_space, 4),
 }
 FRAMES_FIRST = {"conv2d, channels before rows": _conv2d_channels_first}
 CHANNELS_FIRST = {"conv3d, channels before frames": _conv3d_channels_first}

@@ -202,7 +202,7 @@ class VAE(nn.Module):
     """Encode clips to latent moments and decode latents to clips, as CogVideoX's autoencoder does.
 
     The defaults are CogVideoX as released. `dtype` is the compute dtype; parameters, norm statistics and results are
-    float32. `conv_impl` is "conv2d" or "conv3d", see `vae_layers.CausalConv3d`. Two ways to save memory, both off
+    float32. `conv_impl` says how convolutions are computed, see `vae_conv.causal`. Two ways to save memory, both off
     by default: `strip_rows` convolves that many rows at a time, which changes nothing in the result (`vae_strips`), and
     frames larger than `tile_size` (height, width in pixels) are worked on in blended tiles, which does (`vae_tiling`).
     Raises ValueError for a temporal compression that is not a power of two or is more than the spatial levels, for
@@ -219,7 +219,7 @@ class VAE(nn.Module):
     scaling_factor: float = 1.15258426
     num_sample_frames_batch_size: int = 8
     num_latent_frames_batch_size: int = 2
-    conv_impl: str = "conv2d"
+    conv_impl: str = "auto"
     strip_rows: int | None = None
     tile_size: tuple[int, int] | None = None
     tile_overlap: tuple[float, float] = (1 / 6, 1 / 5)

@@ -13,40 +13,26 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from motionv2v.models import vae_strips
+from motionv2v.models import vae_conv, vae_strips
 from motionv2v.typing import AnyArray, Float, PyTree
-
-CONV_IMPLS = ("conv2d", "conv3d")
 
 Initializer = Callable[..., AnyArray]
 Activation = Callable[[AnyArray, AnyArray | None], AnyArray]
 """What is done to a convolution's input pixel by pixel, given rows [B T h W C] and their numbers, None for all rows."""
 
 
-def _conv2d(
-    x: Float[AnyArray, "M H W C"], kernel: Float[AnyArray, "kh kw C D"], stride: int, padding: tuple
-) -> Float[AnyArray, "M h w D"]:
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
-
-
-def _per_frame(x: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "M H W C"]:
-    return x.reshape(-1, *x.shape[2:])
-
-
 class CausalConv3d(nn.Module):
     """Convolve over time and space so that a frame sees only itself and the frames before it.
 
     The kernel is `[kt kh kw C D]`. Space is padded with zeros; time is padded in front, with `cache` (the last kt - 1
-    input frames of the previous chunk) or, at the start of a clip, with copies of the first frame. `impl="conv2d"`
-    gathers the kt frames on the channel axis and runs one 2-D convolution over all frames: the same sum as
-    `impl="conv3d"`, several times faster on CPUs. `strip_rows` works on that many rows at a time, see `vae_strips`.
-    Returns the output and the cache for the next chunk.
+    input frames of the previous chunk) or, at the start of a clip, with copies of the first frame. `impl` says how the
+    sum is computed, see `vae_conv.causal`; `strip_rows` works on that many rows at a time, see `vae_strips`. Returns
+    the output and the cache for the next chunk.
     """
 
     features: int
     kernel_size: tuple[int, int, int] = (3, 3, 3)
-    impl: str = "conv2d"
+    impl: str = "auto"
     strip_rows: int | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -58,41 +44,26 @@ class CausalConv3d(nn.Module):
         activate: Activation | None = None,
     ) -> tuple[Float[AnyArray, "B T H W D"], Float[AnyArray, "B k H W C"]]:
         """Convolve one chunk, of `activate(x)` where that is given; see the class."""
-        if self.impl not in CONV_IMPLS:
-            raise ValueError(f"conv_impl is {self.impl!r}; available: {', '.join(CONV_IMPLS)}")
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        kt, kh, kw = self.kernel_size
+        kt = self.kernel_size[0]
         run = lambda x, index=None: (activate(x, index) if activate else x).astype(self.dtype)  # noqa: E731
 
         def convolve(inputs: tuple[AnyArray, ...], index: AnyArray | None) -> AnyArray:
             rows = run(inputs[0], index)
             if index is not None:
                 rows = vae_strips.blank(rows, index, x.shape[2])
-            before = inputs[1] if cache is not None else jnp.repeat(rows[:, :1], kt - 1, axis=1)
-            padded = jnp.concatenate([before, rows], axis=1)
-            spatial = ((kh // 2, kh // 2), (kw // 2, kw // 2))
-            if self.impl == "conv2d":
-                return self._as_conv2d(padded, kernel, spatial)
-            numbers = ("NDHWC", "DHWIO", "NDHWC")
-            padding = ((0, 0), *spatial)
-            return jax.lax.conv_general_dilated(padded, kernel, (1, 1, 1), padding, dimension_numbers=numbers)
+            return vae_conv.causal(rows, None if cache is None else inputs[1], kernel, self.impl)
 
-        y = vae_strips.apply(convolve, (x,) if cache is None else (x, cache), self.strip_rows, max(1, kh // 2))
+        y = vae_strips.apply(
+            convolve, (x,) if cache is None else (x, cache), self.strip_rows, max(1, kernel.shape[1] // 2)
+        )
         recent = run(x[:, max(0, x.shape[1] - (kt - 1)) :])
         # Fewer frames than the kernel needs are all of them, so the first of them is the clip's first.
         before = jnp.repeat(recent[:, :1], kt - 1, axis=1) if cache is None else cache
         kept = jnp.concatenate([before, recent], axis=1)
         return y + bias, kept[:, kept.shape[1] - (kt - 1) :]
-
-    def _as_conv2d(self, padded: AnyArray, kernel: AnyArray, spatial: tuple) -> AnyArray:
-        kt, kh, kw, channels, features = kernel.shape
-        batch, frames = padded.shape[0], padded.shape[1] - (kt - 1)
-        taps = jnp.concatenate([padded[:, i : i + frames] for i in range(kt)], axis=-1)
-        kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * channels, features)
-        y = _conv2d(_per_frame(taps), kernel, 1, spatial)
-        return y.reshape(batch, frames, *y.shape[1:])
 
 
 class PointConv(nn.Module):
@@ -283,7 +254,7 @@ class Downsample(nn.Module):
         kernel, bias = _frame_conv_params(self, x.shape[-1], self.features)
 
         def convolve(inputs: tuple[AnyArray], _: AnyArray | None) -> AnyArray:
-            y = _conv2d(_per_frame(inputs[0]), kernel.astype(self.dtype), 2, ((0, 1), (0, 1)))
+            y = vae_conv.conv2d(vae_conv.per_frame(inputs[0]), kernel.astype(self.dtype), 2, ((0, 1), (0, 1)))
             return y.reshape(*x.shape[:2], *y.shape[1:])
 
         return vae_strips.apply(convolve, (x.astype(self.dtype),), self.strip_rows, 2) + bias.astype(self.dtype)
@@ -313,10 +284,10 @@ class Upsample(nn.Module):
         kernels = jnp.einsum("pai,qbj,ijcd->pqabcd", merge, merge, kernel).astype(self.dtype)
 
         def convolve(inputs: tuple[AnyArray], _: AnyArray | None) -> AnyArray:
-            small = _per_frame(inputs[0])
+            small = vae_conv.per_frame(inputs[0])
 
             def parity(p: int, q: int) -> AnyArray:
-                return _conv2d(small, kernels[p, q], 1, ((1 - p, p), (1 - q, q)))
+                return vae_conv.conv2d(small, kernels[p, q], 1, ((1 - p, p), (1 - q, q)))
 
             rows_of = [jnp.stack([parity(p, 0), parity(p, 1)], axis=3) for p in (0, 1)]
             return jnp.stack(rows_of, axis=2).reshape(batch, frames, -1, 2 * columns, self.features)

@@ -286,7 +286,7 @@ def test_clips_that_do_not_fit_are_explained(shape, message):
     [
         ({"temporal_compression": 3}, "temporal_compression is 3.*power of two up to 2"),
         ({"num_latent_frames_batch_size": 3}, "num_latent_frames_batch_size is 3.*of 2"),
-        ({"conv_impl": "fft"}, "'fft'; available: conv2d, conv3d"),
+        ({"conv_impl": "fft"}, "'fft'; available: auto, conv2d, conv3d, winograd"),
         ({"norm_groups": 3}, "norm_groups is 3, which does not divide 4"),
     ],
 )
