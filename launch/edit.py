@@ -1,14 +1,15 @@
 """Edit the motion in a video: python launch/edit.py --video=dog.mp4 --edit=edit.json
 
 Without flags it edits the packaged example clip with the packaged `tiny` model and scores the result against the truth.
-`edit.json` is described in motionv2v/edit_json.py. Bad input ends in one line and exit code 2.
+`edit.json` is described in motionv2v/edit_json.py. Bad input ends in one line and exit code 2. Compiled programs are
+kept for the next start in MOTIONV2V_CACHE, by default the user's cache folder; MOTIONV2V_CACHE=off keeps none.
 """
 
 import sys
 
 from absl import app, flags, logging
 
-from motionv2v import edit_run
+from motionv2v import compiled, edit_run
 
 VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packaged example")
 EDIT = flags.DEFINE_string("edit", None, "the edit.json: points, and what to do with their paths")
@@ -18,12 +19,14 @@ STEPS = flags.DEFINE_integer(
     "num_steps", None, "denoising steps; default: the model's", lower_bound=1, upper_bound=1000
 )
 GUIDANCE = flags.DEFINE_float("guidance", None, "text guidance scale, 1 is off; default: the model's", lower_bound=0.0)
+CACHE = flags.DEFINE_float("step_cache", None, "skip steps that change less, such as 0.1; 0 is off", lower_bound=0.0)
 SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    compiled.use_cache()
     try:
         result = edit_run.run(
             VIDEO.value,
@@ -32,6 +35,7 @@ def main(argv: list[str]) -> None:
             out=OUT.value,
             num_steps=STEPS.value,
             guidance=GUIDANCE.value,
+            cache=CACHE.value,
             seed=SEED.value,
         )
     except (ValueError, OSError) as error:

@@ -7,9 +7,10 @@ from pathlib import Path
 from absl import app, flags, logging
 from rich.progress import track
 
-from motionv2v import editing, evaluate, figures, tapvid, video
+from motionv2v import compiled, editing, evaluate, figures, step_cache_run, tapvid, video
 
-BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid"], "motionv2v/evaluate.py or tapvid.py")
+BENCHMARKS = ["synthetic", "tapvid", "step_cache"]
+BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", BENCHMARKS, "edits, a tracker, or edit.py's step cache")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder or work dir, tracker's weights")
 COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a row of the table")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
@@ -28,22 +29,22 @@ def edits() -> tuple[str, dict[str, float]]:
     rows = [evaluate.run_row(CHECKPOINT.value, editor, **options)]
     rows.append(evaluate.run_row("frozen base, no control", editor, use_control=False, **options))
     rows += [evaluate.run_row(name, editing.load(name), **options) for name in COMPARE.value]
-    for index, (pair, edited) in enumerate(zip(rows[0].pairs[:8], rows[0].videos[:8], strict=True)):
-        if OUT.value:
-            clip = evaluate.comparison_video(pair, edited)
-            video.write(Path(OUT.value) / f"pair_{index}.mp4", clip, fps=8)
-            figures.save_png(Path(OUT.value) / f"pair_{index}.png", figures.contact_sheet([(pair.caption, clip)], 4))
-    return evaluate.format_table(rows) + (f"\nwrote videos and sheets in {OUT.value}" if OUT.value else ""), rows[
-        0
-    ].results
+    for index, (pair, edited) in enumerate(zip(rows[0].pairs[:8], rows[0].videos if OUT.value else (), strict=False)):
+        clip, file = evaluate.comparison_video(pair, edited), Path(OUT.value) / f"pair_{index}"
+        video.write(file.with_suffix(".mp4"), clip, fps=8)
+        figures.save_png(file.with_suffix(".png"), figures.contact_sheet([(pair.caption, clip)], 4))
+    return evaluate.format_table(rows) + (f"\nwrote videos in {OUT.value}" if OUT.value else ""), rows[0].results
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    tracker = (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED)
+    cache = (step_cache_run.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS)
+    compiled.use_cache()
     try:
-        options = [flag.value for flag in (TRACKER, MODE, CHECKPOINT, PICKLE, SEED)]
-        text, results = edits() if BENCHMARK.value == "synthetic" else tapvid.table(*options, track)
+        table, *options = tracker if BENCHMARK.value == "tapvid" else cache
+        text, results = edits() if BENCHMARK.value == "synthetic" else table(*(o.value for o in options), track)
     except (ValueError, OSError) as error:
         if logging.level_debug():
             raise

@@ -1,7 +1,6 @@
 """Train: python launch/train.py --config=configs/motionv2v_tiny.py --workdir=runs/motionv2v_tiny
 
-The same command continues a run that was stopped or killed; --config.train.steps=1000 changes a field of the config,
---verbosity=1 shows tracebacks. On a cluster run it in every process (motionv2v/distributed.py; scripts in this folder).
+The same command continues a run; --verbosity=1 shows tracebacks. On a cluster see motionv2v/distributed.py.
 """
 
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import distributed, train
+from motionv2v import compiled, distributed, train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files import one another as `configs.common`
 
@@ -49,6 +48,7 @@ def main(_: list[str]) -> None:
     try:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
+        compiled.use_cache()
         distributed.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         train.train(CONFIG.value, WORKDIR.value or f"runs/{Path(file).stem}")

@@ -38,6 +38,7 @@ def run(
     out: str | Path = "outputs",
     num_steps: int | None = None,
     guidance: float | None = None,
+    cache: float | None = None,
     seed: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Result:
@@ -46,7 +47,8 @@ def run(
     Args:
         video_path, edit_path: both, or neither for the packaged example.
         checkpoint: a released name, a model folder or a training work dir.
-        out: folder of the results. num_steps, guidance, seed: None takes the model's, the model's, and the edit's.
+        out: folder of the results. num_steps, guidance, cache: as for `Editor.edit`; None takes the model's.
+        seed: None takes the edit's.
         say: called with one line per step of the work, and with every notice.
 
     Returns:
@@ -69,19 +71,14 @@ def run(
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}")
     if memory := editor.model.vae.memory_notice(*editor.size):
         say(f"notice  {memory}")
+    if plan := editor.reused_steps(cache, num_steps):
+        say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
     source = trackers.get("classical").track(frames, spec.queries)
     target = spec.apply(source)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
-    edited = editor.edit(
-        clip,
-        source,
-        target,
-        prompt=spec.prompt or editing.NULL_PROMPT,
-        seed=spec.seed if seed is None else seed,
-        num_steps=num_steps,
-        guidance=guidance,
-        notify=lambda line: say(f"notice  {line}"),
-    )
+    options = {"num_steps": num_steps, "guidance": guidance, "cache": cache}
+    options |= {"prompt": spec.prompt or editing.NULL_PROMPT, "seed": spec.seed if seed is None else seed}
+    edited = editor.edit(clip, source, target, **options, notify=lambda line: say(f"notice  {line}"))
     result = Result(clip, edited, source, target, {})
     if example:
         result.scores = score_example(clip, edited, source)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, sampling, sharding
+from motionv2v import checkpoints, compiled, optim, sampling, sharding, step_cache
 from motionv2v import model as modeling
 from motionv2v import tokenizer as tokenizers
 from motionv2v import video as video_io
@@ -76,7 +76,8 @@ class LoadedModel:
 
         Args:
             config, params: of the model.
-            folder: where a sentencepiece vocabulary lies, if `text.tokenizer` asks for one and no `tokenizer` is given.
+            folder: where the model's curve for the step cache lies, and a sentencepiece vocabulary, if `text.tokenizer`
+                asks for one and no `tokenizer` is given.
             mesh: from `sharding.make_mesh`. Guidance then runs its two predictions as one batch, one half of which each
                 half of a `data` axis takes; `context` and `tensor` divide a single clip.
 
@@ -85,7 +86,7 @@ class LoadedModel:
         """
         if mesh is not None:
             sharding.check(mesh, config, is_training=False)
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self.folder = config, mesh, folder
         self.model = modeling.build(config)
         self.params = sharding.place(params, mesh)
         kind, length = config.text.get("tokenizer", "bytes"), config.data.text_length
@@ -98,7 +99,35 @@ class LoadedModel:
 
     def expected_shapes(self) -> PyTree:
         """Return the shapes that the config's parameters must have."""
-        return jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))
+
+        def trace() -> dict[str, list[int]]:
+            shapes = jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))
+            return {path: list(leaf.shape) for path, leaf in optim.flatten(shapes).items()}
+
+        # Tracing every initialiser takes longer than loading the weights.
+        shapes = compiled.remembered("shapes", self.config, trace)
+        return optim.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
+
+    def program(self, function: Callable[..., Any], static: Sequence[str]) -> compiled.Program:
+        """Jit a function of this model, whose `static` arguments are its keywords; kept on disk, see `compiled`."""
+        name = f"{type(self).__name__}.{function.__name__}"
+        return compiled.Program(jax.jit(function, static_argnames=static), name, f"{self.config} {self.mesh}")
+
+    def reused_steps(self, threshold: float | None, num_steps: int | None = None) -> tuple[bool, ...] | None:
+        """Plan the step cache of a sample, see `step_cache.plan`; None where no step is reused.
+
+        Args:
+            threshold: None takes the config's, which is 0 unless it says otherwise. num_steps: None takes the config's.
+
+        Raises:
+            ValueError: if the threshold is impossible, or above 0 and nobody measured this model's curve.
+        """
+        settings = self.config.sample
+        threshold = settings.get("step_cache", 0.0) if threshold is None else threshold
+        if threshold == 0:
+            return None
+        plan = step_cache.plan(step_cache.load(self.folder), int(num_steps or settings.num_steps), threshold)
+        return plan if any(plan) else None
 
     @property
     def num_frames(self) -> int:
@@ -117,8 +146,9 @@ class Editor(LoadedModel):
     def __init__(self, *args: Any, **kwargs: Any):
         """Build as `LoadedModel`; nothing is compiled before it is used."""
         super().__init__(*args, **kwargs)
-        static = ("num_steps", "solver", "guidance", "use_control")
-        self._generate = jax.jit(self._generate_fn, static_argnames=static)
+        static = ("num_steps", "solver", "guidance", "use_control", "void")
+        self._generate = self.program(self._generate_fn, (*static, "reuse"))
+        self._measure = self.program(self._measure_fn, static)
 
     def edit(
         self,
@@ -130,6 +160,7 @@ class Editor(LoadedModel):
         seed: int = 0,
         num_steps: int | None = None,
         guidance: float | None = None,
+        cache: float | None = None,
         notify: Callable[[str], None] = warnings.warn,
     ) -> video_io.Clip:
         """Redraw a clip so that its points move along other paths (paper, section 3.3).
@@ -141,13 +172,15 @@ class Editor(LoadedModel):
             prompt: what the video shows. seed: same seed, same video.
             num_steps: denoising steps; None takes the config's.
             guidance: classifier-free guidance scale on the text; None takes the config's, 1 switches it off.
+            cache: threshold of the step cache (`step_cache`), 0 is off; None takes the config's, off unless it says so.
             notify: called with a sentence for each adaptation of frame count or size, and for too many points.
 
         Returns:
             The edited clip, of the same size, frame count and frame rate.
 
         Raises:
-            ValueError: if the tracks do not fit each other or the clip, saying both shapes; if the model cannot edit.
+            ValueError: if the tracks do not fit each other or the clip, saying both shapes; if the model cannot edit;
+                if `cache` is above 0 and the model's curve was not measured.
         """
         if self.model.method is None:
             raise ValueError(f"{self.config.get('name', 'this model')} has no control branch: it cannot edit motion")
@@ -159,10 +192,12 @@ class Editor(LoadedModel):
                 f"{source.xy.shape[0]} points: the method works best with at most {MAX_ADVISED_POINTS} "
                 "(paper, section 3.3); fewer, well-placed points follow better"
             )
+        reuse = self.reused_steps(cache, num_steps)
         times = self._frame_times(len(frames), notify)
         batch = self._batch(frames, source, target, times, notify)
         tokens = self.tokenizer.encode([prompt])
-        result = self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, guidance=guidance)[0]
+        options = {"num_steps": num_steps, "guidance": guidance} | ({"reuse": reuse} if reuse else {})
+        result = self.generate(jax.random.key(seed), batch, tokens, **options)[0]
         nearest = np.abs(np.arange(len(frames))[:, None] - times).argmin(1)
         return video_io.Clip(video_io.resize(np.asarray(result)[nearest], frames.shape[1:3]), clip.fps)
 
@@ -206,6 +241,7 @@ class Editor(LoadedModel):
         num_steps: int | None = None,
         guidance: float | None = None,
         use_control: bool = True,
+        reuse: tuple[bool, ...] | None = None,
     ) -> UInt8[AnyArray, "B T H W 3"]:
         """Edit a batch that is already at the model's frames and size; one compiled call from pixels to pixels.
 
@@ -215,13 +251,43 @@ class Editor(LoadedModel):
                 `target_visible` [B N T].
             tokens: of the prompts. num_steps, guidance: as in `edit`.
             use_control: False samples the frozen base without its control branch, for comparison.
+            reuse: which steps are not computed, from `reused_steps` or `step_cache.plan`; None for none.
         """
+        options = {"num_steps": num_steps, "guidance": guidance, "use_control": use_control}
+        return self._call(self._generate, key, batch, tokens, **options, reuse=reuse)
+
+    def measure_changes(
+        self,
+        key: Key,
+        batch: dict[str, AnyArray],
+        tokens: Int[AnyArray, "B L"],
+        *,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        use_control: bool = True,
+    ) -> dict[str, Float[AnyArray, "S"]]:
+        """Sample as `generate` does, and return how the prediction changes from step to step: `sampling.changes`."""
+        options = {"num_steps": num_steps, "guidance": guidance, "use_control": use_control}
+        return self._call(self._measure, key, batch, tokens, **options)
+
+    def _call(
+        self,
+        function: Callable[..., Any],
+        key: Key,
+        batch: dict[str, AnyArray],
+        tokens: AnyArray,
+        *,
+        num_steps: int | None,
+        guidance: float | None,
+        **options: Any,
+    ) -> Any:
+        """Call a compiled function with the config's settings where none are given."""
         settings = self.config.sample
         scale = float(settings.scale if guidance is None else guidance)
         kind = settings.guidance if guidance is None else "constant"
         null = self.tokenizer.encode([settings.get("negative_prompt", NULL_PROMPT)] * len(tokens))
         with sharding.use(self.mesh):
-            return self._generate(
+            return function(
                 self.params,
                 key,
                 {name: jnp.asarray(value) for name, value in batch.items() if name != "tokens"},
@@ -230,7 +296,8 @@ class Editor(LoadedModel):
                 num_steps=int(num_steps or settings.num_steps),
                 solver=settings.solver,
                 guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
-                use_control=use_control,
+                void=float(settings.get("guidance_void", 0.0)),
+                **options,
             )
 
     def text_to_video(
@@ -242,32 +309,28 @@ class Editor(LoadedModel):
         tokens = self.tokenizer.encode(list(prompts))
         return np.asarray(self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, use_control=False))
 
-    def _generate_fn(
-        self,
-        params: PyTree,
-        key: Key,
-        batch: dict[str, AnyArray],
-        tokens: AnyArray,
-        null: AnyArray,
-        *,
-        num_steps: int,
-        solver: str,
-        guidance: sampling.Guidance,
-        use_control: bool,
-    ) -> AnyArray:
+    def _generate_fn(self, params, key, batch, tokens, null, *, use_control, **settings):
+        """Edit from pixels to pixels: what `generate` compiles."""
+        sample_key, noise, conditions = self._start(params, key, batch, use_control)
+        latents = self.sample_latents(sample_key, params, noise, tokens, null, conditions, **settings)
+        video = modeling.decode(self.model, params, latents)
+        return constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
+
+    def _measure_fn(self, params, key, batch, tokens, null, *, use_control, **settings):
+        sample_key, noise, conditions = self._start(params, key, batch, use_control)
+        functions = self._denoisers(params, tokens, null, conditions)
+        return sampling.changes(sample_key, noise=noise, schedule=self.model.schedule, **functions, **settings)[1]
+
+    def _start(self, params: PyTree, key: Key, batch: dict[str, AnyArray], use_control: bool) -> tuple[Any, ...]:
+        """Draw the solver's key, the noise and, with the control branch, the conditions' latents."""
         model = self.model
         draw_key, noise_key, sample_key = jax.random.split(key, 3)
         conditions = None
         if use_control:
             drawn = model.method.batch_conditions(draw_key, batch, self.config.method)
-            drawn["videos"] = {name: constrain(video, "pixels") for name, video in drawn["videos"].items()}
             conditions = modeling.encode_conditions(model, params, drawn)
         shape = modeling.latent_shape(batch["source"].shape, model.vae.latent_channels)
-        noise = jax.random.normal(noise_key, shape)
-        settings = {"num_steps": num_steps, "solver": solver, "guidance": guidance}
-        latents = self.sample_latents(sample_key, params, noise, tokens, null, conditions, **settings)
-        video = modeling.decode(model, params, constrain(latents, "latents"))
-        return constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
+        return sample_key, jax.random.normal(noise_key, shape), conditions
 
     def sample_latents(
         self,
@@ -277,10 +340,7 @@ class Editor(LoadedModel):
         tokens: Int[AnyArray, "B L"],
         null: Int[AnyArray, "B L"],
         conditions: PyTree,
-        *,
-        num_steps: int,
-        solver: str,
-        guidance: sampling.Guidance,
+        **settings: Any,
     ) -> Float[AnyArray, "B t h w z"]:
         """Sample scaled latents from noise; pure, for use under jit (and, on a mesh, within `sharding.use`).
 
@@ -288,29 +348,30 @@ class Editor(LoadedModel):
             key: of the solver's own noise. params: as `self.params`.
             noise: N(0, 1). tokens, null: of the prompts, and of what guidance moves away from.
             conditions: latents of the method's conditions, or None for the base alone.
-            num_steps, solver, guidance: as for `sampling.sample`.
+            settings: num_steps, solver, guidance, reuse, void of `sampling.sample`.
         """
+        functions = self._denoisers(params, tokens, null, conditions)
+        return sampling.sample(key, noise=noise, schedule=self.model.schedule, **functions, **settings)
+
+    def _denoisers(self, params: PyTree, tokens: AnyArray, null: AnyArray, conditions: PyTree) -> dict[str, Any]:
+        """Build `denoise_fn` and `guided_fn` of a sample."""
         text, null_text = (modeling.embed_text(self.model, params, t) for t in (tokens, null))
         predict = partial(modeling.denoise, self.model, params)
 
         def guided(xt: AnyArray, timestep: AnyArray) -> tuple[AnyArray, AnyArray]:
             if self.mesh is None:
-                return predict(xt, timestep, text, conditions), predict(xt, timestep, null_text, conditions)
+                # One after the other, by one copy of the program: half the compilation of two calls.
+                both = jax.lax.map(lambda t: predict(xt, timestep, t, conditions), jnp.stack([text, null_text]))
+                return both[0], both[1]
             # One batch of both: where `data` is 2, each half of the devices predicts one.
             twice = lambda tree: jax.tree.map(lambda x: constrain(jnp.concatenate([x, x]), "batch"), tree)  # noqa: E731
             texts = jnp.concatenate([text, null_text])
             return tuple(jnp.split(predict(twice(xt), twice(timestep), texts, twice(conditions)), 2))
 
-        return sampling.sample(
-            key,
-            lambda xt, timestep: predict(xt, timestep, text, conditions),
-            noise,
-            self.model.schedule,
-            num_steps=num_steps,
-            solver=solver,
-            guidance=guidance,
-            guided_fn=guided,
-        )
+        return {
+            "denoise_fn": lambda xt, timestep: predict(xt, timestep, text, conditions),
+            "guided_fn": guided,
+        }
 
 
 def check_tracks(frames: UInt8[np.ndarray, "T H W 3"], source: Tracks, target: Tracks) -> None:

@@ -90,8 +90,8 @@ class Interpolator(editing.LoadedModel):
     def __init__(self, *args: Any, **kwargs: Any):
         """Build as `editing.LoadedModel`; nothing is compiled before it is used."""
         super().__init__(*args, **kwargs)
-        static = ("num_frames", "num_steps", "solver", "guidance")
-        self._generate = jax.jit(self._generate_fn, static_argnames=static)
+        static = ("num_frames", "num_steps", "solver", "guidance", "void")
+        self._generate = self.program(self._generate_fn, static)
 
     def __call__(
         self,
@@ -200,6 +200,7 @@ class Interpolator(editing.LoadedModel):
             num_steps=int(num_steps or settings.num_steps),
             solver=settings.solver,
             guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
+            void=float(settings.get("guidance_void", 0.0)),
         )
 
     def _generate_fn(
@@ -215,6 +216,7 @@ class Interpolator(editing.LoadedModel):
         num_steps: int,
         solver: str,
         guidance: sampling.Guidance,
+        void: float = 0.0,
     ) -> AnyArray:
         model, method = self.model, interpolation
         draw_key, noise_key, sample_key = jax.random.split(key, 3)
@@ -237,6 +239,7 @@ class Interpolator(editing.LoadedModel):
             num_steps=num_steps,
             solver=solver,
             guidance=guidance,
+            void=void,
             guided_fn=lambda xt, timestep: (predict(xt, timestep, text), predict(xt, timestep, null_text)),
         )
         video = modeling.decode(model, params, latents[:, extra:])

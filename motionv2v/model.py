@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from motionv2v import diffusion, methods
+from motionv2v.models.activations import constrain
 from motionv2v.models.dit import Denoiser, DiT
 from motionv2v.models.text import T5Encoder
 from motionv2v.models.vae import VAE, latent_shape
@@ -74,7 +75,12 @@ def init_params(key: Key, model: Model) -> PyTree:
     latents = jnp.zeros(latent_shape(video.shape, model.vae.latent_channels))
     text = jnp.zeros((1, model.config.data.text_length, model.denoiser.dit.text_dim))
     conditions = None if model.method is None else _empty_conditions(model, latents)
-    return params | model.denoiser.init(dit_key, latents, jnp.zeros((1,), jnp.int32), text, conditions)["params"]
+    # Nothing attends here: shapes are the same with `xla`, which every machine has.
+    dit = model.denoiser.dit.clone(attention_implementation="xla")
+    return (
+        params
+        | model.denoiser.clone(dit=dit).init(dit_key, latents, jnp.zeros((1,), jnp.int32), text, conditions)["params"]
+    )
 
 
 def condition_lengths(model: Model) -> dict[str, int]:
@@ -101,13 +107,17 @@ def add_maps(key: Key, model: Model, conditions: dict[str, Any], shape: tuple[in
 
 
 def encode(model: Model, params: PyTree, video: Float[AnyArray, "B T H W 3"]) -> Float[AnyArray, "B t h w z"]:
-    """Encode clips in [-1, 1] to scaled latents: the mode of the VAE's distribution, times its scaling factor."""
-    mean, _ = model.vae.apply({"params": params["vae"]}, video, method="encode")
+    """Encode clips in [-1, 1] to scaled latents: the mode of the VAE's distribution, times its scaling factor.
+
+    On a mesh the clips' rows and columns are divided over `context` and `tensor`, see `models.activations`.
+    """
+    mean, _ = model.vae.apply({"params": params["vae"]}, constrain(video, "pixels"), method="encode")
     return mean * model.vae.scaling_factor
 
 
 def decode(model: Model, params: PyTree, latents: Float[AnyArray, "B t h w z"]) -> Float[AnyArray, "B T H W 3"]:
-    """Decode scaled latents to clips in [-1, 1]."""
+    """Decode scaled latents to clips in [-1, 1]; on a mesh divided as in `encode`."""
+    latents = constrain(latents, "latents")
     video = model.vae.apply({"params": params["vae"]}, latents / model.vae.scaling_factor, method="decode")
     return jnp.clip(video, -1, 1)
 

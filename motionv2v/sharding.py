@@ -221,7 +221,16 @@ def place(params: PyTree, mesh: Mesh | None, **options: Any) -> PyTree:
     """Put parameters on the mesh by the rules, see `shardings`; on the default device without one."""
     if mesh is None:
         return jax.tree.map(jnp.asarray, params)
-    return jax.device_put(params, shardings(params, params, mesh, **options))
+    target = shardings(params, params, mesh, **options)
+    if jax.process_count() == 1:
+        return jax.device_put(params, target)
+
+    def spread(x: AnyArray, sharding: NamedSharding) -> AnyArray:
+        whole = np.asarray(x)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    # device_put would first send every copy around to compare it; the processes read the same files.
+    return jax.tree.map(spread, params, target)
 
 
 def build(fn: Callable[[PyTree], PyTree], params: PyTree, mesh: Mesh | None, **options: Any) -> PyTree:

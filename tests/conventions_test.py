@@ -15,16 +15,16 @@ LAYERS = (
     {"typing"},
     {"tracks", "camera", "video", "video_bytes", "video_scan", "selection", "tokenizer", "roll_call"},
     {
-        "models", "diffusion", "flops", "render", "prompts", "edits", "edit_fields", "edit_json", "metrics", "trackers",
-        "figures",
+        "models", "diffusion", "flops", "collectives", "render", "prompts", "edits", "edit_fields", "edit_json",
+        "metrics", "trackers", "figures",
     },
     {
-        "methods", "data", "optim", "sharding", "distributed", "checkpoints", "run_checkpoints", "convert", "sampling",
-        "model", "progress",
+        "methods", "data", "optim", "sharding", "memory", "distributed", "checkpoints", "run_checkpoints", "convert",
+        "sampling", "compiled", "step_cache", "model", "progress",
     },
     {
         "train", "tasks", "datasets", "prepare", "prepare_videos", "editing", "edit_run", "evaluate", "tapvid",
-        "editor", "experiment", "export", "interpolate",
+        "editor", "experiment", "export", "interpolate", "step_cache_run", "compile_check",
     },
 )  # fmt: skip
 """From the bottom up: a part of the package imports parts of its own layer and of those below it."""

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -179,3 +180,165 @@ def test_diffusers_guidance_has_the_published_jumps():
 def test_sample_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, **{"num_steps": 2, **arguments})
+
+
+# --- passes that are left out ----------------------------------------------------------------------------------------
+
+
+def counted(function, calls):
+    """Wrap a denoiser so that every call that is really made adds to `calls`."""
+
+    def wrapped(xt, timestep):
+        jax.debug.callback(lambda t: calls.append(int(t[0])), timestep, ordered=True)
+        return function(xt, timestep)
+
+    return wrapped
+
+
+def guided_sample(guidance, solver="ddim", num_steps=50, **options):
+    """Sample with counted calls; returns the sample, calls with the text and calls without."""
+    with_text, without = [], []
+    conditional, free = counted(toy, with_text), counted(other, without)
+    result = sampling.sample(
+        jax.random.key(0),
+        conditional,
+        NOISE,
+        SCHEDULE,
+        num_steps=num_steps,
+        solver=solver,
+        guidance=guidance,
+        guided_fn=lambda x, t: (conditional(x, t), free(x, t)),
+        **options,
+    )
+    jax.effects_barrier()
+    return result, with_text, without
+
+
+def always_both(guidance, solver, num_steps=50):
+    """The same as one denoiser that computes both predictions in every step, by the step's float32 weight."""
+    timesteps = sampling.time_grid(num_steps)
+    weights = jnp.asarray(sampling.guidance_weights(guidance, timesteps), jnp.float32)
+
+    def denoise_fn(xt, timestep):
+        weight = weights[jnp.searchsorted(-timesteps, -timestep[0])]
+        return other(xt, timestep) + weight * (toy(xt, timestep) - other(xt, timestep))
+
+    return sampling.sample(jax.random.key(0), denoise_fn, NOISE, SCHEDULE, num_steps=num_steps, solver=solver)
+
+
+@pytest.mark.parametrize("solver", sampling.SOLVERS)
+@pytest.mark.parametrize("kind", ["sat", "diffusers", "constant"])
+def test_void_guidance_is_left_out_and_changes_nothing(kind, solver):
+    guidance = Guidance(6.0, kind)
+    result, with_text, without = guided_sample(guidance, solver)
+    # By the formula, 3 (pi x^5)^2 / 2 with x = step / 50 is below float32's half unit in the last place up to step 7.
+    skipped = {"sat": 8, "diffusers": 0, "constant": 0}[kind]
+    assert with_text == list(sampling.time_grid(50)) and without == with_text[skipped:]
+    # b + 1 (a - b) rounds where a alone does not; 50 steps of it.
+    np.testing.assert_allclose(result, always_both(guidance, solver), atol=1e-4)
+
+
+def test_void_of_a_thousandth_leaves_out_twenty_of_fifty_passes():
+    guidance = Guidance(6.0, "sat")
+    result, with_text, without = guided_sample(guidance, void=1e-3)
+    assert (len(with_text), len(without)) == (50, 30)
+    # A thousandth of the difference, 0.2, at 20 steps that each move x by at most 0.05.
+    np.testing.assert_allclose(result, always_both(guidance, "ddim"), atol=1e-3 * 0.2)
+
+
+def test_guidance_of_scale_one_calls_the_text_free_model_never():
+    _, with_text, without = guided_sample(Guidance(1.0, "constant"), num_steps=5)
+    assert (len(with_text), len(without)) == (5, 0)
+
+
+# --- reused steps ----------------------------------------------------------------------------------------------------
+
+PLAN = [i % 3 != 0 and 2 <= i < 19 for i in range(20)]
+
+
+def linear_in_the_angle(xt, timestep):
+    """A prediction that depends on nothing but the angle of the step, and on that linearly."""
+    angle = jnp.arctan2(jnp.asarray(SCHEDULE.sigma)[timestep], jnp.asarray(SCHEDULE.alpha)[timestep])
+    return TRUTH * (1 - 0.4 * angle.reshape(-1, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("solver", sampling.SOLVERS)
+def test_reuse_is_exact_where_the_prediction_is_linear_in_the_angle(solver):
+    calls = []
+    options = {"num_steps": 20, "solver": solver}
+    result = sampling.sample(
+        jax.random.key(0), counted(linear_in_the_angle, calls), NOISE, SCHEDULE, reuse=PLAN, **options
+    )
+    jax.effects_barrier()
+    assert calls == [t for t, skipped in zip(sampling.time_grid(20), PLAN, strict=True) if not skipped]
+    full = sampling.sample(jax.random.key(0), linear_in_the_angle, NOISE, SCHEDULE, **options)
+    np.testing.assert_allclose(result, full, atol=2e-5)  # float32 rounding of the angles
+    other_plan = sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, reuse=PLAN, **options)
+    assert np.abs(other_plan - sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, **options)).max() > 1e-5
+
+
+@pytest.mark.parametrize("solver", sampling.SOLVERS)
+def test_reuse_keeps_both_predictions_of_guidance(solver):
+    """With guidance whose weight changes, the two predictions are extrapolated apart and weighted anew."""
+    plan = [i % 2 == 1 and i > 4 for i in range(20)]
+    guidance = Guidance(6.0, "sat")
+
+    def pair(x, t):
+        return linear_in_the_angle(x, t), 0.5 * linear_in_the_angle(x, t) + 0.1
+
+    def run(reuse):
+        return sampling.sample(
+            jax.random.key(0),
+            linear_in_the_angle,
+            NOISE,
+            SCHEDULE,
+            num_steps=20,
+            solver=solver,
+            guidance=guidance,
+            guided_fn=pair,
+            reuse=reuse,
+        )
+
+    # Seven times the rounding of one prediction.
+    np.testing.assert_allclose(run(plan), run(None), atol=2e-4)
+
+
+def test_a_plan_without_reuse_is_bit_equal_to_none():
+    for solver in sampling.SOLVERS:
+        none = run(jax.random.key(0), toy, num_steps=8, solver=solver)
+        empty = jax.jit(
+            lambda solver=solver: sampling.sample(
+                jax.random.key(0), toy, NOISE, SCHEDULE, num_steps=8, solver=solver, reuse=[False] * 8
+            )
+        )()
+        np.testing.assert_array_equal(none, empty)
+
+
+def test_model_calls_force_what_cannot_be_extrapolated():
+    grid = sampling.time_grid(10)
+    wanted = [True] * 10
+    np.testing.assert_array_equal(sampling.model_calls(sampling.NO_GUIDANCE, grid, wanted), [1, 1] + [0] * 8)
+    # Steps 0 and 1 are not guided: the first two guided ones have to be computed.
+    calls = sampling.model_calls(Guidance(6.0, "sat"), grid, wanted)
+    np.testing.assert_array_equal(calls, [1, 1, 2, 2] + [0] * 6)
+    np.testing.assert_array_equal(sampling.model_calls(Guidance(6.0), grid), [2] * 10)
+    with pytest.raises(ValueError, match="3 entries for 10 steps"):
+        sampling.model_calls(sampling.NO_GUIDANCE, grid, [False] * 3)
+
+
+def test_changes_match_a_slow_loop():
+    seen = []
+
+    def denoise_fn(xt, timestep):
+        v = toy(xt, timestep)
+        jax.debug.callback(lambda value: seen.append(np.array(value, np.float64)), v, ordered=True)
+        return v
+
+    sample, measured = sampling.changes(jax.random.key(0), denoise_fn, NOISE, SCHEDULE, num_steps=6)
+    jax.effects_barrier()
+    norm = np.linalg.norm
+    ratio = [1] + [norm(b) / norm(a) for a, b in itertools.pairwise(seen)]
+    change = [0] + [norm(b - a) / norm(a) for a, b in itertools.pairwise(seen)]
+    np.testing.assert_allclose(measured["ratio"], ratio, rtol=1e-5)
+    np.testing.assert_allclose(measured["change"], change, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(sample, run(jax.random.key(0), toy), atol=1e-6)
