@@ -15,6 +15,7 @@ does not fit, or cannot be read, is compiled anew, with one notice. Reading a pr
 files of this user are read.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +32,7 @@ from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 VARIABLE = "MOTIONV2V_CACHE"
 OFF = ("off", "0", "no", "false")
@@ -128,7 +130,8 @@ class Program:
             except Exception as error:
                 # Whatever is wrong with the file, in jax, pickle or the runtime, the answer is the same.
                 self._notify(f"stored program {path} cannot be used ({_line(error)}): compiled anew")
-        compiled = self.jitted.lower(*args, **static).compile()
+        with _compiling_anew():
+            compiled = self.jitted.lower(*args, **static).compile()
         try:
             _store(path, key, compiled)
         except Exception as error:
@@ -159,6 +162,19 @@ def remembered(name: str, identity: Any, make: Callable[[], Any]) -> Any:
     except OSError:
         pass
     return value
+
+
+@contextlib.contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """Leave XLA's cache out: what came from it cannot be stored again, parts of it would be missing when it runs."""
+    used = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # jax looks at the option once
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", used)
+        compilation_cache.reset_cache()
 
 
 def _load(path: Path, key: str, args: Any) -> Callable[..., Any]:

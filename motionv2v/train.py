@@ -41,7 +41,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, distributed, flops, optim, sharding, video
+from motionv2v import checkpoints, compiled, distributed, flops, optim, sharding, video
 from motionv2v.distributed import StopSignal
 from motionv2v.experiment import check_config, prepare_workdir
 from motionv2v.models.activations import constrain
@@ -79,7 +79,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
     check_config(config)
     mesh, workdir = sharding.from_config(config), Path(workdir)
     prepare_workdir(config, workdir)
-    if task is None:
+    is_own = task is None
+    if is_own:
         from motionv2v import tasks
 
         task = tasks.make(config)
@@ -96,6 +97,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
         for line in _plan(config, state, frozen, mesh):
             progress.say(line)
         step_fn = make_train_step(task.loss, optimizer, config, sharding.of(state, mesh))
+        if is_own:  # a config tells one of our tasks from another, not what else a caller may pass
+            step_fn = compiled.Program(step_fn, "train_step", f"{config} {mesh}", notify=progress.say)
         run = _Run(config, workdir, task, frozen, saver, writer, progress, mesh)
         batches = stack.enter_context(open_batches(task, data_state))
         stop = stack.enter_context(StopSignal())

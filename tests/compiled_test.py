@@ -257,6 +257,11 @@ def test_fresh_processes_with_several_devices(tmp_path, repository):
     assert again == [str(tmp_path), "one True 0", "mesh True 0"] and told == ""
     elsewhere, _ = start(tmp_path, repository, device="1")
     assert elsewhere[1:] == ["one True 1", "mesh True 1"], "a program belongs to its device"
+    for path in (tmp_path / "programs").glob("one*"):
+        path.unlink()
+    # XLA's cache still has it, but a program read from there would lack functions if it were stored.
+    for traced in (1, 0):
+        assert start(tmp_path, repository)[0][1:] == [f"one True {traced}", f"mesh True {traced}"]
     for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
         path.write_bytes(b"\x00garbage" * 9)
     damaged, told = start(tmp_path, repository)
