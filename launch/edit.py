@@ -26,6 +26,7 @@ SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lo
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
     compiled.use_cache()
     try:
         result = edit_run.run(

@@ -9,8 +9,7 @@ from rich.progress import track
 
 from motionv2v import compiled, editing, evaluate, figures, step_cache_run, tapvid, video
 
-BENCHMARKS = ["synthetic", "tapvid", "step_cache"]
-BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", BENCHMARKS, "edits, a tracker, or edit.py's step cache")
+BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid", "step_cache"], "what to measure")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder or work dir, tracker's weights")
 COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a row of the table")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
@@ -42,6 +41,7 @@ def main(argv: list[str]) -> None:
     tracker = (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED)
     cache = (step_cache_run.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS)
     compiled.use_cache()
+    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
     try:
         table, *options = tracker if BENCHMARK.value == "tapvid" else cache
         text, results = edits() if BENCHMARK.value == "synthetic" else table(*(o.value for o in options), track)

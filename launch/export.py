@@ -26,6 +26,7 @@ NOTE = flags.DEFINE_string("licence_note", "", "text of the licence note; defaul
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
     print(f"exporting {CHECKPOINT.value} as {FORMAT.value}, {WEIGHTS.value} weights in {DTYPE.value}, to {OUT.value}")
     settings = {"dtype": DTYPE.value, "ema": WEIGHTS.value == "ema"}
     try:

@@ -46,8 +46,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> None:
     try:
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
         compiled.use_cache()
         distributed.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         file = config_flags.get_config_filename(flags.FLAGS["config"])
