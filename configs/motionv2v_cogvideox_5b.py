@@ -56,6 +56,7 @@ def dit_5b() -> ConfigDict:
             "time_embed_dim": 512,
             "positions": "rope",
             "remat": "save_attention",
+            "attention_implementation": "auto",
             "dtype": "bfloat16",
         }
     )

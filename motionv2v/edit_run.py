@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motionv2v import edit_json, editing, evaluate, figures, trackers, video
+from motionv2v import edit_json, editing, evaluate, figures, memory, trackers, video
 from motionv2v import tracks as tracks_lib
 from motionv2v.data.synthetic import Pair
 from motionv2v.tracks import Tracks
@@ -69,8 +69,9 @@ def run(
     say(f"clip    {name}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {clip.fps:.3g} fps")
     editor = editing.load(checkpoint)
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}")
-    if memory := editor.model.vae.memory_notice(*editor.size):
-        say(f"notice  {memory}")
+    if notice := editor.model.vae.memory_notice(*editor.size):
+        say(f"notice  {notice}")
+    memory.check(editor.config, editor.mesh, "sample", say=lambda line: say(line.replace("memory ", "memory  ", 1)))
     if plan := editor.reused_steps(cache, num_steps):
         say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
     source = trackers.get("classical").track(frames, spec.queries)

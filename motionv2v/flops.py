@@ -15,20 +15,34 @@ is repeated to save memory does not count, nor do text encoder and autoencoder, 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 1153.5e12,
-    "A100": 312e12,
-    "H100": 989.5e12,
-    "H200": 989.5e12,
+
+class Chip(NamedTuple):
+    """What one device, as jax counts them, can do, as its maker states it.
+
+    Dense bfloat16 operations per second; bytes of its memory; bytes per second between memory and chip; bytes per
+    second that it sends to the other chips of its slice or node.
+    """
+
+    flops: float
+    memory: float
+    bandwidth: float
+    link: float
+
+
+CHIPS = {
+    "TPU v4": Chip(275e12, 32.0 * 2**30, 1228e9, 300e9),
+    "TPU v5 lite": Chip(197e12, 16.0 * 2**30, 800e9, 200e9),
+    "TPU v5e": Chip(197e12, 16.0 * 2**30, 800e9, 200e9),
+    "TPU v5p": Chip(459e12, 95.0 * 2**30, 2765e9, 600e9),
+    "TPU v5": Chip(459e12, 95.0 * 2**30, 2765e9, 600e9),
+    "TPU v6 lite": Chip(918e12, 32.0 * 2**30, 1600e9, 400e9),
+    "TPU v6e": Chip(918e12, 32.0 * 2**30, 1600e9, 400e9),
+    "TPU7x": Chip(1153.5e12, 96.0 * 2**30, 3690e9, 600e9),
+    "A100": Chip(312e12, 80e9, 2039e9, 300e9),
+    "H100": Chip(989.5e12, 80e9, 3350e9, 450e9),
+    "H200": Chip(989.5e12, 141e9, 4800e9, 450e9),
 }
-"""Dense bfloat16 operations per second by device, as their makers state them; a TPU7x device is one of two cores."""
+"""By a part of jax's `device_kind`; a TPU7x device is one of two cores. GPUs are SXM boards, the A100 of 80 GB."""
 
 
 class Count(NamedTuple):
@@ -95,7 +109,13 @@ def train_step(dit: Any, grid: Sequence[int], text_length: int, kind: str) -> fl
     return count.total + frozen + trained
 
 
+def chip(device_kind: str) -> Chip | None:
+    """Return what is known of a device by jax's `device_kind`; None if it is not in `CHIPS`."""
+    names = [name for name in CHIPS if name.lower() in device_kind.lower()]
+    return CHIPS[max(names, key=len)] if names else None
+
+
 def peak(device_kind: str) -> float | None:
-    """Return the bfloat16 operations per second of a device by jax's `device_kind`; None if it is not in `PEAKS`."""
-    names = [name for name in PEAKS if name.lower() in device_kind.lower()]
-    return PEAKS[max(names, key=len)] if names else None
+    """Return the bfloat16 operations per second of a device by jax's `device_kind`; None if it is not in `CHIPS`."""
+    known = chip(device_kind)
+    return known.flops if known else None

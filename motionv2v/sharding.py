@@ -73,7 +73,7 @@ def arrange(sizes: Mapping[str, int], dcn: Mapping[str, int] | None, devices: Se
     outer = _fill({"data": slices} if dcn is None else dcn, slices, "slice")
     inner = _fill(sizes, len(devices) // slices, "device")
     if slices == 1:
-        return mesh_utils.create_device_mesh(inner, devices)
+        return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
     return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, process_is_granule=by_process)
 
 

@@ -117,7 +117,7 @@ class DiT(nn.Module):
     control_wiring: str = "side"
     control_start: str = "zero"
     zero_init_modulation: bool = True
-    attention_implementation: str = "xla"
+    attention_implementation: str = "auto"
     remat: str | bool = "none"
     scan_unroll: int | bool = 1
     dtype: Any = jnp.float32
@@ -192,7 +192,7 @@ class DiT(nn.Module):
         """Turn latents, text and `Control.latents` into tokens, and add the positions that are not rotations."""
         embed = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")
         video = constrain(embed(layers.patchify(xt, self.patch_size, self.patch[0])), "tokens")
-        text = nn.Dense(self.width, dtype=self.dtype, name="text_embed")(text)
+        text = constrain(nn.Dense(self.width, dtype=self.dtype, name="text_embed")(text), "batch")
         tokens = control.tokens
         if control.latents is not None:
             tokens = embed(layers.patchify(control.latents, self.patch_size, self.patch[0]))

@@ -149,10 +149,11 @@ class GroupNorm(nn.Module):
             grouped = per_channel.reshape(batch, self.groups, -1).mean(axis=-1, keepdims=True)
             return jnp.broadcast_to(grouped, (batch, self.groups, channels // self.groups)).reshape(batch, channels)
 
-        flat = x.reshape(batch, -1, channels).astype(jnp.float32)
-        mean = over_groups(flat.mean(axis=1))
+        # Axes are not merged: on a mesh that divides rows or columns, every device would gather the merged array.
+        wide = x.astype(jnp.float32)
+        mean = over_groups(wide.mean(axis=(1, 2, 3)))
         # Two passes: E[x^2] - E[x]^2 loses digits when a channel's mean is large against its spread.
-        variance = over_groups(jnp.square(flat - mean[:, None]).mean(axis=1))
+        variance = over_groups(jnp.square(wide - mean[:, None, None, None]).mean(axis=(1, 2, 3)))
         gain = scale * jax.lax.rsqrt(variance + self.eps)
         return Normaliser(gain, bias - mean * gain, None, None, x.shape[1], x.shape[2], self.dtype)
 

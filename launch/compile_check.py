@@ -1,0 +1,48 @@
+"""Compile for a machine that is not here: python launch/compile_check.py --config=configs/motionv2v_cogvideox_5b.py
+
+--topology=v5p:4x4x8 names a TPU slice (needs libtpu, no TPU), cpu:512 as many devices on this machine. Prints what each
+program needs of every device, see motionv2v/compile_check.py. Fields of the config change on the command line:
+--config.mesh.fsdp=8. Bad input ends in one line and exit code 2; --verbosity=1 shows the traceback.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from motionv2v import compile_check, memory
+
+# Configs import each other as `configs.*`, from wherever this is started.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="the experiment")
+TOPOLOGY = flags.DEFINE_string("topology", "local", f"what to compile for: {compile_check.EXAMPLES}")
+WHAT = flags.DEFINE_list("what", ["train", "sample"], f"programs: {', '.join(memory.PROGRAMS)}")
+JSON = flags.DEFINE_string("json", None, "file to write the reports to")
+
+
+def main(argv: list[str]) -> None:
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected argument {argv[1]!r}")
+        if not flags.FLAGS["config"].present:
+            raise ValueError("--config is missing, expected a file such as configs/motionv2v_cogvideox_5b.py")
+        reports = []
+        for what in WHAT.value:
+            print(f"compiling {what} for {TOPOLOGY.value}: minutes for a large model", flush=True)
+            reports.append(compile_check.check(CONFIG.value, TOPOLOGY.value, what)[0])
+            print(compile_check.table(reports[-1]), flush=True)
+        if JSON.value:
+            Path(JSON.value).write_text(json.dumps([report._asdict() for report in reports], indent=1) + "\n")
+            print(f"wrote {JSON.value}")
+    except (ValueError, OSError) as error:
+        if logging.level_debug():
+            raise
+        print(f"compile_check: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,327 @@
+"""Compile the real training step and the real sampler for devices that this machine does not have, and measure them.
+
+Nothing is allocated and nothing runs: parameters, state and batch are shapes with a layout, and the compiler of the
+target says how many bytes each device needs and what the devices send each other. A topology is
+
+    v5p:4x4x8    a TPU slice as the cloud names it; needs libtpu (`pip install 'motionv2v[tpu]'`) and no TPU
+    cpu:512      so many devices on this machine: layouts and partitioning, in a minute; bytes of another compiler
+    local        the devices at hand
+
+and a program one of `memory.PROGRAMS`: `train`, a step on cached latents; `train_pixels`, one that draws the conditions
+and runs the autoencoder too; `sample`, a whole edit from pixels to pixels, all denoising steps and guidance included.
+
+The roofline is the least time a step can take: operations that the mathematics needs at the peak rate; arguments and
+results once through memory; what the devices send each other at the full rate of their links. The longest of the three
+bounds a step that overlaps them perfectly.
+"""
+
+import contextlib
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from motionv2v import collectives, datasets, editing, flops, memory, optim, sampling, sharding, tasks, tokenizer, train
+from motionv2v import model as modeling
+from motionv2v.models.activations import BATCH
+from motionv2v.models.vae import latent_shape
+from motionv2v.typing import PyTree
+
+EXAMPLES = "v5e:4x4, v6e:2x4, v5p:2x2x1, v5p:4x4x8, tpu7x:2x2x1, cpu:512, local"
+TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+GIB = 2**30
+
+
+class Program(NamedTuple):
+    """A jitted function, its abstract arguments laid out on the mesh, and its static ones; bytes of the optimizer's."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    static: dict[str, Any]
+    optimizer_bytes: int
+    flops: float
+
+
+class Report(NamedTuple):
+    """What the compiler says of one program; bytes are those of one device, times in seconds.
+
+    `peak` holds all the rest at the worst moment. `collectives` are of one execution, {kind: [count, bytes]};
+    `operations` those of all devices together; the last three are the roofline.
+    """
+
+    program: str
+    topology: str
+    device: str
+    devices: int
+    mesh: str
+    weights: int
+    optimizer: int
+    activations: int
+    peak: int
+    capacity: float
+    estimate: float
+    collectives: dict[str, list[int]]
+    lower_seconds: float
+    compile_seconds: float
+    operations: float
+    compute_time: float
+    memory_time: float
+    link_time: float
+
+
+def devices(topology: str) -> list[Any]:
+    """Return the devices of a topology, which may exist in the compiler's eyes only.
+
+    Raises ValueError for an unknown topology, or one whose compiler is missing, saying what there is.
+    """
+    kind, _, shape = topology.partition(":")
+    if topology == "local":
+        return jax.devices()
+    if kind == "cpu" and shape.isdigit() and int(shape) > 0:
+        return _host_devices(int(shape))
+    if kind not in TPUS or not shape.replace("x", "").isdigit():
+        raise ValueError(f"unknown topology {topology!r}; expected one like {EXAMPLES}")
+    # A machine without TPUs has no metadata server to ask, and may compile more than one program at a time.
+    for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+        os.environ.setdefault(name, "1")
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if "not installed" in reason:
+            reason = "the TPU compiler is not installed: pip install 'motionv2v[tpu]'"
+        raise ValueError(f"topology {topology!r}: {reason}; topologies are like {EXAMPLES}") from None
+
+
+def _host_devices(count: int) -> list[Any]:
+    with contextlib.suppress(RuntimeError):  # jax has started already, perhaps with enough devices
+        jax.config.update("jax_num_cpu_devices", count)
+    found = jax.devices("cpu")
+    if len(found) < count:
+        raise ValueError(f"topology 'cpu:{count}': jax started with {len(found)} CPU device(s); ask in a fresh process")
+    return found[:count]
+
+
+def make_mesh(config: Any, devices: list[Any], what: str) -> Mesh:
+    """Arrange devices for a program: `config.mesh` for training, `sampling_sizes` for one edit. ValueError as there."""
+    sizes = dict(config.get("mesh", None) or {"data": -1})
+    dcn = sizes.pop("dcn", None)
+    if what == "sample":
+        sizes, dcn = sampling_sizes(config, len(devices)), None
+    mesh = sharding.make_mesh(sizes, dcn, devices)
+    sharding.check(mesh, config, is_training=what != "sample")
+    return mesh
+
+
+def sampling_sizes(config: Any, count: int) -> dict[str, int]:
+    """Divide one guided sample: both predictions over `data`, tokens over `context`, what is left over `fsdp`."""
+    data = 2 if count % 2 == 0 and config.sample.guidance != "off" else 1
+    context = math.gcd(config.dit.num_heads, count // data)
+    return {"data": data, "context": context, "fsdp": count // data // context}
+
+
+def build(config: Any, mesh: Mesh, what: str) -> Program:
+    """Build a program of a config for a mesh. Raises ValueError for a program that the config does not have."""
+    if what not in memory.PROGRAMS:
+        raise ValueError(f"unknown program {what!r}; available: {', '.join(memory.PROGRAMS)}")
+    if what != "train" and "dit" not in config:
+        raise ValueError(f"{config.get('name', 'this config')} has no transformer: its only program is 'train'")
+    return _sampler(config, mesh) if what == "sample" else _training(config, mesh, what)
+
+
+def _training(config: Any, mesh: Mesh, what: str) -> Program:
+    task = tasks.make(config)
+    params = _shapes(task.model)
+    optimizer = optim.make_optimizer(config, params, task.trainable)
+    trainable, frozen = optim.partition(params, task.trainable)
+    state = jax.eval_shape(lambda masters: train.init_state(masters, optimizer), trainable)
+    layout = sharding.shardings(state, trainable, mesh)
+    frozen = _cast(frozen, config.train.get("frozen_dtype", "float32"))
+    is_cached = what == "train" and task.model.denoiser is not None
+    batch = (latents_batch if is_cached else pixels_batch)(config, task.model, config.train.batch_size)
+    rows = NamedSharding(mesh, PartitionSpec(BATCH))
+    placed = _place(state, layout)
+    arguments = (
+        placed,
+        _place(frozen, sharding.shardings(frozen, frozen, mesh)),
+        _place(batch, jax.tree.map(lambda _: rows, batch)),
+    )
+    step = train.make_train_step(task.loss, optimizer, config, layout)
+    count = getattr(task, "flops_per_sample", lambda: math.nan)()
+    return Program(step, arguments, {}, _local_bytes((placed.ema, placed.opt_state)), count * config.train.batch_size)
+
+
+def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
+    # Bytes stand in for a vocabulary: the program sees their numbers only.
+    editor = editing.Editor(config, {}, mesh=mesh, tokenizer=tokenizer.make("bytes", config.data.text_length))
+    model, settings = editor.model, config.sample
+    params = _cast(_shapes(model), "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32")
+    whole = NamedSharding(mesh, PartitionSpec())
+    given = pixels_batch(config, model, size)
+    tokens = given.pop("tokens")
+    del given["target"], given["edited"]
+    arguments = (
+        _place(params, sharding.shardings(params, params, mesh)),
+        *_place_whole((jax.eval_shape(lambda: jax.random.key(0)), given, tokens, tokens), whole),
+    )
+    guidance = sampling.Guidance(settings.scale, settings.guidance)
+    static = {"num_steps": settings.num_steps, "solver": settings.solver, "guidance": guidance}
+    static["use_control"] = model.method is not None
+    _, *grid = latent_shape((1, *modeling.clip_shape(model)), model.vae.latent_channels)[:4]
+    passes = settings.num_steps * (1 if settings.guidance == "off" else 2)
+    count = flops.forward(model.denoiser.dit, grid, config.data.text_length, use_control=static["use_control"]).total
+    generate = jax.jit(editor._generate_fn, static_argnames=tuple(static))
+    return Program(generate, arguments, static, 0, passes * size * count)
+
+
+def latents_batch(config: Any, model: modeling.Model, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of a batch of `size` cached samples, as `data.latents` stores them."""
+    _, frames, *rest = latent_shape((1, *modeling.clip_shape(model)), model.vae.latent_channels)
+    lengths = {"source_video": frames} if model.method is None else modeling.condition_lengths(model)
+    lengths = {"target": frames, **lengths}
+    batch = {f"{name}_latents": jax.ShapeDtypeStruct((size, t, *rest), np.float16) for name, t in lengths.items()}
+    return batch | {"tokens": jax.ShapeDtypeStruct((size, config.data.text_length), np.int32)}
+
+
+def pixels_batch(config: Any, model: modeling.Model, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of a batch of `size` drawn or stored pairs of clips."""
+    frames, points = model.config.data.num_frames, datasets.scene_config(config).num_points
+    batch = {"tokens": jax.ShapeDtypeStruct((size, config.data.text_length), np.int32)}
+    batch["edited"] = jax.ShapeDtypeStruct((size, points), bool)
+    for side in ("source", "target"):
+        batch[side] = jax.ShapeDtypeStruct((size, *modeling.clip_shape(model)), np.uint8)
+        batch[f"{side}_xy"] = jax.ShapeDtypeStruct((size, points, frames, 2), np.float32)
+        batch[f"{side}_visible"] = jax.ShapeDtypeStruct((size, points, frames), bool)
+    return batch
+
+
+def check(config: Any, topology: str, what: str = "train") -> tuple[Report, Any]:
+    """Compile a program of a config for a topology; return the report and jax's compiled program.
+
+    Raises:
+        ValueError: for an unknown topology or program, a mesh or batch that does not fit it, or a program that needs
+            more memory than the device has, each with what would fit.
+    """
+    found = devices(topology)
+    mesh = make_mesh(config, found, what)
+    program = build(config, mesh, what)
+    estimate = memory.estimate(config, mesh, what)
+    chip = flops.chip(found[0].device_kind)
+    start = time.perf_counter()
+    with sharding.use(mesh):
+        lowered = program.function.lower(*program.arguments, **program.static)
+    middle = time.perf_counter()
+    with _explained(config, mesh, what, chip):
+        compiled = lowered.compile()
+    end = time.perf_counter()
+    used = compiled.memory_analysis()
+    traffic = collectives.traffic(compiled.as_text())
+    peak = _peak(used, found[0].platform)
+    sent = sum(one.bytes for one in traffic.values())
+    per_chip = program.flops / len(found)
+    moved = used.argument_size_in_bytes + used.output_size_in_bytes
+    report = Report(
+        program=what,
+        topology=topology,
+        device=found[0].device_kind,
+        devices=len(found),
+        mesh=sharding.describe(mesh.shape),
+        weights=used.argument_size_in_bytes - program.optimizer_bytes,
+        optimizer=program.optimizer_bytes,
+        activations=peak - used.argument_size_in_bytes,
+        peak=peak,
+        capacity=chip.memory if chip else math.nan,
+        estimate=estimate.peak,
+        collectives={kind: list(one) for kind, one in traffic.items()},
+        lower_seconds=middle - start,
+        compile_seconds=end - middle,
+        operations=program.flops,
+        compute_time=per_chip / chip.flops if chip else math.nan,
+        memory_time=moved / chip.bandwidth if chip else math.nan,
+        link_time=sent / chip.link if chip else math.nan,
+    )
+    return report, compiled
+
+
+def table(report: Report) -> str:
+    """Write a report for people."""
+    lines = [
+        f"{report.program} for {report.topology}: {report.devices} x {report.device}, mesh {report.mesh}",
+        f"  weights      {report.weights / GIB:9.2f} GiB per device, with the batch",
+        f"  optimizer    {report.optimizer / GIB:9.2f} GiB",
+        f"  activations  {report.activations / GIB:9.2f} GiB, gradients and temporary arrays",
+    ]
+    of = "" if math.isnan(report.capacity) else f" of {report.capacity / GIB:.1f}"
+    lines += [
+        f"  peak         {report.peak / GIB:9.2f} GiB{of} (estimated without compiling: {report.estimate / GIB:.2f})"
+    ]
+    lines += [f"  {kind:19s} {count:5d} x, {size / GIB:8.2f} GiB" for kind, (count, size) in report.collectives.items()]
+    lines += [f"  lowered in {report.lower_seconds:.0f} s, compiled in {report.compile_seconds:.0f} s"]
+    lines += [f"  {report.operations / 1e12:,.1f} TFLOP needed on all devices"]
+    if not math.isnan(report.compute_time):
+        parts = (report.compute_time, report.memory_time, report.link_time)
+        lines += [f"  at least {max(parts):.3f} s: compute {parts[0]:.3f}, memory {parts[1]:.3f}, links {parts[2]:.3f}"]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _explained(config: Any, mesh: Mesh, what: str, chip: flops.Chip | None) -> Iterator[None]:
+    """Turn the compiler's refusal into a line that says what would fit."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise ValueError(f"{what}: the compiler fails: {' '.join(str(error).split())[:300]}") from error
+        text = " ".join(str(error).split())
+        space = re.search(r"memory space (\w+)", text)
+        sizes = re.search(
+            r"(Used [\d.]+\w+ of [\d.]+\w+|Scoped allocation with size [\d.]+\w+ and limit [\d.]+\w+)", text
+        )
+        reason = sizes[1] if sizes else text[:200]
+        if space and space[1] == "vmem":
+            raise ValueError(
+                f"{what} does not compile: a kernel needs more of the chip's own memory than XLA grants: {reason}; "
+                "expected smaller blocks in motionv2v.models.attention_splash.BLOCKS"
+            ) from None
+        advice = memory.advice(config, mesh, what, float(chip.memory) if chip else math.inf)
+        raise ValueError(f"{what} does not fit: {reason}; {advice}") from None
+
+
+def _peak(used: Any, platform: str) -> int:
+    """Return the bytes at the worst moment; XLA's CPU compiler leaves its temporary arrays out of that number."""
+    if platform != "cpu":
+        return used.peak_memory_in_bytes
+    given = used.argument_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
+    return given + used.temp_size_in_bytes
+
+
+def _shapes(model: modeling.Model) -> PyTree:
+    return jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+
+
+def _place(tree: PyTree, shardings: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def _place_whole(tree: PyTree, whole: NamedSharding) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree)
+
+
+def _cast(tree: PyTree, dtype: str) -> PyTree:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype), tree
+    )
+
+
+def _local_bytes(tree: PyTree) -> int:
+    """Add up what one device stores."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

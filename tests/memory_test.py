@@ -1,0 +1,188 @@
+"""Memory told before the run: beside what compilers report, by what it depends on, and what is said and refused."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+from jax.sharding import AbstractMesh, AxisType
+
+from configs import motionv2v_cogvideox_5b
+from motionv2v import compile_check, memory, optim, sharding
+from motionv2v import model as modeling
+from motionv2v.models.activations import AXES
+from motionv2v.models.dit import DiT
+
+GIB = 2**30
+BUDGETS = json.loads((Path(__file__).parents[1] / "benchmarks" / "tpu_budgets.json").read_text(encoding="utf-8"))
+
+
+def mesh(**sizes):
+    sizes = tuple(sizes.get(axis, 1) for axis in AXES)
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def large(batch_size=4, remat="save_attention"):
+    cfg = motionv2v_cogvideox_5b.get_config()
+    cfg.train.batch_size, cfg.dit.remat = batch_size, remat
+    return cfg
+
+
+# --- how close ---
+
+
+@pytest.mark.parametrize(
+    "row", BUDGETS["programs"], ids=lambda row: f"{row['program']} {row['topology']} {row['remat']}"
+)
+def test_estimate_of_5b_is_near_what_the_tpu_compiler_said(row):
+    """Within a third: good enough to tell what cannot run. The numbers are those of `launch/compile_check.py`."""
+    cfg = large(row["batch_size"], row["remat"])
+    got = memory.estimate(cfg, mesh(**row["mesh"]), row["program"]).peak / GIB
+    assert 0.75 < got / row["measured_gib"] < 1.33
+
+
+@pytest.mark.parametrize("remat", ["full", "none"])
+def test_estimate_of_a_small_model_is_near_what_the_cpu_compiler_says(remat):
+    """Within a factor of two: 4 blocks and 2 control blocks of width 128 on 256 + 12 tokens."""
+    cfg = tiny_model.config(num_frames=13, size=(128, 128))
+    cfg.dit.update({"num_layers": 4, "num_heads": 8, "control_depth": 2, "remat": remat, "scan_unroll": False})
+    cfg.dit.attention_implementation = "chunked"
+    cfg.optim.name = "adamw"
+    cfg.train.batch_size = 8
+    program = compile_check.build(cfg, sharding.make_mesh({"data": 1}), "train")
+    used = program.function.lower(*program.arguments).compile().memory_analysis()
+    # Beside arguments that it changes in place, the CPU's compiler counts every temporary array.
+    peak = used.argument_size_in_bytes + used.temp_size_in_bytes
+    assert 0.5 < memory.estimate(cfg).peak / peak < 2
+
+
+def test_weights_are_the_arguments_of_the_program():
+    """What is stored, parameter by parameter, is what the compiled step is given, on one device and on a part."""
+    cfg = large()
+    model = modeling.build(cfg)
+    shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    trainable, frozen = optim.partition(shapes, cfg.optim.schedule)
+    whole = memory.estimate(cfg)
+    masters, rest = optim.count(trainable), optim.count(frozen) - optim.count(frozen["vae"])
+    assert whole.weights == pytest.approx(4 * masters + 2 * masters + 2 * rest)
+    assert whole.optimizer == pytest.approx(4 * 4 * masters)
+    assert memory.estimate(cfg, mesh(fsdp=8)).weights == pytest.approx(whole.weights / 8, rel=0.02)
+    assert memory.estimate(cfg, mesh(data=4)).weights == whole.weights
+
+
+def test_activations_follow_what_they_depend_on():
+    assert [memory.estimate(large(remat=r)).activations for r in ("full", "save_attention", "none")] == sorted(
+        memory.estimate(large(remat=r)).activations for r in ("none", "full", "save_attention")
+    )
+    one, two = (memory.estimate(large(size), mesh(fsdp=2)).activations for size in (2, 4))
+    assert 1.8 < two / one < 2.01
+    halved = large(4)
+    halved.train.accumulate = 2
+    assert memory.estimate(halved).activations == memory.estimate(large(2)).activations
+    assert memory.estimate(large(2), mesh(context=4)).activations < 0.35 * memory.estimate(large(2)).activations
+    pixels = memory.estimate(large(), what="train_pixels")
+    assert (
+        pixels.weights > memory.estimate(large()).weights and pixels.activations >= memory.estimate(large()).activations
+    )
+
+
+def test_sampling_needs_no_optimizer():
+    sampled = memory.estimate(large(), what="sample")
+    assert sampled.optimizer == 0 and sampled.weights < memory.estimate(large()).weights
+    with pytest.raises(ValueError, match="unknown program 'edit'; available: train, train_pixels, sample"):
+        memory.estimate(large(), what="edit")
+
+
+# --- what is said ---
+
+
+def test_what_fits_is_said_in_one_line():
+    lines = []
+    got = memory.check(tiny_model.config(), available=2.0**40, say=lines.append)
+    assert got == memory.estimate(tiny_model.config()) and len(lines) == 1
+    assert "memory for train: weights" in lines[0] and "available: 1024.00 GiB" in lines[0]
+
+
+def test_what_does_not_fit_is_refused_with_what_would():
+    """One of 80 GB: neither a smaller batch nor more recomputation makes room for 62 GB of weights and optimizer."""
+    with pytest.raises(
+        ValueError, match=r"train needs about [\d.]+ GiB on each device, which has 74\.5; would fit: "
+    ) as e:
+        memory.check(large(32), available=80e9, say=lambda _: None)
+    assert "\n" not in str(e.value) and "mesh.fsdp=" in str(e.value)
+    # What is advised does fit.
+    with pytest.raises(ValueError, match=r"would fit: dit\.remat='full'"):
+        memory.check(large(4), mesh(fsdp=4), available=36.0 * GIB, say=lambda _: None)
+    memory.check(large(4, "full"), mesh(fsdp=4), available=36.0 * GIB, say=lambda _: None)
+    with pytest.raises(ValueError, match=r"no smaller batch, remat, number type or mesh would fit"):
+        memory.check(large(4), available=1e6, say=lambda _: None)
+
+
+@pytest.mark.parametrize("what", sorted(set(memory.PROGRAMS) - set(memory.FITTED)))
+def test_rough_estimates_warn_and_never_refuse(what):
+    lines = []
+    assert memory.check(large(), available=1e9, what=what, say=lines.append) == memory.estimate(large(), what=what)
+    assert len(lines) == 1 and "; this may fail: " in lines[0] and "would fit" in lines[0]
+
+
+def test_smaller_batches_and_frozen_types_are_offered():
+    cfg = tiny_model.config()
+    cfg.dit.remat = "full"
+    cfg.train.batch_size = 64
+    names = [name for name, _, _ in memory._changes(cfg, None, "train")]
+    assert names[0] == "train.frozen_dtype='bfloat16'"
+    assert "train.batch_size=32" in names and "train.accumulate=2" in names and "mesh.fsdp=2 (2 devices)" in names
+    assert cfg.dit.remat == "full" and "frozen_dtype" not in cfg.train, "the config itself stays as it is"
+
+
+def test_free_memory_of_a_host(tmp_path):
+    assert memory.host_memory(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 16000 kB\nMemAvailable:   8000 kB\n")
+    assert memory.host_memory(tmp_path) == 8000 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("5000\n")
+    assert memory.host_memory(tmp_path) == 8000 * 1024
+    (group / "memory.max").write_text("105000\n")
+    assert memory.host_memory(tmp_path) == 100_000
+
+
+def test_memory_of_a_device():
+    class Device:
+        platform, device_kind = "tpu", "TPU v5 lite"
+
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    assert memory.capacity(Device({"bytes_limit": 123})) == 123
+    assert memory.capacity(Device(None)) == 16 * GIB
+    assert memory.capacity() > 0
+
+
+# --- what remat keeps ---
+
+
+def test_save_attention_keeps_attention_inside_shard_map():
+    """On a mesh attention runs in a `shard_map`; its named output still is all that `save_attention` keeps more."""
+    sizes = {"num_layers": 3, "num_heads": 4, "head_dim": 32, "text_dim": 24, "text_length": 5, "time_embed_dim": 16}
+    inputs = (jnp.zeros((2, 2, 6, 6, 16)), jnp.zeros((2,), jnp.int32), jnp.zeros((2, 5, 24)))
+    params = jax.eval_shape(DiT(**sizes).init, jax.random.key(0), *inputs)["params"]
+
+    def residuals(remat, implementation):
+        model = DiT(**sizes, remat=remat, attention_implementation=implementation)
+        with jax.set_mesh(sharding.make_mesh({"data": 1})):
+            run = lambda p: model.apply({"params": p}, *inputs)  # noqa: E731
+            assert "shard_map" in str(jax.make_jaxpr(run)(params))
+            kept = jax.eval_shape(lambda p: jax.vjp(run, p)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+    tokens = 2 * (2 * 3 * 3 + 5)
+    assert residuals("save_attention", "xla") - residuals("full", "xla") == 3 * tokens * 128
+    # `chunked` keeps one number more per token and head.
+    assert residuals("save_attention", "chunked") - residuals("full", "chunked") == 3 * tokens * (128 + 4)
+    assert residuals("none", "xla") > residuals("save_attention", "xla") + 3 * tokens * np.int64(128)
