@@ -24,6 +24,7 @@ JSON = flags.DEFINE_string("json", None, "file to write the reports to")
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}")
