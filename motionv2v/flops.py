@@ -42,7 +42,9 @@ CHIPS = {
     "H100": Chip(989.5e12, 80e9, 3350e9, 450e9),
     "H200": Chip(989.5e12, 141e9, 4800e9, 450e9),
 }
-"""By a part of jax's `device_kind`; a TPU7x device is one of two cores. GPUs are SXM boards, the A100 of 80 GB."""
+"""By a part of jax's `device_kind`; a TPU7x device is one of two cores. GPUs are SXM boards, the A100 of 80 GB.
+
+Only the figures of v5e and v6e were compared with their maker's page; check the others before you plan on them."""
 
 
 class Count(NamedTuple):

@@ -69,8 +69,8 @@ FILTERS = (
 """F(1, 3), which is the plain sum, to F(4, 3). Larger ones save little more and lose digits."""
 
 FEWEST_CHANNELS = 16
-"""Where products are cheap, adding frames up costs more than it saves: with 8 channels F(4, 3) takes 1.3 times as long
-as "conv2d", with 16 channels 0.8 (32x32 pixels, processor time of a shared 2-core machine)."""
+"""Where products are cheap, adding frames up costs more than it saves: with 8 channels it did, with 16 it no longer did
+(`benchmarks/cogvideox.py --variants --shape`)."""
 
 
 def conv2d(
