@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tiny_model
 
-from motionv2v import editing, optim, sampling, sharding, tasks, train
+from motionv2v import collectives, editing, optim, sampling, sharding, tasks, train
 from motionv2v import model as modeling
 
 MESHES = {
@@ -106,6 +106,20 @@ def edit(mesh):
     return np.asarray(editor.generate(jax.random.key(3), batch, tokens, num_steps=1, guidance=2.0)).astype(float)
 
 
+def autoencoder_traffic(mesh):
+    """Compile encoder and decoder for clips divided in space: {name: kinds of collectives}."""
+    cfg = tiny_model.config("vae", size=(64, 64))
+    model = modeling.build(cfg)
+    params = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    kinds = {}
+    with sharding.use(mesh):
+        for function, shape in ((modeling.decode, (2, 2, 8, 8, 16)), (modeling.encode, (2, 5, 64, 64, 3))):
+            x = jax.ShapeDtypeStruct(shape, np.float32)
+            program = jax.jit(partial(function, model)).lower(params, x).compile()
+            kinds[function.__name__] = sorted(collectives.traffic(program.as_text()))
+    return kinds
+
+
 def main(folder):
     """Write what sharding_test.py looks at."""
     run(folder / "run", 1, fsdp=8)
@@ -118,6 +132,7 @@ def main(folder):
         scale = {key: float(np.abs(value).max()) for key, value in expected.items()}
         found[name] = {key: float(np.abs(got[key] - expected[key]).max()) / scale[key] for key in expected}
     found["edit"] = float(np.abs(edit(None) - edit(sharding.make_mesh({"data": 2, "context": 4}))).max())
+    found["autoencoder"] = autoencoder_traffic(sharding.make_mesh({"data": 2, "context": 4}))
     (folder / "differences.json").write_text(json.dumps(found), encoding="utf-8")
 
 

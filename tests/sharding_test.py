@@ -227,6 +227,12 @@ def test_an_edit_on_a_mesh_is_the_edit(eight):
     assert eight[1]["edit"] <= 1
 
 
+def test_the_autoencoder_is_never_gathered(eight):
+    """Devices exchange the rows at their borders and the sums of their norms, not whole pictures."""
+    expected = ["all-reduce", "collective-permute"]
+    assert eight[1]["autoencoder"] == {"decode": expected, "encode": expected}
+
+
 def test_the_state_is_divided(eight):
     """mlp_up's momentum [depth D 4D] on fsdp 4 x tensor 2."""
     assert eight[1]["whole"] == [1, 128, 512] and eight[1]["part"] == [1, 32, 256]
