@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.method = ConfigDict({"name": "motionv2v", "sigma": 3.0, "colors": "any", "first_frame_latents": False})
     config.data.update({"caption_dropout": 0.5, "swap": 0.5})
     config.loss = ConfigDict({"timesteps": "high_noise", "power": 3.0})
-    config.sample = ConfigDict({"solver": "ddim", "num_steps": 1, "guidance": "off", "scale": 1.0})
+    config.sample = ConfigDict({"solver": "ddim", "num_steps": 1, "guidance": "off", "scale": 1.0, "views": 8})
     config.optim = common.optimizer(
         ("(vae|text)/.*", None),
         ("(dit/control|conditioner)/.*", {"peak": 2e-3, "warmup": 100, "decay": "cosine", "end": 1e-5}),

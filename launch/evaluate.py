@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from rich.progress import track
 
-from motionv2v import compiled, editing, evaluate, figures, step_cache_run, tapvid, video
+from motionv2v import compiled, editing, evaluate, step_cache_run, tapvid
 
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid", "step_cache"], "what to measure")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder or work dir, tracker's weights")
@@ -15,6 +15,7 @@ COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a 
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 7, "which held-out pairs, or scenes", lower_bound=0)
 STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the model's", lower_bound=1)
+VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many turned views; default: the model's")
 JSON = flags.DEFINE_string("json", None, "file for the results")
 OUT = flags.DEFINE_string("out", None, "synthetic: folder for videos and a contact sheet of the first pairs")
 TRACKER = flags.DEFINE_string("tracker", "classical", "tapvid: the tracker's name")
@@ -24,14 +25,12 @@ PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as 
 
 def edits() -> tuple[str, dict[str, float]]:
     options = {"num_pairs": NUM_PAIRS.value, "seed": SEED.value, "num_steps": STEPS.value, "progress": track}
-    editor = editing.load(CHECKPOINT.value)
-    rows = [evaluate.run_row(CHECKPOINT.value, editor, **options)]
+    editor, views = editing.load(CHECKPOINT.value), VIEWS.value and int(VIEWS.value)
+    rows = [evaluate.run_row(CHECKPOINT.value, editor, num_views=views, **options)]
     rows.append(evaluate.run_row("frozen base, no control", editor, use_control=False, **options))
-    rows += [evaluate.run_row(name, editing.load(name), **options) for name in COMPARE.value]
-    for index, (pair, edited) in enumerate(zip(rows[0].pairs[:8], rows[0].videos if OUT.value else (), strict=False)):
-        clip, file = evaluate.comparison_video(pair, edited), Path(OUT.value) / f"pair_{index}"
-        video.write(file.with_suffix(".mp4"), clip, fps=8)
-        figures.save_png(file.with_suffix(".png"), figures.contact_sheet([(pair.caption, clip)], 4))
+    rows += [evaluate.run_row(name, editing.load(name), num_views=views, **options) for name in COMPARE.value]
+    if OUT.value:
+        evaluate.write_videos(rows[0], OUT.value)
     return evaluate.format_table(rows) + (f"\nwrote videos in {OUT.value}" if OUT.value else ""), rows[0].results
 
 

@@ -39,6 +39,7 @@ def run(
     num_steps: int | None = None,
     guidance: float | None = None,
     cache: float | None = None,
+    num_views: int | None = None,
     seed: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Result:
@@ -47,7 +48,8 @@ def run(
     Args:
         video_path, edit_path: both, or neither for the packaged example.
         checkpoint: a released name, a model folder or a training work dir.
-        out: folder of the results. num_steps, guidance, cache: as for `Editor.edit`; None takes the model's.
+        out: folder of the results.
+        num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's.
         seed: None takes the edit's.
         say: called with one line per step of the work, and with every notice.
 
@@ -77,7 +79,7 @@ def run(
     source = trackers.get("classical").track(frames, spec.queries)
     target = spec.apply(source)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
-    options = {"num_steps": num_steps, "guidance": guidance, "cache": cache}
+    options = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views}
     options |= {"prompt": spec.prompt or editing.NULL_PROMPT, "seed": spec.seed if seed is None else seed}
     edited = editor.edit(clip, source, target, **options, notify=lambda line: say(f"notice  {line}"))
     result = Result(clip, edited, source, target, {})

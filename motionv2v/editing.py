@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, compiled, optim, sampling, sharding, step_cache
+from motionv2v import checkpoints, compiled, optim, sampling, sharding, step_cache, views
 from motionv2v import model as modeling
 from motionv2v import tokenizer as tokenizers
 from motionv2v import video as video_io
@@ -161,6 +161,7 @@ class Editor(LoadedModel):
         num_steps: int | None = None,
         guidance: float | None = None,
         cache: float | None = None,
+        num_views: int | None = None,
         notify: Callable[[str], None] = warnings.warn,
     ) -> video_io.Clip:
         """Redraw a clip so that its points move along other paths (paper, section 3.3).
@@ -173,6 +174,7 @@ class Editor(LoadedModel):
             num_steps: denoising steps; None takes the config's.
             guidance: classifier-free guidance scale on the text; None takes the config's, 1 switches it off.
             cache: threshold of the step cache (`step_cache`), 0 is off; None takes the config's, off unless it says so.
+            num_views: how many views to average, as in `generate`.
             notify: called with a sentence for each adaptation of frame count or size, and for too many points.
 
         Returns:
@@ -180,7 +182,7 @@ class Editor(LoadedModel):
 
         Raises:
             ValueError: if the tracks do not fit each other or the clip, saying both shapes; if the model cannot edit;
-                if `cache` is above 0 and the model's curve was not measured.
+                if `cache` is above 0 and the model's curve was not measured; for no number of `views.COUNTS`.
         """
         if self.model.method is None:
             raise ValueError(f"{self.config.get('name', 'this model')} has no control branch: it cannot edit motion")
@@ -196,7 +198,8 @@ class Editor(LoadedModel):
         times = self._frame_times(len(frames), notify)
         batch = self._batch(frames, source, target, times, notify)
         tokens = self.tokenizer.encode([prompt])
-        options = {"num_steps": num_steps, "guidance": guidance} | ({"reuse": reuse} if reuse else {})
+        options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views}
+        options |= {"reuse": reuse} if reuse else {}
         result = self.generate(jax.random.key(seed), batch, tokens, **options)[0]
         nearest = np.abs(np.arange(len(frames))[:, None] - times).argmin(1)
         return video_io.Clip(video_io.resize(np.asarray(result)[nearest], frames.shape[1:3]), clip.fps)
@@ -242,8 +245,9 @@ class Editor(LoadedModel):
         guidance: float | None = None,
         use_control: bool = True,
         reuse: tuple[bool, ...] | None = None,
+        num_views: int | None = None,
     ) -> UInt8[AnyArray, "B T H W 3"]:
-        """Edit a batch that is already at the model's frames and size; one compiled call from pixels to pixels.
+        """Edit a batch that is already at the model's frames and size; one compiled call a view, pixels to pixels.
 
         Args:
             key: of the noise and the blobs' colours.
@@ -252,9 +256,15 @@ class Editor(LoadedModel):
             tokens: of the prompts. num_steps, guidance: as in `edit`.
             use_control: False samples the frozen base without its control branch, for comparison.
             reuse: which steps are not computed, from `reused_steps` or `step_cache.plan`; None for none.
+            num_views: how many `views` of the edit to average; None takes the config's for samples of one step with
+                control, else 1: longer samples do not average well, and without control there is no common answer.
         """
-        options = {"num_steps": num_steps, "guidance": guidance, "use_control": use_control}
-        return self._call(self._generate, key, batch, tokens, **options, reuse=reuse)
+        options = {"num_steps": num_steps, "guidance": guidance, "use_control": use_control, "reuse": reuse}
+        if num_views is None:
+            is_mean = use_control and int(num_steps or self.config.sample.num_steps) == 1
+            num_views = int(self.config.sample.get("views", 1)) if is_mean else 1
+        one = lambda key, batch: self._call(self._generate, key, batch, tokens, **options)  # noqa: E731
+        return views.average(key, one, batch, num_views)
 
     def measure_changes(
         self,

@@ -19,12 +19,13 @@ tracking itself sets. `exact` distances need no tracker: the source's exact path
 
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from motionv2v import editing, figures, metrics, trackers
+from motionv2v import editing, figures, metrics, trackers, video
 from motionv2v.data import synthetic as scenes
 from motionv2v.data.pipeline import NULL_CAPTION
 from motionv2v.typing import Bool, Float, Int, UInt8
@@ -53,6 +54,7 @@ def edit_pairs(
     batch_size: int = 10,
     num_steps: int | None = None,
     guidance: float | None = None,
+    num_views: int | None = None,
     use_control: bool = True,
     captions: bool = True,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
@@ -69,7 +71,7 @@ def edit_pairs(
             batch[f"{side}_visible"] = np.stack([t.visible for t in tracks])
         tokens = editor.tokenizer.encode([p.caption if captions else NULL_CAPTION for p in padded])
         key = jax.random.fold_in(jax.random.key(seed), first)
-        options = {"num_steps": num_steps, "guidance": guidance, "use_control": use_control}
+        options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views, "use_control": use_control}
         outputs.append(np.asarray(editor.generate(key, batch, tokens, **options))[: len(chunk)])
     return np.concatenate(outputs)
 
@@ -220,6 +222,14 @@ def format_table(rows: list[Row]) -> str:
         f"Copying against exact tracks, without a tracker: follow-EPE {first['follow_epe_copy_exact']:.2f} px.",
     ]
     return "\n".join(text)
+
+
+def write_videos(row: Row, folder: str | Path, most: int = 8) -> None:
+    """Write the first pairs of a row into a folder, `pair_0.mp4` and a contact sheet `pair_0.png` for each."""
+    for index, (pair, edited) in enumerate(zip(row.pairs[:most], row.videos[:most], strict=True)):
+        clip, file = comparison_video(pair, edited), Path(folder) / f"pair_{index}"
+        video.write(file.with_suffix(".mp4"), clip, fps=8)
+        figures.save_png(file.with_suffix(".png"), figures.contact_sheet([(pair.caption, clip)], 4))
 
 
 def comparison_video(pair: scenes.Pair, edited: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w 3"]:

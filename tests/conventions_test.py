@@ -20,7 +20,7 @@ LAYERS = (
     },
     {
         "methods", "data", "optim", "sharding", "memory", "distributed", "checkpoints", "run_checkpoints", "convert",
-        "sampling", "compiled", "step_cache", "model", "progress",
+        "sampling", "compiled", "step_cache", "model", "progress", "views",
     },
     {
         "train", "tasks", "datasets", "prepare", "prepare_videos", "editing", "edit_run", "evaluate", "tapvid",

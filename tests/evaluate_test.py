@@ -68,10 +68,10 @@ def test_longest_runs_match_loop():
 
 def test_batches_are_filled_up_and_outputs_stay_in_order(pairs):
     editor = FakeEditor(lambda batch: np.asarray(batch["source"]) // 2)
-    videos = evaluate.edit_pairs(editor, pairs, batch_size=2, num_steps=3, guidance=2.0, use_control=False)
+    videos = evaluate.edit_pairs(editor, pairs, batch_size=2, num_steps=3, guidance=2.0, num_views=2, use_control=False)
     np.testing.assert_array_equal(videos, np.stack([p.source for p in pairs]) // 2)
     (key, batch, tokens, options), (other_key, last, _, _) = editor.calls
-    assert options == {"num_steps": 3, "guidance": 2.0, "use_control": False}
+    assert options == {"num_steps": 3, "guidance": 2.0, "num_views": 2, "use_control": False}
     np.testing.assert_array_equal(batch["target_xy"][1], pairs[1].target_tracks.xy)
     np.testing.assert_array_equal(batch["source_visible"][0], pairs[0].source_tracks.visible)
     np.testing.assert_array_equal(tokens, editor.tokenizer.encode([p.caption for p in pairs[:2]]))

@@ -1,0 +1,100 @@
+"""Views of an edit: turning clips and paths together, turning results back, and which samples are averaged."""
+
+import jax
+import numpy as np
+import pytest
+
+from motionv2v import editing, views
+from tests import tiny_model
+
+SIZE, FRAMES = (6, 10), 5
+
+
+def batch(seed=0):
+    """Draw a clip and paths on whole pixels' centres, so that a pixel can be marked where a point is."""
+    rng = np.random.default_rng(seed)
+    height, width = SIZE
+    xy = np.stack([rng.integers(0, width, (2, 3, FRAMES)), rng.integers(0, height, (2, 3, FRAMES))], -1) + 0.5
+    return {
+        "source": rng.integers(0, 256, (2, FRAMES, *SIZE, 3), dtype=np.uint8),
+        "source_xy": xy.astype(np.float32),
+        "target_xy": xy[:, ::-1].astype(np.float32),
+        "source_visible": rng.random((2, 3, FRAMES)) < 0.5,
+        "target_visible": rng.random((2, 3, FRAMES)) < 0.5,
+    }
+
+
+def draw(key, batch):
+    """A perfect "model": the source, with a mark at each visible target point that tells which point it is."""
+    videos = np.array(batch["source"])
+    for b, points in enumerate(batch["target_xy"]):
+        for n, path in enumerate(points):
+            for t, (x, y) in enumerate(path):
+                if batch["target_visible"][b, n, t]:
+                    assert batch["source"].shape == (2, FRAMES, *SIZE, 3)
+                    videos[b, t, int(y), int(x)] = 40 * n + batch["source_visible"][b, n, t]
+    return videos
+
+
+@pytest.mark.parametrize("count", views.COUNTS)
+def test_views_of_a_model_without_errors_are_equal(count):
+    given = batch()
+    np.testing.assert_array_equal(views.average(jax.random.key(0), draw, given, count), draw(None, given))
+
+
+@pytest.mark.parametrize("count", views.COUNTS)
+def test_every_view_is_another_and_turning_twice_changes_nothing(count):
+    given = batch()
+    turned = [views.turn(given, view) for view in views.first(count)]
+    for name in given:
+        assert len({np.asarray(one[name]).tobytes() for one in turned}) == (min(count, 2) if "vis" in name else count)
+    for view, one in zip(views.first(count), turned, strict=True):
+        for name, array in views.turn(one, view).items():
+            np.testing.assert_array_equal(array, given[name])
+
+
+def test_mean_of_errors_is_taken_with_a_key_for_each_view():
+    keys = []
+
+    def wrong(key, batch):
+        keys.append(tuple(np.asarray(jax.random.key_data(key))))
+        return np.full_like(batch["source"], 100 + len(keys))  # 101, 102, 103, 104
+
+    key = jax.random.key(3)
+    result = views.average(key, wrong, batch(), 4)
+    assert result.dtype == np.uint8 and (result == 102).all()  # 102.5, rounded to even
+    assert len(set(keys)) == 4 and keys[0] == tuple(np.asarray(jax.random.key_data(key)))
+
+
+def test_one_view_is_the_call_itself():
+    given, key, seen, answer = batch(), jax.random.key(1), [], np.ones((2, FRAMES, *SIZE, 3), np.uint8)
+    assert views.average(key, lambda *call: seen.append(call) or answer, given, 1) is answer
+    assert seen[0][0] is key and seen[0][1] is given
+
+
+@pytest.mark.parametrize("count", [0, 3, 16, -1])
+def test_other_counts_are_refused(count):
+    with pytest.raises(ValueError, match=f"views={count}; it must be one of 1, 2, 4, 8"):
+        views.first(count)
+
+
+def test_default_is_the_config_s_for_one_step_only(tmp_path, monkeypatch):
+    editor = editing.load(str(tiny_model.save(tmp_path)))
+    calls = []
+    monkeypatch.setattr(editor, "_generate", lambda p, k, batch, *a, **o: calls.append(o) or batch["source"])
+    editor.config.sample.views = 4
+    given = {"source": np.zeros((1, 5, 16, 16, 3), np.uint8)}
+    tokens = editor.tokenizer.encode(["x"])
+
+    def count(**options):
+        calls.clear()
+        editor.generate(jax.random.key(0), given, tokens, **options)
+        return len(calls)
+
+    assert count(num_steps=1) == 4
+    assert count(num_steps=1, num_views=2) == 2
+    assert count(num_steps=2) == 1
+    assert count(num_steps=2, num_views=8) == 8
+    assert count(num_steps=1, use_control=False) == 1
+    del editor.config.sample.views  # as in models from before there were views
+    assert count(num_steps=1) == 1
