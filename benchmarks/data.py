@@ -1,5 +1,9 @@
 """Time the input pipeline: `python benchmarks/data.py`, and `--dataset=DIR` for pairs that launch/prepare.py stored.
 
+With `--train` the question is another: does input starve the device? The tiny model's training loop then runs on cached
+latents and on stored clips with each number of workers, and one table holds batches per second beside the time of a
+step and the share of it that the loop waited (`data_waiting.py`).
+
 For scenes drawn on the fly, and for a data set in ArrayRecord files if one is named, it prints where the time of a pair
 goes (read, decode, fit, prepare, batch; CPU time, which a busy machine does not stretch as much as the clock), and
 pairs and megabytes per second of the whole grain pipeline with 0, 1 and 2 worker processes. Of the drawing of a scene
@@ -15,6 +19,7 @@ import pstats
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,12 +165,22 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=3, default=[17, 64, 64], metavar=("T", "H", "W"), help="of scenes")
     parser.add_argument("--num_points", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--train", action="store_true", help="training steps beside the batches that they are fed")
+    parser.add_argument("--steps", type=int, default=24, help="of --train, for each row (default 24)")
+    parser.add_argument("--count", type=int, default=40, help="of --train: batches that are timed alone (default 40)")
+    parser.add_argument("--markdown", action="store_true", help="print the table of --train as markdown")
     options = parser.parse_args()
     # Grain reads absl flags when it starts workers.
     flags.FLAGS.mark_as_parsed()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"{os.cpu_count()} cores ({platform.machine()}{load})")
     try:
+        if options.train:
+            sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+            import data_waiting
+
+            data_waiting.run(options)
+            return
         (bench_stored if options.dataset else bench_scenes)(options)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"data: {error}")

@@ -1,277 +1,277 @@
-"""Time whole samples: with and without the control branch, guidance and step cache, beside diffusers in the same run.
+"""Time predictions, whole samples and a training step, beside diffusers in the same run on the same device.
 
-    python benchmarks/sampling.py                            # the tiny model on whatever device is at hand
-    python benchmarks/sampling.py --size 5b --train          # a GPU: 13x60x90 latents, 50 steps, one training step
-    python benchmarks/sampling.py --rows main main+guidance --no-peer
+    python benchmarks/sampling.py                                  # the tiny model on whatever device is at hand
+    python benchmarks/sampling.py --size 5b --out sampling_5b.json # a GPU: 13x60x90 latents, 50 steps, a training step
+    python benchmarks/sampling.py --size 5b --lower                # anywhere: do the 5B programs trace and lower?
+    python benchmarks/sampling.py --rows forward-main main+guidance --no-peer
 
-A sample is one compiled call from noise (with control: from uint8 frames and tracks) to uint8 frames, autoencoder
-included. Weights are random: they do not change the time. The step cache's plan is fixed, every second step, which is
-near what threshold 0.2 gives with 20 steps; what it costs in quality says launch/evaluate.py --benchmark=step_cache.
+A forward is one prediction of the transformer, latents to latents. A sample is one compiled call from noise (with
+control: from uint8 frames and tracks) to uint8 frames, autoencoder included. A training step is that of the control
+branch on the frozen base, from cached latents. Weights are random: they do not change the time. The step cache's plan
+is fixed, every second step, which is near what threshold 0.2 gives with 20 steps; what it costs in quality says
+launch/evaluate.py --benchmark=step_cache. Guidance predicts with and without text in turns, as one batch (:batch), or
+on two devices (:data).
 
-The peer is diffusers' transformer, scheduler and autoencoder in PyTorch, on the same device and sizes, in the same type
-of number, with a control branch of its own blocks (`torch_side.py`); guidance is a batch of two there, as in diffusers'
-pipeline, and two calls in a row here. MB are what XLA sets aside: arguments, results and temporary ones. MFU counts the
-transformer's operations (`motionv2v.flops`) over the whole time, the autoencoder's included, where the device is known.
-The text encoder of --size 5b has one layer: text is encoded once and does not belong to the steps.
+The peer is diffusers' modules in PyTorch, eager, in the same type of number (`sampling_torch.py`). Each side is a
+process of its own. Small models take turns; at --size 5b one side does all its rows, then the other, because the GPU
+holds one of them. The median is of --repeats runs behind the first, which is left out unless a run takes longer than 20
+seconds. With --out every row is written as soon as it is there, and a second start goes on behind the last.
+
+GB are the peak that the device tells, where a row raised it, else (c) what the compiler sets aside: arguments, results
+and temporary arrays. TFLOP are what the transformer needs (`motionv2v.flops`), MFU those over the whole time, the
+autoencoder's included, where the device's peak is known. The text encoder of --size 5b has one layer: text is encoded
+once and does not belong to the steps. --size dry is the 5B config with everything small: it shows that all of this
+runs, and its numbers mean nothing.
 """
 
 import argparse
+import json
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import median
+from typing import Any
 
-import numpy as np
-from against_diffusers import header, measure, number, pin_threads, print_table
+from against_diffusers import header, number, pin_threads, print_table
+from sampling_sides import MARK, JaxSide, Row, make_config, plan
 
-GUIDANCE = 6.0
-TRAIN = "training step"
+SIZES = {"tiny": 20, "5b": 50, "dry": 4}
+"""Steps of a sample by size."""
 
+LONG = 20.0
+"""Seconds from which a first run counts: what is done once weighs little in it, and repeats cost much."""
 
-class Row(NamedTuple):
-    """What is sampled."""
-
-    use_control: bool
-    guided: bool
-    cached: bool
-
-
-ROWS = {
-    f"{branch}{'+guidance' if guided else ''}{'+cache' if cached else ''}": Row(branch == "control", guided, cached)
+FORWARDS = {f"forward-{name}": Row("forward", name == "control") for name in ("main", "control")}
+SAMPLES = {
+    f"{branch}{'+guidance' if guided else ''}{'+cache' if cached else ''}": Row(
+        "sample", branch == "control", "turns" if guided else "", cached
+    )
     for branch in ("main", "control")
     for guided in (False, True)
     for cached in (False, True)
+}
+DIVIDED = {f"control+guidance:{how}": Row("sample", True, how) for how in ("batch", "data")}
+ROWS = FORWARDS | SAMPLES | DIVIDED | {"train": Row("train", True)}
+DEFAULT = {
+    "tiny": [name for name in ROWS if not name.endswith(":data")],
+    "dry": list(ROWS),
+    "5b": [*FORWARDS, "train", "main+guidance", "control+guidance", "control+guidance+cache", "control+guidance:batch"],
 }
 
 
 def main() -> None:
     options = parse()
-    if options.size == "tiny":
+    if options.size != "5b":
         pin_threads(options.threads)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import jax
-
-    config = make_config(options.size)
-    side = JaxSide(config, options.steps)
-    print(header(options), jax.devices()[0].device_kind, sep="; ", flush=True)
-    peer = None if options.no_peer else TorchSide(config, options.steps)
-    results = run_rows(side, peer, options)
-    if options.train:
-        results.append(run_train(side, options))
-    head = [
-        f"{options.size}, {options.steps} steps",
-        "steps computed",
-        "JAX ms",
-        "MB",
-        "MFU",
-        "torch ms",
-        "torch / JAX",
-    ]
-    print_table([*head, "whole / this"], [show(name, told, results) for name, *told in results], options.markdown)
+    if options.lower:
+        lower(options)
+        return
+    told = load(options)
+    together = options.size != "5b"
+    sides = ("jax",) if options.no_peer else ("jax", "torch")
+    for group in [sides] if together else [(side,) for side in sides]:
+        run_sides(group, told, options)
+    names = [name for name in options.rows if f"jax {name}" in told["rows"]]
+    rows = [show(name, told) for name in names]
+    print(describe(told, options))
+    print_table(HEAD, rows, markdown=options.markdown)
+    if options.out:
+        write_markdown(options.out.with_suffix(".md"), describe(told, options), rows)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="tiny", choices=["tiny", "5b"], help="of the model (default tiny)")
-    parser.add_argument("--steps", type=int, help="denoising steps (default 20; 5b 50)")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--train", action="store_true", help="time a control training step of one sample as well")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each side (default 3)")
-    parser.add_argument("--threads", type=int, default=2, help="cores for --size tiny (default 2)")
+    parser.add_argument("--size", default="tiny", choices=SIZES, help="of the model (default tiny)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default 20; 5b 50, dry 4)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--repeats", type=int, default=3, help="runs that count (default 3)")
+    parser.add_argument("--seconds", type=float, default=60, help="of a row and side behind which no run starts")
+    parser.add_argument("--threads", type=int, default=2, help="cores for small models (default 2)")
     parser.add_argument("--no-peer", action="store_true", help="leave out diffusers")
     parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
+    parser.add_argument("--lower", action="store_true", help="lower the rows' programs and end; nothing is computed")
+    parser.add_argument("--out", type=Path, help="a .json for the results, with the table beside it as .md")
     options = parser.parse_args()
-    options.steps = options.steps or {"tiny": 20, "5b": 50}[options.size]
+    options.steps = options.steps or SIZES[options.size]
+    options.rows = options.rows or DEFAULT[options.size]
     return options
 
 
-def make_config(size: str) -> Any:
-    """Return the config of a size, for latents of one clip."""
-    from configs import motionv2v_cogvideox_5b, motionv2v_tiny
+class Child:
+    """A side in a process of its own."""
 
-    config = (motionv2v_tiny if size == "tiny" else motionv2v_cogvideox_5b).get_config()
-    if size == "5b":
-        config.text.update({"num_layers": 1, "dtype": "bfloat16"})
-    config.train.batch_size = 1
-    config.train.accumulate = 1
-    return config
+    def __init__(self, side: str, options: argparse.Namespace, devices: int = 1):
+        # Both may be on one GPU at a time where models are small; a large one needs nearly all of it.
+        memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        if options.size == "5b":
+            memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
+        env = os.environ | memory
+        if devices > 1:
+            flags = f"--xla_force_host_platform_device_count={devices}"  # of CPUs; other devices are there or not
+            env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {flags}"
+        script = Path(__file__).with_name("sampling_sides.py")
+        command = [sys.executable, str(script), side, options.size, str(options.steps)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen(command, env=env, **pipes)
 
+    def ask(self, *order: Any) -> dict[str, Any]:
+        """Give an order and wait for the answer; a process that ends is an answer too."""
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                return json.loads(line.removeprefix(MARK))
+        return {"error": f"the process ended with exit code {self._process.wait()}"}
 
-class JaxSide:
-    """Our side: an `Editor` with random weights on the default device, and inputs of the model's own size."""
-
-    def __init__(self, config: Any, num_steps: int):
-        import jax
-        import jax.numpy as jnp
-
-        from motionv2v import editing
-        from motionv2v import model as modeling
-        from motionv2v.tokenizer import ByteTokenizer
-
-        # First calls compile, whatever earlier runs left behind.
-        jax.config.update("jax_enable_compilation_cache", False)
-        self.config, self.num_steps = config, num_steps
-        shapes = jax.eval_shape(lambda k: modeling.init_params(k, modeling.build(config)), jax.random.key(0))
-        dtype = jnp.dtype(config.dit.get("dtype", "float32"))
-        leaves, tree = jax.tree.flatten(shapes)
-        # One small program per shape; drawn on the device, because 8 billion numbers take minutes anywhere else.
-        draw = jax.jit(lambda k, shape: 0.02 * jax.random.normal(k, shape, dtype), static_argnums=1)
-        keys = jax.random.split(jax.random.key(0, impl="rbg"), len(leaves))
-        self.params = tree.unflatten([draw(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
-        self.editor = editing.Editor(config, self.params, tokenizer=ByteTokenizer(config.data.text_length))
-        rng, frames, size = np.random.default_rng(0), self.editor.num_frames, self.editor.size
-        self.batch = {"source": rng.integers(0, 256, (1, frames, *size, 3), dtype=np.uint8)}
-        for side in ("source", "target"):
-            self.batch[f"{side}_xy"] = rng.uniform(0, min(size), (1, 16, frames, 2)).astype(np.float32)
-            self.batch[f"{side}_visible"] = np.ones((1, 16, frames), bool)
-
-    def prepare(self, row: Row) -> tuple[Callable[[], np.ndarray], float]:
-        """Compile a row; returns the call and the MB that XLA sets aside for it."""
-        import jax
-
-        def compile_it(*args: Any, **static: Any) -> tuple[Any, Any]:
-            return self.editor._generate.jitted.lower(*args, **static).compile(), args
-
-        compiled, args = self.editor._call(
-            compile_it,
-            jax.random.key(0),
-            self.batch,
-            self.editor.tokenizer.encode(["a red disk"]),
-            num_steps=self.num_steps,
-            guidance=GUIDANCE if row.guided else 1.0,
-            use_control=row.use_control,
-            reuse=plan(self.num_steps) if row.cached else None,
-        )
-        return lambda: np.asarray(compiled(*args)), megabytes(compiled)
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """Return the latents' frames, rows and columns."""
-        height, width = self.editor.size
-        return ((self.editor.num_frames - 1) // 4 + 1, height // 8, width // 8)
+    def close(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
-def megabytes(compiled: Any) -> float:
-    """Return what a program needs on the device, in MB."""
-    told = compiled.memory_analysis()
-    parts = (told.argument_size_in_bytes, told.output_size_in_bytes, told.temp_size_in_bytes)
-    return (sum(parts) - told.alias_size_in_bytes) / 1e6
+def run_sides(sides: tuple[str, ...], told: dict[str, Any], options: argparse.Namespace) -> None:
+    """Time all rows of one side, or of both in turns, and add them to `told`, which is written as it grows."""
+    children: dict[tuple[str, int], Child] = {}
+    try:
+        for name in options.rows:
+            asked = {}
+            for side in sides:
+                key = f"{side} {name if side == 'jax' else peer_of(name)}"
+                if "seconds" in told["rows"].get(key, {}):
+                    continue
+                place = (side, 2 if side == "jax" and name.endswith(":data") else 1)
+                if place not in children:
+                    children[place] = Child(side, options, place[1])
+                    told["about"][side] = answer = children[place].ask("about")
+                    if "error" in answer:
+                        sys.exit(f"sampling: {side}: {answer['error']}")
+                asked[key] = children[place]
+            told["rows"] |= time_row(ROWS[name], asked, options)
+            save(told, options)
+    finally:
+        for child in children.values():
+            child.close()
 
 
-def plan(num_steps: int) -> tuple[bool, ...]:
-    """Reuse every second step behind the first two, but not the last."""
-    return tuple(2 <= step < num_steps - 1 and step % 2 == 0 for step in range(num_steps))
-
-
-class TorchSide:
-    """The peer's modules with random weights, on a GPU where torch finds one."""
-
-    def __init__(self, config: Any, num_steps: int):
-        import torch
-        import torch_side
-        from diffusers import CogVideoXDDIMScheduler
-        from diffusers.models.embeddings import get_3d_rotary_pos_embed
-
-        torch.set_grad_enabled(False)
-        self._torch, self._config, self._num_steps = torch, config, num_steps
-        where = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
-        where["dtype"] = torch.bfloat16 if config.dit.get("dtype", "float32") == "bfloat16" else torch.float32
-        self._where = where
-        base = torch_side.build_transformer(config)
-        streams = len(torch_side.STREAMS) * config.vae.latent_channels
-        branch = (config.dit.control_depth, streams, config.dit.control_wiring)
-        self._control = torch_side.ControlledTransformer(base, *branch).to(**where).eval()
-        self._vae = torch_side.build_vae(config).to(**where).eval()
-        self._scheduler = CogVideoXDDIMScheduler(
-            prediction_type="v_prediction",
-            rescale_betas_zero_snr=True,
-            snr_shift_scale=1.0,
-            timestep_spacing="trailing",
-        )
-        frames, (height, width) = config.data.num_frames, config.data.size
-        self._shape = ((frames - 1) // 4 + 1, config.vae.latent_channels, height // 8, width // 8)
-        grid = (height // 16, width // 16)
-        rope = get_3d_rotary_pos_embed(config.dit.head_dim, ((0, 0), grid), grid, self._shape[0])
-        self._rope = tuple(table.to(where["device"]) for table in rope)
-
-    def sample(self, row: Row) -> np.ndarray:
-        """Denoise and decode, with control after encoding three videos."""
-        torch, config, where = self._torch, self._config, self._where
-        count, (t, z, h, w) = 2 if row.guided else 1, self._shape
-        text = torch.zeros(count, config.data.text_length, config.dit.text_dim, **where)
-        if row.use_control:
-            videos = torch.zeros(3, 3, config.data.num_frames, *config.data.size, **where)
-            streams = self._vae.encode(videos).latent_dist.mode().permute(0, 2, 1, 3, 4)
-            streams = streams.permute(1, 0, 2, 3, 4).reshape(1, t, 3 * z, h, w).expand(count, -1, -1, -1, -1)
-        x = torch.randn(1, t, z, h, w, **where)
-        self._scheduler.set_timesteps(self._num_steps)
-        for timestep in self._scheduler.timesteps:
-            both, time = x.expand(count, -1, -1, -1, -1), timestep.expand(count).to(where["device"])
-            if row.use_control:
-                v = self._control(both, text, time, self._rope, streams)
-            else:
-                v = self._control.base(both, text, time, image_rotary_emb=self._rope).sample
-            v = v[:1] + GUIDANCE * (v[1:] - v[:1]) if row.guided else v
-            x = self._scheduler.step(v, timestep, x, return_dict=False)[0].to(where["dtype"])
-        video = self._vae.decode(x.transpose(1, 2) / config.vae.scaling_factor).sample.float().clamp(-1, 1)
-        return ((video + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
-
-
-def run_rows(side: JaxSide, peer: TorchSide | None, options: argparse.Namespace) -> list[list[Any]]:
-    """Time all rows in turns, so that their ratios hold: each [name, steps computed, ms, MB, MFU, the peer's ms]."""
-    from motionv2v import flops
-
-    runs, memory = {}, {}
-    for name in options.rows:
-        runs[f"jax {name}"], memory[name] = side.prepare(ROWS[name])
-        # The peer has no step cache: its plain sample is what a cached one is held against.
-        plain = f"torch {name.removesuffix('+cache')}"
-        if peer is not None and plain not in runs:
-            runs[plain] = lambda row=ROWS[name]: peer.sample(row)
-    times = {who: timing.median for who, timing in measure(runs, options.repeats, 0.0).items()}
-    results, dit = [], side.editor.model.denoiser.dit
-    for name in options.rows:
-        row, took = ROWS[name], times[f"jax {name}"]
-        computed = options.steps - (sum(plan(options.steps)) if row.cached else 0)
-        once = flops.forward(dit, side.grid, side.config.data.text_length, row.use_control).total
-        used = mfu(once * computed * (1 + row.guided), took)
-        results.append([name, computed, took, memory[name], used, times.get(f"torch {name.removesuffix('+cache')}")])
+def time_row(row: Row, asked: dict[str, Child], options: argparse.Namespace) -> dict[str, Any]:
+    """Time one row on each side in turns; {"jax ROW": {"seconds": median, "bytes": .., ..} or {"error": ..}}."""
+    results: dict[str, Any] = {}
+    for key, child in asked.items():
+        start = time.perf_counter()
+        results[key] = child.ask("prepare", row)
+        results[key].setdefault("prepared", time.perf_counter() - start)
+    times: dict[str, list[float]] = {key: [] for key in asked}
+    for turn in range(options.repeats + 1):
+        for key, child in asked.items():
+            if "error" in results[key] or sum(times[key]) > options.seconds:
+                continue
+            run = child.ask("run")
+            seconds = run.pop("seconds", None)
+            results[key] |= run
+            if seconds is not None and (turn or seconds > LONG):
+                times[key].append(seconds)
+    for key, child in asked.items():
+        child.ask("release")
+        if times[key] and "error" not in results[key]:
+            results[key] |= {"seconds": median(times[key]), "runs": len(times[key])}
+        print(f"  {key}: {results[key]}", file=sys.stderr, flush=True)
     return results
 
 
-def run_train(side: JaxSide, options: argparse.Namespace) -> list[Any]:
-    """Time the training loop's own step of one sample, from cached latents; the peer's is in against_diffusers.py."""
-    from jax_side import make_stepper
+def peer_of(name: str) -> str:
+    """Name the peer's row that one of ours is held against: it has no step cache, and one way to guide."""
+    return name.partition(":")[0].removesuffix("+cache")
 
+
+HEAD = ["", "steps computed", "JAX s", "torch s", "torch / JAX", "JAX GB", "torch GB", "TFLOP", "MFU"]
+
+
+def show(name: str, told: dict[str, Any]) -> list[str]:
+    """Lay out a row of the table."""
+    ours, theirs, row = told["rows"][f"jax {name}"], told["rows"].get(f"torch {peer_of(name)}", {}), ROWS[name]
+    computed = told["steps"] - sum(plan(told["steps"])) * row.cached if row.kind == "sample" else 1
+    if "seconds" not in ours:
+        return [name, str(computed), f"fails: {ours['error'][:80]}", *[""] * 6]
+    cells = [name, str(computed), number(ours["seconds"])]
+    if "seconds" in theirs:
+        cells += [number(theirs["seconds"]), f"{theirs['seconds'] / ours['seconds']:.2f}x"]
+    else:
+        cells += [f"fails: {theirs['error'][:80]}" if "error" in theirs else "-", "-"]
+    cells += [number(ours["peak"] / 1e9) if "peak" in ours else f"{number(ours['bytes'] / 1e9)} c"]
+    cells += [number(theirs["peak"] / 1e9) if "peak" in theirs else "-"]
+    peak = peak_rate(told["about"]["jax"]["device"])
+    used = "-" if peak is None else f"{ours['operations'] / ours['seconds'] / peak:.1%}"
+    return [*cells, f"{ours['operations'] / 1e12:,.4g}", used]
+
+
+def peak_rate(device: str) -> float | None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from motionv2v import flops
 
-    rng, shape = np.random.default_rng(0), (1, *side.grid, side.config.vae.latent_channels)
-    names = ("target", *side.editor.model.method.STREAMS)
-    batch = {f"{name}_latents": rng.standard_normal(shape, np.float32).astype(np.float16) for name in names}
-    batch["tokens"] = rng.integers(3, 259, (1, side.config.data.text_length), np.int32)
-    step = make_stepper(side.config, side.params, batch)
-    milliseconds = measure({"jax": step}, options.repeats, 0.0)["jax"].median
-    dit = side.editor.model.denoiser.dit
-    once = flops.train_step(dit, side.grid, side.config.data.text_length, "control")
-    return [TRAIN, 1, milliseconds, None, mfu(once, milliseconds), None]
+    return flops.peak(device)
 
 
-def mfu(operations: float, milliseconds: float) -> float | None:
-    import jax
+def describe(told: dict[str, Any], options: argparse.Namespace) -> str:
+    """Say when, where and how the table came about."""
+    about = told["about"]["jax"]
+    where = header(options).replace("; float32", "") if about["platform"] == "cpu" else versions()
+    return (
+        f"{told['date']}, {about['device']}; {where}; size {options.size}, samples of {options.steps} steps; attention "
+        f"within {about['attention_error']:.1e} of float32; `python benchmarks/sampling.py {' '.join(sys.argv[1:])}`"
+    )
 
-    from motionv2v import flops
 
-    peak = flops.peak(jax.devices()[0].device_kind)
-    return None if peak is None else operations / (milliseconds / 1e3) / peak
+def versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "torch", "diffusers"))
 
 
-def show(name: str, told: list[Any], results: list[list[Any]]) -> list[str]:
-    computed, ours, memory, used, theirs = told
-    whole = {row[0]: row[2] for row in results}.get(name.removesuffix("+cache"))
-    cells = [name, str(computed), number(ours), "" if memory is None else f"{memory:.0f}"]
-    cells += ["-" if used is None else f"{used:.1%}"]
-    cells += ["", ""] if theirs is None else [number(theirs), f"{theirs / ours:.2f}x"]
-    return [*cells, f"{whole / ours:.2f}x" if whole and name.endswith("+cache") else ""]
+def load(options: argparse.Namespace) -> dict[str, Any]:
+    """Read what an earlier run of the same size and steps wrote, if there is any."""
+    new = {"size": options.size, "steps": options.steps, "date": f"{datetime.now(UTC):%Y-%m-%d}", "about": {}}
+    new["rows"] = {}
+    if not (options.out and options.out.exists()):
+        return new
+    old = json.loads(options.out.read_text(encoding="utf-8"))
+    if (old["size"], old["steps"]) != (options.size, options.steps):
+        sys.exit(f"sampling: {options.out} is of size {old['size']} and {old['steps']} steps; name another file")
+    return old
+
+
+def save(told: dict[str, Any], options: argparse.Namespace) -> None:
+    if options.out:
+        partial = options.out.with_suffix(".partial")
+        partial.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        partial.replace(options.out)
+
+
+def write_markdown(path: Path, caption: str, rows: list[list[str]]) -> None:
+    rule = ["---", *["---:"] * (len(HEAD) - 1)]
+    lines = [f"| {' | '.join(cells)} |" for cells in [HEAD, rule, *rows]]
+    path.write_text(f"{caption}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    print(f"\nwrote {path}")
+
+
+def lower(options: argparse.Namespace) -> None:
+    """Trace and lower the rows' programs on abstract weights, which shows that all shapes fit."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    side = JaxSide(make_config(options.size), options.steps, abstract=True)
+    for name in options.rows:
+        if not name.endswith(":data"):
+            start = time.process_time()
+            text = side.lower(ROWS[name])
+            seconds = time.process_time() - start
+            needed = side.operations(ROWS[name]) / 1e12
+            print(f"{name}: {len(text):,} characters in {seconds:.1f} s of CPU, {needed:,.4g} TFLOP", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.dit = motionv2v_cogvideox_5b.dit_5b()
     config.dit.update({"in_channels": 32, "positions": "rope+learned", "sample_size": (13, 60, 90)})
     config.method = ConfigDict({"name": "interpolation", "drop_last": 0.1, "image_scale": 1.0})
-    config.data.caption_dropout = 0.1
+    config.data.update({"caption_dropout": 0.1, "latents": "", "text_embeddings": False})
     config.optim = common.optimizer(("(vae|text)/.*", None), ("dit/.*", {"peak": 2e-5, "warmup": 100}))
     config.train.steps = 2000
     return config

@@ -4,8 +4,14 @@ The settings are the paper's and its released code's: 49 frames of 480x720, blob
 AdamW at 1e-4, 32 samples a step, 15,000 steps, half of the captions dropped. Base 5,570,283,072 parameters, frozen in
 bfloat16; 2,559.5 M train in float32 with bfloat16 compute. The paper trained for a week on 8 H100.
 
-This project has not run it: it states the shapes for which the library is checked (tests/configs_test.py), and `data`
-gives procedural scenes of that size until the config is pointed at prepared videos.
+It trains on what the frozen networks made once, so that neither autoencoder nor text encoder takes part in a step or
+room on the devices. The first command writes it, of procedural scenes at that size, on any number of machines:
+
+    python launch/prepare.py --stage=latents --config=configs/motionv2v_cogvideox_5b.py --config.init_from="('FOLDER',)"
+    python launch/train.py --config=configs/motionv2v_cogvideox_5b.py --config.init_from="('FOLDER',)" --workdir=...
+
+Prepared videos are read as they are: --config.data.latents="" --config.data.text_embeddings=False and their `data.mix`.
+This project has not run it: it states the shapes for which the library is checked (tests/configs_test.py).
 """
 
 from ml_collections import ConfigDict
@@ -74,6 +80,7 @@ def get_config() -> ConfigDict:
     config.data = common.data_tiny()
     config.data.update({"num_frames": 49, "size": (480, 720), "text_length": 226, "caption_dropout": 0.5})
     config.data.num_workers = 8
+    config.data.update({"latents": "runs/latents_cogvideox_5b", "text_embeddings": True})
     config.data.scene = ConfigDict({"num_points": 64})
     config.loss = ConfigDict({"timesteps": "uniform"})
     config.sample = ConfigDict({"solver": "ddim", "num_steps": 50, "guidance": "constant", "scale": 6.0})

@@ -53,7 +53,9 @@ class Report(NamedTuple):
     """What the compiler says of one program; bytes are those of one device, times in seconds.
 
     `peak` holds all the rest at the worst moment. `collectives` are of one execution, {kind: [count, bytes]};
-    `operations` those of all devices together; the last three are the roofline.
+    `operations` those of all devices together; the three `_time`s are the roofline. `_cpu` are seconds of this
+    machine's processors, which other work on it does not change. `cost` is the compiler's own count for one device, of
+    every loop's body once and of kernels only what they state: {"flops", "bytes accessed"} and whatever else it says.
     """
 
     program: str
@@ -70,10 +72,13 @@ class Report(NamedTuple):
     collectives: dict[str, list[int]]
     lower_seconds: float
     compile_seconds: float
+    lower_cpu: float
+    compile_cpu: float
     operations: float
     compute_time: float
     memory_time: float
     link_time: float
+    cost: dict[str, float]
 
 
 def devices(topology: str) -> list[Any]:
@@ -123,10 +128,19 @@ def make_mesh(config: Any, devices: list[Any], what: str) -> Mesh:
 
 
 def sampling_sizes(config: Any, count: int) -> dict[str, int]:
-    """Divide one guided sample: both predictions over `data`, tokens over `context`, what is left over `fsdp`."""
+    """Divide one guided sample: both predictions over `data`, tokens and heads over `context` and `tensor`.
+
+    As many devices as the heads allow share a prediction; how the two axes share them is chosen for the autoencoder,
+    whose rows and columns both must divide, and then for the larger `context`, which sends less. The rest is `fsdp`.
+    """
     data = 2 if count % 2 == 0 and config.sample.guidance != "off" else 1
-    context = math.gcd(config.dit.num_heads, count // data)
-    return {"data": data, "context": context, "fsdp": count // data // context}
+    both = math.gcd(config.dit.num_heads, count // data)
+
+    def parts(tensor: int) -> int:
+        return memory.autoencoder_parts(config, memory.abstract_mesh({"context": both // tensor, "tensor": tensor}))
+
+    tensor = max((n for n in range(1, both + 1) if both % n == 0), key=parts)
+    return {"data": data, "context": both // tensor, "tensor": tensor, "fsdp": count // data // both}
 
 
 def build(config: Any, mesh: Mesh, what: str) -> Program:
@@ -145,8 +159,11 @@ def _training(config: Any, mesh: Mesh, what: str) -> Program:
     trainable, frozen = optim.partition(params, task.trainable)
     state = jax.eval_shape(lambda masters: train.init_state(masters, optimizer), trainable)
     layout = sharding.shardings(state, trainable, mesh)
-    frozen = _cast(frozen, config.train.get("frozen_dtype", "float32"))
     is_cached = what == "train" and task.model.denoiser is not None
+    if is_cached:
+        reads = modeling.step_reads(latents=True, text=bool(config.data.get("text_embeddings")))
+        frozen = {name: tree for name, tree in frozen.items() if name in reads}
+    frozen = _cast(frozen, config.train.get("frozen_dtype", "float32"))
     batch = (latents_batch if is_cached else pixels_batch)(config, task.model, config.train.batch_size)
     rows = NamedSharding(mesh, PartitionSpec(BATCH))
     placed = _place(state, layout)
@@ -184,12 +201,15 @@ def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
 
 
 def latents_batch(config: Any, model: modeling.Model, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of a batch of `size` cached samples, as `data.latents` stores them."""
+    """Return the shapes of a batch of `size` cached samples, as `data.latents` stores them, and `text_embeddings`."""
     _, frames, *rest = latent_shape((1, *modeling.clip_shape(model)), model.vae.latent_channels)
     lengths = {"source_video": frames} if model.method is None else modeling.condition_lengths(model)
     lengths = {"target": frames, **lengths}
     batch = {f"{name}_latents": jax.ShapeDtypeStruct((size, t, *rest), np.float16) for name, t in lengths.items()}
-    return batch | {"tokens": jax.ShapeDtypeStruct((size, config.data.text_length), np.int32)}
+    length = config.data.text_length
+    if config.data.get("text_embeddings"):
+        batch["text"] = jax.ShapeDtypeStruct((size, length, model.denoiser.dit.text_dim), np.float16)
+    return batch | {"tokens": jax.ShapeDtypeStruct((size, length), np.int32)}
 
 
 def pixels_batch(config: Any, model: modeling.Model, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -216,13 +236,13 @@ def check(config: Any, topology: str, what: str = "train") -> tuple[Report, Any]
     program = build(config, mesh, what)
     estimate = memory.estimate(config, mesh, what)
     chip = flops.chip(found[0].device_kind)
-    start = time.perf_counter()
+    start = _Times.now()
     with sharding.use(mesh):
         lowered = program.function.lower(*program.arguments, **program.static)
-    middle = time.perf_counter()
+    middle = _Times.now()
     with _explained(config, mesh, what, chip):
         compiled = lowered.compile()
-    end = time.perf_counter()
+    end = _Times.now()
     used = compiled.memory_analysis()
     traffic = collectives.traffic(compiled.as_text())
     peak = _peak(used, found[0].platform)
@@ -242,12 +262,15 @@ def check(config: Any, topology: str, what: str = "train") -> tuple[Report, Any]
         capacity=chip.memory if chip else math.nan,
         estimate=estimate.peak,
         collectives={kind: list(one) for kind, one in traffic.items()},
-        lower_seconds=middle - start,
-        compile_seconds=end - middle,
+        lower_seconds=middle.wall - start.wall,
+        compile_seconds=end.wall - middle.wall,
+        lower_cpu=middle.cpu - start.cpu,
+        compile_cpu=end.cpu - middle.cpu,
         operations=program.flops,
         compute_time=per_chip / chip.flops if chip else math.nan,
         memory_time=moved / chip.bandwidth if chip else math.nan,
         link_time=sent / chip.link if chip else math.nan,
+        cost=_cost(compiled),
     )
     return report, compiled
 
@@ -265,7 +288,13 @@ def table(report: Report) -> str:
         f"  peak         {report.peak / GIB:9.2f} GiB{of} (estimated without compiling: {report.estimate / GIB:.2f})"
     ]
     lines += [f"  {kind:19s} {count:5d} x, {size / GIB:8.2f} GiB" for kind, (count, size) in report.collectives.items()]
-    lines += [f"  lowered in {report.lower_seconds:.0f} s, compiled in {report.compile_seconds:.0f} s"]
+    lines += [
+        f"  lowered in {report.lower_seconds:.0f} s ({report.lower_cpu:.0f} s of CPU), compiled in "
+        f"{report.compile_seconds:.0f} s ({report.compile_cpu:.0f} s of CPU)"
+    ]
+    if "flops" in report.cost:
+        counted = report.cost["flops"] / 1e12, report.cost.get("bytes accessed", math.nan) / GIB
+        lines += [f"  compiler's count, loops once: {counted[0]:,.2f} TFLOP and {counted[1]:,.1f} GiB moved per device"]
     lines += [f"  {report.operations / 1e12:,.1f} TFLOP needed on all devices"]
     if not math.isnan(report.compute_time):
         parts = (report.compute_time, report.memory_time, report.link_time)
@@ -294,6 +323,24 @@ def _explained(config: Any, mesh: Mesh, what: str, chip: flops.Chip | None) -> I
             ) from None
         advice = memory.advice(config, mesh, what, float(chip.memory) if chip else math.inf)
         raise ValueError(f"{what} does not fit: {reason}; {advice}") from None
+
+
+class _Times(NamedTuple):
+    """Clocks, in seconds: on the wall, and of the processors in this process, the compiler's threads included."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> "_Times":
+        """Read both clocks."""
+        return cls(time.perf_counter(), time.process_time())
+
+
+def _cost(compiled: Any) -> dict[str, float]:
+    """Return the compiler's own count of a program, without the many entries for single operands."""
+    found = compiled.cost_analysis() or {}
+    return {name: float(value) for name, value in found.items() if not re.search(r"[\d{]", name)}
 
 
 def _peak(used: Any, platform: str) -> int:

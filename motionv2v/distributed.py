@@ -28,8 +28,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from motionv2v import roll_call, sharding
-from motionv2v.typing import PyTree
+from motionv2v import roll_call
 
 HEARTBEAT_SECONDS = 30
 LOST_EXIT_CODE = 3
@@ -124,26 +123,6 @@ def wait_for_all(name: str) -> None:
     """Wait until every process of the job has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def gather(params: PyTree, mesh: Any, rules: sharding.Rules) -> tuple[PyTree | None, Any]:
-    """Copy parameters that lie all over the job to the devices of the process that writes: (params, mesh of those).
-
-    All processes call it, and the others get (None, None). Alone, it returns what it was given.
-    """
-    if jax.process_count() == 1:
-        return params, mesh
-    # Leaf by leaf, since for a moment a leaf is whole on every device.
-    leaves, structure = jax.tree.flatten(params)
-    whole = []
-    for leaf in leaves:
-        host = multihost_utils.process_allgather(leaf, tiled=True)
-        whole.append(host if is_writer() else None)
-    if not is_writer():
-        return None, None
-    devices = jax.local_devices()
-    own = sharding.make_mesh({"fsdp": -1}, {}, devices) if len(devices) > 1 else None
-    return sharding.place(structure.unflatten(whole), own, rules=rules, notify=lambda _: None), own
 
 
 def lost_process(error: BaseException) -> str | None:

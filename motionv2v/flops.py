@@ -30,21 +30,23 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "TPU v4": Chip(275e12, 32.0 * 2**30, 1228e9, 300e9),
-    "TPU v5 lite": Chip(197e12, 16.0 * 2**30, 800e9, 200e9),
-    "TPU v5e": Chip(197e12, 16.0 * 2**30, 800e9, 200e9),
+    "TPU v4": Chip(275e12, 32.0 * 2**30, 1200e9, 300e9),
+    "TPU v5 lite": Chip(197e12, 16.0 * 2**30, 819e9, 200e9),
+    "TPU v5e": Chip(197e12, 16.0 * 2**30, 819e9, 200e9),
     "TPU v5p": Chip(459e12, 95.0 * 2**30, 2765e9, 600e9),
     "TPU v5": Chip(459e12, 95.0 * 2**30, 2765e9, 600e9),
-    "TPU v6 lite": Chip(918e12, 32.0 * 2**30, 1600e9, 400e9),
-    "TPU v6e": Chip(918e12, 32.0 * 2**30, 1600e9, 400e9),
-    "TPU7x": Chip(1153.5e12, 96.0 * 2**30, 3690e9, 600e9),
-    "A100": Chip(312e12, 80e9, 2039e9, 300e9),
-    "H100": Chip(989.5e12, 80e9, 3350e9, 450e9),
-    "H200": Chip(989.5e12, 141e9, 4800e9, 450e9),
+    "TPU v6 lite": Chip(918e12, 32.0 * 2**30, 1638e9, 400e9),
+    "TPU v6e": Chip(918e12, 32.0 * 2**30, 1638e9, 400e9),
+    "TPU7x": Chip(1153.5e12, 96.0 * 2**30, 3690e9, 300e9),
+    "A100-SXM4-40GB": Chip(312e12, 40e9, 1555e9, 300e9),
+    "A100-SXM4-80GB": Chip(312e12, 80e9, 2039e9, 300e9),
+    "H100 80GB HBM3": Chip(989.5e12, 80e9, 3350e9, 450e9),
+    "NVIDIA H200": Chip(989.5e12, 141e9, 4800e9, 450e9),
 }
-"""By a part of jax's `device_kind`; a TPU7x device is one of two cores. GPUs are SXM boards, the A100 of 80 GB.
+"""By a part of jax's `device_kind`; a TPU7x device is one of two cores. GPUs are SXM boards, not PCIe cards.
 
-Only the figures of v5e and v6e were compared with their maker's page; check the others before you plan on them."""
+The TPUs' figures are those of their maker's pages (docs.cloud.google.com/tpu/docs), except v4's links, which are not
+there; the GPUs' are from secondary sources: check them before you plan on them."""
 
 
 class Count(NamedTuple):

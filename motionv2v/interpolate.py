@@ -25,6 +25,7 @@ from motionv2v import checkpoints, editing, evaluate, figures, sampling
 from motionv2v import model as modeling
 from motionv2v.methods import interpolation
 from motionv2v.models import positions
+from motionv2v.models.activations import constrain
 from motionv2v.models.vae import check_video_shape, latent_shape
 from motionv2v.typing import AnyArray, Bool, Int, Key, PyTree, UInt8
 
@@ -243,7 +244,7 @@ class Interpolator(editing.LoadedModel):
             guided_fn=lambda xt, timestep: (predict(xt, timestep, text), predict(xt, timestep, null_text)),
         )
         video = modeling.decode(model, params, latents[:, extra:])
-        return jnp.round((video + 1) * 127.5).astype(jnp.uint8)
+        return constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
 
 
 def cross_fade(

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from motionv2v import flops, optim, sharding
 from motionv2v import model as modeling
-from motionv2v.models.activations import AXES, BATCH
+from motionv2v.models.activations import AXES, BATCH, PIXELS_PER_LATENT, layout
 from motionv2v.models.vae import latent_shape
 from motionv2v.typing import PyTree
 
@@ -78,7 +78,8 @@ def estimate(config: Any, mesh: Mesh | AbstractMesh | None = None, what: str = "
     trainable, frozen = optim.partition(params, config.optim.schedule)
     runs_vae = what == "train_pixels" or model.denoiser is None
     if not runs_vae:
-        frozen.pop("vae", None)  # cached latents: the step does not read it
+        reads = modeling.step_reads(latents=True, text=bool(config.data.get("text_embeddings")))
+        frozen = {name: tree for name, tree in frozen.items() if name in reads}
     masters = _bytes(trainable, mesh, "float32")
     computes = model.vae.dtype if model.denoiser is None else model.denoiser.dit.dtype
     copies = masters / 2 if computes == jnp.bfloat16 else 0.0
@@ -86,7 +87,7 @@ def estimate(config: Any, mesh: Mesh | AbstractMesh | None = None, what: str = "
     moments = 1 if config.optim.name == "muon" else 2
     activations = 0.0 if model.denoiser is None else _saved(config, model, mesh) + _working(config, model, mesh, True)
     if runs_vae:
-        activations = max(activations, _autoencoder(config, model, mesh))
+        activations = max(activations, _autoencoder(config, model, mesh, config.train.batch_size))
     return Estimate(weights, (moments + 2) * masters, activations)
 
 
@@ -201,7 +202,7 @@ def _changes(config, mesh, what):
     for factor in (2, 4, 8, 16, 32, 64, 128):
         sizes = {**mesh.shape, "fsdp": mesh.shape["fsdp"] * factor}
         if what == "sample" or plain.train.batch_size % (sizes["data"] * sizes["fsdp"]) == 0:
-            yield f"mesh.fsdp={sizes['fsdp']} ({mesh.size * factor} devices)", plain, _abstract(sizes)
+            yield f"mesh.fsdp={sizes['fsdp']} ({mesh.size * factor} devices)", plain, abstract_mesh(sizes)
 
 
 def _shapes(config):
@@ -218,11 +219,22 @@ def _trace(config):
     return jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
 
 
+def autoencoder_parts(config: Any, mesh: Mesh | AbstractMesh) -> int:
+    """Return over how many devices of a mesh the autoencoder divides one clip: those that divide its latents' sides."""
+    grid = latent_shape((1, config.data.num_frames, *config.data.size, 3), spatial_compression=PIXELS_PER_LATENT)
+    mesh = abstract_mesh(mesh.shape)
+    with jax.sharding.use_abstract_mesh(mesh):
+        share = NamedSharding(mesh, layout(grid, "latents")).shard_shape(grid)
+    return math.prod(grid) // math.prod(share)
+
+
 def _one_device():
-    return _abstract(dict.fromkeys(AXES, 1))
+    return abstract_mesh({})
 
 
-def _abstract(sizes):
+def abstract_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
+    """Build a mesh of no particular devices from the sizes of its axes; those left out have 1."""
+    sizes = {axis: sizes.get(axis, 1) for axis in AXES}
     return AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -294,16 +306,16 @@ def _working(config, model, mesh, is_training):
     return streams + attention + 2 * block
 
 
-def _autoencoder(config, model, mesh):
+def _autoencoder(config, model, mesh, samples):
     """Bytes of the largest layer: a chunk of frames at full size and the narrowest width, a few of those at once."""
     _, height, width, _ = modeling.clip_shape(model)
     item = jnp.dtype(model.vae.dtype).itemsize
     videos = 3 if model.method is not None else 1
     rows = math.prod(mesh.shape[axis] for axis in BATCH)
-    clips = max(config.train.batch_size * videos / rows, 1.0) if "train" in config else videos
-    area = height * width / (mesh.shape["context"] * mesh.shape["tensor"])
+    clips = max(samples * videos / rows, 1.0) if samples % rows == 0 else samples * videos
+    area = height * width / autoencoder_parts(config, mesh)
     return clips * 9 * area * model.vae.block_channels[0] * item * 6
 
 
 def _sampling(config, model, mesh):
-    return max(_working(config, model, mesh, False), _autoencoder(config.copy_and_resolve_references(), model, mesh))
+    return max(_working(config, model, mesh, False), _autoencoder(config, model, mesh, 1))

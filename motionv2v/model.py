@@ -83,6 +83,16 @@ def init_params(key: Key, model: Model) -> PyTree:
     )
 
 
+def step_reads(*, latents: bool, text: bool) -> tuple[str, ...]:
+    """Name the subtrees of the parameters that a training step of the denoiser reads.
+
+    Args:
+        latents: whether its batches bring latents of the videos. text: whether they bring embeddings of the captions.
+    """
+    is_cached = {"vae": latents, "text": text, "dit": False, "conditioner": False}
+    return tuple(name for name, cached in is_cached.items() if not cached)
+
+
 def condition_lengths(model: Model) -> dict[str, int]:
     """Return the number of latent frames t of each video that the method's conditions hold, without drawing them."""
     frames, height, width, _ = clip_shape(model)

@@ -74,6 +74,22 @@ def write_latents(
     return folder
 
 
+def check_text(folder: str | Path, params: PyTree) -> None:
+    """Check that the embeddings beside the latents in `folder` were made with the text encoder of `params`.
+
+    Training on embeddings does not run the encoder, and saves it with the model all the same. Raises ValueError if it
+    is another one.
+    """
+    text = latent_data.text_folder(folder)
+    made_with = (latent_data.read_meta(text) or {}).get("text_sha256")
+    if made_with != _digest({"text": params["text"]}):
+        raise ValueError(
+            f"{text} holds embeddings of another text encoder than this run starts from (text_sha256 "
+            f"{str(made_with or 'missing')[:12]}); expected that of the last folder of init_from and resume_from with "
+            "one: make them with launch/prepare.py --config.data.text_embeddings=True in an empty folder"
+        )
+
+
 def _write_text(
     config: Any,
     model: modeling.Model,

@@ -7,9 +7,11 @@
     dataset(split) -> grain.IterDataset      batches of numpy arrays, leading axis B
     probe(key, params) -> {"scalars": ..., "videos": ...}        a slow look at a fixed set of held-out samples
     flops_per_sample() -> float                                  of the denoisers: operations of one training sample
+    step_reads() -> names                                        of the denoisers: subtrees that the loss reads
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, diffusion, editing, evaluate, flops, interpolate, render
+from motionv2v import checkpoints, diffusion, editing, evaluate, flops, interpolate, prepare, render
 from motionv2v import model as modeling
 from motionv2v.data import synthetic
 from motionv2v.datasets import make_dataset, scene_config, vocabulary_folder
+from motionv2v.models.activations import constrain
 from motionv2v.models.dit import base_params, init_control_from_base
 from motionv2v.models.vae import sample_latents
 from motionv2v.tracks import Tracks
@@ -75,9 +78,10 @@ class VaeTask:
         if any(piece > size for piece, size in zip(config.data.crop, whole, strict=True)):
             raise ValueError(f"data.crop {tuple(config.data.crop)} is larger than the clips (T, H, W) = {whole}")
         # Compiled once, not once per probe.
-        self._encode = jax.jit(lambda p, x: modeling.encode(self.model, p, x))
-        self._decode = jax.jit(lambda p, z: modeling.decode(self.model, p, z))
-        self._blobs = jax.jit(self.blobs)
+        # Whole on every process, which all read the results.
+        self._encode = jax.jit(lambda p, x: constrain(modeling.encode(self.model, p, x), "whole"))
+        self._decode = jax.jit(lambda p, z: constrain(modeling.decode(self.model, p, z), "whole"))
+        self._blobs = jax.jit(lambda key, batch: constrain(self.blobs(key, batch), "whole"))
 
     def init(self, key: Key) -> PyTree:
         """Draw the parameters, or take them from `config.init_from`."""
@@ -184,7 +188,15 @@ class DenoiserTask:
             base = params["dit"]["patch_embed"]
             init = self.model.method.init_from_base
             params["conditioner"] = init(params["conditioner"], base["kernel"], base["bias"])
-        return take(params, self.config.get("resume_from", ()))
+        params = take(params, self.config.get("resume_from", ()))
+        if self.config.data.get("text_embeddings"):
+            prepare.check_text(self.config.data.latents, params)
+        return params
+
+    def step_reads(self) -> tuple[str, ...]:
+        """Name the subtrees of the parameters that the loss reads: what is cached in the data needs none."""
+        data = self.config.data
+        return modeling.step_reads(latents=bool(data.get("latents")), text=bool(data.get("text_embeddings")))
 
     def flops_per_sample(self) -> float:
         """Count the operations that one sample's training step needs in the transformer (`flops.train_step`)."""
@@ -244,13 +256,13 @@ class DenoiserTask:
         if self._editor is None:
             self._editor = editing.Editor(self.config, params, vocabulary_folder(self.config))
         # The same editor every time: its compiled functions take the parameters as an argument.
-        editor = self._editor.with_params(params)
-        pairs = self.config.train.probe_samples
-        if self.is_control:
-            return evaluate.probe_synthetic(editor, num_pairs=pairs, seed=self.config.data.seed)
-        source = synthetic.SyntheticSource(scene_config(self.config), self.config.data.seed, "test")
-        captions = [source[i]["caption"] for i in range(pairs)]
-        return {"scalars": {}, "videos": {"text_to_video": np.concatenate(list(editor.text_to_video(captions)), 2)}}
+        with _lent(self._editor, params) as editor:
+            pairs = self.config.train.probe_samples
+            if self.is_control:
+                return evaluate.probe_synthetic(editor, num_pairs=pairs, seed=self.config.data.seed)
+            source = synthetic.SyntheticSource(scene_config(self.config), self.config.data.seed, "test")
+            captions = [source[i]["caption"] for i in range(pairs)]
+            return {"scalars": {}, "videos": {"text_to_video": np.concatenate(list(editor.text_to_video(captions)), 2)}}
 
 
 class GeneratorTask(DenoiserTask):
@@ -265,7 +277,17 @@ class GeneratorTask(DenoiserTask):
         source = synthetic.SyntheticSource(scene_config(self.config), self.config.data.seed, "test")
         samples = [source[i] for i in range(self.config.train.probe_samples)]
         videos = np.stack([sample["target"] for sample in samples])
-        return interpolate.probe(self._interpolator.with_params(params), videos, [s["caption"] for s in samples])
+        with _lent(self._interpolator, params) as interpolator:
+            return interpolate.probe(interpolator, videos, [s["caption"] for s in samples])
+
+
+@contextlib.contextmanager
+def _lent(model: Any, params: PyTree) -> Iterator[Any]:
+    """Give a model parameters for a while, so that those which only probes need do not stay on the devices."""
+    try:
+        yield model.with_params(params)
+    finally:
+        model.with_params({})
 
 
 def _to_uint8(video: np.ndarray) -> np.ndarray:

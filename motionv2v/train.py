@@ -9,6 +9,10 @@ What is trained lives in a task (`tasks.make(config)`), which this loop asks for
     task.trainable                                   optional schedule table (optim); default config.optim.schedule
     task.flops_per_sample()                          optional: operations of one sample's step (flops), for MFU
     task.sharding_rules                              optional: layout of its parameters; default sharding.RULES
+    task.step_reads()                                optional: names of the top-level subtrees that the loss reads
+
+Frozen subtrees that the loss does not read, such as an autoencoder whose latents are cached, wait in the memory of the
+host and are on the devices for probes alone; the work dir has them like all others.
 
 The order of the loop is a contract:
 
@@ -21,8 +25,8 @@ the run then, before anything that it spoiled is saved. SIGTERM and SIGINT finis
 checkpoint that cannot be written, for lack of space say, stops the run with the last complete one kept.
 
 On several devices `config.mesh` says how they share the work (`sharding`); a run may go on with another mesh. In a job
-of several processes (`distributed`) all run this loop on parts of the same batches and save together; the first one
-alone writes the rest of the work dir, and probes, on its own devices.
+of several processes (`distributed`) all run this loop on parts of the same batches, and save and probe together; the
+first one alone writes the rest of the work dir.
 """
 
 import contextlib
@@ -94,15 +98,16 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
             has_pixels = "dit" in config and not config.data.get("latents")
             memory.check(config, mesh, "train_pixels" if has_pixels else "train", say=progress.say)
         state, frozen, optimizer, data_state = _restore_or_init(config, workdir, task, saver, mesh, progress.say)
+        frozen, idle = _divide(frozen, task, mesh, progress.say)
         first = int(state.step)
         writer = MetricsWriter(workdir, resumed_at=first, is_quiet=is_quiet)
         stack.callback(writer.close)
-        for line in _plan(config, state, frozen, mesh):
+        for line in _plan(config, state, frozen, idle, mesh):
             progress.say(line)
         step_fn = make_train_step(task.loss, optimizer, config, sharding.of(state, mesh))
         if is_own:  # a config tells one of our tasks from another, not what else a caller may pass
             step_fn = compiled.Program(step_fn, "train_step", f"{config} {mesh}", notify=progress.say)
-        run = _Run(config, workdir, task, frozen, saver, writer, progress, mesh)
+        run = _Run(config, workdir, task, frozen, idle, saver, writer, progress, mesh)
         batches = stack.enter_context(open_batches(task, data_state))
         stop = stack.enter_context(StopSignal())
         return _loop(run, state, step_fn, batches, stop)
@@ -168,8 +173,9 @@ def open_batches(task: Any, state: Any = None) -> Iterator[Any]:
 class _Run:
     """Hold what one run writes to, and the numbers read since the last report."""
 
-    def __init__(self, config, workdir, task, frozen, saver, writer, progress, mesh):
-        self.config, self.workdir, self.task, self.frozen, self.mesh = config, workdir, task, frozen, mesh
+    def __init__(self, config, workdir, task, frozen, idle, saver, writer, progress, mesh):
+        self.config, self.workdir, self.task, self.mesh = config, workdir, task, mesh
+        self.frozen, self.idle = frozen, idle
         self.saver, self.writer, self.progress = saver, writer, progress
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -195,11 +201,12 @@ class _Run:
     def probe(self, step: int, state: TrainState) -> None:
         """Evaluate the averaged parameters on the task's fixed set; always the same key, so that steps compare."""
         key = jax.random.fold_in(jax.random.key(self.config.train.seed), 2)
-        params, mesh = distributed.gather(optim.merge(state.ema, self.frozen), self.mesh, _rules(self.task))
-        if params is None:
+        idle = sharding.place(self.idle, self.mesh, rules=_rules(self.task), notify=lambda _: None)
+        # Divided as they are in training: all processes sample together, and none needs the memory for a whole model.
+        with sharding.use(self.mesh):
+            result = self.task.probe(key, optim.merge(optim.merge(state.ema, self.frozen), idle))
+        if not distributed.is_writer():
             return
-        with sharding.use(mesh):
-            result = self.task.probe(key, params)
         scalars = {name: float(value) for name, value in result.get("scalars", {}).items()}
         folder = self.workdir / "samples" / f"{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -274,7 +281,10 @@ def _next_batch(batches: Any, step: int, batch_size: int, stop: StopSignal) -> B
 def _restore_or_init(
     config: ConfigDict, workdir: Path, task: Any, saver: RunCheckpoints, mesh: Any, say: Callable
 ) -> tuple[TrainState, PyTree, optim.Optimizer, Any]:
-    """Build the first state, or read the newest one: (state, frozen, optimizer, data iterator state or None)."""
+    """Build the first state, or read the newest one: (state, frozen, optimizer, data iterator state or None).
+
+    The frozen weights are not on the mesh yet.
+    """
     with sharding.on_host(mesh):
         params = task.init(jax.random.fold_in(jax.random.key(config.train.seed), 0))
     table = getattr(task, "trainable", None) or config.optim.schedule
@@ -288,26 +298,36 @@ def _restore_or_init(
             frozen = jax.tree.map(lambda x: _cast(x, dtype), frozen)
         if distributed.is_writer():
             checkpoints.save_frozen(workdir, frozen)
-        return state, sharding.place(frozen, mesh, rules=rules, notify=say), optimizer, None
+        return state, frozen, optimizer, None
     restored = saver.restore(state.trainable, state.opt_state)
     # The frozen weights come from the work dir too: where they were first taken from may have changed since.
     kept = checkpoints.load_frozen(workdir)
     checkpoints.check_shapes(kept, frozen, f"{workdir / checkpoints.FROZEN}")
     step = jax.device_put(jnp.asarray(restored.step, jnp.int32), state.step.sharding)
     state = TrainState(step, restored.trainable, restored.ema, restored.opt_state)
-    return state, sharding.place(kept, mesh, rules=rules, notify=say), optimizer, restored.data_state
+    return state, kept, optimizer, restored.data_state
 
 
-def _plan(config: ConfigDict, state: TrainState, frozen: PyTree, mesh: Any) -> list[str]:
+def _divide(frozen: PyTree, task: Any, mesh: Any, say: Callable) -> tuple[PyTree, PyTree]:
+    """Put the frozen weights that a step reads on the devices, and keep the others in the host's memory: (both)."""
+    reads = task.step_reads() if hasattr(task, "step_reads") else tuple(frozen)
+    idle = jax.tree.map(np.asarray, {name: tree for name, tree in frozen.items() if name not in reads})
+    read = {name: tree for name, tree in frozen.items() if name in reads}
+    return sharding.place(read, mesh, rules=_rules(task), notify=say), idle
+
+
+def _plan(config: ConfigDict, state: TrainState, frozen: PyTree, idle: PyTree, mesh: Any) -> list[str]:
     """Say in a few lines what the run will do."""
     options, device, first = config.train, jax.devices()[0], int(state.step)
     begin = f"continue from step {first} of" if first else "train"
+    waits = f" ({optim.count(idle):,} of them, {', '.join(idle)}, wait on the host)" if idle else ""
     return [
         f"{config.get('name', 'experiment')}: {begin} {options.steps} steps x {options.batch_size} samples"
         f" = {options.steps * options.batch_size:,} samples",
         f"on {1 if mesh is None else sharding.describe(mesh.shape)} {device.platform} device(s) ({device.device_kind})"
         f"{'' if jax.process_count() == 1 else f' of {jax.process_count()} processes'};"
-        f" {optim.count(state.trainable):,} parameters train, {optim.count(frozen):,} are frozen;"
+        f" {optim.count(state.trainable):,} parameters train, {optim.count(frozen) + optim.count(idle):,} are frozen"
+        f"{waits};"
         " the first step compiles, which takes a while",
     ]
 

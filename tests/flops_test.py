@@ -52,7 +52,14 @@ def test_unknown_kinds_are_refused():
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("NVIDIA H200", 989.5e12), ("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v6 lite", 918e12), ("cpu", None)],
+    [
+        ("NVIDIA H200", 989.5e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("cpu", None),
+        ("NVIDIA H100 PCIe", None),
+    ],
 )
 def test_peak_by_device_kind(kind, expected):
     assert flops.peak(kind) == expected

@@ -40,6 +40,7 @@ def large(batch_size=4, remat="save_attention"):
 def test_estimate_of_5b_is_near_what_the_tpu_compiler_said(row):
     """Within a third: good enough to tell what cannot run. The numbers are those of `launch/compile_check.py`."""
     cfg = large(row["batch_size"], row["remat"])
+    cfg.update_from_flattened_dict(row.get("fields", {}))
     got = memory.estimate(cfg, mesh(**row["mesh"]), row["program"]).peak / GIB
     assert 0.75 < got / row["measured_gib"] < 1.33
 
@@ -59,14 +60,20 @@ def test_estimate_of_a_small_model_is_near_what_the_cpu_compiler_says(remat):
     assert 0.5 < memory.estimate(cfg).peak / peak < 2
 
 
-def test_weights_are_the_arguments_of_the_program():
-    """What is stored, parameter by parameter, is what the compiled step is given, on one device and on a part."""
+@pytest.mark.parametrize("text_embeddings", [False, True])
+def test_weights_are_the_arguments_of_the_program(text_embeddings):
+    """What is stored, parameter by parameter, is what the compiled step is given, on one device and on a part.
+
+    The autoencoder made the latents, and is not given to it; the text encoder neither, if it made embeddings.
+    """
     cfg = large()
+    cfg.data.text_embeddings = text_embeddings
     model = modeling.build(cfg)
     shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
     trainable, frozen = optim.partition(shapes, cfg.optim.schedule)
     whole = memory.estimate(cfg)
-    masters, rest = optim.count(trainable), optim.count(frozen) - optim.count(frozen["vae"])
+    idle = ("vae", "text") if text_embeddings else ("vae",)
+    masters, rest = optim.count(trainable), optim.count(frozen) - sum(optim.count(frozen[name]) for name in idle)
     assert whole.weights == pytest.approx(4 * masters + 2 * masters + 2 * rest)
     assert whole.optimizer == pytest.approx(4 * 4 * masters)
     assert memory.estimate(cfg, mesh(fsdp=8)).weights == pytest.approx(whole.weights / 8, rel=0.02)
@@ -94,6 +101,19 @@ def test_sampling_needs_no_optimizer():
     assert sampled.optimizer == 0 and sampled.weights < memory.estimate(large()).weights
     with pytest.raises(ValueError, match="unknown program 'edit'; available: train, train_pixels, sample"):
         memory.estimate(large(), what="edit")
+
+
+def test_one_clip_needs_no_training_batch():
+    assert memory.estimate(large(4), what="sample") == memory.estimate(large(32), what="sample")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts"),
+    [({"fsdp": 4}, 1), ({"context": 2}, 2), ({"context": 4}, 4), ({"context": 8}, 1), ({"context": 4, "tensor": 2}, 8)],
+)
+def test_devices_that_share_the_autoencoder(sizes, parts):
+    """Latents of 60 rows and 90 columns: 2 divides the columns, 4 the rows, 8 neither."""
+    assert memory.autoencoder_parts(large(), mesh(**sizes)) == parts
 
 
 # --- what is said ---

@@ -28,6 +28,7 @@ def get_config():
     cfg.optim.schedule = tuple((pattern, options and {"peak": 1e-2}) for pattern, options in cfg.optim.schedule)
     cfg.sample.num_steps = 1
     cfg.train.update({"batch_size": 4, "checkpoint_every": 4, "keep": 2, "probe_samples": 1})
+    cfg.train.probe_every = 4
     cfg.mesh = {"data": -1, "fsdp": 1, "context": 1, "tensor": 1}
     return cfg
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import yaml
 
-from motionv2v import checkpoints, distributed, roll_call, train
+from motionv2v import checkpoints, distributed, roll_call, train, video
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 300  # seconds; only a hang, or a machine that is very busy, takes that long
+PATIENCE = 600  # seconds; only a hang, or a machine that is very busy, takes that long
 EVERY = 4
 
 
@@ -34,14 +34,14 @@ def inputs(tmp_path_factory):
 class Job:
     """Processes that run launch/train.py together, each with `devices` devices."""
 
-    def __init__(self, inputs, workdir, steps, processes=1, devices=1, **mesh):
+    def __init__(self, inputs, workdir, steps, processes=1, devices=1, num_workers=0, **mesh):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = probe.getsockname()[1]
         command = [
             sys.executable, str(ROOT / "launch/train.py"), f"--config={ROOT / 'tests/multiprocess_config.py'}",
             f"--workdir={workdir}", f"--config.train.steps={steps}", f"--config.data.latents={inputs / 'latents'}",
-            f"--config.resume_from=('{inputs / 'model'}',)",
+            f"--config.resume_from=('{inputs / 'model'}',)", f"--config.data.num_workers={num_workers}",
             *(f"--config.mesh.{axis}={size}" for axis, size in mesh.items()),
         ]  # fmt: skip
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
@@ -54,7 +54,9 @@ class Job:
             self.logs.append(workdir.parent / f"{workdir.name}-{steps}-{index}.txt")
             with self.logs[-1].open("w") as log:
                 own = command + (job if processes > 1 else [])
-                self.children.append(subprocess.Popen(own, env=env, stdout=log, stderr=subprocess.STDOUT))
+                # Each is a group of its own with its workers.
+                options = {"env": env, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
+                self.children.append(subprocess.Popen(own, **options))
 
     def wait_for_step(self, step):
         """Wait until a complete checkpoint of at least this step is on disk."""
@@ -93,11 +95,20 @@ def assert_continues(inputs, workdir, steps, tmp_path):
     assert np.ptp(expected) > 0.05 and len(expected) == steps
     # Sums in fp32 in another order at every step, carried through `steps` updates; 12 steps were 1e-7 apart.
     np.testing.assert_allclose(losses(workdir), expected, rtol=1e-5)
+    probes = sorted(path.parent.name for path in (workdir / "samples").glob("*/*.mp4"))
+    assert f"{EVERY:08d}" in probes
+    for name in probes:
+        path = f"samples/{name}/text_to_video.mp4"
+        got, same = (video.read(folder / path).frames.astype(int) for folder in (workdir, tmp_path / "whole"))
+        assert np.ptp(same) > 20
+        # Rounding to whole grey levels, and what the codec makes of it.
+        assert got.shape == same.shape and np.abs(got - same).mean() < 1
 
 
 def test_a_killed_job_goes_on_with_other_processes_and_another_mesh(inputs, tmp_path):
     workdir = tmp_path / "run"
-    job = Job(inputs, workdir, 10**6, processes=2)
+    # Parameters divided over both, in probes too.
+    job = Job(inputs, workdir, 10**6, processes=2, fsdp=2, data=1)
     job.wait_for_step(2 * EVERY)
     job.children[1].kill()
     killed = time.monotonic()
@@ -108,7 +119,7 @@ def test_a_killed_job_goes_on_with_other_processes_and_another_mesh(inputs, tmp_
     assert "job: train" not in job.output()[1], "only the first process tells"
 
     step = checkpoints.latest_step(workdir)
-    job = Job(inputs, workdir, step + EVERY, processes=1, devices=2, fsdp=2, data=1)
+    job = Job(inputs, workdir, step + EVERY, processes=1, devices=2)
     assert job.finish() == [0], job.output()
     assert f"continue from step {step} of {step + EVERY}" in job.output()[0]
     assert_continues(inputs, workdir, step + EVERY, tmp_path)
@@ -125,6 +136,22 @@ def test_any_process_can_be_told_to_stop_and_others_go_on(inputs, tmp_path):
     step = checkpoints.latest_step(workdir)
     assert f"SIGTERM: saved step {step}" in job.output()[0]
     assert Job(inputs, workdir, step + 2, processes=2, fsdp=2, data=1).finish() == [0] * 2
+    assert_continues(inputs, workdir, step + 2, tmp_path)
+
+
+@pytest.mark.slow
+def test_all_processes_and_their_workers_can_be_told_to_stop_at_once(inputs, tmp_path):
+    """As SLURM does: every process gets the signal, those of the input pipelines as well."""
+    workdir = tmp_path / "run"
+    job = Job(inputs, workdir, 10**6, processes=2, num_workers=2)
+    job.wait_for_step(EVERY)
+    for child in job.children:
+        os.killpg(child.pid, signal.SIGTERM)
+    assert job.finish() == [0, 0], job.output()
+    step = checkpoints.latest_step(workdir)
+    assert f"SIGTERM: saved step {step}" in job.output()[0]
+    assert not any("unexpectedly" in said or "Traceback" in said for said in job.output()), job.output()
+    assert Job(inputs, workdir, step + 2, processes=2, num_workers=2).finish() == [0, 0]
     assert_continues(inputs, workdir, step + 2, tmp_path)
 
 

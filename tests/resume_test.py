@@ -34,7 +34,9 @@ def start(workdir, num_workers=0, delay=0.0):
     # The child's main module must be importable for spawned workers, hence -c and not this file as a script.
     here = str(Path(__file__).parent)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)]), "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    # The child and its workers are a group of their own, which a signal can reach as a whole.
+    return subprocess.Popen(command, env=env, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def wait_for_step(workdir, child, step):
@@ -84,8 +86,10 @@ def test_killed_runs_resume_bit_equal(tmp_path):
     killed_at = checkpoints.latest_step(broken)
     child = start(broken, num_workers=2, delay=0.005)
     wait_for_step(broken, child, killed_at + EVERY)
-    child.send_signal(signal.SIGTERM)
+    # As SLURM does it, and Ctrl-C in a terminal: the signal goes to the workers as well, which leave it to the run.
+    os.killpg(child.pid, signal.SIGTERM)
     output = finish(child)
+    assert "Traceback" not in output and "unexpectedly" not in output, output
     stopped_at = checkpoints.latest_step(broken)
     assert killed_at < stopped_at < STEPS
     assert f"continue from step {killed_at} of {STEPS}" in output

@@ -1,11 +1,14 @@
-"""What a training run starts from."""
+"""What a training run starts from, and what of it a step is given."""
+
+import json
 
 import jax
 import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, tasks
+from configs import common
+from motionv2v import checkpoints, optim, prepare, tasks, train
 
 
 def tree(kind, key=0):
@@ -75,3 +78,108 @@ def test_edge_term_sees_edges_alone(monkeypatch):
     # One of the 15 differences between rows is 0.5, those between columns are 0.
     np.testing.assert_allclose(parts["edges"], 0.5 / 15, rtol=1e-6)
     np.testing.assert_allclose(total, 0.25 + 5.0 * 0.125 + 3.0 * parts["edges"], rtol=1e-6)
+
+
+# --- what a step does not read ---
+
+
+@pytest.fixture(scope="module")
+def cached(saved, tmp_path_factory):
+    """The config of a branch's training on latents and embeddings of four pairs, on a mesh of one device."""
+    config = tiny_model.config()
+    config.init_from = (saved["control"],)
+    config.data.update({"latents": str(tmp_path_factory.mktemp("latents")), "text_embeddings": True})
+    config.train.update({"steps": 4, "checkpoint_every": 2, "probe_every": 2, "probe_samples": 1})
+    # A rate that does not ask how many steps there will be, so that a run can end early and go on.
+    config.optim.schedule = tuple((path, options and {"peak": 2e-3}) for path, options in config.optim.schedule)
+    config.mesh = common.mesh(data=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "SHARD", 4)
+        prepare.write_latents(config, config.data.latents, 4, say=lambda line: None, batch_size=2)
+    return config
+
+
+def run(config, workdir, monkeypatch, **changes):
+    """Train; return the subtrees that the steps were given, and what the work dir tells: metrics, probes, weights."""
+    config = config.copy_and_resolve_references()
+    config.train.update(changes)
+    given, make = set(), train.make_train_step
+
+    def probe(editor, num_pairs, seed):
+        leaves = optim.flatten(editor.params)
+        assert all(isinstance(leaf, jax.Array) for leaf in leaves.values())
+        means = {name: [np.abs(leaf).mean() for leaf in jax.tree.leaves(editor.params[name])] for name in editor.params}
+        return {"scalars": {name: np.mean(values) for name, values in means.items()}}
+
+    def spied(*args):
+        step = make(*args)
+
+        def call(state, frozen, batch):
+            given.update(frozen)
+            assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(frozen))
+            return step(state, frozen, batch)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "make_train_step", spied)
+        patch.setattr(tasks.evaluate, "probe_synthetic", probe)  # what an edit needs, without the time of one
+        train.train(config, workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    told = [{k: v for k, v in line.items() if k.startswith(("loss", "probe", "grad"))} for line in lines]
+    weights = {ema: optim.flatten(checkpoints.load_workdir(workdir, ema=ema)[1]) for ema in (False, True)}
+    return given, told, weights
+
+
+def test_what_is_cached_is_not_given_to_the_step(cached, saved, tmp_path, monkeypatch):
+    """Autoencoder and text encoder stay on the host, and all else is bit-equal to a run that gives them to the step."""
+    lean, told, weights = run(cached, tmp_path / "lean", monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.DenoiserTask, "step_reads", lambda self: ("vae", "text", "dit", "conditioner"))
+        full, expected, full_weights = run(cached, tmp_path / "full", monkeypatch)
+    assert (lean, full) == ({"dit"}, {"dit", "vae", "text"})
+    assert told == expected
+    assert {name for line in told for name in line} > {"probe/vae", "probe/text", "probe/dit", "probe/conditioner"}
+    run(cached, tmp_path / "parts", monkeypatch, steps=2)
+    again, resumed, parts_weights = run(cached, tmp_path / "parts", monkeypatch)
+    losses = lambda lines: [line for line in lines if "loss" in line]  # noqa: E731
+    assert again == {"dit"} and losses(resumed) == losses(told) and len(losses(told)) == 4
+    source = optim.flatten(checkpoints.load_model(saved["control"])[1])
+    for ema, got in weights.items():
+        assert got.keys() == source.keys()
+        for path, leaf in got.items():
+            np.testing.assert_array_equal(leaf, full_weights[ema][path], err_msg=path)
+            np.testing.assert_array_equal(leaf, parts_weights[ema][path], err_msg=path)
+            assert not path.startswith(("vae", "text")) or np.array_equal(leaf, source[path]), path
+
+
+@pytest.mark.parametrize(
+    ("latents", "embeddings", "reads"),
+    [
+        ("", False, {"vae", "text", "dit", "conditioner"}),
+        ("folder", False, {"text", "dit", "conditioner"}),
+        ("folder", True, {"dit", "conditioner"}),
+    ],
+)
+def test_the_loss_reads_what_it_says(cached, latents, embeddings, reads):
+    """Parameters that are not there cannot be read: the loss is traced without them."""
+    config = cached.copy_and_resolve_references()
+    config.data.update({"latents": latents and cached.data.latents, "text_embeddings": embeddings})
+    task = tasks.make(config)
+    assert set(task.step_reads()) == reads
+    batch = {k: v for k, v in next(iter(task.dataset())).items() if np.asarray(v).dtype.kind in "biuf"}
+    params = jax.eval_shape(lambda key: tasks.modeling.init_params(key, task.model), jax.random.key(0))
+    params = {name: tree for name, tree in params.items() if name in reads}
+    assert jax.eval_shape(task.loss, jax.random.key(0), params, batch)[0].shape == ()
+
+
+def test_embeddings_of_another_text_encoder_are_refused(cached, tmp_path):
+    """The run would save an encoder that the branch was not trained with."""
+    config = cached.copy_and_resolve_references()
+    other = tiny_model.random_params(checkpoints.load_model(cached.init_from[0])[1], seed=1)
+    config.resume_from = (str(checkpoints.save_model(tmp_path / "other", config, other, dtype="float32")),)
+    with pytest.raises(
+        ValueError, match=r"text holds embeddings of another text encoder .*; expected that of"
+    ) as error:
+        tasks.make(config).init(jax.random.key(0))
+    assert "\n" not in str(error.value)

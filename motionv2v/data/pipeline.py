@@ -7,6 +7,7 @@ restored iterator goes on with exactly the batches that an uninterrupted one wou
 workers nor that of hosts changes them.
 """
 
+import contextlib
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from motionv2v.data.buckets import Bucket, Fit, nearest
 from motionv2v.data.counterfactual import drop_points
-from motionv2v.data.workers import end_with_parent
+from motionv2v.data.workers import end_with_parent, shielded
 from motionv2v.tokenizer import ByteTokenizer, Tokenizer
 
 NULL_CAPTION = "."
@@ -183,7 +184,7 @@ class Batches(grain.IterDataset):
         self._batches, self._num_workers, self._prefetch = batches, num_workers, prefetch
 
     def __iter__(self) -> "BatchIterator":
-        return BatchIterator(self.starting_at)
+        return BatchIterator(self.starting_at, bool(self._num_workers))
 
     def starting_at(self, position: int) -> grain.DatasetIterator:
         """Return grain's iterator over the batches from a position on."""
@@ -199,14 +200,19 @@ class Batches(grain.IterDataset):
 class BatchIterator(grain.DatasetIterator):
     """Give batches and count them, see `Batches`; reading, and the workers, start when the first is asked for."""
 
-    def __init__(self, open_at: Callable[[int], grain.DatasetIterator]):
+    def __init__(self, open_at: Callable[[int], grain.DatasetIterator], has_workers: bool = False):
         super().__init__()
-        self._open_at, self._position, self._inner = open_at, 0, None
+        self._open_at, self._has_workers = open_at, has_workers
+        self._position, self._inner = 0, None
 
     def __next__(self) -> dict[str, Any]:
         if self._inner is None:
-            self._inner = self._open_at(self._position)
-        batch = next(self._inner)
+            # Workers start when the first batch is asked for; when it comes, the last of them have started too.
+            with shielded() if self._has_workers else contextlib.nullcontext():
+                self._inner = self._open_at(self._position)
+                batch = next(self._inner)
+        else:
+            batch = next(self._inner)
         self._position += 1
         return batch
 

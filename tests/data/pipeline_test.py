@@ -1,13 +1,18 @@
 """The stream of batches: deterministic, restorable, split over hosts without overlap, the same from any worker."""
 
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 
 import grain
 import numpy as np
 import pytest
 from absl import flags
 
-from motionv2v.data import pipeline
+from motionv2v.data import pipeline, workers
 from motionv2v.data.pipeline import NULL_CAPTION, Prepare, make_dataset
 from motionv2v.data.synthetic import SceneConfig, SyntheticSource
 from motionv2v.tokenizer import ByteTokenizer
@@ -203,6 +208,45 @@ def test_workers_end_with_their_parent(monkeypatch):
     monkeypatch.setattr(grain.IterDataset, "mp_prefetch", remember)
     next(iter(make_dataset(Numbers(4), None, batch_size=1, seed=0, num_workers=3)))
     assert given == {"worker_init_fn": pipeline.end_with_parent, "num_workers": 3}
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs POSIX signals")
+def test_workers_leave_signals_to_their_parent():
+    """SLURM, Kubernetes and Ctrl-C tell all processes of a group; the workers go on until the run has no more use."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    before = set(multiprocessing.active_children())
+    settings = {"batch_size": 1, "seed": 4, "prefetch": 1}
+    expected = indices(make_dataset(Numbers(12), None, **settings), 12)
+    batches = iter(make_dataset(Numbers(12), None, **settings, num_workers=2))
+    try:
+        got = [next(batches)["index"].tolist()]
+        children = set(multiprocessing.active_children()) - before
+        assert len(children) == 2
+        for child in children:
+            for number in workers.STOPS:
+                os.kill(child.pid, number)
+        got += [next(batches)["index"].tolist() for _ in range(11)]
+    finally:
+        batches.close()
+    assert got == expected
+    for child in children:
+        child.join(timeout=60)
+    assert not any(child.is_alive() for child in children)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs POSIX signals")
+def test_processes_started_in_a_shield_are_deaf_until_they_say_otherwise():
+    code = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
+
+    def blocked():
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        return {int(number) for number in child.stdout.split()}
+
+    outside = blocked()
+    with workers.shielded():
+        assert blocked() == outside | set(workers.STOPS)
+    assert blocked() == outside
 
 
 def sample(num_points=6, num_frames=9):

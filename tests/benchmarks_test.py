@@ -1,0 +1,76 @@
+"""The table of benchmarks/sampling.py: which runs count, what stands in a cell, and where a second start goes on."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import sampling
+
+
+class Scripted:
+    """A side that takes the given seconds, run by run."""
+
+    def __init__(self, seconds, prepared=None):
+        self.seconds, self.prepared, self.orders = list(seconds), prepared or {"bytes": 3e9, "operations": 2e15}, []
+
+    def ask(self, *order):
+        self.orders.append(order[0])
+        if order[0] == "run":
+            return {"seconds": self.seconds.pop(0), "peak": 5e9}
+        return dict(self.prepared) if order[0] == "prepare" else {}
+
+
+def time_row(seconds, limit=60.0, **given):
+    child = Scripted(seconds, **given)
+    options = Namespace(repeats=3, seconds=limit)
+    return sampling.time_row(sampling.ROWS["forward-main"], {"jax forward-main": child}, options), child
+
+
+def test_the_first_run_does_not_count():
+    results, child = time_row([9.0, 1.0, 3.0, 2.0])
+    assert results["jax forward-main"]["seconds"] == 2.0 and results["jax forward-main"]["runs"] == 3
+    assert child.orders == ["prepare", *["run"] * 4, "release"]
+
+
+def test_a_long_first_run_counts_and_long_rows_end_early():
+    results, child = time_row([50.0, 40.0, 1.0, 1.0])
+    assert results["jax forward-main"]["seconds"] == 45.0
+    assert child.orders.count("run") == 2, "90 s are more than 60"
+
+
+def test_a_side_that_fails_says_so_in_its_row():
+    results, child = time_row([], prepared={"error": "RESOURCE_EXHAUSTED: out of memory"})
+    assert child.orders == ["prepare", "release"]
+    told = {"steps": 50, "rows": results, "about": {"jax": {"device": "NVIDIA H200"}}}
+    assert sampling.show("forward-main", told)[2] == "fails: RESOURCE_EXHAUSTED: out of memory"
+
+
+@pytest.mark.parametrize(("device", "used"), [("NVIDIA H200", "50.0%"), ("cpu", "-")])
+def test_a_row_of_the_table(device, used):
+    """2 s for half of what an H200 does in them: 989.5 TFLOP. The peer's row has no step cache."""
+    ours = {"seconds": 2.0, "bytes": 3e9, "operations": 989.5e12}
+    told = {"steps": 50, "about": {"jax": {"device": device}}}
+    told["rows"] = {"jax control+guidance+cache": ours, "torch control+guidance": {"seconds": 3.0, "peak": 4e9}}
+    cells = sampling.show("control+guidance+cache", told)
+    assert cells == ["control+guidance+cache", "26", "2.00", "3.00", "1.50x", "3.00 c", "4.00", "989.5", used]
+    ours["peak"] = 6e9
+    assert sampling.show("control+guidance+cache", told)[5] == "6.00", "what the device tells, where it does"
+
+
+def test_every_row_has_a_peer_among_the_rows():
+    assert {sampling.peer_of(name) for name in sampling.ROWS} <= set(sampling.ROWS)
+    assert all(set(names) <= set(sampling.ROWS) for names in sampling.DEFAULT.values())
+
+
+def test_results_are_kept_and_other_sizes_refused(tmp_path):
+    options = Namespace(size="dry", steps=4, out=tmp_path / "told.json")
+    told = sampling.load(options)
+    told["rows"]["jax forward-main"] = {"seconds": 1.0}
+    sampling.save(told, options)
+    assert sampling.load(options) == told
+    with pytest.raises(SystemExit, match="of size dry and 4 steps; name another file"):
+        sampling.load(Namespace(size="5b", steps=50, out=options.out))
