@@ -60,7 +60,7 @@ RELEASED: dict[str, Released] = {
     "tiny": Released(
         folder="released/tiny",
         config="configs/motionv2v_tiny.py",
-        commit="a776d9d",
+        commit="0de146f",
         description="MotionV2V on synthetic scenes: VAE, text encoder, base and control branch trained by this project",
     ),
 }
