@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from configs import motionv2v_cogvideox_5b
 from motionv2v import checkpoints, distributed, roll_call, train, video
 
 ROOT = Path(__file__).parents[1]
@@ -330,5 +331,12 @@ def test_jobset_is_a_jobset_that_names_the_launcher():
     container = job["template"]["spec"]["containers"][0]
     command = [*container["command"], *container.get("args", ())]
     assert command[1] == "launch/train.py"
-    assert {flag[2:].split("=")[0] for flag in command[2:]} <= launcher_flags() | {"config"}
+    names = {flag[2:].split("=")[0] for flag in command[2:]}
+    fields = {name for name in names if name.startswith("config.")}
+    assert names - fields <= launcher_flags() | {"config"}
+    for field in fields:
+        value = motionv2v_cogvideox_5b.get_config()
+        for part in field.split(".")[1:]:
+            assert part in value, f"{field} is no field of the config"
+            value = value[part]
     assert container["resources"]["limits"].keys() == {"google.com/tpu"}
