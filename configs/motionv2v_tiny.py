@@ -6,7 +6,7 @@ The released weights, on two shared CPU cores, 2026-11-21, were trained in four 
 earlier autoencoder and earlier scenes (51,200 samples, 29 minutes); from there
 `--config.resume_from="('tiny','runs/base_tiny','runs/vae_tiny')" --config.train.steps=3200` on latents of 6,144 pairs
 (102,400 samples, 52 minutes), in which held-out PSNR stopped following the training loss at 2,000 steps; from there
-`--config.resume_from="('tiny',)" --config.train.steps=3600` on latents of 18,432 pairs (115,200 samples, 94 minutes), to
+`--config.resume_from="('tiny',)" --config.train.steps=3600` on latents of 18,432 pairs (115,200 samples, 94 min), to
 a loss of 0.220; and the same command once more with half the rate and more of the noise that a single step starts
 from, `--config.loss.power=6.0 --config.optim.schedule="(('(vae|text)/.*',None),('(dit/control|conditioner)/.*',
 {'peak':1e-3,'warmup':100,'decay':'cosine','end':1e-5}),('dit/.*',None))"` (115,200 samples, 30 samples/s beside other
