@@ -2,8 +2,8 @@
 
 Turned clips are clips, and turned paths are their paths, so a model can edit any view; turned back, its answers should
 be equal, and what differs is error. The mean of the answers has less of it ("geometric self-ensemble" of image
-restoration: Timofte et al. 2016; Lim et al. 2017, arXiv 1707.02921, section 3.4). A view of a clip backwards helps most
-here: the causal autoencoder cuts it into other groups of frames.
+restoration: Timofte et al. 2016; Lim et al. 2017, arXiv 1707.02921). The clip backwards is the second view, because
+the causal autoencoder cuts it into other groups of frames, which should make its errors most unlike the first's.
 
 This holds for samples of one denoising step, which are means themselves. Longer samples are draws, and the mean of
 draws is a blur. Each view costs one more sample. Texts are not turned: a prompt that says "left" or "rises" is wrong
