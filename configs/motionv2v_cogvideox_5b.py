@@ -5,12 +5,13 @@ AdamW at 1e-4, 32 samples a step, 15,000 steps, half of the captions dropped. Ba
 bfloat16; 2,559.5 M train in float32 with bfloat16 compute. The paper trained for a week on 8 H100.
 
 It trains on what the frozen networks made once, so that neither autoencoder nor text encoder takes part in a step or
-room on the devices. The first command writes it, of procedural scenes at that size, on any number of machines:
+room on the devices. The first command writes it, on any number of machines, of procedural scenes at that size or, with
+--config.data.mix="(('runs/pairs',1.0),)", of pairs prepared from videos:
 
     python launch/prepare.py --stage=latents --config=configs/motionv2v_cogvideox_5b.py --config.init_from="('FOLDER',)"
     python launch/train.py --config=configs/motionv2v_cogvideox_5b.py --config.init_from="('FOLDER',)" --workdir=...
 
-Prepared videos are read as they are: --config.data.latents="" --config.data.text_embeddings=False and their `data.mix`.
+With --config.data.latents="" --config.data.text_embeddings=False every step encodes its pairs, drawn or of `data.mix`.
 This project has not run it: it states the shapes for which the library is checked (tests/configs_test.py).
 """
 

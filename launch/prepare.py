@@ -1,4 +1,4 @@
-"""Prepare data, resumably: pairs with tracks from --videos or --movi, or latents of synthetic pairs (--config)."""
+"""Prepare data, resumably: pairs with tracks from --videos or --movi, or latents of pairs or scenes (--config)."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files imp
 CONFIG = config_flags.DEFINE_config_file("config", help_string="latents: such as configs/motionv2v_tiny.py")
 STAGE = flags.DEFINE_enum("stage", None, ["pairs", "latents"], "what to prepare; default: as the other flags ask")
 OUT = flags.DEFINE_string("out", None, "folder to write; latents default: the config's data.latents")
-NUM = flags.DEFINE_integer("num_samples", 16384, "latents: pairs, rounded up to whole shards", lower_bound=1)
+NUM = flags.DEFINE_integer("num_samples", 16384, "latents: samples, rounded up to whole shards", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch_size", 0, "latents: encoded at once; 0: as memory allows, to 16", lower_bound=0)
 VIDEOS = flags.DEFINE_string("videos", None, "pairs: folder of videos, searched with the folders in it")
 MOVI = flags.DEFINE_string("movi", None, "pairs: in place of videos a TFDS folder of MOVi, or .npz scenes")
 flags.DEFINE_string("size", "480x720", "pairs: HEIGHTxWIDTH in pixels")
@@ -47,8 +48,7 @@ def main(argv: list[str]) -> None:
             raise ValueError("expected --videos=DIR --out=DIR, or --config=configs/motionv2v_tiny.py for stage latents")
         else:
             out = OUT.value or CONFIG.value.data.get("latents") or f"runs/latents_{CONFIG.value.name}"
-            folder = prepare.write_latents(CONFIG.value, out, NUM.value)
-            print(f"latents are in {folder}; train with --config.data.latents={folder}")
+            prepare.write_latents(CONFIG.value, out, NUM.value, batch_size=BATCH.value)
     except (ValueError, OSError) as error:
         if logging.level_debug():
             raise

@@ -141,6 +141,39 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
     return pipeline.mix(sources, weights, transform, buckets=_buckets(config), num_points=num_points, **batches)
 
 
+def samples(config: Any, split: str = "train") -> grain.MapDataset:
+    """Build the endless series of single samples that `prepare.write_latents` encodes; sample i is always the same.
+
+    Of `data.mix` in the shape of `data.num_frames` and `data.size`, else scenes, each once. Points are dropped as in
+    training, captions are not.
+
+    Raises:
+        ValueError: for `data.buckets` of another shape, and as `make_dataset`.
+    """
+    data = config.data
+    transform = pipeline.Prepare(check_tokenizer(config), caption_dropout=0.0)
+    bucket = (data.num_frames, *data.size)
+    if any(tuple(given) != bucket for given in data.get("buckets") or ()):
+        raise ValueError(
+            f"data.buckets is {tuple(data.buckets)}, but latents are of one shape, data.num_frames and data.size "
+            f"{bucket}: leave data.buckets out"
+        )
+    if not data.get("mix"):
+        source = synthetic.SyntheticSource(scene_config(config), data.seed, split)
+        return grain.MapDataset.source(source).seed(data.seed).random_map(transform)
+    sources, weights = _mixed_sources(config, split)
+    num_points = scene_config(config).num_points
+    return pipeline.blend(sources, weights, transform, bucket=bucket, num_points=num_points, seed=data.seed)
+
+
+def describe_mix(config: Any, split: str = "train") -> list[tuple[str, float, int]]:
+    """List (name, weight, number of samples) of the data sets of `data.mix`; those drawn on the fly count 0."""
+    if not config.data.get("mix"):
+        return []
+    sources, weights = _mixed_sources(config, split)
+    return [(name, weights[name], len(s) if hasattr(s, "__len__") else 0) for name, s in sources.items()]
+
+
 def _mixed_sources(config: Any, split: str) -> tuple[dict[str, Any], dict[str, float]]:
     """Open the data sets of `data.mix`: ({name: source}, {name: weight}); without a mix, scenes alone."""
     entries = tuple(config.data.get("mix") or (("synthetic", 1.0),))

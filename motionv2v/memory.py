@@ -160,6 +160,21 @@ def check(
     )
 
 
+def pairs_at_once(config: Any, most: int = 16, available: float | None = None) -> int:
+    """Return how many pairs a device can encode at once: a power of two, at least 1.
+
+    A pair is four clips: both videos and both sets of blobs. `available`: bytes of the device; None asks it, and takes
+    `most` where nothing says.
+    """
+    available = capacity() if available is None else available
+    model, count = modeling.build(config), most
+    weights = _bytes({"vae": _shapes(config)["vae"]}, _one_device(), "float32")
+    clip = _autoencoder(config, model, _one_device(), 1) / (3 if model.method is not None else 1)
+    while available is not None and count > 1 and weights + 4 * count * clip > MARGIN * available:
+        count //= 2
+    return count
+
+
 def advice(config: Any, mesh: Mesh | AbstractMesh | None, what: str, available: float) -> str:
     """Name the smallest changes after which an estimate fits into `available` bytes, or say that none of them does."""
     fits = [

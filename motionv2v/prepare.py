@@ -1,8 +1,9 @@
 """Encode training samples once, so that training does not encode them again every step: `launch/prepare.py`.
 
-Videos of synthetic pairs, and their blobs, go through the frozen VAE; with `data.text_embeddings` captions go through
-the frozen text encoder too. What is drawn per sample (points, point dropout, colours) is drawn once and frozen with it;
-captions are dropped later, per step.
+The videos of pairs, and their blobs, go through the frozen VAE; with `data.text_embeddings` captions go through the
+frozen text encoder too. The pairs are scenes drawn on the fly or, with `data.mix`, those of stored data sets. What is
+drawn per sample (window of the clip, points, point dropout, colours) is drawn once and frozen with it; captions are
+dropped later, per step.
 
 Several processes share the work if they find each other in their environment (`distributed.detect`: srun, mpirun, or
 JAX_NUM_PROCESSES and JAX_PROCESS_ID set by hand): process i of n makes shards i, i + n, ... on its own devices, without
@@ -11,18 +12,20 @@ waiting for the others, and the files are the same, byte for byte, whatever thei
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, datasets, distributed
+from motionv2v import checkpoints, datasets, distributed, memory
 from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
-from motionv2v.data import pipeline, synthetic
+from motionv2v.data import pipeline
 from motionv2v.tokenizer import SentencePieceTokenizer, Tokenizer
 from motionv2v.typing import PyTree
 
@@ -30,9 +33,11 @@ SHARD = 512
 
 
 def write_latents(
-    config: Any, folder: str | Path, num_samples: int, say: Callable[[str], None] = print, batch_size: int = 16
+    config: Any, folder: str | Path, num_samples: int, say: Callable[[str], None] = print, batch_size: int = 0
 ) -> Path:
-    """Write latents of `num_samples` synthetic pairs: target video, source video, source blobs, target blobs.
+    """Write latents of `num_samples` pairs: target video, source video, source blobs, target blobs.
+
+    More samples than a stored data set has pairs are further draws of them: other frames, points and colours.
 
     Resumable: complete shards are kept, so a killed job goes on where it was; asking for more samples adds shards. With
     `data.text_embeddings` the captions' embeddings are written beside the latents, also of shards that were there.
@@ -41,13 +46,16 @@ def write_latents(
         config: of kind "control" or "generator"; `config.init_from` names where the VAE's weights are.
         folder: where to write. num_samples: rounded up to whole shards of 512.
         say: called with progress lines.
+        batch_size: pairs encoded at once, rounded down to a divisor of 512; 0 is as many as fit into the device's
+            memory, at most 16.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the folder holds latents of another VAE or other scenes, or the config has no method, or its
-            tokenizer does not fit its text encoder, or embeddings are asked for of a text encoder that trains.
+        ValueError: if the folder holds latents of another VAE, other scenes or other data sets, or the config has no
+            method, or its tokenizer does not fit its text encoder, or embeddings are asked for of a text encoder that
+            trains, or a data set cannot be read.
     """
     if "method" not in config:
         raise ValueError(f"config {config.get('name', '?')} has no method: nothing to draw conditions with")
@@ -62,15 +70,12 @@ def write_latents(
     todo = [i for i in own if not (folder / f"{i:05d}.npy").exists()]
     which = "" if count == 1 else f" of process {index} of {count}"
     say(f"{folder}: {len(own)} shards of {SHARD} pairs{which}, {len(own) - len(todo)} there already")
-    encode = jax.jit(lambda p, key, batch: _encode_batch(model, p, key, batch))
-    start = time.time()
-    for done, shard in enumerate(todo, 1):
-        latent_data.write_shard(folder, shard, _shard(config, tokenizer, encode, params, shard, batch_size))
-        rate = done * SHARD / (time.time() - start)
-        left = (len(todo) - done) * SHARD / rate / 60
-        say(f"shard {done}/{len(todo)}: {rate:.1f} pairs/s, {left:.0f} min left")
+    size = math.gcd(batch_size or memory.pairs_at_once(config), SHARD)
+    _write_shards(config, model, params, tokenizer, folder, todo, size, say)
     if config.data.get("text_embeddings"):
-        _write_text(config, model, tokenizer, folder, own, batch_size, say)
+        _write_text(config, model, tokenizer, folder, own, size, say)
+    mix = "; leave data.mix out" if config.data.get("mix") else ""
+    say(f"latents are in {folder}; train with --config.data.latents={folder}{mix}")
     return folder
 
 
@@ -159,6 +164,8 @@ def _meta(config: Any, params: PyTree, tokenizer: Tokenizer) -> dict[str, Any]:
     meta = {**sections, "data": data, "scene": scene, "vae_sha256": _digest(params)}
     if config.data.get("num_points"):
         meta["num_points"] = config.data.num_points
+    if config.data.get("mix"):
+        meta["mix"] = datasets.describe_mix(config)
     if isinstance(tokenizer, SentencePieceTokenizer):
         # Bytes are not named: latents made before there was a choice stay valid.
         meta["vocabulary_sha256"] = hashlib.sha256(tokenizer.model).hexdigest()
@@ -179,20 +186,41 @@ def _encode_batch(model: modeling.Model, params: PyTree, key: Any, batch: dict[s
     return {f"{name}_latents": value.astype(np.float16) for name, value in latents.items()}
 
 
-def _shard(
-    config: Any, tokenizer: Tokenizer, encode: Callable[..., Any], params: PyTree, index: int, batch_size: int
-) -> dict[str, Any]:
-    """Make one shard; deterministic in (seed, shard index)."""
-    source = synthetic.SyntheticSource(datasets.scene_config(config), config.data.seed)
-    transform = pipeline.Prepare(tokenizer, caption_dropout=0.0)
-    rng = np.random.default_rng([config.data.seed, index, 2])
-    key = jax.random.fold_in(jax.random.key(config.data.seed), index)
-    null = tokenizer.encode([pipeline.NULL_CAPTION])[0]
-    parts = []
-    for first in range(0, SHARD, batch_size):
-        samples = [transform.random_map(source[index * SHARD + first + i], rng) for i in range(batch_size)]
-        batch = {name: np.stack([s[name] for s in samples]) for name in samples[0]}
-        arrays = {k: v for k, v in batch.items() if k != "tokens"}
-        encoded = {k: np.asarray(v) for k, v in encode(params, jax.random.fold_in(key, first), arrays).items()}
-        parts.append({**encoded, "tokens": batch["tokens"], "null_tokens": np.repeat(null[None], batch_size, 0)})
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+def _write_shards(
+    config: Any,
+    model: modeling.Model,
+    params: PyTree,
+    tokenizer: Tokenizer,
+    folder: Path,
+    todo: list[int],
+    batch_size: int,
+    say: Callable[[str], None],
+) -> None:
+    """Make and write shards; what each holds depends on the config, its number and the batch size alone."""
+    if not todo:
+        return
+    encode = jax.jit(lambda p, key, batch: _encode_batch(model, p, key, batch))
+    null = tokenizer.encode([pipeline.NULL_CAPTION])
+    batches = _batches(datasets.samples(config), todo, batch_size, config.data.get("num_workers", 0))
+    start, waited = time.time(), 0.0
+    for done, shard in enumerate(todo, 1):
+        key, parts = jax.random.fold_in(jax.random.key(config.data.seed), shard), []
+        for first in range(0, SHARD, batch_size):
+            asked = time.time()
+            batch = next(batches)
+            waited += time.time() - asked
+            tokens = batch.pop("tokens")
+            encoded = jax.device_get(encode(params, jax.random.fold_in(key, first), batch))
+            parts.append({**encoded, "tokens": tokens, "null_tokens": np.repeat(null, batch_size, 0)})
+        records = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        latent_data.write_shard(folder, shard, records)
+        seconds = time.time() - start
+        left = seconds / done * (len(todo) - done) / 60
+        rate, share = done * SHARD / seconds, waited / seconds
+        say(f"shard {done}/{len(todo)}: {rate:.1f} pairs/s, {share:.0%} waiting for data, {left:.0f} min left")
+
+
+def _batches(samples: grain.MapDataset, shards: list[int], batch_size: int, num_workers: int) -> Iterator[Any]:
+    """Give the batches of some shards in order, read ahead, in worker processes if there are any."""
+    parts = [samples[shard * SHARD : (shard + 1) * SHARD] for shard in shards]
+    return iter(pipeline.Batches(grain.MapDataset.concatenate(parts).batch(batch_size), num_workers, prefetch=2))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import tiny_model
+from absl import flags
 
 from motionv2v import checkpoints, datasets, prepare, tasks, tokenizer
 from motionv2v import model as modeling
@@ -199,6 +200,44 @@ def test_a_stored_data_set_is_mixed_in(tmp_path, monkeypatch):
             assert abs(int(level) - (40 * int(caption.split()[1]) + 10)) <= 2
     levels = {caption for batch in batches for caption in reader.decode(batch["tokens"])}
     assert levels == {f"level {level}" for level in range(6)}, "an epoch is every pair once"
+
+
+def test_latents_are_made_of_stored_pairs(mixed, tmp_path, monkeypatch):
+    """Eight black pairs give twelve samples, their captions whole; the files do not depend on the number of workers."""
+    monkeypatch.setattr(prepare, "SHARD", 4)
+    mixed.init_from = (str(tiny_model.save(tmp_path / "vae", "vae")),)
+    mixed.data.update({"mix": (("some/folder", 1.0),), "buckets": (), "caption_dropout": 1.0})
+    said = []
+    folder = prepare.write_latents(mixed, tmp_path / "latents", 9, said.append, batch_size=2)
+    assert "3 shards of 4 pairs, 0 there already" in said[0] and "waiting for data, 0 min left" in said[-2]
+    assert said[-1].endswith(f"train with --config.data.latents={folder}; leave data.mix out")
+    cached = latents.LatentSource(folder)
+    captions = {one["caption"] for one in stored("some/folder", "train")}
+    # The encoder reads bytes and keeps as many as the text is long.
+    read = tokenizer.ByteTokenizer(tiny_model.LENGTH)
+    expected = {read.decode(read.encode([caption]))[0] for caption in captions}
+    assert len(cached) == 12 and {read.decode(cached[i]["tokens"][None])[0] for i in range(12)} == expected
+    black = cached[0]["target_latents"]
+    for index in range(12):
+        # float16 of what the same network makes of the same black clip, in batches of other rows.
+        np.testing.assert_allclose(cached[index]["target_latents"], black, rtol=2**-9, atol=1e-3)
+        np.testing.assert_allclose(cached[index]["source_video_latents"], black, rtol=2**-9, atol=1e-3)
+    # Four pairs were drawn twice, each time with other points and colours; blobs of points that all hide are alike.
+    assert len({cached[i]["source_tracks_latents"].tobytes() for i in range(12)}) > 8
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's workers read flags of their own
+    mixed.data.num_workers = 2
+    again = prepare.write_latents(mixed, tmp_path / "again", 9, said.append, batch_size=2)
+    for path in sorted(folder.iterdir()):
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+    monkeypatch.setattr(sources, "PairSource", lambda name, split: stored(name, split)[:7])
+    with pytest.raises(ValueError, match=r"made with other settings \(mix\)"):
+        prepare.write_latents(mixed, folder, 9, said.append)
+
+
+def test_latents_are_of_one_shape(mixed, tmp_path):
+    with pytest.raises(ValueError, match=r"latents are of one shape, data.num_frames and data.size \(5, 16, 16\)"):
+        datasets.samples(mixed)
 
 
 def test_buckets_alone_are_scenes_of_those_shapes():

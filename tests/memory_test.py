@@ -206,3 +206,10 @@ def test_save_attention_keeps_attention_inside_shard_map():
     # `chunked` keeps one number more per token and head.
     assert residuals("save_attention", "chunked") - residuals("full", "chunked") == 3 * tokens * (128 + 4)
     assert residuals("none", "xla") > residuals("save_attention", "xla") + 3 * tokens * np.int64(128)
+
+
+def test_pairs_are_encoded_as_many_at_once_as_fit():
+    """A clip of 49x480x720 works on 9 frames of 128 channels in bfloat16, six arrays at once: 4.4 GiB; four a pair."""
+    sizes = {gib: memory.pairs_at_once(large(), available=float(gib * GIB)) for gib in (8, 24, 80, 1000)}
+    assert sizes == {8: 1, 24: 1, 80: 4, 1000: 16}
+    assert memory.pairs_at_once(tiny_model.config(), available=float(GIB)) == 16

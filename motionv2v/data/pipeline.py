@@ -157,19 +157,37 @@ def mix(
         inside = [part for part in parts if part.bucket == bucket]
         if not inside:
             continue
-        streams = []
         for part in inside:
             if len(part.source) < host_count:
                 raise ValueError(
                     f"{part.name} has {len(part.source)} samples for the bucket {bucket}, fewer than the {host_count} "
                     "hosts that share them; leave that bucket out or add data"
                 )
-            entropy = _mixed_seed(seed, zlib.crc32(part.name.encode()), *bucket, 0)
-            streams.append(_samples(part.source, (*part.maps, transform), entropy))
         inner = [weights[part.name] / total * part.share for part in inside]
-        batches.append(_rows(_interleave(streams, inner), batch_size, host_index, host_count))
+        samples = _interleave([_part_samples(part, transform, seed) for part in inside], inner)
+        batches.append(_rows(samples, batch_size, host_index, host_count))
         shares.append(math.fsum(inner))
     return Batches(_interleave(batches, shares), num_workers, prefetch)
+
+
+def blend(
+    sources: Mapping[str, Any],
+    weights: Mapping[str, float],
+    transform: grain.transforms.RandomMap | Callable[..., Any],
+    *,
+    bucket: Bucket,
+    num_points: int,
+    seed: int,
+) -> grain.MapDataset:
+    """Build one endless series of samples out of several data sets, all of one shape.
+
+    Random access: sample i is a function of (seed, i) alone. Sources, weights, `num_points`, the transform and errors
+    are those of `mix`, of which this is the part before the batches.
+    """
+    _check_weights(sources, weights)
+    parts = [part for name in sources for part in _parts(name, sources[name], [bucket], num_points)]
+    shares = [weights[part.name] * part.share for part in parts]
+    return _interleave([_part_samples(part, transform, seed) for part in parts], shares)
 
 
 class Batches(grain.IterDataset):
@@ -294,6 +312,11 @@ def _samples(
     for transform in maps:
         dataset = dataset.random_map(transform)
     return dataset
+
+
+def _part_samples(part: Part, transform: Any, seed: int) -> grain.MapDataset:
+    entropy = _mixed_seed(seed, zlib.crc32(part.name.encode()), *part.bucket, 0)
+    return _samples(part.source, (*part.maps, transform), entropy)
 
 
 def _rows(samples: grain.MapDataset, batch_size: int, host_index: int, host_count: int) -> grain.MapDataset:
