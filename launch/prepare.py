@@ -39,6 +39,7 @@ RUN = "test_share preview num_workers runner pipeline_options".split()
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
     try:
         if STAGE.value == "pairs" or (STAGE.value is None and (VIDEOS.value or MOVI.value)):
             kind, folder = prepare_videos.choose_source(OUT.value, videos=VIDEOS.value, movi=MOVI.value)
@@ -47,8 +48,7 @@ def main(argv: list[str]) -> None:
         elif CONFIG.value is None:
             raise ValueError("expected --videos=DIR --out=DIR, or --config=configs/motionv2v_tiny.py for stage latents")
         else:
-            out = OUT.value or CONFIG.value.data.get("latents") or f"runs/latents_{CONFIG.value.name}"
-            prepare.write_latents(CONFIG.value, out, NUM.value, batch_size=BATCH.value)
+            prepare.write_latents(CONFIG.value, OUT.value, NUM.value, batch_size=BATCH.value)
     except (ValueError, OSError) as error:
         if logging.level_debug():
             raise

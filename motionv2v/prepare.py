@@ -33,7 +33,7 @@ SHARD = 512
 
 
 def write_latents(
-    config: Any, folder: str | Path, num_samples: int, say: Callable[[str], None] = print, batch_size: int = 0
+    config: Any, folder: str | Path | None, num_samples: int, say: Callable[[str], None] = print, batch_size: int = 0
 ) -> Path:
     """Write latents of `num_samples` pairs: target video, source video, source blobs, target blobs.
 
@@ -44,8 +44,8 @@ def write_latents(
 
     Args:
         config: of kind "control" or "generator"; `config.init_from` names where the VAE's weights are.
-        folder: where to write. num_samples: rounded up to whole shards of 512.
-        say: called with progress lines.
+        folder: where to write; None takes the config's data.latents, or runs/latents_NAME.
+        num_samples: rounded up to whole shards of 512. say: called with progress lines.
         batch_size: pairs encoded at once, rounded down to a divisor of 512; 0 is as many as fit into the device's
             memory, at most 16.
 
@@ -60,7 +60,7 @@ def write_latents(
     if "method" not in config:
         raise ValueError(f"config {config.get('name', '?')} has no method: nothing to draw conditions with")
     tokenizer = datasets.check_tokenizer(config)
-    folder = Path(folder)
+    folder = Path(folder or config.data.get("latents") or f"runs/latents_{config.name}")
     folder.mkdir(parents=True, exist_ok=True)
     index, count = distributed.share()
     model = modeling.build(config)
