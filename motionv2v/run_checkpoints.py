@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,10 +34,18 @@ class Restored(NamedTuple):
 
 
 class _ToldHere(logging.Filter):
-    """Drop orbax's own account of an error in its threads, many lines long: it is raised here too, and told once."""
+    """Drop others' accounts of an error in orbax's threads, many lines long: it is raised here too, and told once.
+
+    Besides orbax, asyncio gives one, of tasks that nobody waits for after another has failed.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+        trace = record.exc_info[2] if record.exc_info else None
+        files = [record.pathname, *(frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))]
+        return not (record.exc_info and any(f"{os.sep}orbax{os.sep}" in file for file in files))
+
+
+_TOLD_HERE = _ToldHere()
 
 
 class RunCheckpoints:
@@ -50,8 +59,9 @@ class RunCheckpoints:
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._has_failed = False
-        self._filter = _ToldHere()
-        logging.getLogger("absl").addFilter(self._filter)
+        logging.getLogger("absl").addFilter(_TOLD_HERE)
+        # Stays: asyncio speaks of a task when it is collected, which can be long after.
+        logging.getLogger("asyncio").addFilter(_TOLD_HERE)
 
     def latest_step(self) -> int | None:
         """Find the newest complete checkpoint's step, or None."""
@@ -113,7 +123,7 @@ class RunCheckpoints:
         """Finish writing and stop the background threads."""
         with contextlib.suppress(Exception) if self._has_failed else self._writing():
             self._manager.close()
-        logging.getLogger("absl").removeFilter(self._filter)
+        logging.getLogger("absl").removeFilter(_TOLD_HERE)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -207,6 +208,17 @@ def test_a_full_disk_stops_training_and_keeps_the_last_checkpoint(tmp_path, capl
     assert "\n" not in str(error.value) and not [record for record in caplog.records if record.exc_info]
     assert checkpoints.latest_step(tmp_path) == 5
     assert int(train.train(cfg, tmp_path, Wide(cfg)).step) == 15
+
+
+@pytest.mark.parametrize(("file", "is_told"), [("/lib/orbax/checkpoint/serialize.py", False), ("/app/server.py", True)])
+def test_what_asyncio_tells_of_a_failed_save_is_dropped(tmp_path, caplog, file, is_told):
+    """Tasks of orbax that nobody waits for any more; other people's are their own business."""
+    RunCheckpoints(tmp_path).close()
+    try:
+        exec(compile("raise OSError('File too large')", file, "exec"))
+    except OSError:
+        logging.getLogger("asyncio").exception("Task exception was never retrieved")
+    assert bool(caplog.records) == is_told
 
 
 def test_reading_a_work_dir_prints_nothing(tmp_path):
