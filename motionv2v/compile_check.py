@@ -117,30 +117,14 @@ def _host_devices(count: int) -> list[Any]:
 
 
 def make_mesh(config: Any, devices: list[Any], what: str) -> Mesh:
-    """Arrange devices for a program: `config.mesh` for training, `sampling_sizes` for one edit. ValueError as there."""
+    """Arrange devices: by `config.mesh` for training, by `memory.sampling_sizes` for one edit. ValueError as there."""
     sizes = dict(config.get("mesh", None) or {"data": -1})
     dcn = sizes.pop("dcn", None)
     if what == "sample":
-        sizes, dcn = sampling_sizes(config, len(devices)), None
+        sizes, dcn = memory.sampling_sizes(config, len(devices)), None
     mesh = sharding.make_mesh(sizes, dcn, devices)
     sharding.check(mesh, config, is_training=what != "sample")
     return mesh
-
-
-def sampling_sizes(config: Any, count: int) -> dict[str, int]:
-    """Divide one guided sample: both predictions over `data`, tokens and heads over `context` and `tensor`.
-
-    As many devices as the heads allow share a prediction; how the two axes share them is chosen for the autoencoder,
-    whose rows and columns both must divide, and then for the larger `context`, which sends less. The rest is `fsdp`.
-    """
-    data = 2 if count % 2 == 0 and config.sample.guidance != "off" else 1
-    both = math.gcd(config.dit.num_heads, count // data)
-
-    def parts(tensor: int) -> int:
-        return memory.autoencoder_parts(config, memory.abstract_mesh({"context": both // tensor, "tensor": tensor}))
-
-    tensor = max((n for n in range(1, both + 1) if both % n == 0), key=parts)
-    return {"data": data, "context": both // tensor, "tensor": tensor, "fsdp": count // data // both}
 
 
 def build(config: Any, mesh: Mesh, what: str) -> Program:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from motionv2v import edit_json, editing, evaluate, figures, memory, trackers, video
+from motionv2v import checkpoints, edit_json, editing, evaluate, figures, memory, sharding, trackers, video
 from motionv2v import tracks as tracks_lib
 from motionv2v.data.synthetic import Pair
 from motionv2v.tracks import Tracks
@@ -41,6 +42,7 @@ def run(
     cache: float | None = None,
     num_views: int | None = None,
     seed: int | None = None,
+    devices: int = 1,
     say: Callable[[str], None] = print,
 ) -> Result:
     """Edit a clip as an `edit.json` says and write `edited.mp4`, `comparison.mp4` and `contact_sheet.png` into `out`.
@@ -51,6 +53,7 @@ def run(
         out: folder of the results.
         num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's.
         seed: None takes the edit's.
+        devices: how many share the edit, as `memory.sampling_sizes` divides it; -1 takes all.
         say: called with one line per step of the work, and with every notice.
 
     Returns:
@@ -69,8 +72,9 @@ def run(
     spec.validate_against(frames.shape[1:3], len(frames))
     name = "the packaged example" if example else video_path
     say(f"clip    {name}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {clip.fps:.3g} fps")
-    editor = editing.load(checkpoint)
-    say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}")
+    editor = editing.load(checkpoint, device_mesh(checkpoint, devices))
+    shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
+    say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
     if notice := editor.model.vae.memory_notice(*editor.size):
         say(f"notice  {notice}")
     memory.check(editor.config, editor.mesh, "sample", say=lambda line: say(line.replace("memory ", "memory  ", 1)))
@@ -87,6 +91,21 @@ def run(
         result.scores = score_example(clip, edited, source)
     result.files = _write(Path(out), result)
     return result
+
+
+def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:
+    """Build the mesh on which `count` devices share the edits of a checkpoint, None for one; -1 takes all there are.
+
+    Raises ValueError for more devices than jax finds, and CheckpointError if there is no such checkpoint.
+    """
+    found = jax.devices()
+    if count not in range(1, len(found) + 1) and count != -1:
+        raise ValueError(f"{count} devices asked for; jax finds {len(found)} ({jax.default_backend()}); -1 takes all")
+    found = found if count == -1 else found[:count]
+    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    if len(found) == 1 or "dit" not in config:
+        return None
+    return sharding.make_mesh(memory.sampling_sizes(config, len(found)), devices=found)
 
 
 def _write(out: Path, result: Result) -> dict[str, Path]:

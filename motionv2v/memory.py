@@ -216,7 +216,10 @@ def _changes(config, mesh, what):
             yield f"train.accumulate={count}", changed(train__accumulate=count), mesh
     for factor in (2, 4, 8, 16, 32, 64, 128):
         sizes = {**mesh.shape, "fsdp": mesh.shape["fsdp"] * factor}
-        if what == "sample" or plain.train.batch_size % (sizes["data"] * sizes["fsdp"]) == 0:
+        if what == "sample":
+            other = abstract_mesh(sampling_sizes(plain, mesh.size * factor))
+            yield f"{other.size} devices (mesh {sharding.describe(other.shape)})", plain, other
+        elif plain.train.batch_size % (sizes["data"] * sizes["fsdp"]) == 0:
             yield f"mesh.fsdp={sizes['fsdp']} ({mesh.size * factor} devices)", plain, abstract_mesh(sizes)
 
 
@@ -241,6 +244,22 @@ def autoencoder_parts(config: Any, mesh: Mesh | AbstractMesh) -> int:
     with jax.sharding.use_abstract_mesh(mesh):
         share = NamedSharding(mesh, layout(grid, "latents")).shard_shape(grid)
     return math.prod(grid) // math.prod(share)
+
+
+def sampling_sizes(config: Any, count: int) -> dict[str, int]:
+    """Divide one guided sample: both predictions over `data`, tokens and heads over `context` and `tensor`.
+
+    As many devices as the heads allow share a prediction; how the two axes share them is chosen for the autoencoder,
+    whose rows and columns both must divide, and then for the larger `context`, which sends less. The rest is `fsdp`.
+    """
+    data = 2 if count % 2 == 0 and config.sample.guidance != "off" else 1
+    both = math.gcd(config.dit.num_heads, count // data)
+
+    def parts(tensor: int) -> int:
+        return autoencoder_parts(config, abstract_mesh({"context": both // tensor, "tensor": tensor}))
+
+    tensor = max((n for n in range(1, both + 1) if both % n == 0), key=parts)
+    return {"data": data, "context": both // tensor, "tensor": tensor, "fsdp": count // data // both}
 
 
 def _one_device():

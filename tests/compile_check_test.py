@@ -12,7 +12,7 @@ import pytest
 import tiny_model
 
 from configs import motionv2v_cogvideox_5b
-from motionv2v import collectives, compile_check, flops, optim, sharding
+from motionv2v import collectives, compile_check, flops, memory, optim, sharding
 from motionv2v import model as modeling
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +96,7 @@ def test_one_sample_is_divided_over_any_number_of_devices(count, sizes):
 
     The latents are 60 x 90: context 8 would divide neither side, and every device run the whole autoencoder.
     """
-    got = compile_check.sampling_sizes(motionv2v_cogvideox_5b.get_config(), count)
+    got = memory.sampling_sizes(motionv2v_cogvideox_5b.get_config(), count)
     assert (got["data"], got["context"], got["tensor"], got["fsdp"]) == sizes
 
 

@@ -204,3 +204,9 @@ def test_launcher_says_one_line_and_exits_with_two(own, folder, repository, tmp_
         assert len(stderr.strip().splitlines()) == 1, stderr
         assert cases[name][1] in stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_devices_that_are_not_there_are_counted(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"3 devices asked for; jax finds 1 \(cpu\); -1 takes all"):
+        edit_run.run(checkpoint=str(folder), out=tmp_path, devices=3, say=lambda _: None)
+    assert edit_run.device_mesh(folder, -1) is edit_run.device_mesh(folder, 1) is None

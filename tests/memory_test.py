@@ -148,6 +148,16 @@ def test_rough_estimates_warn_and_never_refuse(what):
     assert len(lines) == 1 and "; this may fail: " in lines[0] and "would fit" in lines[0]
 
 
+def test_a_sample_is_offered_devices_that_share_it():
+    """More parts of the weights would not help where one clip's activations are too many."""
+    names = [name for name, _, _ in memory._changes(large(), None, "sample")]
+    assert names[:3] == [
+        "2 devices (mesh data 2)",
+        "4 devices (mesh data 2 x context 2)",
+        "8 devices (mesh data 2 x context 4)",
+    ]
+
+
 def test_smaller_batches_and_frozen_types_are_offered():
     cfg = tiny_model.config()
     cfg.dit.remat = "full"

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tiny_model
 
-from motionv2v import collectives, editing, optim, sampling, sharding, tasks, train
+from motionv2v import collectives, edit_run, editing, optim, sampling, sharding, tasks, train
 from motionv2v import model as modeling
 
 MESHES = {
@@ -132,6 +132,8 @@ def main(folder):
         scale = {key: float(np.abs(value).max()) for key, value in expected.items()}
         found[name] = {key: float(np.abs(got[key] - expected[key]).max()) / scale[key] for key in expected}
     found["edit"] = float(np.abs(edit(None) - edit(sharding.make_mesh({"data": 2, "context": 4}))).max())
+    found["shared edits"] = {n: dict(edit_run.device_mesh(folder / "run", n).shape) for n in (2, 8)}
+    found["shared edits"] |= {"all": dict(edit_run.device_mesh(folder / "run", -1).shape)}
     found["autoencoder"] = autoencoder_traffic(sharding.make_mesh({"data": 2, "context": 4}))
     (folder / "differences.json").write_text(json.dumps(found), encoding="utf-8")
 
