@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from rich.progress import track
 
-from motionv2v import compiled, editing, evaluate, step_cache_run, tapvid
+from motionv2v import compiled, edit_run, editing, evaluate, step_cache_run, tapvid
 
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid", "step_cache"], "what to measure")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder or work dir, tracker's weights")
@@ -16,6 +16,7 @@ NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound
 SEED = flags.DEFINE_integer("seed", 7, "which held-out pairs, or scenes", lower_bound=0)
 STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the model's", lower_bound=1)
 VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many turned views; default: the model's")
+DEVICES = flags.DEFINE_integer("devices", 1, "synthetic: how many share each batch of edits; -1: all")
 JSON = flags.DEFINE_string("json", None, "file for the results")
 OUT = flags.DEFINE_string("out", None, "synthetic: folder for videos and a contact sheet of the first pairs")
 TRACKER = flags.DEFINE_string("tracker", "classical", "tapvid: the tracker's name")
@@ -25,13 +26,13 @@ PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as 
 
 def edits() -> tuple[str, dict[str, float]]:
     options = {"num_pairs": NUM_PAIRS.value, "seed": SEED.value, "num_steps": STEPS.value, "progress": track}
-    editor, views = editing.load(CHECKPOINT.value), VIEWS.value and int(VIEWS.value)
+    load = lambda name: editing.load(name, edit_run.device_mesh(name, DEVICES.value))  # noqa: E731
+    editor, views = load(CHECKPOINT.value), VIEWS.value and int(VIEWS.value)
     rows = [evaluate.run_row(CHECKPOINT.value, editor, num_views=views, **options)]
     rows.append(evaluate.run_row("frozen base, no control", editor, use_control=False, **options))
-    rows += [evaluate.run_row(name, editing.load(name), num_views=views, **options) for name in COMPARE.value]
-    if OUT.value:
-        evaluate.write_videos(rows[0], OUT.value)
-    return evaluate.format_table(rows) + (f"\nwrote videos in {OUT.value}" if OUT.value else ""), rows[0].results
+    rows += [evaluate.run_row(name, load(name), num_views=views, **options) for name in COMPARE.value]
+    wrote = f"\nwrote videos in {evaluate.write_videos(rows[0], OUT.value)}" if OUT.value else ""
+    return evaluate.format_table(rows) + wrote, rows[0].results
 
 
 def main(argv: list[str]) -> None:

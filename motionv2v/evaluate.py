@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from motionv2v import editing, figures, metrics, trackers, video
+from motionv2v import editing, figures, memory, metrics, trackers, video
 from motionv2v.data import synthetic as scenes
 from motionv2v.data.pipeline import NULL_CAPTION
 from motionv2v.typing import Bool, Float, Int, UInt8
@@ -51,7 +51,7 @@ def edit_pairs(
     pairs: list[scenes.Pair],
     *,
     seed: int = 0,
-    batch_size: int = 10,
+    batch_size: int | None = None,
     num_steps: int | None = None,
     guidance: float | None = None,
     num_views: int | None = None,
@@ -59,7 +59,11 @@ def edit_pairs(
     captions: bool = True,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> UInt8[np.ndarray, "M T H W 3"]:
-    """Run the model over pairs in batches; the last batch is filled up so that one compilation serves all."""
+    """Run the model over pairs in batches; the last batch is filled up so that one compilation serves all.
+
+    `batch_size` None takes 10, or as many as the devices can hold. Further options are those of `Editor.generate`.
+    """
+    batch_size = batch_size or memory.edits_at_once(editor.config, editor.mesh)
     outputs = []
     for first in progress(range(0, len(pairs), batch_size)):
         chunk = pairs[first : first + batch_size]
@@ -224,12 +228,13 @@ def format_table(rows: list[Row]) -> str:
     return "\n".join(text)
 
 
-def write_videos(row: Row, folder: str | Path, most: int = 8) -> None:
-    """Write the first pairs of a row into a folder, `pair_0.mp4` and a contact sheet `pair_0.png` for each."""
+def write_videos(row: Row, folder: str | Path, most: int = 8) -> Path:
+    """Write the first pairs of a row, `pair_0.mp4` and a contact sheet `pair_0.png` for each; returns the folder."""
     for index, (pair, edited) in enumerate(zip(row.pairs[:most], row.videos[:most], strict=True)):
         clip, file = comparison_video(pair, edited), Path(folder) / f"pair_{index}"
         video.write(file.with_suffix(".mp4"), clip, fps=8)
         figures.save_png(file.with_suffix(".png"), figures.contact_sheet([(pair.caption, clip)], 4))
+    return Path(folder)
 
 
 def comparison_video(pair: scenes.Pair, edited: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w 3"]:

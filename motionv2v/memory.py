@@ -175,6 +175,15 @@ def pairs_at_once(config: Any, most: int = 16, available: float | None = None) -
     return count
 
 
+def edits_at_once(config: Any, mesh: Mesh | None = None, most: int = 10, available: float | None = None) -> int:
+    """Return how many clips the devices of a mesh can edit in one batch, 1 to `most`; `available` as above."""
+    available = capacity() if available is None else available
+    if available is None:
+        return most
+    needed = estimate(config, mesh, "sample")
+    return max(1, min(most, int((MARGIN * available - needed.weights) / needed.activations)))
+
+
 def advice(config: Any, mesh: Mesh | AbstractMesh | None, what: str, available: float) -> str:
     """Name the smallest changes after which an estimate fits into `available` bytes, or say that none of them does."""
     fits = [

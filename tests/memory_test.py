@@ -223,3 +223,10 @@ def test_pairs_are_encoded_as_many_at_once_as_fit():
     sizes = {gib: memory.pairs_at_once(large(), available=float(gib * GIB)) for gib in (8, 24, 80, 1000)}
     assert sizes == {8: 1, 24: 1, 80: 4, 1000: 16}
     assert memory.pairs_at_once(tiny_model.config(), available=float(GIB)) == 16
+
+
+def test_clips_are_edited_as_many_at_once_as_fit():
+    """Weights of the 5B model with its branch and text encoder are 26 GB in bfloat16; one edit works on 13 GiB."""
+    counts = [memory.edits_at_once(large(), available=float(gib * GIB)) for gib in (16, 80, 1000)]
+    assert counts[0] == 1 and 1 < counts[1] < 10 and counts[2] == 10
+    assert memory.edits_at_once(tiny_model.config(), available=float(GIB)) == 10
