@@ -60,7 +60,7 @@ RELEASED: dict[str, Released] = {
     "tiny": Released(
         folder="released/tiny",
         config="configs/motionv2v_tiny.py",
-        commit="0de146f",
+        commit="41b9da2",
         description="MotionV2V on synthetic scenes: VAE, text encoder, base and control branch trained by this project",
     ),
 }
