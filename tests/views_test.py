@@ -10,13 +10,13 @@ from tests import tiny_model
 SIZE, FRAMES = (6, 10), 5
 
 
-def batch(seed=0):
+def batch(size=SIZE):
     """Draw a clip and paths on whole pixels' centres, so that a pixel can be marked where a point is."""
-    rng = np.random.default_rng(seed)
-    height, width = SIZE
+    rng = np.random.default_rng(0)
+    height, width = size
     xy = np.stack([rng.integers(0, width, (2, 3, FRAMES)), rng.integers(0, height, (2, 3, FRAMES))], -1) + 0.5
     return {
-        "source": rng.integers(0, 256, (2, FRAMES, *SIZE, 3), dtype=np.uint8),
+        "source": rng.integers(0, 256, (2, FRAMES, *size, 3), dtype=np.uint8),
         "source_xy": xy.astype(np.float32),
         "target_xy": xy[:, ::-1].astype(np.float32),
         "source_visible": rng.random((2, 3, FRAMES)) < 0.5,
@@ -25,14 +25,17 @@ def batch(seed=0):
 
 
 def draw(key, batch):
-    """A perfect "model": the source, with a mark at each visible target point that tells which point it is."""
+    """A perfect "model": the source, with a mark at each visible target point that tells which point it is.
+
+    A shift can hide a point in the source and not in the target, so the mark does not tell that.
+    """
     videos = np.array(batch["source"])
     for b, points in enumerate(batch["target_xy"]):
         for n, path in enumerate(points):
             for t, (x, y) in enumerate(path):
                 if batch["target_visible"][b, n, t]:
                     assert batch["source"].shape == (2, FRAMES, *SIZE, 3)
-                    videos[b, t, int(y), int(x)] = 40 * n + batch["source_visible"][b, n, t]
+                    videos[b, t, int(y), int(x)] = 40 * n
     return videos
 
 
@@ -43,14 +46,34 @@ def test_views_of_a_model_without_errors_are_equal(count):
 
 
 @pytest.mark.parametrize("count", views.COUNTS)
-def test_every_view_is_another_and_turning_twice_changes_nothing(count):
+def test_every_view_is_another_and_is_turned_back(count):
+    """Every pixel that a view says it has is as it was; no other view is needed for the first, and none has nothing."""
     given = batch()
-    turned = [views.turn(given, view) for view in views.first(count)]
-    for name in given:
-        assert len({np.asarray(one[name]).tobytes() for one in turned}) == (min(count, 2) if "vis" in name else count)
-    for view, one in zip(views.first(count), turned, strict=True):
-        for name, array in views.turn(one, view).items():
-            np.testing.assert_array_equal(array, given[name])
+    for name in ("source", "source_xy", "target_xy"):
+        assert len({np.asarray(views.turn(given, view)[name]).tobytes() for view in views.first(count)}) == count
+    for index, view in enumerate(views.first(count)):
+        back, has = views.turn_back(views.turn(given, view)["source"], view)
+        has = np.broadcast_to(has, back.shape)
+        np.testing.assert_array_equal(back[has], given["source"][has])
+        shares = (1 - abs(view.down) / SIZE[0]) * (1 - abs(view.right) / SIZE[1])
+        assert has.mean() == pytest.approx(shares) and has.all() == (index == 0)
+
+
+def test_points_go_with_the_picture_or_hide():
+    """A mark under each point is under it in every view; what a shift moves out of the picture is not visible."""
+    given = batch()
+    given["source_visible"][:] = True
+    given["source"][:] = 0
+    for b, n, t in np.ndindex(given["source_visible"].shape):
+        x, y = given["source_xy"][b, n, t]
+        given["source"][b, t, int(y), int(x)] = 200
+    for view in views.first(8):
+        seen = views.turn(given, view)
+        for b, n, t in np.ndindex(seen["source_visible"].shape):
+            x, y = seen["source_xy"][b, n, t]
+            inside = 0 <= x <= SIZE[1] and 0 <= y <= SIZE[0]
+            assert seen["source_visible"][b, n, t] == inside
+            assert not inside or (seen["source"][b, t, int(y), int(x)] == 200).all()
 
 
 def test_mean_of_errors_is_taken_with_a_key_for_each_view():
@@ -61,8 +84,9 @@ def test_mean_of_errors_is_taken_with_a_key_for_each_view():
         return np.full_like(batch["source"], 100 + len(keys))  # 101, 102, 103, 104
 
     key = jax.random.key(3)
-    result = views.average(key, wrong, batch(), 4)
-    assert result.dtype == np.uint8 and (result == 102).all()  # 102.5, rounded to even
+    result = views.average(key, wrong, batch((20, 24)), 4)
+    assert result.dtype == np.uint8 and (result[:, :, 8:12, 8:16] == 102).all()  # 102.5, rounded to even
+    assert (result[:, :, -4:, -4:] == 101).all()  # the corner that all but the first view moved out of the picture
     assert len(set(keys)) == 4 and keys[0] == tuple(np.asarray(jax.random.key_data(key)))
 
 
