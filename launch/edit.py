@@ -20,7 +20,7 @@ STEPS = flags.DEFINE_integer(
 )
 GUIDANCE = flags.DEFINE_float("guidance", None, "text guidance scale, 1 is off; default: the model's", lower_bound=0.0)
 CACHE = flags.DEFINE_float("step_cache", None, "skip steps that change less, such as 0.1; 0 is off", lower_bound=0.0)
-VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many turned views; default: the model's")
+VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
 DEVICES = flags.DEFINE_integer("devices", 1, "how many share one edit, where a model is too big for one; -1: all")
 SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
 

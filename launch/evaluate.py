@@ -15,7 +15,7 @@ COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a 
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 7, "which held-out pairs, or scenes", lower_bound=0)
 STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the model's", lower_bound=1)
-VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many turned views; default: the model's")
+VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
 DEVICES = flags.DEFINE_integer("devices", 1, "synthetic: how many share each batch of edits; -1: all")
 JSON = flags.DEFINE_string("json", None, "file for the results")
 OUT = flags.DEFINE_string("out", None, "synthetic: folder for videos and a contact sheet of the first pairs")

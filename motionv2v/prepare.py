@@ -7,7 +7,7 @@ dropped later, per step.
 
 Several processes share the work if they find each other in their environment (`distributed.detect`: srun, mpirun, or
 JAX_NUM_PROCESSES and JAX_PROCESS_ID set by hand): process i of n makes shards i, i + n, ... on its own devices, without
-waiting for the others, and the files are the same, byte for byte, whatever their number.
+waiting for the others, and the files are the same, byte for byte, whatever their number, for one `batch_size`.
 """
 
 import hashlib

@@ -59,9 +59,9 @@ class RunCheckpoints:
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._has_failed = False
-        logging.getLogger("absl").addFilter(_TOLD_HERE)
-        # Stays: asyncio speaks of a task when it is collected, which can be long after.
-        logging.getLogger("asyncio").addFilter(_TOLD_HERE)
+        # They stay: asyncio speaks of a task when it is collected, which can be long after.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_TOLD_HERE)
 
     def latest_step(self) -> int | None:
         """Find the newest complete checkpoint's step, or None."""
@@ -123,7 +123,6 @@ class RunCheckpoints:
         """Finish writing and stop the background threads."""
         with contextlib.suppress(Exception) if self._has_failed else self._writing():
             self._manager.close()
-        logging.getLogger("absl").removeFilter(_TOLD_HERE)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from motionv2v import tracks
 from motionv2v.typing import AnyArray, Bool, Key, UInt8
 
 COUNTS = (1, 2, 4, 8)
@@ -57,8 +58,9 @@ def turn(batch: dict[str, AnyArray], view: View) -> dict[str, AnyArray]:
     turned["source"] = _flip(_shift(turned["source"], view.down, view.right), view)
     for side in [name.removesuffix("_xy") for name in batch if name.endswith("_xy")]:
         xy = turned[f"{side}_xy"] + np.float32([view.right, view.down])
-        inside = ((xy >= 0) & (xy <= np.float32([width, height]))).all(-1) if view.down or view.right else True
-        visible = turned[f"{side}_visible"] & inside
+        visible = turned[f"{side}_visible"]
+        if view.down or view.right:
+            visible = visible & tracks.inside(xy, (height, width))
         # (0, 0) is the corner of the picture, not the centre of its first pixel.
         x = width - xy[..., 0] if view.columns else xy[..., 0]
         y = height - xy[..., 1] if view.rows else xy[..., 1]

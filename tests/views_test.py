@@ -71,7 +71,7 @@ def test_points_go_with_the_picture_or_hide():
         seen = views.turn(given, view)
         for b, n, t in np.ndindex(seen["source_visible"].shape):
             x, y = seen["source_xy"][b, n, t]
-            inside = 0 <= x <= SIZE[1] and 0 <= y <= SIZE[0]
+            inside = 0 <= x < SIZE[1] and 0 <= y < SIZE[0]
             assert seen["source_visible"][b, n, t] == inside
             assert not inside or (seen["source"][b, t, int(y), int(x)] == 200).all()
 
