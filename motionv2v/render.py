@@ -11,7 +11,7 @@ int(xy), as the released renderer does.
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -53,13 +53,15 @@ def blobs(
     if len(colors) != tracks.xy.shape[0]:
         raise ValueError(f"{tracks.xy.shape[0]} tracks need as many colours; got {len(colors)}")
     radius = math.ceil(3 * sigma)
-    if method == "auto":
-        small = (2 * radius + 1) ** 2 * 16 > size[0] * size[1]
-        method = "full" if small or jax.default_backend() != "cpu" else "window"
     xy, visible = jnp.asarray(tracks.xy, jnp.float32), jnp.asarray(tracks.visible)
     centre = xy - 0.5 if subpixel else jnp.trunc(xy)
-    draw = _draw_full if method == "full" else _draw_windows
-    return draw(centre, visible, jnp.asarray(colors, jnp.float32), size, sigma, radius)
+    shape = {"size": size, "sigma": sigma, "radius": radius}
+    full, window = partial(_draw_full, **shape), partial(_draw_windows, **shape)
+    arguments = centre, visible, jnp.asarray(colors, jnp.float32)
+    if method == "auto" and (2 * radius + 1) ** 2 * 16 <= size[0] * size[1]:
+        # Of the device that the program is compiled for, which need not be this machine's.
+        return jax.lax.platform_dependent(*arguments, cpu=window, default=full)
+    return (window if method == "window" else full)(*arguments)
 
 
 def _profile(index: AnyArray, centre: AnyArray, sigma: float, radius: int) -> AnyArray:

@@ -6,7 +6,7 @@ where features are many, the features over `tensor`; inside attention every devi
 `jax.set_mesh` put in force where the program is traced.
 
     tokens    [B n D]    batch over data and fsdp, sequence over context
-    features  [B n F]    the same, features over tensor: the MLP's hidden layer, and queries, keys, values before heads
+    features  [B n F ..] the same, features over tensor: the MLP's hidden layer, and queries, keys, values (or heads)
     heads     [B n K d]  heads over tensor and context, every token
     batch     [B ...]    batch alone
     latents   [B t h w z], pixels [B T H W C]: the autoencoder's two ends: batch, and width, then height, over context

@@ -220,50 +220,49 @@ class DiT(nn.Module):
         branch = self.param("control", self._init_control) if self.control_depth else None
         settings = {"remat": self.remat, "unroll": self.scan_unroll}
 
-        def main_step(carry, layer):
-            return block.apply({"params": layer}, *carry, time, rope)
+        length, is_chained = text.shape[1], self.control_wiring == "chained"
+        # Both streams are one sequence throughout, text first: see `layers._per_stream`.
+        join = lambda tokens: constrain(jnp.concatenate([text, tokens], axis=1), "tokens")  # noqa: E731
 
-        def main_step_at(carry, index):
+        def main_step(x, layer):
+            return block.apply({"params": layer}, x, length, time, rope)
+
+        def main_step_at(x, index):
             # Taken from the whole stack by number: `blocks[:depth]` and `blocks[depth:]` as inputs of the two loops
             # would hold a second copy of all main blocks in memory (11 GB of bfloat16 in the 5B model).
             take = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
-            return main_step(carry, jax.tree.map(take, blocks))
+            return main_step(x, jax.tree.map(take, blocks))
 
         def control_step(carry, layer):
-            video, text, stream = carry
-            video, text = main_step_at((video, text), layer["index"])
-            stream, _ = block.apply({"params": layer["blocks"]}, stream, text, time, rope)
+            x, stream = carry
+            x = main_step_at(x, layer["index"])
+            # The branch has no text of its own: it reads the main blocks', and adds nothing to it.
+            is_text = jnp.arange(x.shape[1])[:, None] < length
+            stream = main_step(jnp.where(is_text, x, stream), layer["blocks"])
             out = _linear(layer["zero_out"], stream)
-            return constrain(video + out, "tokens"), text, out if self.control_wiring == "chained" else stream
+            return constrain(jnp.where(is_text, x, x + out), "tokens"), out if is_chained else stream
 
+        x = join(video)
         if tokens is None or not self.control_depth:
-            return layers.scan_stack(main_step, (video, text), blocks, **settings)[0]
+            return layers.scan_stack(main_step, x, blocks, **settings)[:, length:]
         depth = self.control_depth
-        stream = constrain(_linear(branch["zero_in"], video + tokens.astype(video.dtype)), "tokens")
+        stream = join(_linear(branch["zero_in"], video + tokens.astype(video.dtype)))
         layer = {"index": jnp.arange(depth), "blocks": branch["blocks"], "zero_out": branch["zero_out"]}
-        video, text, _ = layers.scan_stack(control_step, (video, text, stream), layer, **settings)
+        x, _ = layers.scan_stack(control_step, (x, stream), layer, **settings)
         if depth < self.num_layers:
-            rest = jnp.arange(depth, self.num_layers)
-            video, text = layers.scan_stack(main_step_at, (video, text), rest, **settings)
-        return video
+            x = layers.scan_stack(main_step_at, x, jnp.arange(depth, self.num_layers), **settings)
+        return x[:, length:]
 
     def _block(self, zero_init=False):
         # Detached (parent=None): its parameters are slices of the stack, passed to `apply` by hand.
-        return layers.Block(
-            self.num_heads,
-            self.head_dim,
-            self.mlp_ratio,
-            self.attention_implementation,
-            zero_init,
-            self.dtype,
-            parent=None,
-        )
+        sizes = (self.num_heads, self.head_dim, self.mlp_ratio)
+        return layers.Block(*sizes, self.attention_implementation, zero_init, self.dtype, parent=None)
 
     def _init_blocks(self, key, depth, zero_init):
-        # One token of each kind is enough to learn the shapes, and `xla` runs everywhere.
+        # One token is enough to learn the shapes, and `xla` runs everywhere.
         block = self._block(zero_init).clone(attention_implementation="xla")
         token, time = jnp.zeros((1, 1, self.width), self.dtype), jnp.zeros((1, self.time_embed_dim), self.dtype)
-        return layers.init_stack(key, lambda one: block.init(one, token, token, time)["params"], depth)
+        return layers.init_stack(key, lambda one: block.init(one, token, 0, time)["params"], depth)
 
     def _init_control(self, key):
         square = (self.width, self.width)

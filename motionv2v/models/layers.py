@@ -228,7 +228,8 @@ class Attention(nn.Module):
         query = layer_norm("q_norm", self.dtype, 1e-6)(heads("q"))
         key = layer_norm("k_norm", self.dtype, 1e-6)(heads("k"))
         if rope is not None:
-            query, key = apply_rope(query, rope), apply_rope(key, rope)
+            # Pinned, because they are exchanged next, and their gradients here: in this dtype, not in the rotation's.
+            query, key = (constrain(apply_rope(x, rope), "features") for x in (query, key))
         out = _attend(query, key, heads("v"), self.implementation)
         out = constrain(out.reshape(x.shape), "features")
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="o")(out)
@@ -247,7 +248,7 @@ def _attend(query, key, value, implementation):
 
 
 class Block(nn.Module):
-    """Update video and text tokens by joint attention and a shared MLP, both modulated by the time embedding."""
+    """Update text and video tokens by joint attention and a shared MLP, each stream modulated by the time embedding."""
 
     num_heads: int
     head_dim: int
@@ -259,32 +260,47 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        video: Float[AnyArray, "B n D"],
-        text: Float[AnyArray, "B L D"],
+        x: Float[AnyArray, "B S D"],
+        text_length: int,
         time: Float[AnyArray, "B E"],
         rope: tuple[AnyArray, AnyArray] | None = None,
-    ) -> tuple[Float[AnyArray, "B n D"], Float[AnyArray, "B L D"]]:
-        """Return the updated (video, text); `rope` covers the text tokens, then the video's."""
-        width, text_length = video.shape[-1], text.shape[1]
-
-        x, gate, text_gate = self._modulate("attention", video, text, time)
-        x = Attention(self.num_heads, self.head_dim, self.attention_implementation, dtype=self.dtype, name="attention")(
-            x, rope
+    ) -> Float[AnyArray, "B S D"]:
+        """Return the updated tokens; the first `text_length` of them are text, `rope` covers all S."""
+        width = x.shape[-1]
+        attend = Attention(
+            self.num_heads, self.head_dim, self.attention_implementation, dtype=self.dtype, name="attention"
         )
-        video, text = video + gate * x[:, text_length:], text + text_gate * x[:, :text_length]
+        y, gate = self._modulate("attention", x, text_length, time)
+        x = x + _per_stream(jnp.multiply, text_length, attend(y, rope), gate)
 
-        x, gate, text_gate = self._modulate("mlp", video, text, time)
-        x = constrain(nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp_up")(x), "features")
-        x = nn.Dense(width, dtype=self.dtype, name="mlp_down")(nn.gelu(x, approximate=True))
-        return constrain(video + gate * x[:, text_length:], "tokens"), text + text_gate * x[:, :text_length]
+        y, gate = self._modulate("mlp", x, text_length, time)
+        y = constrain(nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp_up")(y), "features")
+        y = nn.Dense(width, dtype=self.dtype, name="mlp_down")(nn.gelu(y, approximate=True))
+        return constrain(x + _per_stream(jnp.multiply, text_length, y, gate), "tokens")
 
-    def _modulate(self, name, video, text, time):
-        """Normalise, shift and scale both streams; return them joined, text first, with the two gates."""
-        parts = modulation(f"{name}_modulation", 6 * video.shape[-1], self.zero_init_modulation, self.dtype)(time)
-        shift, scale, gate, text_shift, text_scale, text_gate = jnp.split(parts[:, None], 6, axis=-1)
-        norm = layer_norm(f"{name}_norm", self.dtype)
-        joined = [norm(text) * (1 + text_scale) + text_shift, norm(video) * (1 + scale) + shift]
-        return constrain(jnp.concatenate(joined, axis=1), "tokens"), gate, text_gate
+    def _modulate(self, name, x, text_length, time):
+        """Normalise, shift and scale the tokens of both streams; return them and the streams' gates [B 2 D]."""
+        width = x.shape[-1]
+        parts = modulation(f"{name}_modulation", 6 * width, self.zero_init_modulation, self.dtype)(time)
+        shift, scale, gate = jnp.moveaxis(parts.reshape(-1, 2, 3, width), 2, 0)
+        normed = layer_norm(f"{name}_norm", self.dtype)(x)
+        y = _per_stream(lambda x, scale, shift: x * (1 + scale) + shift, text_length, normed, scale, shift)
+        return constrain(y, "tokens"), gate
+
+
+def _per_stream(fn, text_length, x, *values):
+    """Compute `fn(x, *values)` where tokens [B S D] take the values [B 2 D] of their stream: video's, then text's.
+
+    Chosen token by token, because cutting and joining a sequence that is divided over devices would send all of it
+    around. The backward pass chooses again: else it would keep values for every token.
+    """
+
+    @jax.checkpoint
+    def run(x, *values):
+        is_text = jnp.arange(x.shape[1])[:, None] < text_length
+        return fn(x, *(jnp.where(is_text, value[:, 1:], value[:, :1]) for value in values))
+
+    return run(x, *values)
 
 
 def layer_norm(name: str, dtype: Any, epsilon: float = 1e-5) -> nn.LayerNorm:

@@ -118,18 +118,23 @@ def test_control_matches_loop(wiring, depth):
     def linear(weights, x):
         return x @ weights["kernel"] + weights["bias"]
 
+    def update(weights, video, text):
+        joined = block.apply({"params": weights}, jnp.concatenate([text, video], 1), 5, time, rope)
+        return joined[:, 5:], joined[:, :5]
+
     time = linear(params["time_in"], layers.timestep_embedding(inputs["timestep"], 32))
     time = linear(params["time_out"], nn.silu(time))
     h = linear(params["patch_embed"], layers.patchify(inputs["xt"], 2))
     e = linear(params["text_embed"], inputs["text"])
     k = linear(params["control"]["zero_in"], h + control.tokens)
     for i in range(3):
-        h, e = block.apply({"params": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])}, h, e, time, rope)
+        main = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+        h, e = update(main, h, e)
         if i < depth:
             copy, zero = jax.tree.map(
                 lambda leaf, i=i: leaf[i], (params["control"]["blocks"], params["control"]["zero_out"])
             )
-            k, _ = block.apply({"params": copy}, k, e, time, rope)
+            k, _ = update(copy, k, e)
             out = linear(zero, k)
             h = h + out
             k = out if wiring == "chained" else k
