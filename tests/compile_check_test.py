@@ -190,7 +190,6 @@ def test_5b_compiles_for_512_devices(tmp_path):
     stored = sum(leaf.size / (64 if is_divided(path) else 1) for path, leaf in trained.items())
     # Two moments and the average in float32, and a few counters.
     assert report["optimizer"] == pytest.approx(3 * 4 * stored, abs=100)
-    # Every block attends on parts of the heads: queries, keys and values are exchanged before, the result after.
     # Tokens move only as heads: queries, keys, values and the result, in the forward pass, again in the recomputation
     # and back; and four times around the stacks, where text is joined to the video and cut off. Twice the bytes of
     # bfloat16, because XLA's CPU compiler sends it as float32.
