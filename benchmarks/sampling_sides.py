@@ -180,7 +180,7 @@ class JaxSide:
         tokenizer = ByteTokenizer(self.config.data.text_length)
         editor = editing.Editor(self.config, {} if is_abstract else self.params, mesh=mesh, tokenizer=tokenizer)
         if is_abstract:
-            editor.params = self.params
+            editor.params, editor.embed = self.params, lambda tokens: self._text()
 
         def lower(*arguments: Any, **static: Any) -> tuple[Any, Any]:
             return editor._generate.jitted.lower(*arguments, **static), arguments

@@ -8,7 +8,8 @@ target says how many bytes each device needs and what the devices send each othe
     local        the devices at hand
 
 and a program one of `memory.PROGRAMS`: `train`, a step on cached latents; `train_pixels`, one that draws the conditions
-and runs the autoencoder too; `sample`, a whole edit from pixels to pixels, all denoising steps and guidance included.
+and runs the autoencoder too; `sample`, a whole edit of an encoded prompt, all denoising steps and guidance included,
+from pixels to pixels.
 
 The roofline is the least time a step can take: operations that the mathematics needs at the peak rate; arguments and
 results once through memory; what the devices send each other at the full rate of their links. The longest of the three
@@ -162,17 +163,18 @@ def _training(config: Any, mesh: Mesh, what: str) -> Program:
 
 
 def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
-    # Bytes stand in for a vocabulary: the program sees their numbers only.
+    # Bytes stand in for a vocabulary: the program sees no tokens, only their embeddings.
     editor = editing.Editor(config, {}, mesh=mesh, tokenizer=tokenizer.make("bytes", config.data.text_length))
     model, settings = editor.model, config.sample
-    params = _cast(_shapes(model), "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32")
+    params = {name: tree for name, tree in _shapes(model).items() if name != "text"}
+    params = _cast(params, "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32")
     whole = NamedSharding(mesh, PartitionSpec())
     given = pixels_batch(config, model, size)
-    tokens = given.pop("tokens")
-    del given["target"], given["edited"]
+    del given["target"], given["edited"], given["tokens"]
+    text = jax.ShapeDtypeStruct((size, config.data.text_length, model.denoiser.dit.text_dim), model.text.dtype)
     arguments = (
         _place(params, sharding.shardings(params, params, mesh)),
-        *_place_whole((jax.eval_shape(lambda: jax.random.key(0)), given, tokens, tokens), whole),
+        *_place_whole((jax.eval_shape(lambda: jax.random.key(0)), given, text, text), whole),
     )
     guidance = sampling.Guidance(settings.scale, settings.guidance)
     static = {"num_steps": settings.num_steps, "solver": settings.solver, "guidance": guidance}

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, edit_json, editing, evaluate, figures, memory, sharding, trackers, video
+from motionv2v import checkpoints, edit_json, editing, evaluate, figures, inference, memory, sharding, trackers, video
 from motionv2v import tracks as tracks_lib
 from motionv2v.data.synthetic import Pair
 from motionv2v.tracks import Tracks
@@ -84,7 +84,7 @@ def run(
     target = spec.apply(source)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
     options = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views}
-    options |= {"prompt": spec.prompt or editing.NULL_PROMPT, "seed": spec.seed if seed is None else seed}
+    options |= {"prompt": spec.prompt or inference.NULL_PROMPT, "seed": spec.seed if seed is None else seed}
     edited = editor.edit(clip, source, target, **options, notify=lambda line: say(f"notice  {line}"))
     result = Result(clip, edited, source, target, {})
     if example:

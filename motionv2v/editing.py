@@ -14,21 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, compiled, optim, sampling, sharding, step_cache, views
+from motionv2v import checkpoints, inference, sampling, sharding, views
 from motionv2v import model as modeling
-from motionv2v import tokenizer as tokenizers
 from motionv2v import video as video_io
 from motionv2v.models.activations import constrain
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Int, Key, PyTree, UInt8
 
 MAX_ADVISED_POINTS = 20
-NEGATIVE_PROMPT = (
-    "The video is not of a high quality, it has a low resolution. Watermark present in each frame. The background is "
-    "solid. Strange body and strange trajectory. Distortion."
-)
-"""The text that guidance moves away from with CogVideoX-sized models, as in the published demos."""
-NULL_PROMPT = "."
 KINDS = ("control", "base")
 """Kinds of model that an `Editor` runs: one with a control branch, and a text-to-video base without."""
 
@@ -56,95 +49,11 @@ def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = Non
     return editor
 
 
-class LoadedModel:
-    """A model in memory: modules, parameters and tokenizer, whatever is done with it.
-
-    Attributes:
-        config: the checkpoint's own config. params: the full tree. model: the modules. mesh: of devices, or None.
-        tokenizer: of the prompts.
-    """
-
-    def __init__(
-        self,
-        config: Any,
-        params: PyTree,
-        folder: str | os.PathLike | None = None,
-        mesh: jax.sharding.Mesh | None = None,
-        tokenizer: tokenizers.Tokenizer | None = None,
-    ):
-        """Build the modules, and put the parameters on one device, or on a mesh by `sharding.RULES`.
-
-        Args:
-            config, params: of the model.
-            folder: where the model's curve for the step cache lies, and a sentencepiece vocabulary, if `text.tokenizer`
-                asks for one and no `tokenizer` is given.
-            mesh: from `sharding.make_mesh`. Guidance then runs its two predictions as one batch, one half of which each
-                half of a `data` axis takes; `context` and `tensor` divide a single clip.
-
-        Raises:
-            ValueError: if the heads do not divide over the mesh.
-        """
-        if mesh is not None:
-            sharding.check(mesh, config, is_training=False)
-        self.config, self.mesh, self.folder = config, mesh, folder
-        self.model = modeling.build(config)
-        self.params = sharding.place(params, mesh)
-        kind, length = config.text.get("tokenizer", "bytes"), config.data.text_length
-        self.tokenizer = tokenizers.make(kind, length, folder) if tokenizer is None else tokenizer
-
-    def with_params(self, params: PyTree) -> "LoadedModel":
-        """Take other parameters of the same shapes, keeping what is compiled; returns itself."""
-        self.params = sharding.place(params, self.mesh)
-        return self
-
-    def expected_shapes(self) -> PyTree:
-        """Return the shapes that the config's parameters must have."""
-
-        def trace() -> dict[str, list[int]]:
-            shapes = jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))
-            return {path: list(leaf.shape) for path, leaf in optim.flatten(shapes).items()}
-
-        # Tracing every initialiser takes longer than loading the weights.
-        shapes = compiled.remembered("shapes", self.config, trace)
-        return optim.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
-
-    def program(self, function: Callable[..., Any], static: Sequence[str]) -> compiled.Program:
-        """Jit a function of this model, whose `static` arguments are its keywords; kept on disk, see `compiled`."""
-        name = f"{type(self).__name__}.{function.__name__}"
-        return compiled.Program(jax.jit(function, static_argnames=static), name, f"{self.config} {self.mesh}")
-
-    def reused_steps(self, threshold: float | None, num_steps: int | None = None) -> tuple[bool, ...] | None:
-        """Plan the step cache of a sample, see `step_cache.plan`; None where no step is reused.
-
-        Args:
-            threshold: None takes the config's, which is 0 unless it says otherwise. num_steps: None takes the config's.
-
-        Raises:
-            ValueError: if the threshold is impossible, or above 0 and nobody measured this model's curve.
-        """
-        settings = self.config.sample
-        threshold = settings.get("step_cache", 0.0) if threshold is None else threshold
-        if threshold == 0:
-            return None
-        plan = step_cache.plan(step_cache.load(self.folder), int(num_steps or settings.num_steps), threshold)
-        return plan if any(plan) else None
-
-    @property
-    def num_frames(self) -> int:
-        """Return the number of frames the model works at."""
-        return int(self.config.data.num_frames)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return the (height, width) the model works at."""
-        return tuple(self.config.data.size)
-
-
-class Editor(LoadedModel):
-    """A model ready to edit, with its compiled functions; built as `LoadedModel`."""
+class Editor(inference.LoadedModel):
+    """A model ready to edit, with its compiled functions; built as `inference.LoadedModel`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        """Build as `LoadedModel`; nothing is compiled before it is used."""
+        """Build as `inference.LoadedModel`; nothing is compiled before it is used."""
         super().__init__(*args, **kwargs)
         static = ("num_steps", "solver", "guidance", "use_control", "void")
         self._generate = self.program(self._generate_fn, (*static, "reuse"))
@@ -156,7 +65,7 @@ class Editor(LoadedModel):
         source: Tracks,
         target: Tracks,
         *,
-        prompt: str = NULL_PROMPT,
+        prompt: str = inference.NULL_PROMPT,
         seed: int = 0,
         num_steps: int | None = None,
         guidance: float | None = None,
@@ -295,14 +204,14 @@ class Editor(LoadedModel):
         settings = self.config.sample
         scale = float(settings.scale if guidance is None else guidance)
         kind = settings.guidance if guidance is None else "constant"
-        null = self.tokenizer.encode([settings.get("negative_prompt", NULL_PROMPT)] * len(tokens))
+        text, null_text = self.embed_with_null(tokens)
         with sharding.use(self.mesh):
             return function(
-                self.params,
+                self.sampling_params,
                 key,
                 {name: jnp.asarray(value) for name, value in batch.items() if name != "tokens"},
-                jnp.asarray(tokens),
-                jnp.asarray(null),
+                text,
+                null_text,
                 num_steps=int(num_steps or settings.num_steps),
                 solver=settings.solver,
                 guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
@@ -319,16 +228,16 @@ class Editor(LoadedModel):
         tokens = self.tokenizer.encode(list(prompts))
         return np.asarray(self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, use_control=False))
 
-    def _generate_fn(self, params, key, batch, tokens, null, *, use_control, **settings):
+    def _generate_fn(self, params, key, batch, text, null_text, *, use_control, **settings):
         """Edit from pixels to pixels: what `generate` compiles."""
         sample_key, noise, conditions = self._start(params, key, batch, use_control)
-        latents = self.sample_latents(sample_key, params, noise, tokens, null, conditions, **settings)
+        latents = self.sample_latents(sample_key, params, noise, text, null_text, conditions, **settings)
         video = modeling.decode(self.model, params, latents)
         return constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
 
-    def _measure_fn(self, params, key, batch, tokens, null, *, use_control, **settings):
+    def _measure_fn(self, params, key, batch, text, null_text, *, use_control, **settings):
         sample_key, noise, conditions = self._start(params, key, batch, use_control)
-        functions = self._denoisers(params, tokens, null, conditions)
+        functions = self._denoisers(params, text, null_text, conditions)
         return sampling.changes(sample_key, noise=noise, schedule=self.model.schedule, **functions, **settings)[1]
 
     def _start(self, params: PyTree, key: Key, batch: dict[str, AnyArray], use_control: bool) -> tuple[Any, ...]:
@@ -347,25 +256,24 @@ class Editor(LoadedModel):
         key: Key,
         params: PyTree,
         noise: Float[AnyArray, "B t h w z"],
-        tokens: Int[AnyArray, "B L"],
-        null: Int[AnyArray, "B L"],
+        text: Float[AnyArray, "B L C"],
+        null_text: Float[AnyArray, "B L C"],
         conditions: PyTree,
         **settings: Any,
     ) -> Float[AnyArray, "B t h w z"]:
         """Sample scaled latents from noise; pure, for use under jit (and, on a mesh, within `sharding.use`).
 
         Args:
-            key: of the solver's own noise. params: as `self.params`.
-            noise: N(0, 1). tokens, null: of the prompts, and of what guidance moves away from.
+            key: of the solver's own noise. params: as `sampling_params`.
+            noise: N(0, 1). text, null_text: embeddings of the prompts, and of what guidance moves away from.
             conditions: latents of the method's conditions, or None for the base alone.
             settings: num_steps, solver, guidance, reuse, void of `sampling.sample`.
         """
-        functions = self._denoisers(params, tokens, null, conditions)
+        functions = self._denoisers(params, text, null_text, conditions)
         return sampling.sample(key, noise=noise, schedule=self.model.schedule, **functions, **settings)
 
-    def _denoisers(self, params: PyTree, tokens: AnyArray, null: AnyArray, conditions: PyTree) -> dict[str, Any]:
+    def _denoisers(self, params: PyTree, text: AnyArray, null_text: AnyArray, conditions: PyTree) -> dict[str, Any]:
         """Build `denoise_fn` and `guided_fn` of a sample."""
-        text, null_text = (modeling.embed_text(self.model, params, t) for t in (tokens, null))
         predict = partial(modeling.denoise, self.model, params)
 
         def guided(xt: AnyArray, timestep: AnyArray) -> tuple[AnyArray, AnyArray]:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, editing, evaluate, figures, sampling
+from motionv2v import checkpoints, evaluate, figures, inference, sampling
 from motionv2v import model as modeling
 from motionv2v.methods import interpolation
 from motionv2v.models import positions
@@ -85,11 +85,11 @@ def _as_generator(config: ConfigDict, folder: Path, image_scale: float | None) -
     return config
 
 
-class Interpolator(editing.LoadedModel):
-    """A model ready to generate, with its compiled function; built as `editing.LoadedModel`."""
+class Interpolator(inference.LoadedModel):
+    """A model ready to generate, with its compiled function; built as `inference.LoadedModel`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        """Build as `editing.LoadedModel`; nothing is compiled before it is used."""
+        """Build as `inference.LoadedModel`; nothing is compiled before it is used."""
         super().__init__(*args, **kwargs)
         static = ("num_frames", "num_steps", "solver", "guidance", "void")
         self._generate = self.program(self._generate_fn, static)
@@ -98,7 +98,7 @@ class Interpolator(editing.LoadedModel):
         self,
         first: AnyArray,
         last: AnyArray | None,
-        prompt: str = editing.NULL_PROMPT,
+        prompt: str = inference.NULL_PROMPT,
         num_frames: int | None = None,
         seed: int = 0,
         *,
@@ -189,14 +189,12 @@ class Interpolator(editing.LoadedModel):
         settings = self.config.sample
         scale = float(settings.scale if guidance is None else guidance)
         kind = settings.guidance if guidance is None else "constant"
-        null = self.tokenizer.encode([settings.get("negative_prompt", editing.NULL_PROMPT)] * len(tokens))
         return self._generate(
-            self.params,
+            self.sampling_params,
             key,
             jnp.asarray(ends),
             jnp.asarray(has_last),
-            jnp.asarray(tokens),
-            jnp.asarray(null),
+            *self.embed_with_null(tokens),
             num_frames=int(num_frames or self.num_frames),
             num_steps=int(num_steps or settings.num_steps),
             solver=settings.solver,
@@ -210,8 +208,8 @@ class Interpolator(editing.LoadedModel):
         key: Key,
         ends: AnyArray,
         has_last: AnyArray,
-        tokens: AnyArray,
-        null: AnyArray,
+        text: AnyArray,
+        null_text: AnyArray,
         *,
         num_frames: int,
         num_steps: int,
@@ -229,7 +227,6 @@ class Interpolator(editing.LoadedModel):
         drawn = method.batch_conditions(draw_key, {"target": ends}, self.config.method)
         conditions = modeling.encode_conditions(model, params, drawn)
         conditions["maps"] = {"given": method.given_frames(jnp.ones_like(has_last), has_last, length)}
-        text, null_text = (modeling.embed_text(model, params, t) for t in (tokens, null))
         noise = jax.random.normal(noise_key, (batch, length, *shape[2:]))
         predict = partial(modeling.denoise, model, params, conditions=conditions)
         latents = sampling.sample(

@@ -32,7 +32,7 @@ from motionv2v.typing import PyTree
 
 GIB = 2**30
 PROGRAMS = ("train", "train_pixels", "sample")
-"""A step on cached latents, a step that runs the autoencoder too, a whole edit."""
+"""A step on cached latents, a step that runs the autoencoder too, a whole edit of a prompt already encoded."""
 FITTED = ("train",)
 """Programs whose estimate is close enough to refuse a run; the others are said, and warned of."""
 MARGIN = 0.95
@@ -74,6 +74,8 @@ def estimate(config: Any, mesh: Mesh | AbstractMesh | None = None, what: str = "
     params = _shapes(config)
     if what == "sample":
         dtype = "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32"
+        # The text encoder is a program of its own, and stays only where it has room: `holds_text`.
+        params = {name: tree for name, tree in params.items() if name != "text"}
         return Estimate(_bytes(params, mesh, dtype), 0.0, _sampling(config, model, mesh))
     trainable, frozen = optim.partition(params, config.optim.schedule)
     runs_vae = what == "train_pixels" or model.denoiser is None
@@ -160,6 +162,19 @@ def check(
     )
 
 
+def holds_text(config: Any, params: PyTree, mesh: Mesh | None = None, available: float | None = None) -> bool:
+    """Tell whether the text encoder's parameters have room on the devices beside a sample's; on a CPU they always do.
+
+    `available`: bytes of a device; None asks it, and takes that there is room where nothing says.
+    """
+    if available is None:
+        available = None if jax.default_backend() == "cpu" else capacity()
+    if available is None:
+        return True
+    mesh = _one_device() if mesh is None else mesh
+    return _bytes(params, mesh) + _sampling(config, modeling.build(config), mesh) <= MARGIN * available
+
+
 def pairs_at_once(config: Any, most: int = 16, available: float | None = None) -> int:
     """Return how many pairs a device can encode at once: a power of two, at least 1.
 
@@ -169,7 +184,7 @@ def pairs_at_once(config: Any, most: int = 16, available: float | None = None) -
     available = capacity() if available is None else available
     model, count = modeling.build(config), most
     weights = _bytes({"vae": _shapes(config)["vae"]}, _one_device(), "float32")
-    clip = _autoencoder(config, model, _one_device(), 1) / (3 if model.method is not None else 1)
+    clip = _autoencoder(config, model, _one_device(), 1)
     while available is not None and count > 1 and weights + 4 * count * clip > MARGIN * available:
         count //= 2
     return count
@@ -281,14 +296,15 @@ def abstract_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
     return AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _bytes(params: PyTree, mesh: Any, dtype: str) -> float:
-    """Add up the parts of parameters that one device stores, by the layout rules."""
+def _bytes(params: PyTree, mesh: Any, dtype: str | None = None) -> float:
+    """Add up the parts of parameters that one device stores, by the layout rules; None: in the types they have."""
     if not params:
         return 0.0
     specs = sharding.parameter_specs(params, mesh, notify=lambda _: None)
     return float(
         sum(
-            math.prod(NamedSharding(mesh, specs[path]).shard_shape(leaf.shape)) * jnp.dtype(dtype).itemsize
+            math.prod(NamedSharding(mesh, specs[path]).shard_shape(leaf.shape))
+            * jnp.dtype(dtype or leaf.dtype).itemsize
             for path, leaf in optim.flatten(params).items()
         )
     )
@@ -350,12 +366,14 @@ def _working(config, model, mesh, is_training):
 
 
 def _autoencoder(config, model, mesh, samples):
-    """Bytes of the largest layer: a chunk of frames at full size and the narrowest width, a few of those at once."""
+    """Bytes of the largest layer: a chunk of frames at full size and the narrowest width, a few of those at once.
+
+    Of as many clips as there are samples: a sample's videos are encoded one after the other.
+    """
     _, height, width, _ = modeling.clip_shape(model)
     item = jnp.dtype(model.vae.dtype).itemsize
-    videos = 3 if model.method is not None else 1
     rows = math.prod(mesh.shape[axis] for axis in BATCH)
-    clips = max(samples * videos / rows, 1.0) if samples % rows == 0 else samples * videos
+    clips = samples / rows if samples % rows == 0 else samples
     area = height * width / autoencoder_parts(config, mesh)
     return clips * 9 * area * model.vae.block_channels[0] * item * 6
 

@@ -4,6 +4,7 @@ Parameters are one tree, {"vae", "text", "dit", "conditioner"}; a config without
 same functions serve a VAE alone, the text-to-video base and the base with a control branch.
 """
 
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -138,10 +139,11 @@ def encode_conditions(model: Model, params: PyTree, conditions: dict[str, Any]) 
     names = sorted(videos)
     latents = {}
     for length in {videos[name].shape[1] for name in names}:
-        # One call of the encoder for all videos of one length: larger batches keep the device busy.
+        # One copy of the encoder's program for all videos of one length, and one video at a time: its activations at
+        # full size are the most that an edit holds.
         group = [name for name in names if videos[name].shape[1] == length]
-        stacked = encode(model, params, jnp.concatenate([videos[name] for name in group]))
-        latents |= dict(zip(group, jnp.split(stacked, len(group)), strict=True))
+        stacked = jax.lax.map(partial(encode, model, params), jnp.stack([videos[name] for name in group]))
+        latents |= dict(zip(group, stacked, strict=True))
     return {**conditions, "videos": latents}
 
 

@@ -23,8 +23,8 @@ LAYERS = (
         "sampling", "compiled", "step_cache", "model", "progress", "views",
     },
     {
-        "train", "tasks", "datasets", "prepare", "prepare_videos", "editing", "edit_run", "evaluate", "tapvid",
-        "editor", "experiment", "export", "interpolate", "step_cache_run", "compile_check",
+        "train", "tasks", "datasets", "prepare", "prepare_videos", "inference", "editing", "edit_run", "evaluate",
+        "tapvid", "editor", "experiment", "export", "interpolate", "step_cache_run", "compile_check",
     },
 )  # fmt: skip
 """From the bottom up: a part of the package imports parts of its own layer and of those below it."""

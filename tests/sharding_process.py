@@ -86,9 +86,8 @@ def results(mesh):
     sample = jax.jit(partial(editor.sample_latents, **settings))
     with sharding.use(mesh):
         value, grads = jax.jit(jax.value_and_grad(loss))(trainable, frozen, sharding.place_batch(batch, mesh))
-        tokens = batch["tokens"]
-        noise = batch["target_latents"][:1]
-        latents = sample(jax.random.key(2), editor.params, noise, tokens[:1], tokens[1:2], {"videos": videos})
+        noise, text = batch["target_latents"][:1], [editor.embed(batch["tokens"][i : i + 1]) for i in range(2)]
+        latents = sample(jax.random.key(2), editor.sampling_params, noise, *text, {"videos": videos})
     flat = {f"gradient {path}": leaf for path, leaf in optim.flatten(grads).items()}
     return jax.tree.map(np.asarray, flat | {"loss": value, "sample": latents})
 

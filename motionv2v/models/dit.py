@@ -240,7 +240,7 @@ class DiT(nn.Module):
             is_text = jnp.arange(x.shape[1])[:, None] < length
             stream = main_step(jnp.where(is_text, x, stream), layer["blocks"])
             out = _linear(layer["zero_out"], stream)
-            return constrain(jnp.where(is_text, x, x + out), "tokens"), out if is_chained else stream
+            return constrain(x + jnp.where(is_text, 0, out), "tokens"), out if is_chained else stream
 
         x = join(video)
         if tokens is None or not self.control_depth:

@@ -295,7 +295,8 @@ def _per_stream(fn, text_length, x, *values):
     around. The backward pass chooses again: else it would keep values for every token.
     """
 
-    @jax.checkpoint
+    # Without the barriers that `checkpoint` puts around its body, which would keep it from being fused.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def run(x, *values):
         is_text = jnp.arange(x.shape[1])[:, None] < text_length
         return fn(x, *(jnp.where(is_text, value[:, 1:], value[:, :1]) for value in values))
