@@ -163,11 +163,15 @@ def _training(config: Any, mesh: Mesh, what: str) -> Program:
 
 
 def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
+    model = modeling.build(config)
+    params = {name: tree for name, tree in _shapes(model).items() if name != "text"}
+    params = _cast(params, "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32")
+    chip = flops.chip(mesh.devices.flat[0].device_kind)
+    if chip is not None:
+        config = memory.with_strips_if_needed(config, params, mesh, float(chip.memory))
     # Bytes stand in for a vocabulary: the program sees no tokens, only their embeddings.
     editor = editing.Editor(config, {}, mesh=mesh, tokenizer=tokenizer.make("bytes", config.data.text_length))
     model, settings = editor.model, config.sample
-    params = {name: tree for name, tree in _shapes(model).items() if name != "text"}
-    params = _cast(params, "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32")
     whole = NamedSharding(mesh, PartitionSpec())
     given = pixels_batch(config, model, size)
     del given["target"], given["edited"], given["tokens"]

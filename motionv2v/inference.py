@@ -32,7 +32,8 @@ class LoadedModel:
     """A model in memory: modules, parameters and tokenizer, whatever is done with it.
 
     Attributes:
-        config: the checkpoint's own config. model: the modules. mesh: of devices, or None. tokenizer: of the prompts.
+        config: the checkpoint's own, with `strip_rows` for the autoencoder where memory is short.
+        model: the modules. mesh: of devices, or None. tokenizer: of the prompts.
         params: the full tree; the text encoder's as numpy arrays where it but visits the devices (`memory.holds_text`).
     """
 
@@ -58,6 +59,7 @@ class LoadedModel:
         """
         if mesh is not None:
             sharding.check(mesh, config, is_training=False)
+        config = memory.with_strips_if_needed(config, params, mesh)
         self.config, self.mesh, self.folder = config, mesh, folder
         self.model = modeling.build(config)
         self.params = self._place(params)

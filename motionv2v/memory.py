@@ -35,8 +35,13 @@ PROGRAMS = ("train", "train_pixels", "sample")
 """A step on cached latents, a step that runs the autoencoder too, a whole edit of a prompt already encoded."""
 FITTED = ("train",)
 """Programs whose estimate is close enough to refuse a run; the others are said, and warned of."""
+STRIP_ROWS = 30
 MARGIN = 0.95
 """Share of a device's memory that an estimate may fill: runtimes keep some, and it fragments."""
+
+
+ENCODER_ARRAYS, DECODER_ARRAYS = (6, 12), (14, 28)
+"""In strips, and whole: what the TPU's compiler needs for 49x480x720 in bfloat16. The CPU's needs half."""
 
 
 class Estimate(NamedTuple):
@@ -69,7 +74,7 @@ def estimate(config: Any, mesh: Mesh | AbstractMesh | None = None, what: str = "
     """
     if what not in PROGRAMS:
         raise ValueError(f"unknown program {what!r}; available: {', '.join(PROGRAMS)}")
-    mesh = _one_device() if mesh is None else mesh
+    mesh = abstract_mesh({}) if mesh is None else mesh
     model = modeling.build(config)
     params = _shapes(config)
     if what == "sample":
@@ -143,7 +148,7 @@ def check(
 
     Raises:
         ValueError: if the estimate of one of `FITTED` exceeds `MARGIN` of what is available, saying what would fit. Of
-            another program the line says so.
+            another program the line says so, unless even what it stores is more than there is.
     """
     available = capacity() if available is None else available
     needed = estimate(config, mesh, what)
@@ -153,13 +158,31 @@ def check(
         say(line)
         return needed
     fits = advice(config, mesh, what, available)
-    if what not in FITTED:
+    if what not in FITTED and needed.weights + needed.optimizer <= available:
         say(f"{line}; this may fail: {fits}")
         return needed
     say(line)
     raise ValueError(
         f"{what} needs about {needed.peak / GIB:.1f} GiB on each device, which has {available / GIB:.1f}; {fits}"
     )
+
+
+def with_strips_if_needed(config: Any, params: PyTree, mesh: Any = None, available: float | None = None) -> Any:
+    """Return a config whose autoencoder works in strips of `STRIP_ROWS` if a sample would not fit without.
+
+    They change nothing in the result (`models.vae_strips`) and cost a few hundredths of the autoencoder's time. A
+    config that says how it saves memory is left alone. `params`: with dtypes; `available`: as for `check`.
+    """
+    if not params or config.vae.get("strip_rows") or config.vae.get("tile_size"):
+        return config
+    available = capacity() if available is None else available
+    mesh = mesh or abstract_mesh({})
+    weights = _bytes({name: tree for name, tree in params.items() if name != "text"}, mesh)
+    if available is None or weights + _sampling(config, modeling.build(config), mesh) <= MARGIN * available:
+        return config
+    config = ConfigDict(config.to_dict())
+    config.vae.strip_rows = STRIP_ROWS
+    return config
 
 
 def holds_text(config: Any, params: PyTree, mesh: Mesh | None = None, available: float | None = None) -> bool:
@@ -171,21 +194,21 @@ def holds_text(config: Any, params: PyTree, mesh: Mesh | None = None, available:
         available = None if jax.default_backend() == "cpu" else capacity()
     if available is None:
         return True
-    mesh = _one_device() if mesh is None else mesh
+    mesh = abstract_mesh({}) if mesh is None else mesh
     return _bytes(params, mesh) + _sampling(config, modeling.build(config), mesh) <= MARGIN * available
 
 
 def pairs_at_once(config: Any, most: int = 16, available: float | None = None) -> int:
     """Return how many pairs a device can encode at once: a power of two, at least 1.
 
-    A pair is four clips: both videos and both sets of blobs. `available`: bytes of the device; None asks it, and takes
-    `most` where nothing says.
+    The four clips of a pair, both videos and both sets of blobs, are encoded in turn. `available`: bytes of the device;
+    None asks it, and takes `most` where nothing says.
     """
     available = capacity() if available is None else available
     model, count = modeling.build(config), most
-    weights = _bytes({"vae": _shapes(config)["vae"]}, _one_device(), "float32")
-    clip = _autoencoder(config, model, _one_device(), 1)
-    while available is not None and count > 1 and weights + 4 * count * clip > MARGIN * available:
+    weights = _bytes({"vae": _shapes(config)["vae"]}, abstract_mesh({}), "float32")
+    clip = _autoencoder(config, model, abstract_mesh({}), 1)
+    while available is not None and count > 1 and weights + count * clip > MARGIN * available:
         count //= 2
     return count
 
@@ -201,17 +224,14 @@ def edits_at_once(config: Any, mesh: Mesh | None = None, most: int = 10, availab
 
 def advice(config: Any, mesh: Mesh | AbstractMesh | None, what: str, available: float) -> str:
     """Name the smallest changes after which an estimate fits into `available` bytes, or say that none of them does."""
-    fits = [
-        name
-        for name, changed, other in _changes(config, mesh, what)
-        if estimate(changed, other, what).peak <= MARGIN * available
-    ]
+    is_less = lambda changed, other: estimate(changed, other, what).peak <= MARGIN * available  # noqa: E731
+    fits = [name for name, changed, other in _changes(config, mesh, what) if is_less(changed, other)]
     return f"would fit: {'; '.join(fits[:4])}" if fits else "no smaller batch, remat, number type or mesh would fit"
 
 
 def _changes(config, mesh, what):
     """Yield (description, config, mesh) of what a person could change, the least harmful first."""
-    mesh = _one_device() if mesh is None else mesh
+    mesh = abstract_mesh({}) if mesh is None else mesh
     plain = ConfigDict(config.to_dict())
 
     def changed(**fields):
@@ -284,10 +304,6 @@ def sampling_sizes(config: Any, count: int) -> dict[str, int]:
 
     tensor = max((n for n in range(1, both + 1) if both % n == 0), key=parts)
     return {"data": data, "context": both // tensor, "tensor": tensor, "fsdp": count // data // both}
-
-
-def _one_device():
-    return abstract_mesh({})
 
 
 def abstract_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
@@ -365,18 +381,18 @@ def _working(config, model, mesh, is_training):
     return streams + attention + 2 * block
 
 
-def _autoencoder(config, model, mesh, samples):
-    """Bytes of the largest layer: a chunk of frames at full size and the narrowest width, a few of those at once.
-
-    Of as many clips as there are samples: a sample's videos are encoded one after the other.
-    """
+def _autoencoder(config, model, mesh, samples, is_decoding=False):
+    """Bytes of the largest layer, in arrays of 9 frames at full size and the narrowest width; one clip per sample."""
     _, height, width, _ = modeling.clip_shape(model)
-    item = jnp.dtype(model.vae.dtype).itemsize
+    if model.vae.tile_size is not None:
+        height, width = min(height, model.vae.tile_size[0]), min(width, model.vae.tile_size[1])
+    is_whole = model.vae.strip_rows is None or model.vae.strip_rows >= height
+    arrays = (DECODER_ARRAYS if is_decoding else ENCODER_ARRAYS)[is_whole]
     rows = math.prod(mesh.shape[axis] for axis in BATCH)
     clips = samples / rows if samples % rows == 0 else samples
     area = height * width / autoencoder_parts(config, mesh)
-    return clips * 9 * area * model.vae.block_channels[0] * item * 6
+    return clips * 9 * area * model.vae.block_channels[0] * jnp.dtype(model.vae.dtype).itemsize * arrays
 
 
 def _sampling(config, model, mesh):
-    return max(_working(config, model, mesh, False), _autoencoder(config, model, mesh, 1))
+    return max(_working(config, model, mesh, False), _autoencoder(config, model, mesh, 1, is_decoding=True))

@@ -78,7 +78,7 @@ def test_latents_are_scaled_on_the_way_in_and_out():
 
 
 def test_conditions_are_encoded_each_as_if_alone(control, monkeypatch):
-    """Videos of one length go through the encoder together, those of another apart; each gets its own latents back."""
+    """Videos of one length go through one copy of the encoder in turn, each gets its own latents back."""
     calls = []
 
     def pool(model, params, video):
