@@ -33,7 +33,7 @@ from motionv2v.typing import PyTree
 GIB = 2**30
 PROGRAMS = ("train", "train_pixels", "sample")
 """A step on cached latents, a step that runs the autoencoder too, a whole edit of a prompt already encoded."""
-FITTED = ("train",)
+FITTED = ("train", "train_pixels")
 """Programs whose estimate is close enough to refuse a run; the others are said, and warned of."""
 STRIP_ROWS = 30
 MARGIN = 0.95

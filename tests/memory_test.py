@@ -35,14 +35,13 @@ def large(batch_size=4, remat="save_attention"):
 
 
 @pytest.mark.parametrize(
-    "row", BUDGETS["programs"], ids=lambda row: f"{row['program']} {row['topology']} {row['remat']}"
+    "row", BUDGETS["programs"], ids=lambda row: f"{row['program']} {row['topology']} {row.get('remat')}"
 )
 def test_estimate_of_5b_is_near_what_the_tpu_compiler_said(row):
-    """Within a third: good enough to tell what cannot run. The numbers are those of `launch/compile_check.py`."""
-    cfg = large(row["batch_size"], row["remat"])
-    cfg.update_from_flattened_dict(row.get("fields", {}))
+    """Within an eighth: good enough to tell what cannot run. The numbers are those of `launch/compile_check.py`."""
+    cfg = large(row.get("batch_size", 4), row.get("remat", "full"))
     got = memory.estimate(cfg, mesh(**row["mesh"]), row["program"]).peak / GIB
-    assert 0.75 < got / row["measured_gib"] < 1.33
+    assert 0.88 < got / row["measured_gib"] < 1.12
 
 
 @pytest.mark.parametrize("remat", ["full", "none"])
