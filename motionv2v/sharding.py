@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
@@ -220,7 +219,8 @@ def shardings(tree: PyTree, params: PyTree, mesh: Mesh | AbstractMesh, **options
 def place(params: PyTree, mesh: Mesh | None, **options: Any) -> PyTree:
     """Put parameters on the mesh by the rules, see `shardings`; on the default device without one."""
     if mesh is None:
-        return jax.tree.map(jnp.asarray, params)
+        # All at once: leaf by leaf takes fifteen times as long. Copies, for who trains gives them away.
+        return jax.device_put(params, may_alias=False)
     target = shardings(params, params, mesh, **options)
     if jax.process_count() == 1:
         return jax.device_put(params, target)
