@@ -75,9 +75,11 @@ class LoadedModel:
     def _place(self, params: PyTree) -> PyTree:
         """Put parameters on the devices, the text encoder's only if there is room; forget what it said before."""
         self._embeddings: dict[bytes, AnyArray] = {}
-        if "text" not in params or memory.holds_text(self.config, params, self.mesh):
+        text = params.get("text", {})
+        is_here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(text))
+        if not text or not is_here or memory.holds_text(self.config, params, self.mesh):
             return sharding.place(params, self.mesh)
-        text = jax.tree.map(np.asarray, params["text"])
+        text = jax.tree.map(np.asarray, text)
         return {**sharding.place({n: tree for n, tree in params.items() if n != "text"}, self.mesh), "text": text}
 
     @property

@@ -175,8 +175,10 @@ def with_strips_if_needed(config: Any, params: PyTree, mesh: Any = None, availab
     """
     if not params or config.vae.get("strip_rows") or config.vae.get("tile_size"):
         return config
-    available = capacity() if available is None else available
-    mesh = mesh or abstract_mesh({})
+    if available is None and (jax.process_count() == 1 or jax.default_backend() != "cpu"):
+        # What is free on a host differs between processes, which must all run one program.
+        available = capacity()
+    mesh = abstract_mesh({}) if mesh is None else mesh
     weights = _bytes({name: tree for name, tree in params.items() if name != "text"}, mesh)
     if available is None or weights + _sampling(config, modeling.build(config), mesh) <= MARGIN * available:
         return config

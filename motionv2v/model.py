@@ -139,8 +139,8 @@ def encode_conditions(model: Model, params: PyTree, conditions: dict[str, Any]) 
     names = sorted(videos)
     latents = {}
     for length in {videos[name].shape[1] for name in names}:
-        # One copy of the encoder's program for all videos of one length, and one video at a time: its activations at
-        # full size are the most that an edit holds.
+        # One copy of the encoder's program for all videos of one length, and one video at a time: at full size its
+        # activations are gigabytes for each.
         group = [name for name in names if videos[name].shape[1] == length]
         stacked = jax.lax.map(partial(encode, model, params), jnp.stack([videos[name] for name in group]))
         latents |= dict(zip(group, stacked, strict=True))
