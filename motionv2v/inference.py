@@ -59,7 +59,8 @@ class LoadedModel:
         """
         if mesh is not None:
             sharding.check(mesh, config, is_training=False)
-        config = memory.with_strips_if_needed(config, params, mesh)
+        if not _within_mesh():
+            config = memory.with_strips_if_needed(config, params, mesh)
         self.config, self.mesh, self.folder = config, mesh, folder
         self.model = modeling.build(config)
         self.params = self._place(params)
@@ -76,8 +77,7 @@ class LoadedModel:
         """Put parameters on the devices, the text encoder's only if there is room; forget what it said before."""
         self._embeddings: dict[bytes, AnyArray] = {}
         text = params.get("text", {})
-        is_here = all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(text))
-        if not text or not is_here or memory.holds_text(self.config, params, self.mesh):
+        if not text or _within_mesh() or memory.holds_text(self.config, params, self.mesh):
             return sharding.place(params, self.mesh)
         text = jax.tree.map(np.asarray, text)
         return {**sharding.place({n: tree for n, tree in params.items() if n != "text"}, self.mesh), "text": text}
@@ -154,3 +154,8 @@ class LoadedModel:
     def size(self) -> tuple[int, int]:
         """Return the (height, width) the model works at."""
         return tuple(self.config.data.size)
+
+
+def _within_mesh() -> bool:
+    """Tell whether a caller's mesh is in force, as in the probes of a training: then the caller placed everything."""
+    return not jax.sharding.get_abstract_mesh().empty
