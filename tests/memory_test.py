@@ -250,3 +250,12 @@ def test_clips_are_edited_as_many_at_once_as_fit():
     counts = [memory.edits_at_once(large(), available=float(gib * GIB)) for gib in (16, 80, 1000)]
     assert counts[0] == 1 and 1 < counts[1] < 10 and counts[2] == 10
     assert memory.edits_at_once(tiny_model.config(), available=float(GIB)) == 10
+
+
+def test_no_device_gets_a_single_column_of_latents():
+    """XLA's divided convolutions were wrong by 1.2 in [-1, 1] on 2x2 latents over two devices: those stay whole."""
+    from motionv2v.models.activations import layout
+
+    with jax.sharding.use_abstract_mesh(mesh(context=2)):
+        assert layout((1, 2, 2, 2, 16), "latents")[2:4] == (None, None)
+        assert layout((1, 2, 2, 4, 16), "latents")[2:4] == (None, ("context",))
