@@ -257,5 +257,5 @@ def test_no_device_gets_a_single_column_of_latents():
     from motionv2v.models.activations import layout
 
     with jax.sharding.use_abstract_mesh(mesh(context=2)):
-        assert layout((1, 2, 2, 2, 16), "latents")[2:4] == (None, None)
-        assert layout((1, 2, 2, 4, 16), "latents")[2:4] == (None, ("context",))
+        assert "context" not in str(layout((1, 2, 2, 2, 16), "latents"))
+        assert "context" in str(layout((1, 2, 2, 4, 16), "latents"))
