@@ -189,7 +189,7 @@ class JaxSide:
 
         from motionv2v import convert, diffusion
         from motionv2v import model as modeling
-        from motionv2v.models.dit import Denoiser
+        from motionv2v.models.denoiser import Denoiser
 
         # First calls compile, whatever earlier runs left behind.
         jax.config.update("jax_enable_compilation_cache", False)

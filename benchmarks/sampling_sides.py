@@ -170,6 +170,8 @@ class JaxSide:
         import jax
 
         from motionv2v import editing, sharding
+        from motionv2v import model as modeling
+        from motionv2v.models import time_tables
         from motionv2v.tokenizer import ByteTokenizer
 
         count = {"batch": 1, "data": 2}.get(row.guidance, 0)
@@ -180,7 +182,10 @@ class JaxSide:
         tokenizer = ByteTokenizer(self.config.data.text_length)
         editor = editing.Editor(self.config, {} if is_abstract else self.params, mesh=mesh, tokenizer=tokenizer)
         if is_abstract:
-            editor.params, editor.embed = self.params, lambda tokens: self._text()
+            editor.embed = lambda tokens: self._text()
+            tabulate = partial(modeling.tabulate, self.model, num_steps=self.num_steps)
+            tables = jax.eval_shape(tabulate, time_tables.split(self.params["dit"])[0])
+            editor.sampling_params = lambda num_steps: modeling.sampling_params(self.params, tables)
 
         def lower(*arguments: Any, **static: Any) -> tuple[Any, Any]:
             return editor._generate.jitted.lower(*arguments, **static), arguments

@@ -34,4 +34,5 @@ def get_config() -> ConfigDict:
     )
     config.train = common.train_defaults()
     config.train.update({"steps": 700, "batch_size": 32, "ema_decay": 0.99})
+    config.mesh = common.mesh()
     return config

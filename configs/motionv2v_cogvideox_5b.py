@@ -15,7 +15,7 @@ With --config.data.latents="" --config.data.text_embeddings=False every step enc
 This project has not run it: it states the shapes for which the library is checked (tests/configs_test.py).
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from configs import common
 from motionv2v.inference import NEGATIVE_PROMPT
@@ -30,6 +30,9 @@ def vae_cogvideox() -> ConfigDict:
             "norm_groups": 32,
             "latent_channels": 16,
             "scaling_factor": 0.7,
+            # To save memory: strips change nothing, tiles (height, width) do.
+            "strip_rows": FieldReference(None, field_type=int),
+            "tile_size": FieldReference(None, field_type=tuple),
             "dtype": "bfloat16",
         }
     )

@@ -32,4 +32,5 @@ def get_config() -> ConfigDict:
     config.optim = common.optimizer((".*", rate), name="muon")
     config.train = common.train_defaults()
     config.train.update({"steps": 4000, "batch_size": 2, "ema_decay": 0.995})
+    config.mesh = common.mesh()
     return config

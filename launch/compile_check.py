@@ -1,8 +1,9 @@
 """Compile for a machine that is not here: python launch/compile_check.py --config=configs/motionv2v_cogvideox_5b.py
 
---topology=v5p:4x4x8 names a TPU slice (needs libtpu, no TPU), cpu:512 as many devices on this machine. Prints what each
-program needs of every device, see motionv2v/compile_check.py. Fields of the config change on the command line:
---config.mesh.fsdp=8. Bad input ends in one line and exit code 2; --verbosity=1 shows the traceback.
+--topology=v5p:4x4x8 names a TPU slice (needs libtpu, no TPU), h200:8 GPUs (jax's CUDA plugin, no GPU), cpu:512 as many
+devices on this machine. Prints what each program needs of every device, see motionv2v/compile_check.py. Fields of the
+config change on the command line: --config.mesh.fsdp=8. Bad input ends in one line and exit code 2; --verbosity=1 shows
+the traceback.
 """
 
 import json
@@ -12,24 +13,20 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import compile_check, memory
+from motionv2v import compile_check, launching, memory, topologies
 
 # Configs import each other as `configs.*`, from wherever this is started.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="the experiment")
-TOPOLOGY = flags.DEFINE_string("topology", "local", f"what to compile for: {compile_check.EXAMPLES}")
+TOPOLOGY = flags.DEFINE_string("topology", "local", f"what to compile for: {topologies.EXAMPLES}")
 WHAT = flags.DEFINE_list("what", ["train", "sample"], f"programs: {', '.join(memory.PROGRAMS)}")
 JSON = flags.DEFINE_string("json", None, "file to write the reports to")
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
     try:
-        if len(argv) > 1:
-            raise ValueError(f"unexpected argument {argv[1]!r}")
-        if not flags.FLAGS["config"].present:
-            raise ValueError("--config is missing, expected a file such as configs/motionv2v_cogvideox_5b.py")
         reports = []
         for what in WHAT.value:
             print(f"compiling {what} for {TOPOLOGY.value}: minutes for a large model", flush=True)
@@ -46,4 +43,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=launching.parser("compile_check"))

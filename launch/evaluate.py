@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from rich.progress import track
 
-from motionv2v import compiled, edit_run, editing, evaluate, step_cache_run, tapvid
+from motionv2v import compiled, edit_run, evaluate, step_cache_run, tapvid
 
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid", "step_cache"], "what to measure")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder or work dir, tracker's weights")
@@ -26,7 +26,7 @@ PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as 
 
 def edits() -> tuple[str, dict[str, float]]:
     options = {"num_pairs": NUM_PAIRS.value, "seed": SEED.value, "num_steps": STEPS.value, "progress": track}
-    load = lambda name: editing.load(name, edit_run.device_mesh(name, DEVICES.value))  # noqa: E731
+    load = lambda name: edit_run.load(name, DEVICES.value)  # noqa: E731
     editor, views = load(CHECKPOINT.value), VIEWS.value and int(VIEWS.value)
     rows = [evaluate.run_row(CHECKPOINT.value, editor, num_views=views, **options)]
     rows.append(evaluate.run_row("frozen base, no control", editor, use_control=False, **options))

@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import prepare, prepare_videos
+from motionv2v import launching, prepare, prepare_videos
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files import one another as `configs.common`
 
@@ -36,9 +36,7 @@ JOB = "size num_frames num_points pairs_per_clip max_clips tracker tracker_mode 
 RUN = "test_share preview num_workers runner pipeline_options".split()
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+def main(_: list[str]) -> None:
     logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
     try:
         if STAGE.value == "pairs" or (STAGE.value is None and (VIDEOS.value or MOVI.value)):
@@ -57,4 +55,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=launching.parser("prepare", needs_config=False))

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import compiled, distributed, train
+from motionv2v import compiled, distributed, launching, train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files import one another as `configs.common`
 
@@ -33,15 +33,9 @@ def fail(error: Exception) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise ValueError(f"unexpected argument {rest[1]!r}; flags are --config, --workdir and --config.FIELD=VALUE")
-        if not flags.FLAGS["config"].present:
-            raise ValueError("--config is missing, expected a config file such as configs/motionv2v_tiny.py")
-        CONFIG.value  # noqa: B018  (a config file that cannot be read shows when it is first looked at)
-    except (*EXPECTED, AttributeError, KeyError, TypeError) as error:
-        fail(ValueError(str(error)))
-    return rest
+        return launching.read_flags(argv)
+    except ValueError as error:
+        fail(error)
 
 
 def main(_: list[str]) -> None:

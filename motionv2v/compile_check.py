@@ -1,15 +1,10 @@
 """Compile the real training step and the real sampler for devices that this machine does not have, and measure them.
 
 Nothing is allocated and nothing runs: parameters, state and batch are shapes with a layout, and the compiler of the
-target says how many bytes each device needs and what the devices send each other. A topology is
-
-    v5p:4x4x8    a TPU slice as the cloud names it; needs libtpu (`pip install 'motionv2v[tpu]'`) and no TPU
-    cpu:512      so many devices on this machine: layouts and partitioning, in a minute; bytes of another compiler
-    local        the devices at hand
-
-and a program one of `memory.PROGRAMS`: `train`, a step on cached latents; `train_pixels`, one that draws the conditions
-and runs the autoencoder too; `sample`, a whole edit of an encoded prompt, all denoising steps and guidance included,
-from pixels to pixels.
+target says how many bytes each device needs and what the devices send each other. `topologies` says what there is to
+compile for; a program is one of `memory.PROGRAMS`: `train`, a step on cached latents; `train_pixels`, one that draws
+the conditions and runs the autoencoder too; `sample`, a whole edit of an encoded prompt, all denoising steps and
+guidance included, from pixels to pixels.
 
 The roofline is the least time a step can take: operations that the mathematics needs at the peak rate; arguments and
 results once through memory; what the devices send each other at the full rate of their links. The longest of the three
@@ -18,7 +13,6 @@ bounds a step that overlaps them perfectly.
 
 import contextlib
 import math
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -29,14 +23,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from motionv2v import collectives, datasets, editing, flops, memory, optim, sampling, sharding, tasks, tokenizer, train
+from motionv2v import (
+    collectives,
+    datasets,
+    editing,
+    flops,
+    memory,
+    optim,
+    room,
+    sampling,
+    sharding,
+    tasks,
+    tokenizer,
+    topologies,
+    train,
+)
 from motionv2v import model as modeling
+from motionv2v.models import time_tables
 from motionv2v.models.activations import BATCH
 from motionv2v.models.vae import latent_shape
 from motionv2v.typing import PyTree
 
-EXAMPLES = "v5e:4x4, v6e:2x4, v5p:2x2x1, v5p:4x4x8, tpu7x:2x2x1, cpu:512, local"
-TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
 GIB = 2**30
 
 
@@ -80,41 +87,6 @@ class Report(NamedTuple):
     memory_time: float
     link_time: float
     cost: dict[str, float]
-
-
-def devices(topology: str) -> list[Any]:
-    """Return the devices of a topology, which may exist in the compiler's eyes only.
-
-    Raises ValueError for an unknown topology, or one whose compiler is missing, saying what there is.
-    """
-    kind, _, shape = topology.partition(":")
-    if topology == "local":
-        return jax.devices()
-    if kind == "cpu" and shape.isdigit() and int(shape) > 0:
-        return _host_devices(int(shape))
-    if kind not in TPUS or not shape.replace("x", "").isdigit():
-        raise ValueError(f"unknown topology {topology!r}; expected one like {EXAMPLES}")
-    # A machine without TPUs has no metadata server to ask, and may compile more than one program at a time.
-    for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
-        os.environ.setdefault(name, "1")
-    from jax.experimental import topologies
-
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        if "not installed" in reason:
-            reason = "the TPU compiler is not installed: pip install 'motionv2v[tpu]'"
-        raise ValueError(f"topology {topology!r}: {reason}; topologies are like {EXAMPLES}") from None
-
-
-def _host_devices(count: int) -> list[Any]:
-    with contextlib.suppress(RuntimeError):  # jax has started already, perhaps with enough devices
-        jax.config.update("jax_num_cpu_devices", count)
-    found = jax.devices("cpu")
-    if len(found) < count:
-        raise ValueError(f"topology 'cpu:{count}': jax started with {len(found)} CPU device(s); ask in a fresh process")
-    return found[:count]
 
 
 def make_mesh(config: Any, devices: list[Any], what: str) -> Mesh:
@@ -164,27 +136,36 @@ def _training(config: Any, mesh: Mesh, what: str) -> Program:
 
 def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
     model = modeling.build(config)
-    params = {name: tree for name, tree in _shapes(model).items() if name != "text"}
-    params = _cast(params, "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32")
-    chip = flops.chip(mesh.devices.flat[0].device_kind)
+    params = _cast(_shapes(model), "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32")
+    chip, rules = flops.chip(mesh.devices.flat[0].device_kind), sharding.RULES
     if chip is not None:
-        config = memory.with_strips_if_needed(config, params, mesh, float(chip.memory))
+        config = room.with_strips_if_needed(config, params, mesh, float(chip.memory))
+        rules = room.sampling_rules(config, params, mesh, float(chip.memory))
+    of_time, _ = time_tables.split(params["dit"])
+    tables = jax.eval_shape(lambda weights: modeling.tabulate(model, weights, config.sample.num_steps), of_time)
+    params = modeling.sampling_params(params, tables)
     # Bytes stand in for a vocabulary: the program sees no tokens, only their embeddings.
-    editor = editing.Editor(config, {}, mesh=mesh, tokenizer=tokenizer.make("bytes", config.data.text_length))
+    tokens = tokenizer.make("bytes", config.data.text_length)
+    # As `edit_run.device_mesh`: one device edits without a mesh, and predicts with and without the text in turns.
+    editor = editing.Editor(config, {}, mesh=None if mesh.size == 1 else mesh, tokenizer=tokens)
     model, settings = editor.model, config.sample
     whole = NamedSharding(mesh, PartitionSpec())
     given = pixels_batch(config, model, size)
     del given["target"], given["edited"], given["tokens"]
     text = jax.ShapeDtypeStruct((size, config.data.text_length, model.denoiser.dit.text_dim), model.text.dtype)
+    weights = {name: tree for name, tree in params.items() if name != "time"}
     arguments = (
-        _place(params, sharding.shardings(params, params, mesh)),
+        _place(weights, sharding.shardings(weights, weights, mesh, rules=rules))
+        | _place_whole({"time": tables}, whole),
         *_place_whole((jax.eval_shape(lambda: jax.random.key(0)), given, text, text), whole),
     )
     guidance = sampling.Guidance(settings.scale, settings.guidance)
     static = {"num_steps": settings.num_steps, "solver": settings.solver, "guidance": guidance}
     static["use_control"] = model.method is not None
+    static["void"] = float(settings.get("guidance_void", 0.0))
     _, *grid = latent_shape((1, *modeling.clip_shape(model)), model.vae.latent_channels)[:4]
-    passes = settings.num_steps * (1 if settings.guidance == "off" else 2)
+    timesteps = sampling.time_grid(settings.num_steps, model.schedule.num_timesteps)
+    passes = int(sampling.model_calls(guidance, timesteps, void=static["void"]).sum())
     count = flops.forward(model.denoiser.dit, grid, config.data.text_length, use_control=static["use_control"]).total
     generate = jax.jit(editor._generate_fn, static_argnames=tuple(static))
     return Program(generate, arguments, static, 0, passes * size * count)
@@ -221,11 +202,11 @@ def check(config: Any, topology: str, what: str = "train") -> tuple[Report, Any]
         ValueError: for an unknown topology or program, a mesh or batch that does not fit it, or a program that needs
             more memory than the device has, each with what would fit.
     """
-    found = devices(topology)
+    found = topologies.devices(topology)
     mesh = make_mesh(config, found, what)
     program = build(config, mesh, what)
-    estimate = memory.estimate(config, mesh, what)
     chip = flops.chip(found[0].device_kind)
+    estimate = memory.estimate(config, mesh, what, float(chip.memory) if chip else None)
     start = _Times.now()
     with sharding.use(mesh):
         lowered = program.function.lower(*program.arguments, **program.static)
@@ -311,7 +292,7 @@ def _explained(config: Any, mesh: Mesh, what: str, chip: flops.Chip | None) -> I
                 f"{what} does not compile: a kernel needs more of the chip's own memory than XLA grants: {reason}; "
                 "expected smaller blocks in motionv2v.models.attention_splash.BLOCKS"
             ) from None
-        advice = memory.advice(config, mesh, what, float(chip.memory) if chip else math.inf)
+        advice = room.advice(config, mesh, what, float(chip.memory) if chip else math.inf)
         raise ValueError(f"{what} does not fit: {reason}; {advice}") from None
 
 

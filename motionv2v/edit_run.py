@@ -11,7 +11,19 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, edit_json, editing, evaluate, figures, inference, memory, sharding, trackers, video
+from motionv2v import (
+    checkpoints,
+    edit_json,
+    editing,
+    evaluate,
+    figures,
+    inference,
+    memory,
+    room,
+    sharding,
+    trackers,
+    video,
+)
 from motionv2v import tracks as tracks_lib
 from motionv2v.data.synthetic import Pair
 from motionv2v.tracks import Tracks
@@ -72,12 +84,11 @@ def run(
     spec.validate_against(frames.shape[1:3], len(frames))
     name = "the packaged example" if example else video_path
     say(f"clip    {name}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {clip.fps:.3g} fps")
-    editor = editing.load(checkpoint, device_mesh(checkpoint, devices))
+    editor = load(checkpoint, devices, say=lambda line: say(line.replace("memory ", "memory  ", 1)))
     shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
     if notice := editor.model.vae.memory_notice(*editor.size):
         say(f"notice  {notice}")
-    memory.check(editor.config, editor.mesh, "sample", say=lambda line: say(line.replace("memory ", "memory  ", 1)))
     if plan := editor.reused_steps(cache, num_steps):
         say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
     source = trackers.get("classical").track(frames, spec.queries)
@@ -91,6 +102,19 @@ def run(
         result.scores = score_example(clip, edited, source)
     result.files = _write(Path(out), result)
     return result
+
+
+def load(checkpoint: str | Path, devices: int = 1, *, say: Callable[[str], None] = print) -> editing.Editor:
+    """Load an editor for so many devices, after saying what an edit needs of each.
+
+    Raises:
+        ValueError: as `device_mesh` and `editing.load`, and if the devices are too small, before weights are read.
+    """
+    mesh = device_mesh(checkpoint, devices)
+    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    if config.get("kind") in editing.KINDS:  # of another kind `editing.load` says what it is
+        room.check(config, mesh, "sample", say=say)
+    return editing.load(checkpoint, mesh)
 
 
 def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:

@@ -204,15 +204,17 @@ class Editor(inference.LoadedModel):
         settings = self.config.sample
         scale = float(settings.scale if guidance is None else guidance)
         kind = settings.guidance if guidance is None else "constant"
+        num_steps = int(num_steps or settings.num_steps)
         text, null_text = self.embed_with_null(tokens)
+        params = self.sampling_params(num_steps)
         with sharding.use(self.mesh):
             return function(
-                self.sampling_params,
+                params,
                 key,
                 {name: jnp.asarray(value) for name, value in batch.items() if name != "tokens"},
                 text,
                 null_text,
-                num_steps=int(num_steps or settings.num_steps),
+                num_steps=num_steps,
                 solver=settings.solver,
                 guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
                 void=float(settings.get("guidance_void", 0.0)),
@@ -264,7 +266,7 @@ class Editor(inference.LoadedModel):
         """Sample scaled latents from noise; pure, for use under jit (and, on a mesh, within `sharding.use`).
 
         Args:
-            key: of the solver's own noise. params: as `sampling_params`.
+            key: of the solver's own noise. params: `sampling_params` for the number of steps.
             noise: N(0, 1). text, null_text: embeddings of the prompts, and of what guidance moves away from.
             conditions: latents of the method's conditions, or None for the base alone.
             settings: num_steps, solver, guidance, reuse, void of `sampling.sample`.

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from motionv2v import editing, figures, memory, metrics, trackers, video
+from motionv2v import editing, figures, metrics, room, trackers, video
 from motionv2v.data import synthetic as scenes
 from motionv2v.data.pipeline import NULL_CAPTION
 from motionv2v.typing import Bool, Float, Int, UInt8
@@ -63,7 +63,7 @@ def edit_pairs(
 
     `batch_size` None takes 10, or as many as the devices can hold. Further options are those of `Editor.generate`.
     """
-    batch_size = batch_size or memory.edits_at_once(editor.config, editor.mesh)
+    batch_size = batch_size or room.edits_at_once(editor.config, editor.mesh)
     outputs = []
     for first in progress(range(0, len(pairs), batch_size)):
         chunk = pairs[first : first + batch_size]

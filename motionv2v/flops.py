@@ -42,8 +42,9 @@ CHIPS = {
     "A100-SXM4-80GB": Chip(312e12, 80e9, 2039e9, 300e9),
     "H100 80GB HBM3": Chip(989.5e12, 80e9, 3350e9, 450e9),
     "NVIDIA H200": Chip(989.5e12, 141e9, 4800e9, 450e9),
+    "GeForce RTX 4090": Chip(165.2e12, 24.0 * 2**30, 1008e9, 32e9),
 }
-"""By a part of jax's `device_kind`; a TPU7x device is one of two cores. GPUs are SXM boards, not PCIe cards.
+"""By a part of jax's `device_kind`; a TPU7x device is one of two cores. A100, H100 and H200 are SXM boards.
 
 The TPUs' figures are those of their maker's pages (docs.cloud.google.com/tpu/docs), except v4's links, which are not
 there; the GPUs' are from secondary sources: check them before you plan on them."""

@@ -1,7 +1,9 @@
 """A model in memory, ready for use: modules, parameters on the devices, and prompts turned into embeddings.
 
 The text encoder is a program of its own, run once for each new prompt. CogVideoX-5B's is as large as the transformer;
-where the devices have no room for it beside a sample, its weights wait in the host's memory and visit for the call.
+where the devices have no room for it beside a sample, its weights wait in the host's memory and visit for the call. So
+do, always, the layers that only the diffusion time passes through, of which a sample reads tables
+(`models.time_tables`).
 """
 
 import os
@@ -12,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import compiled, memory, optim, sharding, step_cache
+from motionv2v import compiled, optim, room, sharding, step_cache
 from motionv2v import model as modeling
 from motionv2v import tokenizer as tokenizers
+from motionv2v.models import time_tables
 from motionv2v.models.activations import constrain
 from motionv2v.typing import AnyArray, Float, Int, PyTree
 
@@ -25,7 +28,7 @@ NEGATIVE_PROMPT = (
 """The text that guidance moves away from with CogVideoX-sized models, as in the published demos."""
 NULL_PROMPT = "."
 REMEMBERED = 8
-"""Calls of the text encoder whose results are kept: edits ask for the same prompt and negative prompt over and over."""
+"""Prompts whose embeddings, and numbers of steps whose tables are kept: edits ask for the same ones over and over."""
 
 
 class LoadedModel:
@@ -34,7 +37,8 @@ class LoadedModel:
     Attributes:
         config: the checkpoint's own, with `strip_rows` for the autoencoder where memory is short.
         model: the modules. mesh: of devices, or None. tokenizer: of the prompts.
-        params: the full tree; the text encoder's as numpy arrays where it but visits the devices (`memory.holds_text`).
+        params: the full tree; as numpy arrays what but visits the devices: the layers that read the diffusion time, and
+            the text encoder where there is no room for it (`room.holds_text`).
     """
 
     def __init__(
@@ -60,11 +64,13 @@ class LoadedModel:
         if mesh is not None:
             sharding.check(mesh, config, is_training=False)
         if not _within_mesh():
-            config = memory.with_strips_if_needed(config, params, mesh)
+            config = room.with_strips_if_needed(config, params, mesh)
+        self._rules = sharding.RULES if _within_mesh() else room.sampling_rules(config, params, mesh)
         self.config, self.mesh, self.folder = config, mesh, folder
         self.model = modeling.build(config)
         self.params = self._place(params)
         self._encode_text = self.program(self._encode_text_fn, ())
+        self._tabulate = self.program(self._tabulate_fn, ("num_steps",))
         kind, length = config.text.get("tokenizer", "bytes"), config.data.text_length
         self.tokenizer = tokenizers.make(kind, length, folder) if tokenizer is None else tokenizer
 
@@ -74,34 +80,48 @@ class LoadedModel:
         return self
 
     def _place(self, params: PyTree) -> PyTree:
-        """Put parameters on the devices, the text encoder's only if there is room; forget what it said before."""
+        """Put parameters on the devices, but what only visits them on the host; forget what followed from others."""
         self._embeddings: dict[bytes, AnyArray] = {}
-        text = params.get("text", {})
-        if not text or _within_mesh() or memory.holds_text(self.config, params, self.mesh):
+        self._tables: dict[int, PyTree] = {}
+        if _within_mesh() or not params:
             return sharding.place(params, self.mesh)
-        text = jax.tree.map(np.asarray, text)
-        return {**sharding.place({n: tree for n, tree in params.items() if n != "text"}, self.mesh), "text": text}
+        of_time, rest = time_tables.split(params.get("dit", {}))
+        waits, stays = {"dit": of_time}, {**params, "dit": rest}
+        if params.get("text") and not room.holds_text(self.config, params, self.mesh):
+            waits["text"] = stays.pop("text")
+        placed = sharding.place(stays, self.mesh, rules=self._rules)
+        return time_tables.join(placed, jax.tree.map(np.asarray, waits))
 
-    @property
-    def sampling_params(self) -> PyTree:
-        """Return the parameters that a sample reads: all but the text encoder's."""
-        return {name: tree for name, tree in self.params.items() if name != "text"}
+    def _visiting(self, name: str, params: PyTree) -> PyTree:
+        """Put parameters of the subtree `name` on the devices for a call, if they wait on the host."""
+        is_waiting = isinstance(jax.tree.leaves(params)[0], np.ndarray)
+        return sharding.place({name: params}, self.mesh, rules=self._rules)[name] if is_waiting else params
+
+    def sampling_params(self, num_steps: int | None = None) -> PyTree:
+        """Return what a sample of so many steps reads (`model.sampling_params`); None takes the config's steps."""
+        num_steps = int(num_steps or self.config.sample.num_steps)
+
+        def tabulate() -> PyTree:
+            of_time = self._visiting("dit", time_tables.split(self.params["dit"])[0])
+            with sharding.use(self.mesh):
+                return self._tabulate(of_time, num_steps=num_steps)
+
+        return modeling.sampling_params(self.params, _remember(self._tables, num_steps, tabulate))
+
+    def _tabulate_fn(self, of_time, *, num_steps):
+        tables = modeling.tabulate(self.model, of_time, num_steps)
+        return jax.tree.map(lambda x: constrain(x, "whole"), tables)
 
     def embed(self, tokens: Int[AnyArray, "B L"]) -> Float[AnyArray, "B L C"]:
         """Encode the tokens of prompts; the last `REMEMBERED` answers are kept."""
         tokens = np.asarray(tokens, np.int32)
-        key = str(tokens.shape).encode() + tokens.tobytes()
-        if key not in self._embeddings:
-            weights = self.params["text"]
-            if isinstance(jax.tree.leaves(weights)[0], np.ndarray):
-                weights = sharding.place({"text": weights}, self.mesh)["text"]
+
+        def encode() -> AnyArray:
+            weights = self._visiting("text", self.params["text"])
             with sharding.use(self.mesh):
-                self._embeddings[key] = self._encode_text(weights, jnp.asarray(tokens))
-        # Asked for last, forgotten last.
-        self._embeddings[key] = found = self._embeddings.pop(key)
-        while len(self._embeddings) > REMEMBERED:
-            self._embeddings.pop(next(iter(self._embeddings)))
-        return found
+                return self._encode_text(weights, jnp.asarray(tokens))
+
+        return _remember(self._embeddings, str(tokens.shape).encode() + tokens.tobytes(), encode)
 
     def _encode_text_fn(self, weights, tokens):
         return constrain(modeling.embed_text(self.model, {"text": weights}, tokens), "whole")
@@ -154,6 +174,16 @@ class LoadedModel:
     def size(self) -> tuple[int, int]:
         """Return the (height, width) the model works at."""
         return tuple(self.config.data.size)
+
+
+def _remember(kept: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """Return what is kept under a key, made if it is not there; what was asked for longest ago is forgotten."""
+    if key not in kept:
+        kept[key] = make()
+    kept[key] = found = kept.pop(key)
+    while len(kept) > REMEMBERED:
+        kept.pop(next(iter(kept)))
+    return found
 
 
 def _within_mesh() -> bool:

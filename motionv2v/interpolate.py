@@ -189,14 +189,15 @@ class Interpolator(inference.LoadedModel):
         settings = self.config.sample
         scale = float(settings.scale if guidance is None else guidance)
         kind = settings.guidance if guidance is None else "constant"
+        num_steps = int(num_steps or settings.num_steps)
         return self._generate(
-            self.sampling_params,
+            self.sampling_params(num_steps),
             key,
             jnp.asarray(ends),
             jnp.asarray(has_last),
             *self.embed_with_null(tokens),
             num_frames=int(num_frames or self.num_frames),
-            num_steps=int(num_steps or settings.num_steps),
+            num_steps=num_steps,
             solver=settings.solver,
             guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
             void=float(settings.get("guidance_void", 0.0)),

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from motionv2v import diffusion, methods
+from motionv2v import diffusion, methods, sampling
+from motionv2v.models import time_tables
 from motionv2v.models.activations import constrain
-from motionv2v.models.dit import Denoiser, DiT
+from motionv2v.models.denoiser import Denoiser
+from motionv2v.models.dit import DiT
 from motionv2v.models.text import T5Encoder
 from motionv2v.models.vae import VAE, latent_shape
 from motionv2v.typing import AnyArray, Float, Int, Key, PyTree
@@ -160,6 +162,25 @@ def denoise(
     text: Float[AnyArray, "B L C"],
     conditions: dict[str, Any] | None = None,
 ) -> Float[AnyArray, "B t h w z"]:
-    """Predict v at xt; without conditions the base model runs alone."""
+    """Predict v at xt; without conditions the base model runs alone.
+
+    With `params` of `sampling_params` all of a batch are at one of their timesteps.
+    """
     tree = {name: params[name] for name in ("dit", "conditioner") if name in params}
-    return model.denoiser.apply({"params": tree}, xt, timestep, text, conditions)
+    is_tabulated = "time" in params
+    if is_tabulated:
+        tree["dit"] = time_tables.join(tree["dit"], time_tables.at(params["time"], timestep[0]))
+    return model.denoiser.apply({"params": tree}, xt, timestep, text, conditions, is_tabulated)
+
+
+def tabulate(model: Model, of_time: PyTree, num_steps: int) -> PyTree:
+    """Work out what the time says at each step of a sample; `of_time` is `time_tables.split(params["dit"])[0]`."""
+    return time_tables.tabulate(
+        model.denoiser.dit, of_time, sampling.time_grid(num_steps, model.schedule.num_timesteps)
+    )
+
+
+def sampling_params(params: PyTree, tables: PyTree) -> dict[str, Any]:
+    """Return what the steps of a sample read: all but text encoder and layers of the time, and `time`, the tables."""
+    others = {name: tree for name, tree in params.items() if name not in ("dit", "text")}
+    return {**others, "dit": time_tables.split(params["dit"])[1], "time": tables}

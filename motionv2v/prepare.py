@@ -22,7 +22,7 @@ import grain
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, datasets, distributed, memory
+from motionv2v import checkpoints, datasets, distributed, room
 from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline
@@ -70,7 +70,7 @@ def write_latents(
     todo = [i for i in own if not (folder / f"{i:05d}.npy").exists()]
     which = "" if count == 1 else f" of process {index} of {count}"
     say(f"{folder}: {len(own)} shards of {SHARD} pairs{which}, {len(own) - len(todo)} there already")
-    size = math.gcd(batch_size or memory.pairs_at_once(config), SHARD)
+    size = math.gcd(batch_size or room.pairs_at_once(config, say=say), SHARD)
     _write_shards(config, model, params, tokenizer, folder, todo, size, say)
     if config.data.get("text_embeddings"):
         _write_text(config, model, tokenizer, folder, own, size, say)

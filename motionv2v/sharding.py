@@ -32,15 +32,22 @@ EMBED = ("fsdp", "context")
 
 Rules = Sequence[tuple[str, tuple[Any, ...]]]
 
-RULES: Rules = (
-    ("(dit|text)/.*/(q|k|v|mlp_up|mlp_gate)/kernel", (EMBED, "tensor")),
-    ("(dit|text)/.*/(o|mlp_down)/kernel", ("tensor", EMBED)),
-    ("dit/(.*_modulation|control/zero_in|control/zero_out|text_embed|out)/kernel", (EMBED, None)),
-    ("text/token_embed|dit/position_table", (None, EMBED)),
-    ("dit/(patch_embed|time_in|time_out|ofs_in|ofs_out)/kernel|text/position_bias", ()),
-    ("(vae|conditioner)/.*|.*/(bias|scale)", ()),
-)
+
+def _rules(embed: tuple[str, ...]) -> Rules:
+    return (
+        ("(dit|text)/.*/(q|k|v|mlp_up|mlp_gate)/kernel", (embed, "tensor")),
+        ("(dit|text)/.*/(o|mlp_down)/kernel", ("tensor", embed)),
+        ("dit/(.*_modulation|control/zero_in|control/zero_out|text_embed|out)/kernel", (embed, None)),
+        ("text/token_embed|dit/position_table", (None, embed)),
+        ("dit/(patch_embed|time_in|time_out|ofs_in|ofs_out)/kernel|text/position_bias", ()),
+        ("(vae|conditioner)/.*|.*/(bias|scale)", ()),
+    )
+
+
+RULES = _rules(EMBED)
 """The layout of this project's models."""
+WHOLE_RULES = _rules(("fsdp",))
+"""The same with weights whole along `context`: more room, and no gathering where devices share one sample."""
 
 
 def make_mesh(

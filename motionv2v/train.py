@@ -45,7 +45,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, compiled, distributed, flops, memory, optim, sharding, video
+from motionv2v import checkpoints, compiled, distributed, flops, optim, room, sharding, video
 from motionv2v.distributed import StopSignal
 from motionv2v.experiment import check_config, prepare_workdir
 from motionv2v.models.activations import constrain
@@ -96,7 +96,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
         progress.say(f"{config.get('name', 'experiment')}: setting up in {workdir}")
         if is_own:
             has_pixels = "dit" in config and not config.data.get("latents")
-            memory.check(config, mesh, "train_pixels" if has_pixels else "train", say=progress.say)
+            room.check(config, mesh, "train_pixels" if has_pixels else "train", say=progress.say)
         state, frozen, optimizer, data_state = _restore_or_init(config, workdir, task, saver, mesh, progress.say)
         frozen, idle = _divide(frozen, task, mesh, progress.say)
         first = int(state.step)

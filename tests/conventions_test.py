@@ -19,8 +19,8 @@ LAYERS = (
         "metrics", "trackers", "figures",
     },
     {
-        "methods", "data", "optim", "sharding", "memory", "distributed", "checkpoints", "run_checkpoints", "convert",
-        "sampling", "compiled", "step_cache", "model", "progress", "views",
+        "methods", "data", "optim", "sharding", "memory", "room", "topologies", "distributed", "checkpoints",
+        "run_checkpoints", "convert", "launching", "sampling", "compiled", "step_cache", "model", "progress", "views",
     },
     {
         "train", "tasks", "datasets", "prepare", "prepare_videos", "inference", "editing", "edit_run", "evaluate",

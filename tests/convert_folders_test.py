@@ -17,7 +17,7 @@ from motionv2v import checkpoints, convert, editing, tasks
 from motionv2v import model as modeling
 from motionv2v.convert import ConvertError, folders, pipeline, scheduler, writing
 from motionv2v.methods.motionv2v import Conditioner
-from motionv2v.models.dit import Denoiser
+from motionv2v.models.denoiser import Denoiser
 from motionv2v.tokenizer import ByteTokenizer, SentencePieceTokenizer
 from motionv2v.tracks import Tracks
 

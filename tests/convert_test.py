@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 from motionv2v import convert, optim
 from motionv2v.convert import ConvertError, autoencoder, files, parts, scheduler, text_encoder, writing
 from motionv2v.methods.motionv2v import Conditioner
-from motionv2v.models.dit import Denoiser, DiT
+from motionv2v.models.denoiser import Denoiser
+from motionv2v.models.dit import DiT
 from motionv2v.models.text import T5Encoder
 from motionv2v.models.vae import VAE
 

@@ -69,7 +69,7 @@ def test_own_clip_is_edited_into_three_files(own, folder, copying, tmp_path):
     assert edited.frames.shape == (11, 48, 80, 3) and edited.fps == pytest.approx(10)
     assert len(video.read(result.files["comparison.mp4"]).frames) == 11
     assert Image.open(result.files["contact_sheet.png"]).size > (0, 0)
-    assert [line.split()[0] for line in said] == ["clip", "model", "memory", "tracks", "notice", "notice"]
+    assert [line.split()[0] for line in said] == ["clip", "memory", "model", "tracks", "notice", "notice"]
     (call,) = copying
     assert call["num_steps"] == 4
     np.testing.assert_array_equal(call["tokens"], ByteTokenizer(tiny_model.LENGTH).encode(["a mouse"]))

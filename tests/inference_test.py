@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import editing, inference, memory, optim
+from motionv2v import editing, inference, optim, room
 from motionv2v import model as modeling
 
 GIB = 2**30
@@ -38,7 +38,7 @@ def test_embeddings_are_those_of_the_text_encoder(folder):
     tokens = editor.tokenizer.encode(["a red disk", "a star"])
     expected = modeling.embed_text(editor.model, editor.params, jnp.asarray(tokens))
     np.testing.assert_allclose(editor.embed(tokens), expected, rtol=1e-5, atol=1e-6)
-    assert "text" in editor.params and "text" not in editor.sampling_params
+    assert "text" in editor.params and "text" not in editor.sampling_params()
 
 
 def test_a_prompt_is_encoded_once(folder, monkeypatch):
@@ -75,10 +75,10 @@ def test_a_text_encoder_without_room_waits_on_the_host(folder, monkeypatch, is_s
     expected, got = editing.load(folder), None
     tokens = expected.tokenizer.encode(["a red disk"])
     made = expected.generate(jax.random.key(1), batch(expected), tokens, num_steps=1, guidance=2.0)
-    monkeypatch.setattr(memory, "holds_text", lambda *_: False)
+    monkeypatch.setattr(room, "holds_text", lambda *_: False)
     got = editing.Editor(expected.config, expected.params) if is_stored else editing.load(folder)
     assert {type(leaf) for leaf in jax.tree.leaves(got.params["text"])} == {np.ndarray}
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got.sampling_params))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got.sampling_params(1)))
     np.testing.assert_array_equal(got.generate(jax.random.key(1), batch(got), tokens, num_steps=1, guidance=2.0), made)
     assert {type(leaf) for leaf in jax.tree.leaves(got.params["text"])} == {np.ndarray}
 
@@ -91,7 +91,7 @@ def test_where_the_5b_text_encoder_lives():
     shapes = jax.eval_shape(lambda key: modeling.init_params(key, modeling.build(config)), jax.random.key(0))
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), shapes)
     assert 2 * optim.count(params) > 25.5e9 and 2 * (optim.count(params) - optim.count(params["text"])) < 16.8e9
-    fits = {size: memory.holds_text(config, params, available=size * 1e9) for size in (24, 80)}
+    fits = {size: room.holds_text(config, params, available=size * 1e9) for size in (24, 80)}
     assert fits == {24: False, 80: True}
     # Where the device is the host there is nowhere else to wait.
-    assert memory.holds_text(config, params)
+    assert room.holds_text(config, params)

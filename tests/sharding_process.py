@@ -87,7 +87,7 @@ def results(mesh):
     with sharding.use(mesh):
         value, grads = jax.jit(jax.value_and_grad(loss))(trainable, frozen, sharding.place_batch(batch, mesh))
         noise, text = batch["target_latents"][:1], [editor.embed(batch["tokens"][i : i + 1]) for i in range(2)]
-        latents = sample(jax.random.key(2), editor.sampling_params, noise, *text, {"videos": videos})
+        latents = sample(jax.random.key(2), editor.sampling_params(2), noise, *text, {"videos": videos})
     flat = {f"gradient {path}": leaf for path, leaf in optim.flatten(grads).items()}
     return jax.tree.map(np.asarray, flat | {"loss": value, "sample": latents})
 

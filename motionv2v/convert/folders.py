@@ -32,7 +32,7 @@ from motionv2v.convert.parts import PARTS
 from motionv2v.convert.pipeline import Pipeline
 from motionv2v.convert.scheduler import Sampler
 from motionv2v.convert.writing import OutputFolder, Planned
-from motionv2v.models.dit import Denoiser
+from motionv2v.models.denoiser import Denoiser
 
 KEPT = "diffusers"
 DIRECTIONS = ("to_motionv2v", "to_diffusers")

@@ -22,7 +22,8 @@ from motionv2v.convert.files import DTYPES, ConvertError, Tensors
 from motionv2v.convert.rules import Rule, Step, expand
 from motionv2v.convert.writing import OutputFolder, Planned
 from motionv2v.methods.motionv2v import STREAMS, Conditioner
-from motionv2v.models.dit import Denoiser, DiT
+from motionv2v.models.denoiser import Denoiser
+from motionv2v.models.dit import DiT
 from motionv2v.models.text import T5Encoder
 from motionv2v.models.vae import VAE
 from motionv2v.typing import PyTree

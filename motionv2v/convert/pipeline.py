@@ -25,7 +25,7 @@ from motionv2v.convert.files import ConvertError
 from motionv2v.convert.parts import PARTS, Part, Source
 from motionv2v.convert.scheduler import Sampler
 from motionv2v.convert.writing import OutputFolder
-from motionv2v.models.dit import Denoiser
+from motionv2v.models.denoiser import Denoiser
 from motionv2v.tokenizer import ByteTokenizer, Tokenizer
 from motionv2v.typing import PyTree
 

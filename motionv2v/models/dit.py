@@ -136,7 +136,7 @@ class DiT(nn.Module):
     def __call__(
         self,
         xt: Float[AnyArray, "B t h w zin"],
-        timestep: Num[AnyArray, "B"],
+        timestep: Num[AnyArray, "B"] | None,
         text: Float[AnyArray, "B L C"],
         control: Control | None = None,
         ofs: float = 2.0,
@@ -145,7 +145,8 @@ class DiT(nn.Module):
 
         Args:
             xt: noisy latents; t, h and w must be multiples of `patch`.
-            timestep: in the schedule's units, 0..999 for CogVideoX.
+            timestep: in the schedule's units, 0..999 for CogVideoX; None if the parameters hold what the time has to
+                say (`models.time_tables`).
             text: the text encoder's output, at most `text_length` tokens, used without a padding mask.
             control: a method's extra inputs. Without `tokens` or `latents` the control branch is not run.
             ofs: the second number that 1.5-5B-I2V is conditioned on; its pipeline always gives 2.
@@ -160,9 +161,7 @@ class DiT(nn.Module):
         self._check_inputs(xt, text, control)
         grid = tuple(length // side for length, side in zip(xt.shape[1:4], self.patch, strict=True))
 
-        time = self._embed_number("time", timestep, self.width, self.time_embed_dim)
-        if self.ofs_embed_dim is not None:
-            time = time + self._embed_number("ofs", jnp.full((1,), ofs), self.ofs_embed_dim, self.ofs_embed_dim)
+        time = self._embed_time(timestep, ofs, xt.shape[0])
         rope = None
         if self.positions != "sincos":
             rope = places.rope(grid, self.head_dim, text.shape[1], self.patch, self.sample_size)
@@ -181,6 +180,14 @@ class DiT(nn.Module):
         features = self.out_channels * math.prod(self.patch)
         video = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="out")(video)
         return constrain(layers.unpatchify(video, grid, self.patch_size, self.patch[0]), "latents")
+
+    def _embed_time(self, timestep, ofs, batch):
+        if timestep is None:
+            return jnp.zeros((batch, 0), self.dtype)
+        time = self._embed_number("time", timestep, self.width, self.time_embed_dim)
+        if self.ofs_embed_dim is not None:
+            time = time + self._embed_number("ofs", jnp.full((1,), ofs), self.ofs_embed_dim, self.ofs_embed_dim)
+        return time
 
     def _embed_number(self, name, number, width, features):
         """Embed one number per sample as sines, then by two Linear layers."""
@@ -216,8 +223,9 @@ class DiT(nn.Module):
     def _run_blocks(self, video, text, time, rope, tokens):
         """Run the main blocks, the first `control_depth` of them zipped with the control branch."""
         block = self._block()
-        blocks = self.param("blocks", self._init_blocks, self.num_layers, self.zero_init_modulation)
-        branch = self.param("control", self._init_control) if self.control_depth else None
+        features = time.shape[-1]  # none where tables stand in for what reads the time
+        blocks = self.param("blocks", self._init_blocks, self.num_layers, self.zero_init_modulation, features)
+        branch = self.param("control", self._init_control, features) if self.control_depth else None
         settings = {"remat": self.remat, "unroll": self.scan_unroll}
 
         length, is_chained = text.shape[1], self.control_wiring == "chained"
@@ -258,18 +266,18 @@ class DiT(nn.Module):
         sizes = (self.num_heads, self.head_dim, self.mlp_ratio)
         return layers.Block(*sizes, self.attention_implementation, zero_init, self.dtype, parent=None)
 
-    def _init_blocks(self, key, depth, zero_init):
+    def _init_blocks(self, key, depth, zero_init, time_features):
         # One token is enough to learn the shapes, and `xla` runs everywhere.
         block = self._block(zero_init).clone(attention_implementation="xla")
-        token, time = jnp.zeros((1, 1, self.width), self.dtype), jnp.zeros((1, self.time_embed_dim), self.dtype)
+        token, time = jnp.zeros((1, 1, self.width), self.dtype), jnp.zeros((1, time_features), self.dtype)
         return layers.init_stack(key, lambda one: block.init(one, token, 0, time)["params"], depth)
 
-    def _init_control(self, key):
+    def _init_control(self, key, time_features):
         square = (self.width, self.width)
         start = jnp.eye(self.width) if self.control_start == "identity" else jnp.zeros(square)
         return {
             "zero_in": {"kernel": start, "bias": jnp.zeros(self.width)},
-            "blocks": self._init_blocks(key, self.control_depth, False),
+            "blocks": self._init_blocks(key, self.control_depth, False, time_features),
             "zero_out": {
                 "kernel": jnp.zeros((self.control_depth, *square)),
                 "bias": jnp.zeros((self.control_depth, self.width)),
@@ -322,45 +330,6 @@ class DiT(nn.Module):
             raise ValueError(f"Control.{name} have shape {getattr(control, name).shape}, expected {expected}.")
 
 
-class Denoiser(nn.Module):
-    """Join a transformer and a method's conditioner into one model: {"dit": ..., "conditioner": ...} in the tree.
-
-    Attributes:
-        dit: the transformer.
-        conditioner: a `Conditioner` module, or None for the bare transformer.
-        num_timesteps: of the training schedule; timestep num_timesteps - 1 is time 1.
-    """
-
-    dit: DiT
-    conditioner: nn.Module | None = None
-    num_timesteps: int = 1000
-
-    def __call__(
-        self,
-        xt: Float[AnyArray, "B t h w zin"],
-        timestep: Num[AnyArray, "B"],
-        text: Float[AnyArray, "B L C"],
-        conditions: dict | None = None,
-    ) -> Float[AnyArray, "B t h w zout"]:
-        """Predict for one batch; without `conditions` only the transformer runs.
-
-        Args:
-            xt: noisy latents.
-            timestep: in the schedule's units.
-            text: the text encoder's output.
-            conditions: what the conditioner takes. Pass them to `init`, or it has no parameters to create.
-
-        Raises:
-            ValueError: when conditions are given and there is no conditioner for them.
-        """
-        if conditions is None:
-            return self.dit(xt, timestep, text)
-        if self.conditioner is None:
-            raise ValueError(f"conditions {sorted(conditions)} were given, but the model has no conditioner.")
-        time = jnp.asarray(timestep, jnp.float32) / (self.num_timesteps - 1)
-        return self.dit(xt, timestep, text, self.conditioner(conditions, time))
-
-
 def base_params(params: PyTree) -> PyTree:
     """Return a DiT's parameters without its control branch: the tree of the same DiT with control_depth=0."""
     return {name: value for name, value in params.items() if name != "control"}
@@ -383,11 +352,6 @@ def init_control_from_base(params: PyTree) -> PyTree:
     depth = params["control"]["zero_out"]["bias"].shape[0]
     copies = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
     return {**params, "control": {**params["control"], "blocks": copies}}
-
-
-def count_parameters(tree: PyTree) -> int:
-    """Count the numbers in all arrays of a tree, abstract ones included."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _linear(params, x):

@@ -319,6 +319,11 @@ def modulation(
 
     With `zero_init` everything it yields starts at 0.
     """
-    kernel_init = nn.initializers.zeros if zero_init else nn.initializers.lecun_normal()
-    dense = nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
-    return lambda time: dense(nn.silu(time))
+
+    def read(time: Float[AnyArray, "B E"]) -> Float[AnyArray, "B F"]:
+        # A kernel without rows, of `time_tables`, has nothing to start from.
+        is_zero = zero_init or time.shape[-1] == 0
+        kernel_init = nn.initializers.zeros if is_zero else nn.initializers.lecun_normal()
+        return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)(nn.silu(time))
+
+    return read

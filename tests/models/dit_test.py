@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from motionv2v.models import dit, layers
-from motionv2v.models.dit import Control, Denoiser, DiT
+from motionv2v.models.denoiser import Denoiser
+from motionv2v.models.dit import Control, DiT
 
 SIZES = {
     "num_layers": 3,

@@ -11,7 +11,8 @@ import pytest
 from motionv2v.convert import transformer
 from motionv2v.methods.motionv2v import Conditioner
 from motionv2v.models import dit
-from motionv2v.models.dit import Control, Denoiser
+from motionv2v.models.denoiser import Denoiser
+from motionv2v.models.dit import Control
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 pytest.importorskip("diffusers", reason="needs diffusers: pip install -e .[parity]")

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from motionv2v import optim
 from motionv2v.convert import transformer
 from motionv2v.convert.rules import expand
 from motionv2v.methods.motionv2v import STREAMS, Conditioner
-from motionv2v.models.dit import Denoiser, DiT, count_parameters
+from motionv2v.models.denoiser import Denoiser
+from motionv2v.models.dit import DiT
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 pytest.importorskip("diffusers", reason="needs diffusers: pip install -e .[parity]")
@@ -69,7 +71,7 @@ def test_weights_there_and_back(kind):
     *_, dead = check_both_ways(ours, "diffusers", state)
     assert not dead
     # Their numbers and no others.
-    assert count_parameters(shapes_of(ours)) == sum(value.size for value in state.values())
+    assert optim.count(shapes_of(ours)) == sum(value.size for value in state.values())
 
 
 @pytest.mark.parametrize("kind", ["5B-I2V", "2B"])

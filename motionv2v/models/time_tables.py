@@ -1,0 +1,98 @@
+"""What the transformer reads off the diffusion time, worked out once for all the steps of a sampler.
+
+Every block reads its shifts, scales and gates off the time embedding by Linear layers, which hold an eighth of all
+weights (CogVideoX-5B with its branch: 1.14 of 8.13 billion). A sampler visits a few timesteps, the same ones for every
+clip, so what these layers say is a table of a row per step: 50 steps take a tenth of the weights' room, and no step
+runs the layers.
+
+A table takes the place of a layer's bias, and its kernel has no rows left; a step takes its row (`at`), and the
+transformer runs as ever on a time embedding without features (`DiT`, `timestep=None`). Rows are what the layers would
+have said, up to the rounding of a product over another number of rows.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from motionv2v.models import layers
+from motionv2v.typing import AnyArray, Int, PyTree
+
+EMBEDDINGS = ("time_in", "time_out", "ofs_in", "ofs_out")
+MODULATION = "_modulation"
+"""How the names of the layers end that read the time embedding."""
+
+
+def split(params: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide a DiT's parameters into those that only the time passes through, and the others."""
+    of_time, rest = {}, {}
+    for name, tree in params.items():
+        if name in EMBEDDINGS or name.endswith(MODULATION):
+            of_time[name] = tree
+        elif isinstance(tree, dict):
+            inner, outer = split(tree)
+            rest[name] = outer
+            if inner:
+                of_time[name] = inner
+        else:
+            rest[name] = tree
+    return of_time, rest
+
+
+def join(one: PyTree, other: PyTree) -> dict[str, Any]:
+    """Put two trees of dicts together that share no leaf: `join(*split(params))` is `params`."""
+    both = {name: join(one[name], other[name]) for name in one.keys() & other.keys()}
+    return {**one, **other, **both}
+
+
+def tabulate(dit: Any, of_time: PyTree, timesteps: Int[np.ndarray, "S"], ofs: float = 2.0) -> dict[str, Any]:
+    """Work out the tables of a sampler's timesteps.
+
+    Args:
+        dit: the `models.dit.DiT`. of_time: the first tree of `split`.
+        timesteps: in the schedule's units, each once. ofs: as for the DiT.
+
+    Returns:
+        {"timesteps": [S], "layers": a tree like `of_time` without the embeddings, each layer's kernel [.. 0 F] and bias
+        [.. S F], in the DiT's dtype; stacks of blocks keep their first axis}.
+    """
+
+    def dense(layer: PyTree, x: AnyArray) -> AnyArray:
+        return nn.Dense(layer["bias"].shape[-1], dtype=dit.dtype).apply({"params": layer}, x)
+
+    def embed(name: str, number: AnyArray, width: int) -> AnyArray:
+        x = layers.timestep_embedding(number, width).astype(dit.dtype)
+        return dense(of_time[f"{name}_out"], nn.silu(dense(of_time[f"{name}_in"], x)))
+
+    time = embed("time", jnp.asarray(timesteps), dit.width)
+    if dit.ofs_embed_dim is not None:
+        time = time + embed("ofs", jnp.full((1,), ofs), dit.ofs_embed_dim)
+
+    def table(layer: PyTree) -> dict[str, AnyArray]:
+        if layer["kernel"].ndim == 3:
+            return jax.vmap(table)(layer)
+        rows = dense(layer, nn.silu(time))
+        return {"kernel": jnp.zeros((0, rows.shape[-1]), rows.dtype), "bias": rows}
+
+    def visit(tree: PyTree) -> dict[str, Any]:
+        return {
+            name: table(inner) if name.endswith(MODULATION) else visit(inner)
+            for name, inner in tree.items()
+            if name not in EMBEDDINGS
+        }
+
+    return {"timesteps": jnp.asarray(timesteps), "layers": visit(of_time)}
+
+
+def at(tables: PyTree, timestep: Int[AnyArray, ""]) -> dict[str, Any]:
+    """Take the rows of one of the tables' timesteps; of another one, those of the first."""
+    index = jnp.argmax(tables["timesteps"] == timestep)
+
+    def row(tree: PyTree) -> dict[str, Any]:
+        if "bias" not in tree:
+            return {name: row(inner) for name, inner in tree.items()}
+        return {**tree, "bias": jax.lax.dynamic_index_in_dim(tree["bias"], index, axis=-2, keepdims=False)}
+
+    return row(tables["layers"])
