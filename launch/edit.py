@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags, logging
 
-from motionv2v import compiled, edit_run
+from motionv2v import edit_run, launching
 
 VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packaged example")
 EDIT = flags.DEFINE_string("edit", None, "the edit.json: points, and what to do with their paths")
@@ -28,8 +28,7 @@ SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lo
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
-    compiled.use_cache()
+    launching.start()
     try:
         result = edit_run.run(
             VIDEO.value,

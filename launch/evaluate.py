@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from rich.progress import track
 
-from motionv2v import compiled, edit_run, evaluate, step_cache_run, tapvid
+from motionv2v import edit_run, evaluate, launching, step_cache_run, tapvid
 
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid", "step_cache"], "what to measure")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder or work dir, tracker's weights")
@@ -40,8 +40,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     tracker = (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED)
     cache = (step_cache_run.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS)
-    compiled.use_cache()
-    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
+    launching.start()
     try:
         table, *options = tracker if BENCHMARK.value == "tapvid" else cache
         text, results = edits() if BENCHMARK.value == "synthetic" else table(*(o.value for o in options), track)

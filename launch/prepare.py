@@ -37,7 +37,7 @@ RUN = "test_share preview num_workers runner pipeline_options".split()
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
+    launching.start()
     try:
         if STAGE.value == "pairs" or (STAGE.value is None and (VIDEOS.value or MOVI.value)):
             kind, folder = prepare_videos.choose_source(OUT.value, videos=VIDEOS.value, movi=MOVI.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import compiled, distributed, launching, train
+from motionv2v import distributed, launching, train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files import one another as `configs.common`
 
@@ -40,8 +40,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_: list[str]) -> None:
     try:
-        logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
-        compiled.use_cache()
+        launching.start()
         distributed.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         train.train(CONFIG.value, WORKDIR.value or f"runs/{Path(file).stem}")

@@ -1,9 +1,9 @@
 """A model in memory, ready for use: modules, parameters on the devices, and prompts turned into embeddings.
 
 The text encoder is a program of its own, run once for each new prompt. CogVideoX-5B's is as large as the transformer;
-where the devices have no room for it beside a sample, its weights wait in the host's memory and visit for the call. So
-do, always, the layers that only the diffusion time passes through, of which a sample reads tables
-(`models.time_tables`).
+where the devices have no room for it beside a sample, its weights wait in the host's memory and visit for the call, or
+the host runs it where there is no room for a visit either. The layers that only the diffusion time passes through,
+of which a sample reads tables (`models.time_tables`), always wait.
 """
 
 import os
@@ -94,8 +94,7 @@ class LoadedModel:
 
     def _visiting(self, name: str, params: PyTree) -> PyTree:
         """Put parameters of the subtree `name` on the devices for a call, if they wait on the host."""
-        is_waiting = isinstance(jax.tree.leaves(params)[0], np.ndarray)
-        return sharding.place({name: params}, self.mesh, rules=self._rules)[name] if is_waiting else params
+        return sharding.place({name: params}, self.mesh, rules=self._rules)[name] if _waits(params) else params
 
     def sampling_params(self, num_steps: int | None = None) -> PyTree:
         """Return what a sample of so many steps reads (`model.sampling_params`); None takes the config's steps."""
@@ -117,7 +116,11 @@ class LoadedModel:
         tokens = np.asarray(tokens, np.int32)
 
         def encode() -> AnyArray:
-            weights = self._visiting("text", self.params["text"])
+            weights = self.params["text"]
+            if _waits(weights) and not room.admits_text(self.config, self.params, self.mesh):
+                with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                    return np.asarray(self._encode_text.jitted(jax.tree.map(jnp.asarray, weights), jnp.asarray(tokens)))
+            weights = self._visiting("text", weights)
             with sharding.use(self.mesh):
                 return self._encode_text(weights, jnp.asarray(tokens))
 
@@ -174,6 +177,11 @@ class LoadedModel:
     def size(self) -> tuple[int, int]:
         """Return the (height, width) the model works at."""
         return tuple(self.config.data.size)
+
+
+def _waits(params: PyTree) -> bool:
+    """Tell whether parameters are in the host's memory."""
+    return isinstance(jax.tree.leaves(params)[0], np.ndarray)
 
 
 def _remember(kept: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:

@@ -1,9 +1,12 @@
-"""What the launchers that take a config share: reading the command line, with what is wrong told in one line."""
+"""What launchers share: the set-up, and reading a command line with a config, with what is wrong told in one line."""
 
+import re
 import sys
 from collections.abc import Callable
 
 from absl import flags, logging
+
+from motionv2v import compiled, room
 
 
 def read_flags(argv: list[str], needs_config: bool = True) -> list[str]:
@@ -26,10 +29,9 @@ def read_flags(argv: list[str], needs_config: bool = True) -> list[str]:
             raise ValueError("--config is missing, expected a file such as configs/motionv2v_tiny.py")
     except (AttributeError, KeyError) as error:
         # The fields of a config are flags too; ml_collections names the part of the path that is not there.
-        found = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'").split())
-        raise ValueError(
-            f"the config has no field {found!r}" if " " not in found else f"no such field: {found}"
-        ) from None
+        unknown, *similar = re.findall(r"[\w.]+", str(error.args[0]).replace("\\n", " ").replace("Did you mean", ""))
+        hint = f"; did you mean {similar[0]!r}?" if similar else ""
+        raise ValueError(f"the config has no field {unknown!r}{hint}") from None
     except (ValueError, OSError, TypeError, flags.Error) as error:
         raise ValueError(" ".join(str(error).split())) from None
     return rest
@@ -48,6 +50,13 @@ def parser(name: str, needs_config: bool = True) -> Callable[[list[str]], list[s
             sys.exit(2)
 
     return parse
+
+
+def start() -> None:
+    """Set up a launcher that computes: quiet libraries, kept programs (`compiled`), all of a GPU's memory."""
+    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
+    room.claim()
+    compiled.use_cache()
 
 
 def _names() -> str:

@@ -169,6 +169,28 @@ def holds_text(config: Any, params: PyTree, mesh: Mesh | None = None, available:
     return text + sampled_bytes(config, params, mesh, rules) + sampling_bytes(config, mesh) <= MARGIN * available
 
 
+def admits_text(config: Any, params: PyTree, mesh: Mesh | None = None, available: float | None = None) -> bool:
+    """Tell whether the text encoder, where it waits on the host, has room beside a sample's weights for a visit.
+
+    `available` as for `holds_text`.
+    """
+    available = capacity() if available is None else available
+    if available is None:
+        return True
+    mesh = abstract_mesh({}) if mesh is None else mesh
+    rules = memory.sampling_rules(config, params, mesh, available)
+    stored = stored_bytes({"text": params["text"]}, mesh, None, rules) + sampled_bytes(config, params, mesh, rules)
+    return stored <= MARGIN * available
+
+
+def claim() -> None:
+    """Let jax take nearly all of a GPU's memory, three quarters of which is its default; call it before jax starts.
+
+    An `XLA_PYTHON_CLIENT_MEM_FRACTION` that is set stays.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+
+
 def pairs_at_once(
     config: Any, most: int = 16, available: float | None = None, say: Callable[[str], None] = lambda _: None
 ) -> int:

@@ -193,6 +193,11 @@ def test_5b_compiles_for_512_devices(tmp_path):
         (("--topology=v9:2x2",), "unknown topology 'v9:2x2'; expected one like v5e:4x4"),
         (("--topology=cpu:8", "--config.mesh.fsdp=3"), "mesh fsdp 3 needs 3 devices; there are 8; e.g."),
         (("--topology=cpu:64",), "train.batch_size=32 does not divide by data 1 x fsdp 64"),
+        (("--config.mesh.rows=2",), "the config has no field 'rows'"),
+        (("--config.train.stepz=2",), "the config has no field 'stepz'; did you mean 'steps'?"),
+        (("--config.train.steps=many",), "--config.train.steps=many: invalid literal for int"),
+        (("--bogus",), "Unknown command line flag 'bogus'"),
+        (("further",), "unexpected argument 'further'; flags are --config"),
     ],
 )
 def test_bad_input_ends_in_one_line(arguments, message):

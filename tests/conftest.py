@@ -1,6 +1,9 @@
 """Check shapes and types of the package's annotations while the tests run, and find the real clips."""
 
+import functools
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -13,6 +16,14 @@ from jaxtyping import install_import_hook
 install_import_hook("motionv2v", "beartype.beartype")
 
 REPOSITORY = Path(__file__).parents[1]
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let what one test compiled serve the others, in all processes of the run; workers find the folder as we do."""
+    if CACHE not in os.environ:
+        config.add_cleanup(functools.partial(shutil.rmtree, folder := tempfile.mkdtemp(), ignore_errors=True))
+        os.environ |= {CACHE: folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import editing, inference, optim, room
+from motionv2v import editing, inference, optim, room, sharding
 from motionv2v import model as modeling
 
 GIB = 2**30
@@ -69,18 +69,23 @@ def test_batches_of_other_shapes_with_the_same_bytes_are_told_apart(folder):
     assert editor.embed(tokens.reshape(1, -1)[:, : tiny_model.LENGTH]).shape[0] == 1
 
 
-@pytest.mark.parametrize("is_stored", [False, True])
-def test_a_text_encoder_without_room_waits_on_the_host(folder, monkeypatch, is_stored):
-    """The same video, and its weights are never among the sample's arguments."""
+@pytest.mark.parametrize(("is_stored", "visits"), [(False, True), (True, True), (False, False)])
+def test_a_text_encoder_without_room_waits_on_the_host(folder, monkeypatch, is_stored, visits):
+    """The same video, and its weights are never among the sample's arguments; without room for a visit the host runs."""
     expected, got = editing.load(folder), None
     tokens = expected.tokenizer.encode(["a red disk"])
     made = expected.generate(jax.random.key(1), batch(expected), tokens, num_steps=1, guidance=2.0)
     monkeypatch.setattr(room, "holds_text", lambda *_: False)
+    monkeypatch.setattr(room, "admits_text", lambda *_: visits)
+    placed = []
+    place = sharding.place
+    monkeypatch.setattr(sharding, "place", lambda params, *a, **k: placed.extend(params) or place(params, *a, **k))
     got = editing.Editor(expected.config, expected.params) if is_stored else editing.load(folder)
     assert {type(leaf) for leaf in jax.tree.leaves(got.params["text"])} == {np.ndarray}
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got.sampling_params(1)))
     np.testing.assert_array_equal(got.generate(jax.random.key(1), batch(got), tokens, num_steps=1, guidance=2.0), made)
     assert {type(leaf) for leaf in jax.tree.leaves(got.params["text"])} == {np.ndarray}
+    assert ("text" in placed) == visits
 
 
 def test_where_the_5b_text_encoder_lives():
@@ -93,5 +98,7 @@ def test_where_the_5b_text_encoder_lives():
     assert 2 * optim.count(params) > 25.5e9 and 2 * (optim.count(params) - optim.count(params["text"])) < 16.8e9
     fits = {size: room.holds_text(config, params, available=size * 1e9) for size in (24, 80)}
     assert fits == {24: False, 80: True}
+    # 14.7 GB of weights stay on the device during a visit of 9.5.
+    assert [room.admits_text(config, params, available=size * 1e9) for size in (24, 32)] == [False, True]
     # Where the device is the host there is nowhere else to wait.
     assert room.holds_text(config, params)
