@@ -17,11 +17,12 @@ process of its own. Small models take turns; at --size 5b one side does all its 
 holds one of them. The median is of --repeats runs behind the first, which is left out unless a run takes longer than 20
 seconds. With --out every row is written as soon as it is there, and a second start goes on behind the last.
 
-GB are the peak that the device tells, where a row raised it, else (c) what the compiler sets aside: arguments, results
-and temporary arrays. TFLOP are what the transformer needs (`motionv2v.flops`), MFU those over the whole time, the
-autoencoder's included, where the device's peak is known. The text encoder of --size 5b has one layer: text is encoded
-once and does not belong to the steps. --size dry is the 5B config with everything small: it shows that all of this
-runs, and its numbers mean nothing.
+GB are the peak that the device tells, where a row raised it; on a CPU (r) how far a run lifts the process above its
+loaded weights; else (c) what the compiler sets aside: arguments, results and temporary arrays. TFLOP are what the
+transformer needs (`motionv2v.flops`), MFU those over the whole time, the autoencoder's included, as a share of the
+device's stated peak or, where none is known, of the rate of a large float32 product measured in the same run. The text
+encoder of --size 5b has one layer: text is encoded once and does not belong to the steps. --size dry is the 5B config
+with everything small: it shows that all of this runs, and its numbers mean nothing.
 """
 
 import argparse
@@ -170,6 +171,8 @@ def time_row(row: Row, asked: dict[str, Child], options: argparse.Namespace) -> 
         start = time.perf_counter()
         results[key] = child.ask("prepare", row)
         results[key].setdefault("prepared", time.perf_counter() - start)
+        if "error" not in results[key]:
+            results[key] |= child.ask("measure")
     times: dict[str, list[float]] = {key: [] for key in asked}
     for turn in range(options.repeats + 1):
         for key, child in asked.items():
@@ -207,11 +210,19 @@ def show(name: str, told: dict[str, Any]) -> list[str]:
         cells += [number(theirs["seconds"]), f"{theirs['seconds'] / ours['seconds']:.2f}x"]
     else:
         cells += [f"fails: {theirs['error'][:80]}" if "error" in theirs else "-", "-"]
-    cells += [number(ours["peak"] / 1e9) if "peak" in ours else f"{number(ours['bytes'] / 1e9)} c"]
-    cells += [number(theirs["peak"] / 1e9) if "peak" in theirs else "-"]
-    peak = peak_rate(told["about"]["jax"]["device"])
+    cells += [gigabytes(ours), gigabytes(theirs)]
+    about = told["about"]["jax"]
+    peak = peak_rate(about["device"]) or about.get("rate")
     used = "-" if peak is None else f"{ours['operations'] / ours['seconds'] / peak:.1%}"
     return [*cells, f"{ours['operations'] / 1e12:,.4g}", used]
+
+
+def gigabytes(side: dict[str, Any]) -> str:
+    """Write what is known of a side's memory: the device's peak, the process's rise, or the compiler's sum."""
+    for name, mark in (("peak", ""), ("rise", " r"), ("bytes", " c")):
+        if name in side:
+            return f"{number(side[name] / 1e9)}{mark}"
+    return "-"
 
 
 def peak_rate(device: str) -> float | None:
@@ -225,6 +236,7 @@ def describe(told: dict[str, Any], options: argparse.Namespace) -> str:
     """Say when, where and how the table came about."""
     about = told["about"]["jax"]
     where = header(options).replace("; float32", "") if about["platform"] == "cpu" else versions()
+    where += f"; MFU of {about['rate'] / 1e9:,.0f} GFLOP/s, measured" if "rate" in about else ""
     return (
         f"{told['date']}, {about['device']}; {where}; size {options.size}, samples of {options.steps} steps; attention "
         f"within {about['attention_error']:.1e} of float32; `python benchmarks/sampling.py {' '.join(sys.argv[1:])}`"

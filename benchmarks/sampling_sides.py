@@ -1,9 +1,12 @@
 """The two sides of `sampling.py`, each in a process of its own that is told what to prepare and to run.
 
 A GPU's memory then belongs to the side that runs, and the peak that it tells is that side's. Orders come as lines of
-JSON on the standard input: ["about"], ["prepare", ROW], ["run"], ["release"]; so do answers, behind `MARK`.
+JSON on the standard input: ["about"], ["prepare", ROW], ["measure"], ["run"], ["release"]; so do answers, behind
+`MARK`.
 """
 
+import contextlib
+import ctypes
 import gc
 import json
 import sys
@@ -81,11 +84,14 @@ class JaxSide:
         """Name the device, and compare its attention with a plain one: what is fast and wrong shall not be timed."""
         import jax
 
+        from motionv2v import flops
+
         error = _attention_error(self.config.dit.get("dtype", "float32"))
         if not error < 0.02:  # bfloat16 has 8 bits: 0.4 % for a number, less for a norm over many
             raise ValueError(f"attention on this device is off by {error:.1%}: its times would mean nothing")
         device = jax.devices()[0]
-        return {"device": device.device_kind, "platform": device.platform, "attention_error": error}
+        told = {"device": device.device_kind, "platform": device.platform, "attention_error": error}
+        return told if flops.peak(device.device_kind) else told | {"rate": _product_rate()}
 
     def lower(self, row: Row) -> str:
         """Trace and lower a row without compiling it; return its program's text."""
@@ -112,6 +118,12 @@ class JaxSide:
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
         rose, self._peak = peak > self._peak, max(peak, self._peak)
         return {"seconds": seconds} | ({"peak": peak} if rose else {})
+
+    def measure(self) -> dict[str, Any]:
+        """Run what was prepared, and on a CPU return what that takes of the host's memory."""
+        import jax
+
+        return work_space(self._call) if jax.default_backend() == "cpu" else {}
 
     def release(self) -> dict[str, Any]:
         """Give back what the row held."""
@@ -251,6 +263,40 @@ def _attention_error(dtype: str) -> float:
     expected = jax.jit(partial(evaluate, "chunked"))([x.astype(jnp.float32) for x in arrays])
     pairs = zip(got, expected, strict=True)
     return max(float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)) for a, b in pairs)
+
+
+def _product_rate(size: int = 2048) -> float:
+    """Multiply two float32 matrices; return the best of five in operations per second."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul).lower(x, x).compile()
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x, x))
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times[1:])
+
+
+def work_space(call: Callable[[], Any]) -> dict[str, Any]:
+    """Run once to warm up and once more; return how far that lifts this process, in bytes, where Linux tells it."""
+    call()
+    mark = Path("/proc/self/clear_refs")
+    if not mark.exists():
+        return {}
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the process has freed, it gives back
+    mark.write_text("5", encoding="ascii")
+    before = _resident("VmRSS")
+    call()
+    return {"rise": _resident("VmHWM") - before}
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
 def serve(side: Any) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch_side
 from diffusers import CogVideoXDDIMScheduler
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
-from sampling_sides import GUIDANCE, Row
+from sampling_sides import GUIDANCE, Row, work_space
 from torch.utils.checkpoint import checkpoint
 
 
@@ -69,6 +69,10 @@ class TorchSide:
         if not np.isfinite(result).all():
             raise ValueError("numbers that are not finite: the times mean nothing")
         return {"seconds": seconds} | ({"peak": torch.cuda.max_memory_allocated()} if self._is_gpu else {})
+
+    def measure(self) -> dict[str, Any]:
+        """Run what was prepared, and on a CPU return what that takes of the host's memory."""
+        return {} if self._is_gpu else work_space(self._call)
 
     def release(self) -> dict[str, Any]:
         """Give back what the row held; modules for sampling stay."""

@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -33,7 +34,7 @@ def time_row(seconds, limit=60.0, **given):
 def test_the_first_run_does_not_count():
     results, child = time_row([9.0, 1.0, 3.0, 2.0])
     assert results["jax forward-main"]["seconds"] == 2.0 and results["jax forward-main"]["runs"] == 3
-    assert child.orders == ["prepare", *["run"] * 4, "release"]
+    assert child.orders == ["prepare", "measure", *["run"] * 4, "release"]
 
 
 def test_a_long_first_run_counts_and_long_rows_end_early():
@@ -57,8 +58,21 @@ def test_a_row_of_the_table(device, used):
     told["rows"] = {"jax control+guidance+cache": ours, "torch control+guidance": {"seconds": 3.0, "peak": 4e9}}
     cells = sampling.show("control+guidance+cache", told)
     assert cells == ["control+guidance+cache", "26", "2.00", "3.00", "1.50x", "3.00 c", "4.00", "989.5", used]
+    ours["rise"] = 7e9
+    assert sampling.show("control+guidance+cache", told)[5] == "7.00 r", "what a run takes of the host's memory"
     ours["peak"] = 6e9
     assert sampling.show("control+guidance+cache", told)[5] == "6.00", "what the device tells, where it does"
+    # Where the maker's peak is not known: of the rate that was measured.
+    told["about"]["jax"]["rate"] = 989.5e12
+    assert sampling.show("control+guidance+cache", told)[8] == "50.0%"
+
+
+def test_work_space_is_what_a_run_takes():
+    """An array of 100 MB that is written to, and given back."""
+    from sampling_sides import work_space
+
+    told = work_space(lambda: np.ones(25_000_000, np.float32).sum())
+    assert not told or told["rise"] == pytest.approx(1e8, rel=0.1)
 
 
 def test_every_row_has_a_peer_among_the_rows():

@@ -71,7 +71,7 @@ def test_batches_of_other_shapes_with_the_same_bytes_are_told_apart(folder):
 
 @pytest.mark.parametrize(("is_stored", "visits"), [(False, True), (True, True), (False, False)])
 def test_a_text_encoder_without_room_waits_on_the_host(folder, monkeypatch, is_stored, visits):
-    """The same video, and its weights are never among the sample's arguments; without room for a visit the host runs."""
+    """The same video, and its weights are never among the sample's arguments; without room to visit the host runs."""
     expected, got = editing.load(folder), None
     tokens = expected.tokenizer.encode(["a red disk"])
     made = expected.generate(jax.random.key(1), batch(expected), tokens, num_steps=1, guidance=2.0)

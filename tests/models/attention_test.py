@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
+from motionv2v import sharding, topologies
 from motionv2v.models.attention import XLA_LIMIT, attention, choose_implementation, save_attention_policy
 from motionv2v.models.attention_splash import BLOCKS, splash_attention
 
@@ -265,6 +266,33 @@ def test_cudnn_is_lowered_for_cuda_at_full_size(cudnn_version):
         text = _lowered(_gradient("auto"), "cuda", shape, shape, shape)
     assert [text.count(f"custom_call @{call}(") for call in CUDNN_CALLS] == [1, 1]
     assert f"{TOKENS_5B}x{TOKENS_5B}" not in text
+
+
+@pytest.mark.parametrize(
+    ("topology", "package", "extra", "kernels"),
+    [
+        ("h200:1", "jax_cuda12_plugin", "cuda", CUDNN_CALLS),
+        ("v5p:2x2x1", "libtpu", "tpu", ("tpu_custom_call",)),
+        ("v5e:2x2", "libtpu", "tpu", ("tpu_custom_call",)),
+        ("v6e:2x2", "libtpu", "tpu", ("tpu_custom_call",)),
+    ],
+)
+def test_attention_compiles_for_its_platform_at_full_size(topology, package, extra, kernels):
+    """One layer of CogVideoX-5B and its gradient, by the compiler of the device: kernels fit its memory on the chip."""
+    pytest.importorskip(package, reason=f"needs the compiler of {topology}: pip install 'motionv2v[{extra}]'")
+    mesh = sharding.make_mesh({"data": 1}, devices=topologies.devices(topology)[:1])
+    whole = NamedSharding(mesh, PartitionSpec())
+    shape = jax.ShapeDtypeStruct((1, TOKENS_5B, 48, 64), jnp.bfloat16, sharding=whole)
+
+    def share(function):
+        return jax.shard_map(function, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+
+    with jax.set_mesh(mesh):
+        compiled = _gradient("auto", share).lower(shape, shape, shape).compile()
+    text = compiled.as_text()
+    assert all(f'custom_call_target="{kernel}"' in text for kernel in kernels)
+    # Weights of all pairs of tokens would be 30 GB; splash's shares of the queries' gradient are 1.5 in float32.
+    assert compiled.memory_analysis().temp_size_in_bytes < 4e9
 
 
 @pytest.mark.parametrize(
