@@ -196,6 +196,11 @@ def peer_of(name: str) -> str:
     return name.partition(":")[0].removesuffix("+cache")
 
 
+GOALS = {"main+guidance": 60.0, "control+guidance": 85.0, "train": 3.2}
+"""Seconds that --size 5b shall take on one H200, whole samples of 50 steps and a training step; and see `PEAK_GOAL`."""
+PEAK_GOAL = 24e9
+"""Bytes that samples of --size 5b shall need at most, weights in bfloat16."""
+
 HEAD = ["", "steps computed", "JAX s", "torch s", "torch / JAX", "JAX GB", "torch GB", "TFLOP", "MFU"]
 
 
@@ -236,6 +241,9 @@ def describe(told: dict[str, Any], options: argparse.Namespace) -> str:
     """Say when, where and how the table came about."""
     about = told["about"]["jax"]
     where = header(options).replace("; float32", "") if about["platform"] == "cpu" else versions()
+    if options.size == "5b":
+        goals = ", ".join(f"{name} {seconds:g} s" for name, seconds in GOALS.items())
+        where += f"; goals on one H200: {goals}, {PEAK_GOAL / 1e9:g} GB for a sample"
     where += f"; MFU of {about['rate'] / 1e9:,.0f} GFLOP/s, measured" if "rate" in about else ""
     return (
         f"{told['date']}, {about['device']}; {where}; size {options.size}, samples of {options.steps} steps; attention "

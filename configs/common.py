@@ -107,5 +107,9 @@ def optimizer(*schedule: tuple, name: str = "adamw") -> ConfigDict:
 
 
 def mesh(data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) -> ConfigDict:
-    """Devices per axis of the mesh (`sharding.make_mesh`); -1 takes what the others leave."""
-    return ConfigDict({"data": data, "fsdp": fsdp, "context": context, "tensor": tensor})
+    """Devices per axis of the mesh (`sharding.make_mesh`); -1 takes what the others leave.
+
+    `dcn` are the numbers of slices per axis, where there are several.
+    """
+    dcn = {"data": -1, "fsdp": 1, "context": 1, "tensor": 1}
+    return ConfigDict({"data": data, "fsdp": fsdp, "context": context, "tensor": tensor, "dcn": dcn})

@@ -95,7 +95,7 @@ def get_config() -> ConfigDict:
         ("dit/.*", None),
     )
     config.train = common.train_defaults()
-    config.train.update({"steps": 15000, "batch_size": 32, "frozen_dtype": "bfloat16"})
+    config.train.update({"steps": 15000, "batch_size": 32, "log_every": 1, "frozen_dtype": "bfloat16"})
     # Parameters and optimizer state divided over all devices: 62 GB together, too much for most.
     config.mesh = common.mesh(data=1, fsdp=-1)
     return config

@@ -42,10 +42,10 @@ def main(argv: list[str]) -> None:
             seed=SEED.value,
             devices=DEVICES.value,
         )
-    except (ValueError, OSError) as error:
+    except launching.EXPECTED as error:
         if logging.level_debug():
             raise
-        print(f"edit: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"edit: {launching.line(error)}", file=sys.stderr)
         sys.exit(2)
     if result.scores:
         print(f"{'':12s}{'this edit':>12s}{'copying':>12s}   (against the example's known truth)")

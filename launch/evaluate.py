@@ -44,10 +44,10 @@ def main(argv: list[str]) -> None:
     try:
         table, *options = tracker if BENCHMARK.value == "tapvid" else cache
         text, results = edits() if BENCHMARK.value == "synthetic" else table(*(o.value for o in options), track)
-    except (ValueError, OSError) as error:
+    except launching.EXPECTED as error:
         if logging.level_debug():
             raise
-        print(f"evaluate: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"evaluate: {launching.line(error)}", file=sys.stderr)
         sys.exit(2)
     print(text)
     if JSON.value:

@@ -47,10 +47,10 @@ def main(_: list[str]) -> None:
             raise ValueError("expected --videos=DIR --out=DIR, or --config=configs/motionv2v_tiny.py for stage latents")
         else:
             prepare.write_latents(CONFIG.value, OUT.value, NUM.value, batch_size=BATCH.value)
-    except (ValueError, OSError) as error:
+    except launching.EXPECTED as error:
         if logging.level_debug():
             raise
-        print(f"prepare: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"prepare: {launching.line(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -19,7 +19,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a job; auto: jax finds the cluster")
 PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the job")
 PROCESS = flags.DEFINE_integer("process_id", None, "which of them this one is, from 0")
-EXPECTED = (ValueError, OSError, train.DivergedError, flags.Error)
+EXPECTED = (*launching.EXPECTED, train.DivergedError)
 
 
 def fail(error: Exception) -> None:
@@ -27,7 +27,7 @@ def fail(error: Exception) -> None:
     if logging.level_debug() or not (lost or isinstance(error, EXPECTED)):
         traceback.print_exception(error)
         distributed.leave(1)
-    print(f"train: {lost or ' '.join(str(error).split())}", file=sys.stderr)
+    print(f"train: {lost or launching.line(error)}", file=sys.stderr)
     distributed.leave(distributed.LOST_EXIT_CODE if lost else 2)
 
 

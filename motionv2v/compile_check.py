@@ -91,11 +91,10 @@ class Report(NamedTuple):
 
 def make_mesh(config: Any, devices: list[Any], what: str) -> Mesh:
     """Arrange devices: by `config.mesh` for training, by `memory.sampling_sizes` for one edit. ValueError as there."""
-    sizes = dict(config.get("mesh", None) or {"data": -1})
-    dcn = sizes.pop("dcn", None)
     if what == "sample":
-        sizes, dcn = memory.sampling_sizes(config, len(devices)), None
-    mesh = sharding.make_mesh(sizes, dcn, devices)
+        mesh = sharding.make_mesh(memory.sampling_sizes(config, len(devices)), devices=devices)
+    else:
+        mesh = sharding.training_mesh(config, devices)
     sharding.check(mesh, config, is_training=what != "sample")
     return mesh
 
@@ -137,10 +136,8 @@ def _training(config: Any, mesh: Mesh, what: str) -> Program:
 def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
     model = modeling.build(config)
     params = _cast(_shapes(model), "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32")
-    chip, rules = flops.chip(mesh.devices.flat[0].device_kind), sharding.RULES
-    if chip is not None:
-        config = room.with_strips_if_needed(config, params, mesh, float(chip.memory))
-        rules = room.sampling_rules(config, params, mesh, float(chip.memory))
+    chip = flops.chip(mesh.devices.flat[0].device_kind)
+    rules = room.sampling_rules(config, params, mesh, float(chip.memory)) if chip else sharding.RULES
     of_time, _ = time_tables.split(params["dit"])
     tables = jax.eval_shape(lambda weights: modeling.tabulate(model, weights, config.sample.num_steps), of_time)
     params = modeling.sampling_params(params, tables)
@@ -204,8 +201,11 @@ def check(config: Any, topology: str, what: str = "train") -> tuple[Report, Any]
     """
     found = topologies.devices(topology)
     mesh = make_mesh(config, found, what)
-    program = build(config, mesh, what)
     chip = flops.chip(found[0].device_kind)
+    if what == "sample" and chip and "dit" in config:
+        shapes = memory.sampling_shapes(config)
+        config = room.with_strips_if_needed(config, shapes, mesh, float(chip.memory))
+    program = build(config, mesh, what)
     estimate = memory.estimate(config, mesh, what, float(chip.memory) if chip else None)
     start = _Times.now()
     with sharding.use(mesh):

@@ -10,9 +10,9 @@ command everywhere. Each process finds out which one it is (`detect`):
 
 Work dir and data lie on a file system that all share; process 0 alone writes metrics, samples and config. A process
 that dies takes the job with it: the others say so in one line and end with `LOST_EXIT_CODE`, as soon as the network
-tells (`lost_process`), or within seconds where the coordinator's address was given (`roll_call`, which uses the port
-after it), else when jax has missed heartbeats for `HEARTBEAT_SECONDS` (jax then writes a few lines of its own). The
-same command, on any number of processes, goes on from the last checkpoint.
+tells (`lost_process`), or within seconds by their open connections (`roll_call`, which uses the port after the
+coordinator's), else when jax has missed heartbeats for `HEARTBEAT_SECONDS` (jax then writes a few lines of its own).
+The same command, on any number of processes, goes on from the last checkpoint.
 """
 
 import os
@@ -35,6 +35,8 @@ LOST_EXIT_CODE = 3
 GRACE_SECONDS = 5
 """How long the work itself has to tell of a lost process, in better words, before the watch over the others does."""
 AUTO = "auto"
+CALL_SECONDS = 60.0
+"""How long processes that jax has joined wait for each other's roll call."""
 
 _RANKS = (
     # (index, count) of the process. SLURM's own variables also stand in a batch script that is no step of srun.
@@ -100,6 +102,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
     try:
         calls = _call_roll(arguments)
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        calls = calls or _call_roll_of_cluster()
         if calls is not None:
             calls.watch(_end_on_loss)
     except (RuntimeError, ValueError, OSError) as error:
@@ -189,8 +192,26 @@ def _call_roll(arguments: dict[str, Any]) -> roll_call.RollCall | None:
     return roll_call.call(f"{host}:{int(port) + 1}", arguments["num_processes"], arguments["process_id"])
 
 
+def _call_roll_of_cluster() -> roll_call.RollCall | None:
+    """Count the processes again where jax found the coordinator itself; without it losses are told later."""
+    try:
+        # jax keeps what it found to itself.
+        from jax._src.distributed import global_state as found
+
+        if found.num_processes == 1:
+            return None
+        host, _, port = found.coordinator_address.rpartition(":")
+        port = int(port) + (1 if int(port) < 65535 else -1)
+        return roll_call.call(f"{host}:{port}", found.num_processes, found.process_id, CALL_SECONDS)
+    except (ImportError, AttributeError, ValueError, OSError) as error:
+        print(f"the end of another process will be noticed late: {_first_words(error)}", file=sys.stderr)
+        return None
+
+
 def _end_on_loss() -> None:
-    time.sleep(GRACE_SECONDS)
+    # Others than the first are connected with it alone, where jax's coordinator is: without that jax ends them at once.
+    if jax.process_index() == 0:
+        time.sleep(GRACE_SECONDS)
     print(f"{Path(sys.argv[0]).stem}: {_loss()}", file=sys.stderr)
     leave(LOST_EXIT_CODE)
 

@@ -246,7 +246,8 @@ def comparison_video(pair: scenes.Pair, edited: UInt8[np.ndarray, "T H W 3"]) ->
 
 def probe_synthetic(editor: editing.Editor, num_pairs: int, seed: int) -> dict[str, Any]:
     """Evaluate during training: the benchmark on few pairs, and videos of the first four."""
-    results, videos, pairs = synthetic(editor, num_pairs=num_pairs, seed=seed, batch_size=num_pairs)
+    size = room.probed_at_once(editor.config, editor.mesh, num_pairs)
+    results, videos, pairs = synthetic(editor, num_pairs=num_pairs, seed=seed, batch_size=size)
     shown = {
         f"edit_{i}": comparison_video(pair, video)
         for i, (pair, video) in enumerate(zip(pairs[:4], videos[:4], strict=True))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,14 @@ def check_config(config: ConfigDict) -> None:
         raise ValueError(f"train.ema_decay is {options.ema_decay}, expected a number in [0, 1)")
 
 
-def prepare_workdir(config: ConfigDict, workdir: Path) -> None:
+def prepare_workdir(config: ConfigDict, given: str | os.PathLike) -> None:
     """Create the work dir and write its config; ValueError if it holds checkpoints of another experiment.
 
     Every process of a job checks; the first one writes, and the others wait for it.
     """
+    if "://" in os.fspath(given):
+        raise ValueError(f"workdir {given} is no path; mount the bucket (gcsfuse, s3fs) and name a folder in it")
+    workdir = Path(given)
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir {workdir} is a file, expected a folder")
     if checkpoints.latest_step(workdir) is not None:

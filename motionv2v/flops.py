@@ -42,9 +42,18 @@ CHIPS = {
     "A100-SXM4-80GB": Chip(312e12, 80e9, 2039e9, 300e9),
     "H100 80GB HBM3": Chip(989.5e12, 80e9, 3350e9, 450e9),
     "NVIDIA H200": Chip(989.5e12, 141e9, 4800e9, 450e9),
+    "A100-PCIE-40GB": Chip(312e12, 40e9, 1555e9, 300e9),
+    "A100 80GB PCIe": Chip(312e12, 80e9, 1935e9, 300e9),
+    "H100 PCIe": Chip(756.5e12, 80e9, 2000e9, 300e9),
+    "H100 NVL": Chip(835.5e12, 94e9, 3900e9, 300e9),
+    "GH200": Chip(989.5e12, 96e9, 4000e9, 450e9),
+    "NVIDIA H20": Chip(148e12, 96e9, 4000e9, 450e9),
+    "NVIDIA B200": Chip(2250e12, 180e9, 8000e9, 900e9),
+    "L40S": Chip(362e12, 48e9, 864e9, 32e9),
+    "GeForce RTX 3090": Chip(71e12, 24.0 * 2**30, 936e9, 32e9),
     "GeForce RTX 4090": Chip(165.2e12, 24.0 * 2**30, 1008e9, 32e9),
 }
-"""By a part of jax's `device_kind`; a TPU7x device is one of two cores. A100, H100 and H200 are SXM boards.
+"""By a part of jax's `device_kind`, the longest that is found in it; a TPU7x device is one of two cores.
 
 The TPUs' figures are those of their maker's pages (docs.cloud.google.com/tpu/docs), except v4's links, which are not
 there; the GPUs' are from secondary sources: check them before you plan on them."""

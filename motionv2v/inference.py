@@ -3,7 +3,7 @@
 The text encoder is a program of its own, run once for each new prompt. CogVideoX-5B's is as large as the transformer;
 where the devices have no room for it beside a sample, its weights wait in the host's memory and visit for the call, or
 the host runs it where there is no room for a visit either. The layers that only the diffusion time passes through,
-of which a sample reads tables (`models.time_tables`), always wait.
+of which a sample reads tables (`models.time_tables`), wait too.
 """
 
 import os
@@ -28,7 +28,7 @@ NEGATIVE_PROMPT = (
 """The text that guidance moves away from with CogVideoX-sized models, as in the published demos."""
 NULL_PROMPT = "."
 REMEMBERED = 8
-"""Prompts whose embeddings, and numbers of steps whose tables are kept: edits ask for the same ones over and over."""
+"""Calls of the text encoder whose results are kept: edits ask for the same prompt and negative prompt over and over."""
 
 
 class LoadedModel:
@@ -37,8 +37,8 @@ class LoadedModel:
     Attributes:
         config: the checkpoint's own, with `strip_rows` for the autoencoder where memory is short.
         model: the modules. mesh: of devices, or None. tokenizer: of the prompts.
-        params: the full tree; as numpy arrays what but visits the devices: the layers that read the diffusion time, and
-            the text encoder where there is no room for it (`room.holds_text`).
+        params: the full tree; as numpy arrays what but visits the devices: the layers that read the diffusion time, if
+            they were not there before, and the text encoder where there is no room for it (`room.holds_text`).
     """
 
     def __init__(
@@ -86,11 +86,13 @@ class LoadedModel:
         if _within_mesh() or not params:
             return sharding.place(params, self.mesh)
         of_time, rest = time_tables.split(params.get("dit", {}))
-        waits, stays = {"dit": of_time}, {**params, "dit": rest}
+        # What is on devices already, of a training that goes on, stays there.
+        waits = {"dit": jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), of_time)}
+        stays = {**params, "dit": rest}
         if params.get("text") and not room.holds_text(self.config, params, self.mesh):
-            waits["text"] = stays.pop("text")
+            waits["text"] = jax.tree.map(np.asarray, stays.pop("text"))
         placed = sharding.place(stays, self.mesh, rules=self._rules)
-        return time_tables.join(placed, jax.tree.map(np.asarray, waits))
+        return time_tables.join(placed, waits)
 
     def _visiting(self, name: str, params: PyTree) -> PyTree:
         """Put parameters of the subtree `name` on the devices for a call, if they wait on the host."""
@@ -105,7 +107,7 @@ class LoadedModel:
             with sharding.use(self.mesh):
                 return self._tabulate(of_time, num_steps=num_steps)
 
-        return modeling.sampling_params(self.params, _remember(self._tables, num_steps, tabulate))
+        return modeling.sampling_params(self.params, _remember(self._tables, num_steps, tabulate, most=1))
 
     def _tabulate_fn(self, of_time, *, num_steps):
         tables = modeling.tabulate(self.model, of_time, num_steps)
@@ -118,7 +120,7 @@ class LoadedModel:
         def encode() -> AnyArray:
             weights = self.params["text"]
             if _waits(weights) and not room.admits_text(self.config, self.params, self.mesh):
-                with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                with sharding.on_host():
                     return np.asarray(self._encode_text.jitted(jax.tree.map(jnp.asarray, weights), jnp.asarray(tokens)))
             weights = self._visiting("text", weights)
             with sharding.use(self.mesh):
@@ -184,12 +186,12 @@ def _waits(params: PyTree) -> bool:
     return isinstance(jax.tree.leaves(params)[0], np.ndarray)
 
 
-def _remember(kept: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+def _remember(kept: dict[Any, Any], key: Any, make: Callable[[], Any], most: int = REMEMBERED) -> Any:
     """Return what is kept under a key, made if it is not there; what was asked for longest ago is forgotten."""
     if key not in kept:
         kept[key] = make()
     kept[key] = found = kept.pop(key)
-    while len(kept) > REMEMBERED:
+    while len(kept) > most:
         kept.pop(next(iter(kept)))
     return found
 

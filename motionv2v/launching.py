@@ -4,9 +4,13 @@ import re
 import sys
 from collections.abc import Callable
 
+import jax
 from absl import flags, logging
 
 from motionv2v import compiled, room
+
+EXPECTED = (ValueError, OSError, jax.errors.JaxRuntimeError)
+"""What a launcher tells in one line (`line`): mistakes of a person, and what a device refuses."""
 
 
 def read_flags(argv: list[str], needs_config: bool = True) -> list[str]:
@@ -28,13 +32,19 @@ def read_flags(argv: list[str], needs_config: bool = True) -> list[str]:
         elif needs_config:
             raise ValueError("--config is missing, expected a file such as configs/motionv2v_tiny.py")
     except (AttributeError, KeyError) as error:
-        # The fields of a config are flags too; ml_collections names the part of the path that is not there.
-        unknown, *similar = re.findall(r"[\w.]+", str(error.args[0]).replace("\\n", " ").replace("Did you mean", ""))
-        hint = f"; did you mean {similar[0]!r}?" if similar else ""
-        raise ValueError(f"the config has no field {unknown!r}{hint}") from None
+        raise ValueError(_explain(str(error.args[0] if error.args else error))) from error
     except (ValueError, OSError, TypeError, flags.Error) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(" ".join(str(error).split())) from error
     return rest
+
+
+def _explain(text: str) -> str:
+    """Turn what ml_collections says of a field that is not there, its name in quotes, into a sentence."""
+    text = text.replace("\\n", " ").replace("\\", "")
+    found = re.fullmatch(r"\W*'?(\w+)'?\s*(?:Did you mean \"(\w+)\" .*)?\W*", text, re.DOTALL)
+    if found is None:
+        return " ".join(text.split())
+    return f"the config has no field {found[1]!r}{f'; did you mean {found[2]!r}?' if found[2] else ''}"
 
 
 def parser(name: str, needs_config: bool = True) -> Callable[[list[str]], list[str]]:
@@ -50,6 +60,17 @@ def parser(name: str, needs_config: bool = True) -> Callable[[list[str]], list[s
             sys.exit(2)
 
     return parse
+
+
+def line(error: BaseException) -> str:
+    """Say in one line what was wrong."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return text
+    if "RESOURCE_EXHAUSTED" in text:
+        advice = "smaller batches, fewer frames or pixels, or more devices need less (see the line on memory above)"
+        return f"a device ran out of memory: {text[:200]}; {advice}"
+    return f"{text[:300]}; --verbosity=1 shows where"
 
 
 def start() -> None:

@@ -7,9 +7,10 @@ With u the bytes of one stream of tokens [B n D] on one device, r the ratio of t
     activations    what the backward pass finds saved, and what one layer needs while it runs
 
 Saved per layer by `remat`: `full` u, and u more beside the control branch; `save_attention` also attention's output and
-its sums for each block; `none` about (9 + 3 r) u for each block. What a layer needs at work is fitted to what XLA's
-compilers for TPUs, GPUs and CPUs report (`compile_check`); benchmarks/compile_budgets.json and tests/memory_test.py say
-how close that comes. `room` holds the estimates against the devices at hand.
+its sums for each block, with `qkv` 3 u more, with `mlp` r u more; `none` about (9 + 3 r) u for each block. What a layer
+needs at work is fitted to what XLA's compilers for TPUs, GPUs and CPUs report (`compile_check`);
+benchmarks/compile_budgets.json and tests/memory_test.py say how close that comes. `room` holds the estimates against
+the devices at hand.
 """
 
 import functools
@@ -27,6 +28,7 @@ from motionv2v import model as modeling
 from motionv2v import optim, sharding
 from motionv2v.models import time_tables
 from motionv2v.models.activations import AXES, BATCH, PIXELS_PER_LATENT, layout
+from motionv2v.models.layers import REMAT_NAMES
 from motionv2v.models.vae import latent_shape
 from motionv2v.typing import PyTree
 
@@ -44,7 +46,8 @@ class Fit(NamedTuple):
 
     `decoder`, `encoder`: arrays of the autoencoder's largest layer at once, in strips, and whole. `copies`: share of
     the masters that are held in the number type of compute too. `attention_bytes` of a query's number at work; None:
-    as the model computes. `computes_wide`: whether bfloat16 is computed in float32.
+    as the model computes. `computes_wide`: whether bfloat16 is computed in float32. `frees_early`: whether gradients
+    come only when what the main blocks behind the branch saved is gone.
     """
 
     decoder: tuple[int, int]
@@ -52,12 +55,13 @@ class Fit(NamedTuple):
     copies: float
     attention_bytes: int | None
     computes_wide: bool
+    frees_early: bool
 
 
 FITS = {
-    "tpu": Fit((14, 28), (6, 12), 1.0, 4, False),
-    "gpu": Fit((10, 16), (6, 12), 0.0, None, False),
-    "cpu": Fit((10, 16), (6, 12), 1.0, 4, True),
+    "tpu": Fit((14, 28), (6, 12), 1.0, 4, False, False),
+    "gpu": Fit((10, 16), (6, 12), 0.0, None, False, True),
+    "cpu": Fit((10, 16), (6, 12), 1.0, 4, True, False),
 }
 
 
@@ -110,11 +114,18 @@ def estimate(
     computes = model.vae.dtype if model.denoiser is None else model.denoiser.dit.dtype
     copies = fit(mesh).copies * masters / 2 if computes == jnp.bfloat16 else 0.0
     weights = masters + copies + stored_bytes(frozen, mesh, config.train.get("frozen_dtype", "float32"))
-    moments = 1 if config.optim.name == "muon" else 2
-    activations = 0.0 if model.denoiser is None else _saved(config, model, mesh) + _working(config, model, mesh, True)
+    optimizer = ((1 if config.optim.name == "muon" else 2) + 2) * masters
+    activations = 0.0
+    if model.denoiser is not None:
+        saved, working = _saved(config, model, mesh), _working(config, model, mesh, True)
+        activations = saved + working
+        depth, layers = model.denoiser.dit.control_depth, model.denoiser.dit.num_layers
+        if fit(mesh).frees_early and depth:
+            optimizer -= masters  # the gradients, which are counted where they are
+            activations = max(activations, saved * 2 * depth / (layers + depth) + working + masters)
     if runs_vae:
         activations = max(activations, autoencoder_bytes(config, mesh, config.train.batch_size))
-    return Estimate(weights, (moments + 2) * masters, activations)
+    return Estimate(weights, optimizer, activations)
 
 
 def parameter_shapes(config: Any) -> PyTree:
@@ -251,9 +262,11 @@ def _saved(config, model, mesh):
     if remat == "none":
         return blocks * (9 + 3 * dit.mlp_ratio) * size.stream
     saved = blocks * size.stream
-    if remat == "save_attention":
+    if remat in REMAT_NAMES:
         heads = size.samples * size.tokens * dit.num_heads / size.head_parts
         saved += blocks * heads * (dit.head_dim * size.item + 4)
+        more = {"qkv": 3, "mlp_up": dit.mlp_ratio}
+        saved += blocks * size.stream / mesh.shape["tensor"] * sum(more[name] for name in REMAT_NAMES[remat])
     return saved
 
 

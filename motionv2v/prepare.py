@@ -22,7 +22,7 @@ import grain
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, datasets, distributed, room
+from motionv2v import checkpoints, datasets, distributed, room, sharding
 from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline
@@ -64,13 +64,13 @@ def write_latents(
     folder.mkdir(parents=True, exist_ok=True)
     index, count = distributed.share()
     model = modeling.build(config)
+    size = math.gcd(room.pairs_at_once(config, count=batch_size or None, say=say), SHARD)
     params = _vae_weights(config, model)
     _agree_on_meta(folder, _meta(config, params, tokenizer), is_writer=index == 0)
     own = range(index, -(-num_samples // SHARD), count)
     todo = [i for i in own if not (folder / f"{i:05d}.npy").exists()]
     which = "" if count == 1 else f" of process {index} of {count}"
     say(f"{folder}: {len(own)} shards of {SHARD} pairs{which}, {len(own) - len(todo)} there already")
-    size = math.gcd(batch_size or room.pairs_at_once(config, say=say), SHARD)
     _write_shards(config, model, params, tokenizer, folder, todo, size, say)
     if config.data.get("text_embeddings"):
         _write_text(config, model, tokenizer, folder, own, size, say)
@@ -114,6 +114,7 @@ def _write_text(
     meta = {"text": json.loads(config.text.to_json()), "text_sha256": _digest(params)}
     _agree_on_meta(text, meta, is_writer=shards.start == 0)
     embed = jax.jit(lambda p, tokens: modeling.embed_text(model, p, tokens).astype(np.float16))
+    params = sharding.place(params, None)  # once, and not with every batch
     if shards.start == 0 and not (text / latent_data.NULL).exists():
         null = tokenizer.encode([pipeline.NULL_CAPTION])
         latent_data.write_array(text / latent_data.NULL, np.asarray(embed(params, null))[0])
@@ -200,6 +201,7 @@ def _write_shards(
     if not todo:
         return
     encode = jax.jit(lambda p, key, batch: _encode_batch(model, p, key, batch))
+    params = sharding.place(params, None)  # once, and not with every batch
     null = tokenizer.encode([pipeline.NULL_CAPTION])
     batches = _batches(datasets.samples(config), todo, batch_size, config.data.get("num_workers", 0))
     start, waited = time.time(), 0.0

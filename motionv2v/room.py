@@ -93,25 +93,32 @@ def check(
         ValueError: if the estimate exceeds `MARGIN` of what is available, saying what would fit; with `VARIABLE` set to
             "ignore" the line says so instead.
     """
+    # What is free on hosts differs: one process that refused would leave the others waiting.
+    is_common = available is not None or _common_capacity() is not None
     available = capacity() if available is None else available
     if what == "sample":
         config = with_strips_if_needed(config, sampling_shapes(config), mesh, available)
     needed = estimate(config, mesh, what, available)
-    _judge(what, needed, available, lambda: advice(config, mesh, what, available), say)
+    _judge(what, needed, available, lambda: advice(config, mesh, what, available), say, must_fit=is_common)
     return needed
 
 
 def _judge(
-    what: str, needed: Estimate, available: float | None, advise: Callable[[], str], say: Callable[[str], None]
+    what: str,
+    needed: Estimate,
+    available: float | None,
+    advise: Callable[[], str],
+    say: Callable[[str], None],
+    must_fit: bool = True,
 ) -> None:
-    """Say what is needed; raise ValueError, with advice, where that is too much."""
+    """Say what is needed; where that is too much raise ValueError, with advice, or say so unless it `must_fit`."""
     has = "unknown" if available is None else f"{available / GIB:.2f} GiB"
     line = f"memory for {what}: {needed} estimated; available: {has}"
     if available is None or needed.peak <= MARGIN * available:
         say(line)
         return
     advice = advise()
-    if os.environ.get(VARIABLE, "").lower() == "ignore":
+    if os.environ.get(VARIABLE, "").lower() == "ignore" or not must_fit:
         say(f"{line}; this may fail: {advice}")
         return
     say(line)
@@ -192,21 +199,34 @@ def claim() -> None:
 
 
 def pairs_at_once(
-    config: Any, most: int = 16, available: float | None = None, say: Callable[[str], None] = lambda _: None
+    config: Any,
+    most: int = 16,
+    available: float | None = None,
+    *,
+    count: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Return how many pairs a device can encode at once: a power of two, at least 1.
 
-    The four clips of a pair, both videos and both sets of blobs, are encoded in turn. `available`: bytes of the device;
-    None asks it, and takes `most` where nothing says. `say` is called once, with what that needs. Raises ValueError as
-    `check` if not even one pair fits.
+    The four clips of a pair, both videos and both sets of blobs, are encoded in turn.
+
+    Args:
+        config: of the experiment. most: pairs.
+        available: bytes of the device; None asks it, and takes `most` where nothing says.
+        count: what a person wants, who is told whether that fits.
+        say: called once, with what that needs.
+
+    Raises:
+        ValueError: as `check`, if what is wanted, or not even one pair, fits.
     """
-    available, count = capacity() if available is None else available, most
+    available, wanted = capacity() if available is None else available, count
+    count = wanted or most
     one = abstract_mesh({})
     weights = stored_bytes({"vae": parameter_shapes(config)["vae"]}, one, "float32")
     clip = autoencoder_bytes(config, one, 1)
-    while available is not None and count > 1 and weights + count * clip > MARGIN * available:
+    while wanted is None and available is not None and count > 1 and weights + count * clip > MARGIN * available:
         count //= 2
-    strips = "the autoencoder in strips (config.vae.strip_rows) or tiles (config.vae.tile_size)"
+    strips = "would fit: fewer pairs (--batch_size), strips of the autoencoder (config.vae.strip_rows), or tiles"
     _judge(f"encoding {count} pair(s) at once", Estimate(weights, 0.0, count * clip), available, lambda: strips, say)
     return count
 
@@ -218,6 +238,21 @@ def edits_at_once(config: Any, mesh: Mesh | None = None, most: int = 10, availab
         return most
     needed = estimate(config, mesh, "sample", available)
     return max(1, min(most, int((MARGIN * available - needed.weights) / needed.activations)))
+
+
+def probed_at_once(
+    config: Any, mesh: Mesh | AbstractMesh | None = None, most: int = 10, available: float | None = None
+) -> int:
+    """Return how many clips a training can edit at once beside what it holds, 1 to `most`; `available` as above.
+
+    By the config alone, so that the processes of a job, whose devices are alike, decide alike.
+    """
+    available = _common_capacity() if available is None else available
+    if available is None:
+        return most
+    held, sample = estimate(config, mesh, "train_pixels"), estimate(config, mesh, "sample")
+    free = MARGIN * available - held.weights - held.optimizer
+    return max(1, min(most, int(free / sample.activations)))
 
 
 def advice(config: Any, mesh: Mesh | AbstractMesh | None, what: str, available: float) -> str:

@@ -72,7 +72,8 @@ def arrange(sizes: Mapping[str, int], dcn: Mapping[str, int] | None, devices: Se
         ValueError: for an unknown axis, or sizes that do not use all devices, saying which would.
     """
     devices = list(devices)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # GPUs have one too: their machine, which is no limit of a mesh.
+    slices = len({0 if device.platform == "gpu" else getattr(device, "slice_index", 0) for device in devices})
     by_process = slices == 1 and any(size not in (1, -1) for size in (dcn or {}).values())
     if by_process:
         slices = len({device.process_index for device in devices})
@@ -112,15 +113,42 @@ def describe(sizes: Mapping[str, int]) -> str:
 def from_config(config: Any) -> Mesh | None:
     """Build the mesh of `config.mesh` over all devices, and check that the config fits on it; None for one device.
 
-    Fields are the axes' sizes and `dcn`, a section of sizes, see `make_mesh`; without a mesh all devices are on `data`.
-    Raises ValueError as `make_mesh` and `check`.
+    Fields are the axes' sizes and `dcn`, a section of sizes, see `make_mesh` and `training_sizes`; without a mesh all
+    devices are on `data`. Raises ValueError as `make_mesh`, `check` and `host_share`.
     """
-    sizes = dict(config.get("mesh", None) or {"data": -1})
-    mesh = make_mesh({axis: size for axis, size in sizes.items() if axis != "dcn"}, sizes.get("dcn"))
+    mesh = training_mesh(config, jax.devices())
     if mesh.size == 1:
         return None
     check(mesh, config)
+    host_share(mesh)
     return mesh
+
+
+def training_mesh(config: Any, devices: Sequence[Any]) -> Mesh:
+    """Build the mesh of `config.mesh` of these devices; ValueError as `make_mesh`."""
+    sizes = dict(config.get("mesh", None) or {"data": -1})
+    dcn = sizes.pop("dcn", None)
+    return make_mesh(training_sizes(config, sizes, len(devices)), None if dcn is None else dict(dcn), devices)
+
+
+def training_sizes(config: Any, sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """Let `context` take the devices that the batch is too small for, where `data` or `fsdp` would take all there are.
+
+    That is: where one of the two is -1, `context` is 1, and the rows of a batch do not divide over so many devices. The
+    heads must divide over what `context` gets; where they do not, the sizes stay as they are.
+    """
+    open_axis = next((axis for axis in BATCH if sizes.get(axis) == -1), None)
+    fixed = math.prod(size for size in sizes.values() if size > 0)
+    if open_axis is None or sizes.get("context", 1) != 1 or count % fixed or "train" not in config:
+        return dict(sizes)
+    rows = config.train.batch_size // config.train.get("accumulate", 1)
+    other = math.prod(max(sizes.get(axis, 1), 1) for axis in BATCH)
+    taken = math.gcd(count // fixed, max(rows // other, 1))
+    rest = count // fixed // taken
+    heads = config.get("dit", {}).get("num_heads", 0)
+    if rest == 1 or not heads or heads % (rest * sizes.get("tensor", 1)):
+        return dict(sizes)
+    return {**sizes, open_axis: taken, "context": rest}
 
 
 def check(mesh: Mesh | AbstractMesh, config: Any, is_training: bool = True) -> None:
@@ -151,10 +179,10 @@ def use(mesh: Mesh | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def on_host(mesh: Mesh | None) -> Iterator[None]:
-    """Make arrays in the host's memory where there is a mesh: what is spread over it may not fit on one device."""
+def on_host() -> Iterator[None]:
+    """Compute in the host's memory: what is to be divided over devices, or made smaller for one, may not fit on one."""
     try:
-        device = None if mesh is None else jax.local_devices(backend="cpu")[0]
+        device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS may name the accelerator alone
         device = None
     with contextlib.nullcontext() if device is None else jax.default_device(device):
@@ -229,8 +257,10 @@ def place(params: PyTree, mesh: Mesh | None, **options: Any) -> PyTree:
         # All at once: leaf by leaf takes fifteen times as long. Copies, for who trains gives them away. What is on
         # devices stays there, perhaps on those of several processes.
         leaves, tree = jax.tree.flatten(params)
-        put = iter(jax.device_put([x for x in leaves if not isinstance(x, jax.Array)], may_alias=False))
-        return tree.unflatten(x if isinstance(x, jax.Array) else next(put) for x in leaves)
+        stays = [_is_on_devices(x) for x in leaves]
+        given = [np.asarray(x) for x, there in zip(leaves, stays, strict=True) if not there]
+        put = iter(jax.device_put(given, may_alias=False))
+        return tree.unflatten(x if there else next(put) for x, there in zip(leaves, stays, strict=True))
     target = shardings(params, params, mesh, **options)
     if jax.process_count() == 1:
         return jax.device_put(params, target)
@@ -243,13 +273,18 @@ def place(params: PyTree, mesh: Mesh | None, **options: Any) -> PyTree:
     return jax.tree.map(spread, params, target)
 
 
+def _is_on_devices(x: Any) -> bool:
+    """Tell an array on devices of the default kind from one that the host holds, see `on_host`."""
+    return isinstance(x, jax.Array) and next(iter(x.devices())).platform == jax.default_backend()
+
+
 def build(fn: Callable[[PyTree], PyTree], params: PyTree, mesh: Mesh | None, **options: Any) -> PyTree:
     """Return fn(params), computed and laid out on the mesh: what follows from parameters is never on one device.
 
-    `options` as for `shardings`. Without a mesh `fn` is just called.
+    `options` as for `shardings`. Without a mesh `fn` is just called, with parameters on the default device.
     """
     if mesh is None:
-        return fn(params)
+        return fn(place(params, None))
     target = shardings(jax.eval_shape(fn, params), params, mesh, **options)
     placed = place(params, mesh, **{**options, "notify": lambda _: None})  # told once, just above
     return jax.jit(fn, out_shardings=target)(placed)

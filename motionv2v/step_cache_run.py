@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, editing, evaluate, metrics, step_cache
+from motionv2v import checkpoints, edit_run, editing, evaluate, metrics, step_cache
 from motionv2v.step_cache import Curve
 from motionv2v.typing import AnyArray, Int
 
@@ -43,7 +43,7 @@ def table(
     """
     if num_pairs < 2:
         raise ValueError(f"num_pairs is {num_pairs}; the step cache is measured on one half and tried on the other")
-    editor, steps = editing.load(checkpoint), num_steps or NUM_STEPS
+    editor, steps = edit_run.load(checkpoint), num_steps or NUM_STEPS
     pairs = evaluate.held_out_pairs(editor, min(num_pairs, MOST_PAIRS) // 2 * 2, seed)
     measured, tried = (make_batch(editor, half) for half in (pairs[::2], pairs[1::2]))
     curve = step_cache.calibrate(editor, [measured], num_steps=steps, progress=progress)

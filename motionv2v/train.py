@@ -81,8 +81,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
     work dir's, CheckpointError for a damaged work dir, DivergedError when the loss or gradients are not finite.
     """
     check_config(config)
-    mesh, workdir = sharding.from_config(config), Path(workdir)
+    mesh = sharding.from_config(config)
     prepare_workdir(config, workdir)
+    workdir = Path(workdir)
     is_own = task is None
     if is_own:
         from motionv2v import tasks
@@ -285,7 +286,7 @@ def _restore_or_init(
 
     The frozen weights are not on the mesh yet.
     """
-    with sharding.on_host(mesh):
+    with sharding.on_host():
         params = task.init(jax.random.fold_in(jax.random.key(config.train.seed), 0))
     table = getattr(task, "trainable", None) or config.optim.schedule
     optimizer = optim.make_optimizer(config, params, table)
@@ -294,7 +295,7 @@ def _restore_or_init(
     state = sharding.build(lambda x: init_state(x, optimizer), trainable, mesh, rules=rules, notify=say)
     dtype = config.train.get("frozen_dtype", "float32")
     if saver.latest_step() is None:
-        with sharding.on_host(mesh):
+        with sharding.on_host():
             frozen = jax.tree.map(lambda x: _cast(x, dtype), frozen)
         if distributed.is_writer():
             checkpoints.save_frozen(workdir, frozen)

@@ -72,7 +72,9 @@ def test_work_space_is_what_a_run_takes():
     from sampling_sides import work_space
 
     told = work_space(lambda: np.ones(25_000_000, np.float32).sum())
-    assert not told or told["rise"] == pytest.approx(1e8, rel=0.1)
+    if not told:
+        pytest.skip("needs a Linux whose /proc/self/clear_refs may be written")
+    assert told["rise"] == pytest.approx(1e8, rel=0.1)
 
 
 def test_every_row_has_a_peer_among_the_rows():

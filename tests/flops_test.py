@@ -58,7 +58,9 @@ def test_unknown_kinds_are_refused():
         ("TPU v5p", 459e12),
         ("TPU v6 lite", 918e12),
         ("cpu", None),
-        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 PCIe", 756.5e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("Tesla T4", None),
     ],
 )
 def test_peak_by_device_kind(kind, expected):

@@ -203,6 +203,32 @@ def test_impossible_environments_are_named(monkeypatch):
         distributed.join()
 
 
+def test_processes_that_a_cluster_joins_notice_the_end_of_one():
+    """As under srun, where jax finds the coordinator: process 0, which has it, is killed, and 1 says so and stops."""
+    script = (
+        "import time; from motionv2v import distributed; distributed.join(); import jax\n"
+        "print('joined', jax.process_index(), 'of', jax.process_count(), flush=True); time.sleep(120)"
+    )
+    names = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "SLURM_STEP_NODELIST": "localhost"}
+    env |= dict.fromkeys(names, "2") | {"SLURM_JOB_ID": str(os.getpid())}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], env=env | {"SLURM_PROCID": i, "SLURM_LOCALID": i}, **options)
+        for i in "01"
+    ]
+    try:
+        assert [child.stdout.readline().strip() for child in processes] == ["joined 0 of 2", "joined 1 of 2"]
+        processes[0].kill()
+        killed = time.monotonic()
+        _, told = processes[1].communicate(timeout=60)
+        assert processes[1].returncode == distributed.LOST_EXIT_CODE and time.monotonic() - killed < 60, told
+        assert "another process of this job of 2 is gone, so process 1 stops; start the job again" in told
+    finally:
+        for child in processes:
+            child.kill()
+
+
 def gather(*processes, timeout=20.0):
     """Let processes (count, index) call one roll from threads; return what each got."""
     with socket.socket() as probe:
@@ -299,7 +325,7 @@ def test_tpu_pod_script_starts_the_same_command_on_every_worker(tmp_path):
     (tmp_path / "gcloud").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > "$ASKED"\n')
     (tmp_path / "gcloud").chmod(0o755)
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ASKED": str(tmp_path / "asked")}
-    command = [ROOT / "launch/tpu_pod.sh", "pod", "us-east5-a", "--config=configs/a b.py", "--workdir=gs://x/run"]
+    command = [ROOT / "launch/tpu_pod.sh", "pod", "us-east5-a", "--config=configs/a b.py", "--workdir=/mnt/x/run"]
     subprocess.run(command, env=env, check=True)
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked[:5] == ["compute", "tpus", "tpu-vm", "ssh", "pod"]

@@ -18,6 +18,7 @@ import sharding_process
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from ml_collections import ConfigDict
 
+from configs import motionv2v_cogvideox_5b
 from motionv2v import checkpoints, optim, sharding, train
 from motionv2v import model as modeling
 from motionv2v.models import activations
@@ -64,6 +65,23 @@ def test_one_axis_takes_what_the_others_leave():
     assert sharding.arrange({"data": -1}, None, devices(1)).shape == (1, 1, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "count", "expected"),
+    [
+        ({"data": 1, "fsdp": -1}, 32, {"data": 1, "fsdp": -1}),
+        ({"data": 1, "fsdp": -1, "context": 1, "tensor": 1}, 128, {"fsdp": 32, "context": 4}),
+        ({"data": -1, "fsdp": 8}, 128, {"data": 4, "fsdp": 8, "context": 4}),
+        ({"data": -1, "fsdp": 8, "context": 2}, 128, {"data": -1, "fsdp": 8, "context": 2}),  # as a person wants it
+        ({"data": -1}, 32 * 5, {"data": -1}),  # 48 heads do not divide by 5
+    ],
+)
+def test_devices_that_a_batch_is_too_small_for_share_its_clips(sizes, count, expected):
+    """32 samples, the 5B config."""
+    config = motionv2v_cogvideox_5b.get_config()
+    got = sharding.training_sizes(config, sizes, count)
+    assert {axis: size for axis, size in got.items() if size != 1 or axis in expected} == expected
+
+
 def test_slices_are_joined_along_the_axis_that_spans_them():
     """On every axis the outer part of the index is the slice, so that fast links join the inner one."""
     for slices, processes in ((2, 1), (None, 2)):
@@ -72,6 +90,10 @@ def test_slices_are_joined_along_the_axis_that_spans_them():
         assert grid.shape == (2, 2, 1, 2)
         assert [{device.id // 4 for device in half.flat} for half in grid] == [{0}, {1}]
     assert sharding.arrange({"fsdp": -1}, None, devices(8, 2)).shape == (2, 4, 1, 1)
+    machines = devices(8, 2)
+    for device in machines:
+        device.platform = "gpu"
+    assert sharding.arrange({"fsdp": -1}, None, machines).shape == (1, 8, 1, 1), "machines of GPUs are no slices"
     with pytest.raises(ValueError, match=r"data 3 needs 3 slices; there are 2; e.g. data 2"):
         sharding.arrange({"fsdp": 4}, {"data": 3}, devices(8, 2))
 

@@ -275,3 +275,8 @@ def test_progress_line_says_rates_and_time_left(capsys):
     assert line.startswith("step 10/100 loss 0.5, ") and line.endswith("left, 0% waiting for data")
     assert scalars["samples_per_second"] > 0 and scalars["data_wait"] == 0
     assert [clock(s) for s in (42.2, 187, 18060)] == ["42 s", "3:07 min", "5:01 h"]
+
+
+def test_a_bucket_is_no_work_dir():
+    with pytest.raises(ValueError, match=r"workdir gs://bucket/run is no path; mount the bucket \(gcsfuse, s3fs\)"):
+        train.train(toy_task.config(), "gs://bucket/run", toy_task.ToyTask(toy_task.config()))

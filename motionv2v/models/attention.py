@@ -11,10 +11,11 @@ There is no mask argument on purpose. CogVideoX attends over its text and video 
 mask, so none of the implementations has to build or read a [S M] tensor of booleans.
 
 What the backward pass needs of the forward pass is named "attention": the output and, where no weights are kept, the
-logarithm of their sum. `save_attention_policy` keeps it, so that remat does not run attention, half of the model's
-work, a second time.
+logarithm of their sum. `save_policy` keeps it, so that remat does not run attention, half of the model's work, a second
+time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,7 +38,6 @@ took 356 ms forward and 1,786 ms with gradients, `xla` 688 and 3,585 ms and ten 
 
 _GPU = ("gpu", "cuda")
 _RESIDUAL = "attention"
-_SAVE_NAMED = jax.checkpoint_policies.save_only_these_names(_RESIDUAL)
 
 
 def attention(
@@ -101,14 +101,17 @@ def choose_implementation(query: Float[AnyArray, "B S K d"], key: Float[AnyArray
     return "xla" if logits <= XLA_LIMIT else "chunked"
 
 
-def save_attention_policy(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
-    """Tell `jax.checkpoint`, as its `policy`, to keep what attention's backward pass needs and nothing else.
+def save_policy(*names: str) -> Callable[..., bool]:
+    """Build a `policy` for `jax.checkpoint`: keep what attention's backward pass needs, what has these names, no more.
 
     cuDNN's output and sum of weights are kept by the primitive's name, because they carry no name of ours.
     """
-    if primitive.name == "dot_product_attention_fwd_wrapper":
-        return True
-    return _SAVE_NAMED(primitive, *arguments, **parameters)
+    is_named = jax.checkpoint_policies.save_only_these_names(_RESIDUAL, *names)
+
+    def policy(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
+        return primitive.name == "dot_product_attention_fwd_wrapper" or is_named(primitive, *arguments, **parameters)
+
+    return policy
 
 
 def _target():

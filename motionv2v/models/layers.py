@@ -9,12 +9,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from motionv2v.models.activations import constrain, layout
-from motionv2v.models.attention import attention, save_attention_policy
+from motionv2v.models.attention import attention, save_policy
 from motionv2v.typing import AnyArray, Float, Key, Num, PyTree
 
-REMAT_POLICIES = ("none", "full", "save_attention")
+REMAT_NAMES = {
+    "save_attention": (),
+    "save_attention_qkv": ("qkv",),
+    "save_attention_qkv_mlp": ("qkv", "mlp_up"),
+}
+"""Policies that keep attention's output and more: projections to queries, keys and values; the MLP's hidden layer."""
+REMAT_POLICIES = ("none", "full", *REMAT_NAMES)
 
 
 def patchify(x: Float[AnyArray, "B t h w C"], patch_size: int, patch_size_t: int = 1) -> Float[AnyArray, "B n F"]:
@@ -185,7 +192,8 @@ def scan_stack(
         carry: what enters the first layer; every layer returns the same structure, shapes and dtypes.
         stack: arrays with the layers on the first axis.
         remat: what the backward pass recomputes. `none` (or False) keeps every intermediate; `full` (or True) keeps
-            only what passes between layers; `save_attention` also keeps each layer's attention output.
+            only what passes between layers; `save_attention` also keeps each layer's attention output, and the
+            other `REMAT_NAMES` what they say: more memory, fewer products computed twice.
         unroll: layers per loop iteration; True writes all of them out, which compiles slower and runs faster when
             the layers are small.
 
@@ -202,8 +210,8 @@ def scan_stack(
     if policy == "full":
         # Inside a scan nothing can be merged across iterations, so the barrier against that is only a cost.
         step = jax.checkpoint(step, prevent_cse=unroll is True)
-    elif policy == "save_attention":
-        step = jax.checkpoint(step, prevent_cse=unroll is True, policy=save_attention_policy)
+    elif policy in REMAT_NAMES:
+        step = jax.checkpoint(step, prevent_cse=unroll is True, policy=save_policy(*REMAT_NAMES[policy]))
     return jax.lax.scan(step, carry, stack, unroll=unroll)[0]
 
 
@@ -223,7 +231,8 @@ class Attention(nn.Module):
 
         def heads(name):
             projected = nn.Dense(self.num_heads * self.head_dim, dtype=self.dtype, name=name)(x)
-            return constrain(projected, "features").reshape(*x.shape[:2], self.num_heads, self.head_dim)
+            projected = checkpoint_name(constrain(projected, "features"), "qkv")
+            return projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)
 
         query = layer_norm("q_norm", self.dtype, 1e-6)(heads("q"))
         key = layer_norm("k_norm", self.dtype, 1e-6)(heads("k"))
@@ -275,6 +284,7 @@ class Block(nn.Module):
 
         y, gate = self._modulate("mlp", x, text_length, time)
         y = constrain(nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp_up")(y), "features")
+        y = checkpoint_name(y, "mlp_up")
         y = nn.Dense(width, dtype=self.dtype, name="mlp_down")(nn.gelu(y, approximate=True))
         return constrain(x + _per_stream(jnp.multiply, text_length, y, gate), "tokens")
 

@@ -87,12 +87,14 @@ def tabulate(dit: Any, of_time: PyTree, timesteps: Int[np.ndarray, "S"], ofs: fl
 
 
 def at(tables: PyTree, timestep: Int[AnyArray, ""]) -> dict[str, Any]:
-    """Take the rows of one of the tables' timesteps; of another one, those of the first."""
-    index = jnp.argmax(tables["timesteps"] == timestep)
+    """Take the rows of one of the tables' timesteps; they are not numbers for another one, and nor is what follows."""
+    hits = tables["timesteps"] == timestep
+    index, unknown = jnp.argmax(hits), jnp.where(hits.any(), 0.0, jnp.nan)
 
     def row(tree: PyTree) -> dict[str, Any]:
         if "bias" not in tree:
             return {name: row(inner) for name, inner in tree.items()}
-        return {**tree, "bias": jax.lax.dynamic_index_in_dim(tree["bias"], index, axis=-2, keepdims=False)}
+        bias = jax.lax.dynamic_index_in_dim(tree["bias"], index, axis=-2, keepdims=False)
+        return {**tree, "bias": bias + unknown.astype(bias.dtype)}
 
     return row(tables["layers"])

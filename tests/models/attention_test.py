@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
 from motionv2v import sharding, topologies
-from motionv2v.models.attention import XLA_LIMIT, attention, choose_implementation, save_attention_policy
+from motionv2v.models.attention import XLA_LIMIT, attention, choose_implementation, save_policy
 from motionv2v.models.attention_splash import BLOCKS, splash_attention
 
 TOKENS_5B = 226 + 13 * 30 * 45
@@ -91,12 +91,16 @@ def test_implementations_match_loop_with_gradients(name, largest):
 @pytest.mark.parametrize("name", ["xla", "chunked", "splash", "tokamax", "cudnn"])
 def test_bfloat16_rounds_weights_and_output_only(name):
     arrays = [jnp.asarray(x, jnp.bfloat16) for x in _random(130, 200, seed=5, heads=1, head_dim=64)]
-    out = _run(name)(*arrays)
-    expected, _ = _loop(*arrays, np.zeros(arrays[0].shape))
-    assert out.dtype == jnp.bfloat16
+    grad = np.random.default_rng(7).normal(size=arrays[0].shape)
+    out, grads = jax.jit(lambda *arrays: _pull_back(_run(name), arrays, grad))(*arrays)
+    expected, expected_grads = _loop(*arrays, grad)
+    assert {x.dtype for x in (out, *grads)} == {jnp.dtype(jnp.bfloat16)}
     # Two roundings by at most 2^-9: of weights that add up to 1, and of an output no larger than the largest value.
     limit = 2**-8 * np.abs(np.asarray(arrays[2], np.float64)).max()
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=0, atol=limit)
+    for one, other in zip(grads, expected_grads, strict=True):
+        # Differences of rounded numbers: a few roundings, in the mean over many.
+        assert np.linalg.norm(np.asarray(one, np.float64) - other) < 2**-6 * np.linalg.norm(other)
 
 
 def test_splash_with_several_blocks_and_without_padding():
@@ -220,14 +224,14 @@ def _lowered(function, platform, *shapes):
     ],
 )
 def test_remat_does_not_run_attention_twice(name, device, kind, platform, operation, cudnn_version):
-    """With `save_attention_policy` the gradient runs as much as without remat; without the policy, a forward more."""
+    """With `save_policy` the gradient runs as much as without remat; without the policy, a forward more."""
     shape = jax.ShapeDtypeStruct((1, 128, 2, 64), jnp.bfloat16)
 
     def count(wrap):
         with jax.sharding.use_abstract_mesh(_mesh(device, kind)):
             return _lowered(_gradient(name, wrap=wrap), platform, shape, shape, shape).count(operation)
 
-    saved = count(lambda function: jax.checkpoint(function, policy=save_attention_policy))
+    saved = count(lambda function: jax.checkpoint(function, policy=save_policy()))
     assert saved == count(lambda function: function) > 0
     assert count(jax.checkpoint) > saved
 

@@ -1,6 +1,7 @@
 """Invariants of the transformer and its control branch, and the sizes of the released models."""
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from motionv2v import optim
 from motionv2v.models import dit, layers
 from motionv2v.models.denoiser import Denoiser
 from motionv2v.models.dit import Control, DiT
@@ -200,15 +202,18 @@ def test_speed_settings_do_not_change_gradients():
         return jax.jit(jax.value_and_grad(loss), compiler_options=FAST)(params)
 
     value, grads = value_and_grad(reference)
-    fast = reference.clone(scan_unroll=2, remat="save_attention", attention_implementation="chunked")
-    fast_value, fast_grads = value_and_grad(fast)
-    # The same float32 operations fused differently; gradients of order 1e-2 and below.
-    np.testing.assert_allclose(fast_value, value, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), fast_grads, grads)
+    for settings in (
+        {"scan_unroll": 2, "remat": "save_attention", "attention_implementation": "chunked"},
+        {"remat": "save_attention_qkv_mlp"},
+    ):
+        fast_value, fast_grads = value_and_grad(reference.clone(**settings))
+        # The same float32 operations fused differently; gradients of order 1e-2 and below.
+        np.testing.assert_allclose(fast_value, value, rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), fast_grads, grads)
 
 
-def test_save_attention_keeps_one_array_per_block_more_than_full():
-    """Between forward and backward, `full` keeps what passes between blocks; `save_attention` the attention as well."""
+def test_remat_policies_keep_what_they_name():
+    """Between forward and backward, `full` keeps what passes between blocks; the others an array, 3 and 4 wide more."""
     inputs, _ = _inputs()
 
     def residuals(remat):
@@ -218,9 +223,12 @@ def test_save_attention_keeps_one_array_per_block_more_than_full():
         )
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
-    attention_outputs = 3 * 2 * (18 + 5) * 32
-    assert residuals("save_attention") - residuals("full") == attention_outputs
-    assert residuals("none") > residuals("save_attention") + attention_outputs
+    streams = 3 * 2 * (18 + 5) * 32
+    kept = [residuals(r) for r in ("full", "save_attention", "save_attention_qkv", "save_attention_qkv_mlp", "none")]
+    # Layers whose result is kept are not run again, and need not keep their biases for that.
+    wider = streams - 3 * 32
+    assert [b - a for a, b in itertools.pairwise(kept[:4])] == [streams, 3 * wider, 4 * wider]
+    assert kept[4] > kept[3]
 
 
 def test_control_does_not_copy_main_blocks():
@@ -230,7 +238,7 @@ def test_control_does_not_copy_main_blocks():
     params = jax.eval_shape(model.init, jax.random.key(0), **inputs)["params"]
     tokens = Control(jax.ShapeDtypeStruct((2, 18, 128), jnp.float32))
     memory = _program(model).lower(params, inputs, tokens).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 4 * dit.count_parameters(params["blocks"]) / 2
+    assert memory.temp_size_in_bytes < 4 * optim.count(params["blocks"]) / 2
 
 
 def test_position_schemes_tell_places_apart():
@@ -359,11 +367,11 @@ def test_released_parameter_counts():
         return jax.eval_shape(model.init, jax.random.key(0), latents, jnp.zeros(1), text)["params"]
 
     five = count(num_layers=42, num_heads=48, head_dim=64, control_depth=18)
-    assert dit.count_parameters(dit.base_params(five)) == 5_570_283_072
+    assert optim.count(dit.base_params(five)) == 5_570_283_072
     # The 48-channel patch embedding belongs to the conditioner; the rest of what is trained to the branch.
     patch_embed = 2 * 2 * 48 * 3072 + 3072
-    trained = dit.count_parameters(five["control"]) + patch_embed
-    one_block = (dit.count_parameters(five["blocks"])) // 42
+    trained = optim.count(five["control"]) + patch_embed
+    one_block = (optim.count(five["blocks"])) // 42
     assert trained == 18 * one_block + 19 * (3072 * 3072 + 3072) + patch_embed
     assert trained == pytest.approx(2_559.5e6, abs=0.05e6)
-    assert dit.count_parameters(count(positions="sincos")) == pytest.approx(1.694e9, abs=0.0005e9)
+    assert optim.count(count(positions="sincos")) == pytest.approx(1.694e9, abs=0.0005e9)

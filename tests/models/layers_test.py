@@ -123,7 +123,8 @@ def test_sincos_table_matches_loop():
 
 
 @pytest.mark.parametrize(
-    ("remat", "unroll"), [("none", 1), ("full", 2), ("save_attention", True), (True, 1), (False, True)]
+    ("remat", "unroll"),
+    [("none", 1), ("full", 2), ("save_attention", True), ("save_attention_qkv_mlp", 1), (True, 1), (False, True)],
 )
 def test_scan_stack_matches_loop(remat, unroll):
     stack = {"w": np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)}

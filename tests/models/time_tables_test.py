@@ -45,6 +45,7 @@ def test_predictions_are_those_of_the_layers(settings):
         # Products over three rows at once are added up in another order.
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
     assert np.abs(made[0] - made[1]).max() > 0.1, "the time has a say in these predictions"
+    assert np.isnan(tabulated(jnp.int32(7))).all(), "a timestep that is not in the tables"
 
 
 def test_split_takes_what_the_time_alone_passes_through():
