@@ -104,7 +104,8 @@ class JaxSide:
         told = compiled.memory_analysis()
         parts = (told.argument_size_in_bytes, told.output_size_in_bytes, told.temp_size_in_bytes)
         self._call = self._repeat(compiled, arguments, row)
-        return {"bytes": sum(parts) - told.alias_size_in_bytes, "operations": self.operations(row)}
+        told = {"bytes": sum(parts) - told.alias_size_in_bytes, "operations": self.operations(row)}
+        return told | ({"remat": self.config.dit.get("remat", "none")} if row.kind == "train" else {})
 
     def run(self) -> dict[str, Any]:
         """Run what was prepared; return the seconds, and the peak of the device's memory if this run raised it."""
@@ -219,6 +220,8 @@ class JaxSide:
 
         from motionv2v import optim, tasks, train
 
+        if jax.default_backend() != "cpu":
+            self.config.dit.remat = roomiest_remat(self.config)
         task, optimizer = tasks.make(self.config), optim.make_optimizer(self.config, self.params)
         trainable, frozen = optim.partition(self.params, self.config.optim.schedule)
         is_abstract = isinstance(jax.tree.leaves(trainable)[0], jax.ShapeDtypeStruct)
@@ -242,6 +245,19 @@ class JaxSide:
             batch[f"{side}_xy"] = self._rng.uniform(0, min(size), (1, 16, frames, 2)).astype(np.float32)
             batch[f"{side}_visible"] = np.ones((1, 16, frames), bool)
         return batch
+
+
+def roomiest_remat(config: Any, available: float | None = None) -> str:
+    """Choose the remat policy that computes least twice of those that fit the device; `available`: its bytes."""
+    from motionv2v import memory, room
+    from motionv2v.models.layers import REMAT_NAMES
+
+    available, config = room.capacity() if available is None else available, config.copy_and_resolve_references()
+    for policy in reversed(REMAT_NAMES):
+        config.dit.remat = policy
+        if available is None or memory.estimate(config).peak <= memory.MARGIN * available:
+            return policy
+    return "full"
 
 
 def _attention_error(dtype: str) -> float:

@@ -77,6 +77,16 @@ def test_work_space_is_what_a_run_takes():
     assert told["rise"] == pytest.approx(1e8, rel=0.1)
 
 
+def test_a_training_step_keeps_what_the_device_has_room_for(monkeypatch):
+    from sampling_sides import make_config, roomiest_remat
+
+    config = make_config("5b")
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    got = [roomiest_remat(config, size * 1e9) for size in (141, 100, 85, 60)]
+    assert got == ["save_attention_qkv_mlp", "save_attention_qkv", "save_attention", "full"]
+    assert config.dit.remat == "save_attention", "the config stays as it is"
+
+
 def test_every_row_has_a_peer_among_the_rows():
     assert {sampling.peer_of(name) for name in sampling.ROWS} <= set(sampling.ROWS)
     assert all(set(names) <= set(sampling.ROWS) for names in sampling.DEFAULT.values())

@@ -346,6 +346,9 @@ def test_slurm_script_gives_each_node_one_process_with_all_its_devices(tmp_path)
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked[0] == "0,1,2,3,4,5,6,7" and "--ntasks-per-node=1" in asked and "--kill-on-bad-exit=1" in asked
     assert asked[-2:] == ["launch/train.py", "--config=configs/a.py"]
+    env["LAUNCHER"] = "launch/prepare.py"
+    subprocess.run([ROOT / "launch/slurm.sh", "--config=configs/a.py"], env=env, check=True)
+    assert (tmp_path / "asked").read_text().splitlines()[-2:] == ["launch/prepare.py", "--config=configs/a.py"]
 
 
 def test_jobset_is_a_jobset_that_names_the_launcher():
