@@ -209,7 +209,8 @@ def test_latents_are_made_of_stored_pairs(mixed, tmp_path, monkeypatch):
     mixed.data.update({"mix": (("some/folder", 1.0),), "buckets": (), "caption_dropout": 1.0})
     said = []
     folder = prepare.write_latents(mixed, tmp_path / "latents", 9, said.append, batch_size=2)
-    assert "3 shards of 4 pairs, 0 there already" in said[0] and "waiting for data, 0 min left" in said[-2]
+    assert said[0].startswith("memory for encoding 2 pair(s) at once: ")
+    assert "3 shards of 4 pairs, 0 there already" in said[1] and "waiting for data, 0 min left" in said[-2]
     assert said[-1].endswith(f"train with --config.data.latents={folder}; leave data.mix out")
     cached = latents.LatentSource(folder)
     captions = {one["caption"] for one in stored("some/folder", "train")}

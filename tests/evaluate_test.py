@@ -19,7 +19,7 @@ class FakeEditor(editing.Editor):
 
     def __init__(self, answer=lambda batch: batch["source"]):
         self.config = ConfigDict({"data": {"num_frames": 9, "size": (64, 64), "scene": SCENE}})
-        self.tokenizer, self.answer, self.calls = ByteTokenizer(16), answer, []
+        self.tokenizer, self.answer, self.calls, self.mesh = ByteTokenizer(16), answer, [], None
 
     def generate(self, key, batch, tokens, **options):
         self.calls.append((key, batch, tokens, options))
@@ -214,8 +214,12 @@ def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor():
     assert body[0] == "| tiny | 0.00 | 1.00 | 2.00 |" and body[3].endswith("| 0.25 | 0.12 | inf |")
 
 
-def test_probe_shows_four_edits_with_their_truth():
-    result = evaluate.probe_synthetic(FakeEditor(), num_pairs=2, seed=7)
+def test_probe_shows_four_edits_with_their_truth(monkeypatch):
+    """One clip at a time, where a training leaves room for no more."""
+    monkeypatch.setattr(evaluate.room, "probed_at_once", lambda config, mesh, most: 1)
+    editor = FakeEditor()
+    result = evaluate.probe_synthetic(editor, num_pairs=2, seed=7)
+    assert [len(batch["source"]) for _, batch, *_ in editor.calls] == [1, 1]
     assert sorted(result["videos"]) == ["edit_0", "edit_1"]
     video = result["videos"]["edit_0"]
     assert video.dtype == np.uint8 and len(video) == 9

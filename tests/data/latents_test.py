@@ -194,7 +194,7 @@ def test_shards_that_are_there_are_kept(prepared, monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
     prepare.write_latents(config, folder / "shared", 6, said.append, batch_size=2)
-    assert "1 shards of 2 pairs of process 1 of 2, 1 there already" in said[0] and "of 1 shards written" in said[1]
+    assert "1 shards of 2 pairs of process 1 of 2, 1 there already" in said[1] and "of 1 shards written" in said[2]
     assert not (folder / "shared/text/00002.npy").exists(), "that is process 0's"
     monkeypatch.delenv("JAX_NUM_PROCESSES")
     monkeypatch.delenv("JAX_PROCESS_ID")
