@@ -135,7 +135,7 @@ def _training(config: Any, mesh: Mesh, what: str) -> Program:
 
 def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
     model = modeling.build(config)
-    params = _cast(_shapes(model), "bfloat16" if model.denoiser.dit.dtype == jnp.bfloat16 else "float32")
+    params = memory.sampling_shapes(config)
     chip = flops.chip(mesh.devices.flat[0].device_kind)
     rules = room.sampling_rules(config, params, mesh, float(chip.memory)) if chip else sharding.RULES
     of_time, _ = time_tables.split(params["dit"])

@@ -1,9 +1,9 @@
 """What the transformer reads off the diffusion time, worked out once for all the steps of a sampler.
 
-Every block reads its shifts, scales and gates off the time embedding by Linear layers, which hold an eighth of all
+Every block reads its shifts, scales and gates off the time embedding by Linear layers, which hold a seventh of all
 weights (CogVideoX-5B with its branch: 1.14 of 8.13 billion). A sampler visits a few timesteps, the same ones for every
-clip, so what these layers say is a table of a row per step: 50 steps take a tenth of the weights' room, and no step
-runs the layers.
+clip, so what these layers say is a table of a row per step: 50 steps take a tenth of the room of these weights, and no
+step runs the layers.
 
 A table takes the place of a layer's bias, and its kernel has no rows left; a step takes its row (`at`), and the
 transformer runs as ever on a time embedding without features (`DiT`, `timestep=None`). Rows are what the layers would

@@ -61,7 +61,7 @@ def test_split_takes_what_the_time_alone_passes_through():
 
 
 def test_a_sample_reads_no_layer_of_the_time():
-    """An eighth of the 5B model's weights stay away, and the tables of 50 steps are a tenth of those."""
+    """A seventh of the 5B model's weights stays away, and the tables of 50 steps are a tenth of those."""
     from configs import motionv2v_cogvideox_5b
 
     config = motionv2v_cogvideox_5b.get_config()
