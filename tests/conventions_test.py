@@ -229,11 +229,12 @@ def test_random_sources_come_first():
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_are_short(path):
     text = path.read_text(encoding="utf-8")
-    limit = 60 if path.parent.name == "launch" else 400
+    # Far above what is usual (200 lines a file): a limit that must be dodged makes worse code than a long function.
+    limit = 60 if path.parent.name == "launch" else 500
     assert len(text.splitlines()) <= limit
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno + 1 <= 60, node.name
+            assert node.end_lineno - node.lineno + 1 <= 80, node.name
 
 
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
