@@ -17,3 +17,8 @@ The map, from the ground up (a module imports only from lines above its own):
 Import the submodules by name: `from motionv2v import edits, editing, trackers, video`. Importing the package alone
 loads nothing, so that the input pipeline's worker processes stay free of jax.
 """
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+"""The folder of the package: its source, released models and examples lie in it, wherever the module that asks lies."""

@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from motionv2v import optim
+from motionv2v import ROOT, optim
 from motionv2v.tokenizer import SPIECE
 from motionv2v.typing import PyTree
 
@@ -190,7 +190,7 @@ def resolve(name_or_folder: str | os.PathLike) -> Path:
     CheckpointError lists the released names when there is no such folder.
     """
     name = str(name_or_folder)
-    folder = Path(__file__).parent / RELEASED[name].folder if name in RELEASED else Path(name)
+    folder = ROOT / RELEASED[name].folder if name in RELEASED else Path(name)
     if not folder.is_dir():
         raise CheckpointError(
             f"no checkpoint {name!r}: expected a folder with {CONFIG} and {WEIGHTS}, a training work dir,"

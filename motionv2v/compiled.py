@@ -34,6 +34,8 @@ import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
+from motionv2v import ROOT
+
 VARIABLE = "MOTIONV2V_CACHE"
 OFF = ("off", "0", "no", "false")
 MAX_BYTES = 4 * 2**30
@@ -242,9 +244,8 @@ def _is_traced(args: Any) -> bool:
 def _source() -> str:
     """Hash the package's source: an edited layer is another program."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    for path in sorted(ROOT.rglob("*.py")):
+        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from motionv2v import (
+    ROOT,
     checkpoints,
     edit_json,
     editing,
@@ -28,7 +29,7 @@ from motionv2v import tracks as tracks_lib
 from motionv2v.data.synthetic import Pair
 from motionv2v.tracks import Tracks
 
-EXAMPLE = Path(__file__).parent / "examples" / "shapes"
+EXAMPLE = ROOT / "examples" / "shapes"
 
 
 @dataclass

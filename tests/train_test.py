@@ -3,7 +3,6 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import toy_task
 
-from motionv2v import checkpoints, experiment, optim, train, video
+from motionv2v import ROOT, checkpoints, experiment, optim, train, video
 from motionv2v.progress import MetricsWriter, ProgressLine, Utilisation, clock
 
 
@@ -172,9 +171,8 @@ def test_work_dirs_of_earlier_versions_go_on():
 
 def test_fields_that_may_be_missing_are_the_code_s_own_defaults():
     """Every `.get("field", value)` of a config section in the package agrees with `experiment.WITHOUT`."""
-    package = Path(train.__file__).parent
     read = {}
-    for path in package.rglob("*.py"):
+    for path in ROOT.rglob("*.py"):
         found = re.findall(r'(data|loss|train)\.get\("(\w+)", ([^()]+?|\(\))\)', path.read_text())
         read |= {f"{section}.{name}": ast.literal_eval(value) for section, name, value in found}
     assert {"data.swap", "train.accumulate", "train.frozen_dtype"} <= set(read)
