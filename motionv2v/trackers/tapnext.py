@@ -22,9 +22,10 @@ import math
 import os
 import sys
 import time
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,7 @@ class TapNextTracker:
         attention: str = "xla",
         block: int | None = None,
         say: Callable[[str], None] | None = _print,
+        notify: Callable[[str], None] = warnings.warn,
     ):
         """Read the weights.
 
@@ -95,10 +97,11 @@ class TapNextTracker:
             block: frames per call of the compiled program; None: 1 on a CPU, 8 elsewhere.
             say: what to do with a line about the time that is left, on a CPU only; None for nothing. By default it is
                 printed to stderr.
+            notify: called with a sentence when the file holds arrays that are not the network's; they are not used.
 
         Raises:
-            TapNextError: for options out of range, and for a file that is missing, cut off, pickled, or holds other
-                parameters; in one line.
+            TapNextError: for options out of range, and for a file that is missing, cut off, pickled, or lacks some of
+                the parameters; in one line.
         """
         _check_options(chunk, support, dtype, attention, block)
         import jax
@@ -109,7 +112,7 @@ class TapNextTracker:
         module = tapnext.TapNext(
             **read_sizes(arrays, checkpoint), implementation=attention, dtype=jax.numpy.dtype(dtype)
         )
-        _check_arrays(arrays, tapnext.parameter_shapes(module), checkpoint)
+        arrays = choose_arrays(arrays, tapnext.parameter_shapes(module), checkpoint, notify)
         self._module, self._follow = module, tapnext.follow
         self._params = jax.device_put(_tree(arrays))
         self._programs: dict[tuple[int, int], Any] = {}
@@ -281,11 +284,10 @@ def support_points(points: Float[np.ndarray, "N 3"], count: int, size: int) -> F
     return np.column_stack([around[:, :1], inside]).astype(np.float32)
 
 
-def read_arrays(path: str | os.PathLike) -> dict[str, Float[np.ndarray, "..."]]:
-    """Read a flat `.npz` file as float32 arrays by name; nothing in it is ever unpickled.
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read a flat `.npz` file as arrays by name, of the types it holds; nothing in it is ever unpickled.
 
-    Raises TapNextError for a file that is missing, cut off, damaged, of another kind, or with values that are not
-    finite numbers.
+    Raises TapNextError for a file that is missing, cut off, damaged or of another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -306,14 +308,10 @@ def read_arrays(path: str | os.PathLike) -> dict[str, Float[np.ndarray, "..."]]:
         # Members that are not numpy arrays come out as bytes.
         if not isinstance(value, np.ndarray):
             raise TapNextError(f"{path}: has {name!r} in it, so not an .npz file; PyTorch's .pt and .ckpt do not fit")
-        if not np.issubdtype(value.dtype, np.floating):
-            raise TapNextError(f"{path}: {name} holds {value.dtype}, expected floating-point numbers")
-        if not np.isfinite(value).all():
-            raise TapNextError(f"{path}: {name} holds values that are not finite; copy the file again")
-    return {name: value.astype(np.float32, copy=False) for name, value in arrays.items()}
+    return arrays
 
 
-def read_sizes(arrays: dict[str, Float[np.ndarray, "..."]], path: str | os.PathLike) -> dict[str, int]:
+def read_sizes(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, int]:
     """Return the sizes of the network that parameters belong to, as `models.tapnext.TapNext` takes them.
 
     Raises TapNextError where one that shows them is missing or has another number of axes.
@@ -336,10 +334,23 @@ def read_sizes(arrays: dict[str, Float[np.ndarray, "..."]], path: str | os.PathL
     return sizes
 
 
-def _check_arrays(arrays, shapes, path) -> None:
-    """Raise TapNextError listing parameters that are missing, superfluous or of another shape."""
+def choose_arrays(
+    arrays: dict[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    path: str | os.PathLike,
+    notify: Callable[[str], None] = warnings.warn,
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """Return the parameters among a file's arrays, in float32; any others (an optimizer's step) are left aside.
+
+    Args:
+        arrays: of the file. shapes: {name: shape} of the parameters. path: the file, for messages.
+        notify: called with a sentence that names what is left aside.
+
+    Raises:
+        TapNextError: listing parameters that are missing or of another shape, or naming one whose values are not finite
+            floating-point numbers.
+    """
     wrong = [f"{name} is missing" for name in shapes if name not in arrays]
-    wrong += [f"{name} does not belong there" for name in arrays if name not in shapes]
     wrong += [
         f"{name} is {list(arrays[name].shape)}, expected {list(shape)}"
         for name, shape in shapes.items()
@@ -348,6 +359,16 @@ def _check_arrays(arrays, shapes, path) -> None:
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise TapNextError(f"{path}: not TAPNext's parameters: {'; '.join(wrong[:3])}{more}")
+    others = sorted(set(arrays) - set(shapes))
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        notify(f"{path}: {', '.join(others[:3])}{more} is no parameter of TAPNext and is left aside")
+    for name in shapes:
+        if not np.issubdtype(arrays[name].dtype, np.floating):
+            raise TapNextError(f"{path}: {name} holds {arrays[name].dtype}, expected floating-point numbers")
+        if not np.isfinite(arrays[name]).all():
+            raise TapNextError(f"{path}: {name} holds values that are not finite; copy the file again")
+    return {name: arrays[name].astype(np.float32, copy=False) for name in shapes}
 
 
 def _check_options(chunk, support, dtype, attention, block) -> None:

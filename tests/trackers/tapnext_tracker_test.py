@@ -4,6 +4,7 @@ import itertools
 import pickle
 import zipfile
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -251,7 +252,6 @@ def changed(weights, **changes):
     [
         ({f"{BLOCK}/vit_block/LayerNorm_1/scale": None}, f"{BLOCK}/vit_block/LayerNorm_1/scale is missing"),
         ({"backbone/unknown_token": None}, "backbone/unknown_token is missing"),
-        ({"step": np.float32(3)}, "step does not belong there"),
         ({"backbone/mask_token": np.zeros((1, 1, 1, 23), np.float32)}, r"is \[1, 1, 1, 23\], expected \[1, 1, 1, 24\]"),
         ({"backbone/pos_embedding": np.zeros((1, 15, 24), np.float32)}, "not TAPNext's parameters"),
         (
@@ -276,6 +276,20 @@ def test_wrong_parameters(tmp_path, weights, changes, problem):
     with pytest.raises(TapNextError, match=problem) as caught:
         trackers.get("tapnext", checkpoint=path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["step", f"{BLOCK}/adam/scale"])
+@pytest.mark.parametrize("value", [np.int64(3), np.full((2, 3), np.nan, np.float32)])
+def test_arrays_that_are_no_parameters_are_left_aside(tmp_path, weights, checkpoint, name, value):
+    path = tmp_path / "more.npz"
+    np.savez(path, **{**weights, name: value})
+    notices = []
+    tracker = trackers.get("tapnext", checkpoint=path, notify=notices.append)
+    assert notices == [f"{path}: {name} is no parameter of TAPNext and is left aside"]
+    expected = trackers.get("tapnext", checkpoint=checkpoint, notify=notices.append)
+    assert jax.tree.structure(tracker._params) == jax.tree.structure(expected._params)
+    jax.tree.map(np.testing.assert_array_equal, tracker._params, expected._params)
+    assert len(notices) == 1
 
 
 def write_cut_off(path, whole):
