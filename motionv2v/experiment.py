@@ -37,6 +37,7 @@ WITHOUT: dict[str, Any] = {
     "text.tokenizer": "bytes",
     "method.patch_embed_from_base": False,
     "method.image_scale": 1.0,
+    "method.subpixel": True,
     "loss.edges": 0.0,
     "loss.power": 2.0,
     "optim.b1": 0.9,

@@ -100,6 +100,23 @@ def test_videos_are_in_the_models_range():
     np.testing.assert_allclose((videos["source_video"] + 1) * 127.5, sample["source"], atol=1e-4)
 
 
+@pytest.mark.parametrize(("settings", "offset"), [({}, (0.4, -0.3)), ({"subpixel": False}, (0.0, 0.0))])
+def test_blobs_sit_between_pixels_or_snap_to_one(settings, offset):
+    """Released weights saw blobs at pixel (int(x), int(y))."""
+    sample = clip(num_points=1, num_frames=1)
+    for side in ("source", "target"):
+        sample[f"{side}_xy"] = np.array([[[16.9, 8.2]]], np.float32)
+    config = ConfigDict({**CONFIG.to_dict(), **settings})
+    videos = method.conditions(jax.random.key(0), sample, config)["videos"]
+    # Pixel (16, 8) has its centre at (16.5, 8.5); its neighbours' opacities tell how far from it the blob's is.
+    for side in ("source_tracks", "target_tracks"):
+        blob = (np.asarray(videos[side])[0].max(-1) + 1) / 2
+        for axis, line in enumerate((blob[8, 15:18], blob[7:10, 16])):
+            # exp(-(d - 1)^2 / 2s^2) / exp(-(d + 1)^2 / 2s^2) = exp(2 d / s^2)
+            measured = np.log(line[2] / line[0]) * CONFIG.sigma**2 / 2
+            np.testing.assert_allclose(measured, offset[axis], atol=1e-4)
+
+
 def test_batch_equals_samples_one_by_one():
     samples = [clip(seed=seed) for seed in range(2)]
     batch = {name: np.stack([s[name] for s in samples]) for name in samples[0]} | {"tokens": np.zeros((2, 4), np.int32)}

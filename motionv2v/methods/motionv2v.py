@@ -27,7 +27,8 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
         key: draws the blobs' colours.
         clip: `source` uint8 [T H W 3]; `source_xy`, `target_xy` float [N T 2] in pixels; `source_visible`,
             `target_visible` bool [N T]. A hidden point draws nothing.
-        config: `sigma` (pixels), `colors` (a pool of `render.random_colors`), `first_frame_latents`.
+        config: `sigma` (pixels), `colors` (a pool of `render.random_colors`), `first_frame_latents`, and `subpixel`:
+            whether a blob's centre lies between pixels (the default), or snaps to one as the released weights saw it.
 
     Returns:
         {"videos": {name: [T H W 3] in [-1, 1]}}; with first-frame latents also `<name>_first` of one frame each.
@@ -37,7 +38,8 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     videos = {"source_video": clip["source"].astype(jnp.float32) / 127.5 - 1}
     for side in ("source", "target"):
         tracks = Tracks(clip[f"{side}_xy"], clip[f"{side}_visible"])
-        videos[f"{side}_tracks"] = render.blobs(tracks, colors, size, config.sigma) * 2 - 1
+        drawn = render.blobs(tracks, colors, size, config.sigma, subpixel=config.get("subpixel", True))
+        videos[f"{side}_tracks"] = drawn * 2 - 1
     if config.first_frame_latents:
         videos |= {f"{name}_first": video[:1] for name, video in videos.items()}
     return {"videos": videos}
