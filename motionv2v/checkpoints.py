@@ -35,7 +35,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from motionv2v import ROOT, optim
-from motionv2v.tokenizer import SPIECE
 from motionv2v.typing import PyTree
 
 WEIGHTS, CONFIG, FROZEN, CHECKPOINTS = "model.safetensors", "config.json", "frozen.safetensors", "checkpoints"
@@ -117,12 +116,12 @@ def save_model(
     config: ConfigDict | dict,
     params: PyTree,
     dtype: str = "bfloat16",
-    notes: dict[str, str] | None = None,
+    beside: dict[str, str | Path] | None = None,
 ) -> Path:
     """Write a model folder and return it; floating-point leaves are stored as `dtype`, others as they are.
 
-    The folder appears complete or not at all; one of that name is replaced. `notes` are text files to put beside the
-    weights, {name: text}. CheckpointError for an unknown `dtype`.
+    The folder appears complete or not at all; one of that name is replaced. `beside` is what else belongs to the
+    model, {name: a text to write, or the path of a file or folder to copy}. CheckpointError for an unknown `dtype`.
     """
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
@@ -136,8 +135,11 @@ def save_model(
     _write_weights(flat, partial / WEIGHTS)
     weights = {"file": WEIGHTS, "sha256": _sha256(partial / WEIGHTS), "dtype": dtype, "parameters": optim.count(flat)}
     _write_json(partial / CONFIG, {"config": config_to_json(config), "weights": weights})
-    for name, text in (notes or {}).items():
-        (partial / name).write_text(text, encoding="utf-8")
+    for name, content in (beside or {}).items():
+        if isinstance(content, str):
+            (partial / name).write_text(content, encoding="utf-8")
+        else:
+            (shutil.copytree if content.is_dir() else shutil.copyfile)(content, partial / name)
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
@@ -173,15 +175,6 @@ def load_model(
     if expected is not None:
         check_shapes(params, expected, str(name_or_folder))
     return config, params
-
-
-def export(workdir: str | os.PathLike, folder: str | os.PathLike, dtype: str = "bfloat16", ema: bool = True) -> Path:
-    """Write the newest checkpoint of a training run as a model folder and return the folder."""
-    config, params = load_workdir(workdir, ema=ema)
-    folder = save_model(folder, config, params, dtype=dtype)
-    if (Path(workdir) / SPIECE).is_file():
-        shutil.copyfile(Path(workdir) / SPIECE, folder / SPIECE)
-    return folder
 
 
 def resolve(name_or_folder: str | os.PathLike) -> Path:

@@ -1,6 +1,7 @@
 """Checkpoints for inference: one model folder, or programs that run without this package.
 
-`model_folder` writes what `editing.load` reads: averaged or raw weights, config, checksums, and a note on licences.
+`model_folder` writes what `editing.load` reads: averaged or raw weights, config, checksums, a note on licences, and
+what lies beside the weights it was made of: vocabulary, curve of the step cache, small files of diffusers.
 
 `diffusers_folder` writes a pipeline that diffusers loads (`convert.folders`).
 
@@ -12,6 +13,7 @@ beside them the weights, which stay an argument: constants of 5B parameters fit 
     folder/denoise.jaxexport    (weights, xt, timestep [b], text, {stream: latents}) -> v, one call of a denoising step
     folder/decode.jaxexport     (weights, latents) -> video in [-1, 1]
     folder/weights.safetensors  every parameter by its path; each function takes the dict of those in its manifest
+    folder/spiece.model         the vocabulary of `text.tokenizer` "sentencepiece", where the checkpoint has one
     folder/manifest.json        for each function its platforms, arguments and weights; alphas of the noise schedule;
                                 sha256 of the files
 
@@ -37,16 +39,17 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from motionv2v import checkpoints, optim
+from motionv2v import checkpoints, optim, step_cache
 from motionv2v import model as modeling
 from motionv2v.convert import folders
 from motionv2v.models.vae import latent_shape
+from motionv2v.tokenizer import SPIECE
 from motionv2v.typing import PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 NOTE = "LICENCE_NOTE.txt"
 _DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
-_OWN_NOTE = (
+_GENERAL_NOTE = (
     "These weights were exported by motionv2v (Apache-2.0), config {name!r}. The licence of the code says nothing\n"
     "about the weights: whoever trained them states theirs here. Weights that started from CogVideoX carry its\n"
     "licence on: CogVideoX-2B is Apache-2.0; CogVideoX-5B, 5B-I2V and 1.5 are under the CogVideoX License, which\n"
@@ -63,7 +66,13 @@ class Function(NamedTuple):
 
 
 def model_folder(
-    name_or_folder: str | Path, folder: str | Path, *, dtype: str = "bfloat16", ema: bool = True, note: str = ""
+    name_or_folder: str | Path,
+    folder: str | Path,
+    *,
+    dtype: str = "bfloat16",
+    ema: bool = True,
+    note: str = "",
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Write a checkpoint as one model folder that `editing.load` reads, and return it.
 
@@ -71,13 +80,28 @@ def model_folder(
         name_or_folder: a training work dir, a model folder or a released name.
         folder: where to write; appears complete or not at all, and replaces one of that name.
         dtype: "bfloat16", "float16" or "float32". ema: averaged weights, or the raw ones (work dirs have both).
-        note: the licence note; a general one by default.
+        note: the licence note; by default the checkpoint's own, or a general one.
+        say: called with a line when something of the checkpoint's folder is not part of the new one.
 
     Raises:
         checkpoints.CheckpointError: if there is no such checkpoint, or it has no raw weights to give.
     """
     config, params = _load(name_or_folder, ema)
-    return checkpoints.save_model(folder, config, params, dtype=dtype, notes={NOTE: note or _general_note(config)})
+    source = checkpoints.resolve(name_or_folder)
+    beside = {**_beside(source, ema, say), NOTE: note or _own_note(source, config)}
+    return checkpoints.save_model(folder, config, params, dtype=dtype, beside=beside)
+
+
+def _beside(source: Path, ema: bool, say: Callable[[str], None]) -> dict[str, str | Path]:
+    """List what belongs to a checkpoint's weights and lies beside them, {name: path}."""
+    found: dict[str, str | Path] = {
+        name: source / name for name in (SPIECE, step_cache.FILE, folders.KEPT) if (source / name).exists()
+    }
+    if step_cache.FILE in found and not ema:
+        # A checkpoint is measured by its averaged weights.
+        del found[step_cache.FILE]
+        say(f"{step_cache.FILE} was measured on the averaged weights and is left out; measure the raw ones again")
+    return found
 
 
 def _load(name_or_folder: str | Path, ema: bool) -> tuple[Any, PyTree]:
@@ -91,8 +115,11 @@ def _load(name_or_folder: str | Path, ema: bool) -> tuple[Any, PyTree]:
     return checkpoints.load_model(source)
 
 
-def _general_note(config: Any) -> str:
-    return _OWN_NOTE.format(name=config.get("name", "?"))
+def _own_note(source: Path, config: Any) -> str:
+    """Return the licence note that lies beside a checkpoint, else a general one."""
+    if (source / NOTE).is_file():
+        return (source / NOTE).read_text(encoding="utf-8")
+    return _GENERAL_NOTE.format(name=config.get("name", "?"))
 
 
 def diffusers_folder(
@@ -115,7 +142,7 @@ def diffusers_folder(
         convert.ConvertError: for a model that has no such form. checkpoints.CheckpointError: as for `model_folder`.
     """
     with tempfile.TemporaryDirectory() as own:
-        model = model_folder(name_or_folder, Path(own) / "model", dtype=dtype, ema=ema)
+        model = model_folder(name_or_folder, Path(own) / "model", dtype=dtype, ema=ema, say=say)
         return folders.convert(model, folder, direction="to_diffusers", drop_control=drop_control, say=say)
 
 
@@ -195,7 +222,10 @@ def stablehlo(
     if model.schedule is not None:
         manifest["alphas_cumprod"] = np.asarray(model.schedule.alphas_cumprod, np.float64).tolist()
     save_file(flat, partial / "weights.safetensors")
-    (partial / NOTE).write_text(note or _general_note(config), encoding="utf-8")
+    source = checkpoints.resolve(name_or_folder)
+    (partial / NOTE).write_text(note or _own_note(source, config), encoding="utf-8")
+    if (source / SPIECE).is_file():
+        shutil.copyfile(source / SPIECE, partial / SPIECE)
     manifest["sha256"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(partial.iterdir())}
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)

@@ -352,9 +352,7 @@ def _say_end(run: _Run, step: int, stop: StopSignal) -> None:
         run.progress.say(f"{stop.name}: saved step {step} in {workdir}; the same command continues from there")
         return
     run.progress.say(f"done: step {step} in {workdir} (metrics.jsonl, tensorboard/, samples/, checkpoints/)")
-    run.progress.say(
-        f"export: python -c \"from motionv2v import checkpoints; checkpoints.export('{workdir}', '{workdir}/model')\""
-    )
+    run.progress.say(f"export: python launch/export.py --checkpoint={workdir} --out={workdir}/model")
 
 
 def _due(step: int, every: int, done: bool) -> bool:

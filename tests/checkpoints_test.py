@@ -14,7 +14,7 @@ import pytest
 import toy_task
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, optim, train
+from motionv2v import checkpoints, export, optim, train
 from motionv2v.run_checkpoints import RunCheckpoints
 
 PARAMS = {
@@ -265,7 +265,7 @@ def test_export_holds_averaged_and_frozen_weights(tmp_path):
     saver.close()
     checkpoints.write_config(run, CONFIG)
     checkpoints.save_frozen(run, {"base": {"w": jnp.full(2, 0.5, jnp.bfloat16)}})
-    _, params = checkpoints.load_model(checkpoints.export(run, tmp_path / "model"))
+    _, params = checkpoints.load_model(export.model_folder(run, tmp_path / "model"))
     np.testing.assert_array_equal(params["head"]["w"], [[1, 2], [3, 4]])
     np.testing.assert_array_equal(params["base"]["w"], [0.5, 0.5])
     np.testing.assert_array_equal(checkpoints.load_model(run)[1]["head"]["w"], params["head"]["w"])

@@ -13,7 +13,7 @@ import sentencepiece
 import tiny_model
 from convert_test import CHAINED, DIT, MODULES, random_params
 
-from motionv2v import checkpoints, convert, editing, tasks
+from motionv2v import checkpoints, convert, editing, export, tasks
 from motionv2v import model as modeling
 from motionv2v.convert import ConvertError, folders, pipeline, scheduler, writing
 from motionv2v.methods.motionv2v import Conditioner
@@ -125,6 +125,15 @@ def test_model_folder_builds_and_samples_and_comes_back(made, tmp_path):
     first, second = contents(folder), contents(back)
     assert first == second, "the way there and back changes no byte"
     assert {p.name for p in tmp_path.iterdir()} == {"ours", "back"}
+
+
+def test_an_exported_model_goes_back_to_the_same_folder(made, tmp_path):
+    """Export carries the vocabulary and diffusers' small files on, without which there is no way back."""
+    _, folder = made
+    ours = folders.convert(folder, tmp_path / "ours", **QUIET)
+    exported = export.model_folder(ours, tmp_path / "exported", dtype="float32")
+    back = folders.convert(exported, tmp_path / "back", shard_size="60KB", **QUIET)
+    assert contents(back) == contents(folder)
 
 
 def test_control_model_comes_through_diffusers_layout_and_edits(spiece, tmp_path):

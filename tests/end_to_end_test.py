@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, edit_run, optim, prepare, tasks, train, video
+from motionv2v import checkpoints, edit_run, export, optim, prepare, tasks, train, video
 from motionv2v.data.latents import LatentSource
 
 
@@ -120,7 +120,7 @@ def test_work_dir_edits_a_clip(stages, tmp_path):
 
 
 def test_exported_model_is_the_averaged_one(stages, tmp_path):
-    folder = checkpoints.export(stages / "control", tmp_path / "model", dtype="float32")
+    folder = export.model_folder(stages / "control", tmp_path / "model", dtype="float32")
     config, params = checkpoints.load_model(folder)
     assert config.kind == "control"
     expected = checkpoints.load_workdir(stages / "control", ema=True)[1]

@@ -1,6 +1,7 @@
 """Exported folders: what `editing.load` reads back, and programs that run where this package is not imported."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,9 +93,13 @@ def test_manifest_says_what_is_there(saved, programs):
 def test_autoencoder_alone_exports(tmp_path):
     config = tiny_model.config("vae")
     params = modeling.init_params(jax.random.key(0), modeling.build(config))
-    saved = checkpoints.save_model(tmp_path / "vae", config, params)
+    beside = {"spiece.model": "words", export.NOTE: "mine\n"}
+    saved = checkpoints.save_model(tmp_path / "vae", config, params, beside=beside)
     folder = export.stablehlo(saved, tmp_path / "out", platforms=["cpu"], say=lambda line: None)
-    assert set(json.loads((folder / "manifest.json").read_text())["functions"]) == {"encode", "decode"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["functions"]) == {"encode", "decode"}
+    for name, content in beside.items():
+        assert (folder / name).read_text() == content and name in manifest["sha256"]
 
 
 def test_model_folder_loads_and_has_a_note(saved, tmp_path):
@@ -104,6 +109,37 @@ def test_model_folder_loads_and_has_a_note(saved, tmp_path):
     _, params = checkpoints.load_model(saved)
     for ours, theirs in zip(jax.tree.leaves(editor.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(ours, np.asarray(theirs).astype(jnp.bfloat16).astype(np.float32))
+
+
+def test_what_lies_beside_the_weights_comes_along(saved, tmp_path):
+    """Vocabulary, curve of the step cache, diffusers' small files and the licence note belong to the model."""
+    source = shutil.copytree(saved, tmp_path / "source")
+    beside = {"spiece.model": b"\x00words", "step_cache.json": b"{}", "LICENCE_NOTE.txt": b"mine\n"}
+    beside["diffusers/vae/config.json"] = b"{}"
+    for name, content in beside.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(content)
+    folder = export.model_folder(source, tmp_path / "out")
+    for name, content in beside.items():
+        assert (folder / name).read_bytes() == content, name
+    other = export.model_folder(source, tmp_path / "other", note="theirs\n")
+    assert (other / export.NOTE).read_text() == "theirs\n"
+
+
+def test_an_exported_model_keeps_its_step_cache(tmp_path):
+    folder = export.model_folder("tiny", tmp_path / "out")
+    kept = checkpoints.resolve("tiny") / "step_cache.json"
+    assert (folder / "step_cache.json").read_bytes() == kept.read_bytes()
+
+
+def test_a_curve_of_averaged_weights_does_not_go_with_raw_ones(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "step_cache.json").write_text("{}")
+    monkeypatch.setattr(export, "_load", lambda *_: ({"name": "x"}, {"w": np.ones(2, np.float32)}))
+    lines = []
+    folder = export.model_folder(tmp_path / "run", tmp_path / "raw", ema=False, say=lines.append)
+    assert not (folder / "step_cache.json").exists()
+    assert lines == ["step_cache.json was measured on the averaged weights and is left out; measure the raw ones again"]
 
 
 def test_diffusers_folder_holds_the_base(saved, tmp_path):

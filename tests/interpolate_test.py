@@ -10,7 +10,7 @@ import tiny_model
 from convert_test import DIT, MODULES, random_params
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, convert, diffusion, interpolate, prepare, sampling, tasks, train
+from motionv2v import checkpoints, convert, diffusion, export, interpolate, prepare, sampling, tasks, train
 from motionv2v import model as modeling
 from motionv2v.convert import folders, pipeline, scheduler
 from motionv2v.models.dit import Control
@@ -272,7 +272,7 @@ def test_image_to_video_is_what_diffusers_makes(tmp_path):
 def test_a_trained_generator_is_written_as_image_to_video(workdir, tmp_path):
     """`drop_control` writes it for diffusers, where it takes the first frame; that folder is a generator again."""
     trained = interpolate.load(workdir)
-    model = checkpoints.export(workdir, tmp_path / "model", dtype="float32")
+    model = export.model_folder(workdir, tmp_path / "model", dtype="float32")
     theirs = folders.convert(model, tmp_path / "theirs", drop_control=True, dtype="float32", **QUIET)
     assert json.loads((theirs / "model_index.json").read_text())["_class_name"] == "CogVideoXImageToVideoPipeline"
     again = interpolate.load(theirs)
