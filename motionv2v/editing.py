@@ -84,7 +84,8 @@ class Editor(inference.LoadedModel):
             guidance: classifier-free guidance scale on the text; None takes the config's, 1 switches it off.
             cache: threshold of the step cache (`step_cache`), 0 is off; None takes the config's, off unless it says so.
             num_views: how many views to average, as in `generate`.
-            notify: called with a sentence for each adaptation of frame count or size, and for too many points.
+            notify: called with a sentence for each adaptation of frame count or size, for too many points, and for a
+                prompt that is cut.
 
         Returns:
             The edited clip, of the same size, frame count and frame rate.
@@ -106,7 +107,7 @@ class Editor(inference.LoadedModel):
         reuse = self.reused_steps(cache, num_steps)
         times = self._frame_times(len(frames), notify)
         batch = self._batch(frames, source, target, times, notify)
-        tokens = self.tokenizer.encode([prompt])
+        tokens = self.tokenizer.encode([prompt], notify)
         options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views}
         options |= {"reuse": reuse} if reuse else {}
         result = self.generate(jax.random.key(seed), batch, tokens, **options)[0]
@@ -222,12 +223,16 @@ class Editor(inference.LoadedModel):
             )
 
     def text_to_video(
-        self, prompts: Sequence[str], seed: int = 0, num_steps: int | None = None
+        self,
+        prompts: Sequence[str],
+        seed: int = 0,
+        num_steps: int | None = None,
+        notify: Callable[[str], None] = warnings.warn,
     ) -> UInt8[AnyArray, "B T H W 3"]:
-        """Sample videos from text alone with the base model."""
+        """Sample videos from text alone with the base model; `notify` is told of prompts that are cut."""
         shape = (len(prompts), *modeling.clip_shape(self.model))
         batch = {"source": np.zeros(shape, np.uint8)}
-        tokens = self.tokenizer.encode(list(prompts))
+        tokens = self.tokenizer.encode(list(prompts), notify)
         return np.asarray(self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, use_control=False))
 
     def _generate_fn(self, params, key, batch, text, null_text, *, use_control, **settings):

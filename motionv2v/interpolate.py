@@ -116,7 +116,8 @@ class Interpolator(inference.LoadedModel):
             seed: same seed, same video.
             num_steps: denoising steps; None takes the config's.
             guidance: classifier-free guidance scale on the text; None takes the config's, 1 switches it off.
-            notify: called with a sentence when the clip has another shape than the model was made for.
+            notify: called with a sentence when the clip has another shape than the model was made for, or the prompt
+                is cut.
 
         Raises:
             ValueError: for frames or a number of frames that the model cannot take, naming the nearest that it can.
@@ -135,7 +136,7 @@ class Interpolator(inference.LoadedModel):
                 jax.random.key(seed),
                 ends[None],
                 np.array([last is not None]),
-                self.tokenizer.encode([prompt]),
+                self.tokenizer.encode([prompt], notify),
                 num_frames=num_frames,
                 num_steps=num_steps,
                 guidance=guidance,

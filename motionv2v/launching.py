@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -74,10 +75,17 @@ def line(error: BaseException) -> str:
 
 
 def start() -> None:
-    """Set up a launcher that computes: quiet libraries, kept programs (`compiled`), all of a GPU's memory."""
+    """Set up a launcher that computes: quiet libraries, notices in a line, kept programs, all of a GPU's memory."""
     logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
+    warnings.formatwarning = _notice
     room.claim()
     compiled.use_cache()
+
+
+def _notice(message: Warning | str, category: type[Warning], *_: object) -> str:
+    """Write a warning without the place in the source that gives it."""
+    kind = "notice" if category is UserWarning else category.__name__
+    return f"{kind}  {' '.join(str(message).split())}\n"
 
 
 def _names() -> str:

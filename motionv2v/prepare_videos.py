@@ -6,7 +6,8 @@ What is in the folder that is written:
 
     motion_pairs/<version>/   the data set: ArrayRecord files, features.json, dataset_info.json
     work/                     one file per video with its pairs; may be deleted when no videos will be added
-    report.txt, report.json   each video: its pairs, what the gates rejected, or why it was not used
+    report.txt, report.json   each video: its pairs, what the gates rejected, or why it was not used, and how its
+                              caption was altered; the captions that no video has
     contact_sheet.png         some pairs with their tracks drawn
     settings.json             what the pairs were made with; packed.json: of which results the data set consists
 
@@ -34,7 +35,7 @@ import numpy as np
 from absl import logging as absl_logging
 
 from motionv2v import figures
-from motionv2v.data import recipes, sources, video_pairs
+from motionv2v.data import recipes, sources, video_files, video_pairs
 from motionv2v.data.movi_pairs import MoviJob
 from motionv2v.data.video_files import Video
 from motionv2v.data.video_pairs import PairJob
@@ -114,7 +115,8 @@ def write_pairs(
     job.check()
     builder = _import_builder()
     out = Path(out)
-    videos, others = job.find(folder, out, test_share)
+    found = job.find(folder, out, test_share)
+    videos = found.videos
     _check_settings(out, job)
     work, options = out / "work", shlex.split(pipeline_options)
     if runner == LOCAL:
@@ -128,14 +130,14 @@ def write_pairs(
             alone = runner == LOCAL and not any("direct_num_workers" in option for option in options)
             builder.make_results(todo, job, work, runner, options, threads=-1 if alone else 1)
     reports = _collect(videos, work)
-    _write_reports(out, reports, job.unit, others)
+    _write_reports(out, reports, job.unit, found)
     made = [video for video, report in zip(videos, reports, strict=True) if report["pairs"]]
     if not made:
         raise ValueError(f"not one of {len(videos)} {job.unit} gave a pair; {out / 'report.txt'} says why")
     _pack(builder, made, job, work, out, None if runner == LOCAL else runner, options, say)
     if preview:
         figures.save_png(out / "contact_sheet.png", contact_sheet(out, made[0].split, preview))
-    say(_summary(reports, job.unit, out))
+    say(_summary(reports, job.unit, found, out))
     return out
 
 
@@ -230,8 +232,11 @@ def _progress(todo: Sequence[Video], unit: str, work: Path, say: Callable[[str],
 def _collect(videos: Sequence[Video], work: Path) -> list[dict[str, Any]]:
     def report(video: Video) -> dict[str, Any]:
         if video.problem:
-            return video_pairs.empty_report(video)
-        return video_pairs.read_report(video_pairs.result_path(video, work))
+            found = video_pairs.empty_report(video)
+        else:
+            found = video_pairs.read_report(video_pairs.result_path(video, work))
+        # Not of the result, which depends on the caption's words alone and not on how they were written.
+        return found | {"notes": [*video.notes, *found["notes"]]}
 
     with ThreadPoolExecutor(16) as pool:  # the results may be far away
         return list(pool.map(report, videos))
@@ -263,19 +268,21 @@ def _pack(
     _write(packed, json.dumps(record, indent=0, sort_keys=True) + "\n")
 
 
-def _write_reports(out: Path, reports: Sequence[dict[str, Any]], unit: str, others: dict[str, int]) -> None:
+def _write_reports(out: Path, reports: Sequence[dict[str, Any]], unit: str, found: video_files.Found) -> None:
     gates = Counter()
     for report in reports:
         gates.update(report["rejected"])
     public = [{k: v for k, v in report.items() if k != "keys"} for report in reports]
     total = {"videos": len(reports), "used": sum(r["pairs"] > 0 for r in reports)}
     total["pairs"] = sum(report["pairs"] for report in reports)
-    full = {**total, "rejected": dict(sorted(gates.items())), "other_files": others, "by_video": public}
+    full = {**total, "rejected": dict(sorted(gates.items())), "other_files": found.others}
+    full |= {"captions_not_used": found.unused, "by_video": public}
     _write(out / "report.json", json.dumps(full, indent=1, sort_keys=True) + "\n")
     lines = [f"{total['pairs']} pairs from {total['used']} of {total['videos']} {unit}"]
     lines += [f"rejected draws: {', '.join(f'{gate} {n}' for gate, n in sorted(gates.items())) or 'none'}"]
-    if others:
-        lines.append(f"other files: {', '.join(f'{n} {suffix}' for suffix, n in sorted(others.items()))}")
+    if found.others:
+        lines.append(f"other files: {', '.join(f'{n} {suffix}' for suffix, n in sorted(found.others.items()))}")
+    lines += [f"caption not used: {line}" for line in found.unused]
     for report in public:
         rejected = ", ".join(f"{gate} {n}" for gate, n in report["rejected"].items())
         what = f"{report['pairs']} pairs from {report['clips']} clips"
@@ -285,9 +292,10 @@ def _write_reports(out: Path, reports: Sequence[dict[str, Any]], unit: str, othe
     _write(out / "report.txt", "\n".join(lines) + "\n")
 
 
-def _summary(reports: Sequence[dict[str, Any]], unit: str, out: Path) -> str:
+def _summary(reports: Sequence[dict[str, Any]], unit: str, found: video_files.Found, out: Path) -> str:
     pairs, unused = sum(report["pairs"] for report in reports), sum(not report["pairs"] for report in reports)
-    return f"{pairs} pairs in {out}; {unused} of {len(reports)} {unit} not used, see {out / 'report.txt'}"
+    captions = f" and {len(found.unused)} captions" if found.unused else ""
+    return f"{pairs} pairs in {out}; {unused} of {len(reports)} {unit}{captions} not used, see {out / 'report.txt'}"
 
 
 def _write(path: Path, text: str) -> None:

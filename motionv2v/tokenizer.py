@@ -2,9 +2,11 @@
 
 import os
 import re
-from collections.abc import Sequence
+import unicodedata
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import sentencepiece
@@ -15,6 +17,7 @@ KINDS = ("bytes", "sentencepiece")
 """What a config's `text.tokenizer` may be; without one it is bytes."""
 SPIECE = "spiece.model"
 """Name of the vocabulary's file in a model folder."""
+_JOINER, _SHOWN = "\u200d", 40
 
 
 @runtime_checkable
@@ -24,8 +27,8 @@ class Tokenizer(Protocol):
     max_length: int
     vocab_size: int
 
-    def encode(self, captions: Sequence[str]) -> Int[np.ndarray, "B L"]:
-        """Return int32 tokens, one padded row per caption."""
+    def encode(self, captions: Sequence[str], notify: Callable[[str], None] = warnings.warn) -> Int[np.ndarray, "B L"]:
+        """Return int32 tokens, one padded row per caption; `notify` is told of those that are cut."""
         ...
 
     def decode(self, tokens: Int[np.ndarray, "B L"]) -> list[str]:
@@ -55,7 +58,8 @@ def make(kind: str, max_length: int, folder: str | os.PathLike | None = None) ->
 class _PaddedRows:
     """What the tokenizers share: rows of a fixed length that hold ids, one end token and padding.
 
-    A tokenizer adds `pad`, `end`, and how a caption becomes ids (`_ids`) and ids a caption (`_caption`).
+    A tokenizer adds `pad`, `end`, how a caption becomes ids (`_ids`) and ids a caption (`_caption`), and whether a cut
+    before an id is one inside a character (`_splits`).
     """
 
     pad: int
@@ -66,10 +70,11 @@ class _PaddedRows:
             raise ValueError(f"max_length must leave room for the end token, so be at least 1; got {max_length}.")
         self.max_length = max_length
 
-    def encode(self, captions: Sequence[str]) -> Int[np.ndarray, "B L"]:
+    def encode(self, captions: Sequence[str], notify: Callable[[str], None] = warnings.warn) -> Int[np.ndarray, "B L"]:
         """Return int32 tokens, one row of `max_length` per caption: its ids, the end token, padding.
 
-        A caption that is too long loses its last ids and keeps the end token.
+        A caption that is too long loses its last characters, whole ones, and keeps the end token; `notify` is then
+        called once, with a sentence that says which part is not read.
 
         Raises:
             ValueError: when given one string instead of a list of strings.
@@ -77,11 +82,30 @@ class _PaddedRows:
         if isinstance(captions, str):
             raise ValueError(f"encode takes a list of captions, got the single string {captions!r}.")
         tokens = np.full((len(captions), self.max_length), self.pad, np.int32)
+        cuts = {}
         for row, caption in zip(tokens, captions, strict=True):
-            ids = self._ids(caption)[: self.max_length - 1]
-            row[: len(ids)] = ids
-            row[len(ids)] = self.end
+            ids = self._ids(caption)
+            kept = min(len(ids), self.max_length - 1)
+            if kept < len(ids):
+                while kept and self._splits(ids, kept):
+                    kept -= 1
+                cuts[caption] = ids, kept
+            row[:kept] = ids[:kept]
+            row[kept] = self.end
+        if cuts:
+            notify(self._notice(cuts))
         return tokens
+
+    def _notice(self, cuts: dict[str, tuple[Any, int]]) -> str:
+        """Say of the first caption that was cut how long it may be and what of it is not read."""
+        ids, kept = next(iter(cuts.values()))
+        read, rest = self._caption(np.asarray(ids[:kept])), self._caption(np.asarray(ids[kept:]))
+        read, more = read[-_SHOWN:], "..." if len(rest) > _SHOWN else ""
+        others = f"; {len(cuts) - 1} more captions are cut too" if len(cuts) > 1 else ""
+        return (
+            f"a prompt of {len(ids)} tokens is cut, for the model reads {self.max_length - 1}: after {read!r} it does "
+            f"not read {rest[:_SHOWN] + more!r}{others}"
+        )
 
     def decode(self, tokens: Int[np.ndarray, "B L"]) -> list[str]:
         """Return the captions of token rows, up to each end token, without padding."""
@@ -92,10 +116,16 @@ class _PaddedRows:
         return captions
 
 
+def _continues(before: str, char: str) -> bool:
+    """Tell whether a code point belongs to the character that people see before it: an accent, a part of an emoji."""
+    joins = before == _JOINER or char == _JOINER or "\U0001f3fb" <= char <= "\U0001f3ff"
+    return joins or unicodedata.category(char) in ("Mn", "Me", "Mc")
+
+
 class ByteTokenizer(_PaddedRows):
     """Turn captions into UTF-8 bytes, numbered as ByT5 does: 0 pads, 1 ends, byte b is b + 3.
 
-    A character that was cut in two is replaced in `decode`.
+    Captions are brought to Unicode's composed form (NFC) first: letters that look the same are the same bytes.
 
     Attributes:
         max_length: tokens per caption, the end token included.
@@ -105,7 +135,13 @@ class ByteTokenizer(_PaddedRows):
     vocab_size = 259
 
     def _ids(self, caption: str) -> np.ndarray:
-        return np.frombuffer(caption.encode("utf-8"), np.uint8).astype(np.int32) + self.offset
+        composed = unicodedata.normalize("NFC", caption)
+        return np.frombuffer(composed.encode("utf-8"), np.uint8).astype(np.int32) + self.offset
+
+    def _splits(self, ids: np.ndarray, index: int) -> bool:
+        if (ids[index] - self.offset) & 0xC0 == 0x80:  # not the first byte of a code point
+            return True
+        return _continues(self._caption(ids[:index])[-1], self._caption(ids[index:])[0])
 
     def _caption(self, ids: np.ndarray) -> str:
         content = (ids[ids >= self.offset] - self.offset).astype(np.uint8)
@@ -163,6 +199,14 @@ class SentencePieceTokenizer(_PaddedRows):
         for part in self._marks.split(caption.replace("\x85", " ")):
             ids += [self._special_ids[part]] if part in self._special_ids else self._pieces.encode(part)
         return ids
+
+    def _splits(self, ids: list[int], index: int) -> bool:
+        if max(ids[index - 1 : index + 1]) >= self.vocab_size - self.num_extra:
+            return False
+        if self._pieces.is_byte(ids[index]):  # a vocabulary may spell out bytes that it has no piece for: <0xE8>
+            return int(self._pieces.id_to_piece(ids[index])[1:-1], 16) & 0xC0 == 0x80
+        before, after = (self._pieces.id_to_piece(i) for i in ids[index - 1 : index + 1])
+        return _continues(before[-1], after[0])
 
     def _caption(self, ids: np.ndarray) -> str:
         size = self.vocab_size - self.num_extra

@@ -72,6 +72,9 @@ def test_a_base_makes_videos_from_text_and_cannot_edit(tmp_path):
     video = editor.text_to_video(["red disk", "blue star"], num_steps=1)
     assert video.shape == (2, 5, 16, 16, 3)
     assert (video[0] != video[1]).any()
+    notices = []
+    editor.text_to_video(["red disk dances", "red disk sings"], num_steps=1, notify=notices.append)
+    assert len(notices) == 1 and "after 'red disk da' it does not read 'nces'; 1 more" in notices[0]
     tracks = Tracks(np.ones((1, 5, 2), np.float32), np.ones((1, 5), bool))
     with pytest.raises(ValueError, match="base_tiny has no control branch: it cannot edit motion"):
         editor.edit(video[0], tracks, tracks)
@@ -109,6 +112,16 @@ def test_missing_and_foreign_weights_are_named_in_one_line(folder, tmp_path):
 
 
 # --- adapting clips --------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_is_cut_is_told(copying):
+    """Two prompts that differ behind what the model reads would give the same video without a word."""
+    editor, calls = copying
+    notices = []
+    for prompt in ("a star dances", "a star danced"):
+        editor.edit(*case(), prompt=prompt, notify=notices.append)
+    np.testing.assert_array_equal(calls[0]["tokens"], calls[1]["tokens"])
+    assert [notice.split("does not read ")[1] for notice in notices] == ["'es'", "'ed'"]
 
 
 def test_clip_of_the_models_shape_passes_through_untouched(copying):

@@ -223,6 +223,21 @@ def test_a_generator_makes_the_frames_between_two_frames(tmp_path):
         replace(job, open_generator=None).check()
 
 
+def test_the_reports_tell_of_captions_that_are_altered_or_not_used(tmp_path):
+    """Also of a result that another run made: how a caption is written may change while its words stay."""
+    video.write(tmp_path / "in" / "owl.mp4", moving_texture(1), 24, crf=5)
+    for encoding, note in (("cp1252", " read as cp1252"), ("utf-8", "")):
+        (tmp_path / "in" / "captions.csv").write_bytes("owl,été\nwol,a stray\n".encode(encoding))
+        prepare_videos.write_pairs(tmp_path / "in", tmp_path / "out", JOB, num_workers=1, preview=0, say=lambda _: None)
+        lines = (tmp_path / "out" / "report.txt").read_text(encoding="utf-8").splitlines()
+        assert "caption not used: captions.csv line 2 (wol): names no video" in lines
+        owl = next(line for line in lines if line.startswith("owl.mp4: "))
+        assert ("caption of captions.csv line 1 (owl)" + note in owl) == bool(note), owl
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert report["captions_not_used"] == ["captions.csv line 2 (wol): names no video"]
+    assert PairSource(tmp_path / "out")[0]["caption"] == "été"
+
+
 def test_no_pairs_at_all_is_an_error_that_points_to_the_report(tmp_path):
     video.write(tmp_path / "in" / "still.mp4", moving_texture(step=(0, 0)), 24)
     with pytest.raises(ValueError, match=r"not one of 1 videos gave a pair; .*report.txt says why"):

@@ -15,8 +15,40 @@ def test_tokenizer_values():
 
 
 def test_tokenizer_truncation_keeps_end():
-    np.testing.assert_array_equal(ByteTokenizer(3).encode(["abcdef", "ab"]), [[100, 101, 1], [100, 101, 1]])
-    np.testing.assert_array_equal(ByteTokenizer(1).encode(["abc"]), [[1]])
+    np.testing.assert_array_equal(ByteTokenizer(3).encode(["abcdef", "ab"], str), [[100, 101, 1], [100, 101, 1]])
+    np.testing.assert_array_equal(ByteTokenizer(1).encode(["abc"], str), [[1]])
+
+
+@pytest.mark.parametrize("length, caption, read", [
+    (6, "abcdé", "abcd"),  # é is two bytes: five fit, and half of it would be the fifth
+    (7, "abcdé", "abcdé"),
+    (5, "走る", "走"),
+    (3, "走る", ""),
+    (4, "ab\u0915\u093f", "ab"),  # a letter and its vowel sign
+    (12, "hi \U0001f469\u200d\U0001f680!", "hi "),  # two emoji that a joiner makes one: an astronaut
+    (6, "x\U0001f44d\U0001f3fd", "x"),  # a thumb, and the colour of its skin
+])  # fmt: skip
+def test_captions_are_cut_between_characters_and_say_so(length, caption, read):
+    notices = []
+    tokens = ByteTokenizer(length).encode(["", caption], notices.append)
+    assert ByteTokenizer(length).decode(tokens) == ["", read] and tokens.shape == (2, length)
+    if read == caption:
+        assert not notices
+    else:
+        (notice,) = notices
+        assert f"the model reads {length - 1}: after {read!r} it does not read {caption[len(read) :]!r}" in notice
+
+
+def test_a_cut_is_told_even_where_nobody_listens():
+    with pytest.warns(
+        UserWarning, match=r"a prompt of 6 tokens is cut.*after 'ab' it does not read 'cdef'; 1 more cap"
+    ):
+        ByteTokenizer(3).encode(["abcdef", "x", "ghi"])
+
+
+def test_letters_that_look_the_same_are_the_same_bytes():
+    ours = ByteTokenizer(8)
+    np.testing.assert_array_equal(ours.encode(["cafe\u0301"]), ours.encode(["caf\u00e9"]))
 
 
 def test_tokenizer_round_trip():
@@ -45,10 +77,9 @@ def train(folder, **settings):
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text.txt"),
         model_prefix=str(folder / "spiece"),
-        vocab_size=50,
         hard_vocab_limit=False,
         minloglevel=2,
-        **ids,
+        **{"vocab_size": 50} | ids,
     )
     return folder / "spiece.model"
 
@@ -66,9 +97,24 @@ def test_pieces_end_padding_and_truncation(vocabulary):
     for row, caption in zip(out, captions, strict=True):
         ids = pieces.encode(caption)
         np.testing.assert_array_equal(row, [*ids, 1, *[0] * (29 - len(ids))])
-    short = SentencePieceTokenizer(vocabulary, 3).encode(["a red disk moves left", ""])
+    short = SentencePieceTokenizer(vocabulary, 3).encode(["a red disk moves left", ""], str)
     np.testing.assert_array_equal(short, [[*pieces.encode("a red disk")[:2], 1], [1, 0, 0]])
-    np.testing.assert_array_equal(SentencePieceTokenizer(vocabulary, 1).encode(["a"]), [[1]])
+    np.testing.assert_array_equal(SentencePieceTokenizer(vocabulary, 1).encode(["a"], str), [[1]])
+
+
+def test_pieces_are_cut_between_characters_and_say_so(vocabulary, tmp_path):
+    notices = []
+    short = SentencePieceTokenizer(vocabulary, 3).encode(["a red disk moves left", ""], notices.append)
+    assert list(short[:, -1]) == [1, 0] and len(notices) == 1
+    assert "the model reads 2: after " in notices[0] and "moves left'" in notices[0]
+    spelling = SentencePieceTokenizer(train(tmp_path, byte_fallback=True, vocab_size=300), 30)
+    whole = spelling.encode(["a 走る"])[0]
+    assert spelling.decode(whole[None]) == ["a 走る"]
+    end = int(np.flatnonzero(whole == 1)[0])  # the last three pieces before it are the bytes of the last character
+    for missing in (1, 2, 3):
+        cut = SentencePieceTokenizer(spelling.model, end + 1 - missing)
+        assert cut.decode(cut.encode(["a 走る"], notices.append)) == ["a 走"]
+    assert len(notices) == 4
 
 
 def test_special_pieces_in_captions(vocabulary):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from motionv2v.data import captions
+
 PromptWriter = Callable[[np.random.Generator, str], str]
 """(rng, caption) -> prompt."""
 
@@ -114,8 +116,8 @@ def from_file(path: str | os.PathLike) -> PromptWriter:
     """
     path = Path(path)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in captions.read(path)[0].splitlines()]
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable text file of prompts ({error})") from None
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:

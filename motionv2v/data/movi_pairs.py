@@ -41,9 +41,7 @@ class MoviJob(PairJob):
         """Return everything that a result depends on, as JSON holds it."""
         return super().settings() | {"unit": self.unit}
 
-    def find(
-        self, folder: str | os.PathLike, skip: str | os.PathLike, test_share: float
-    ) -> tuple[list[Video], dict[str, int]]:
+    def find(self, folder: str | os.PathLike, skip: str | os.PathLike, test_share: float) -> video_files.Found:
         """List the scenes of `folder`, see `find`; `skip` plays no part, since nothing below is searched."""
         del skip
         scenes, num_frames = find(folder, test_share)
@@ -52,7 +50,7 @@ class MoviJob(PairJob):
                 f"{folder}: its scenes have {num_frames} frames, a pair needs {self.pairs.num_frames}; give e.g. "
                 f"--num_frames={(num_frames - 1) // 4 * 4 + 1 if num_frames > 4 else 3}"
             )
-        return scenes, {}
+        return video_files.Found(scenes, {}, [])
 
     def make(self, video: Video) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
         """Make the pairs of a scene: [(key, record)] and a report, both as `video_pairs.make` returns them."""

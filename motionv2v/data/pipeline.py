@@ -9,6 +9,7 @@ workers nor that of hosts changes them.
 
 import contextlib
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,12 +51,22 @@ class Prepare(grain.transforms.RandomMap):
         tokenizer = ByteTokenizer(self.tokenizer) if isinstance(self.tokenizer, int) else self.tokenizer
         sample = {k: v for k, v in element.items() if k not in ("caption", "kind")}
         caption = NULL_CAPTION if rng.random() < self.caption_dropout else element["caption"]
-        sample["tokens"] = tokenizer.encode([caption])[0]
+        sample["tokens"] = tokenizer.encode([caption], notify=_warn_once)[0]
         if self.point_dropout:
             sample["source_visible"], sample["target_visible"] = drop_points(
                 rng, sample["source_visible"], sample["target_visible"]
             )
         return sample
+
+
+_warned: list[str] = []
+
+
+def _warn_once(notice: str) -> None:
+    """Warn of the first caption that is cut; each process that reads data has one line for them all."""
+    if not _warned:
+        _warned.append(notice)
+        warnings.warn(f"training captions: {notice}; others may be cut too, and are not told of", stacklevel=2)
 
 
 def make_dataset(

@@ -79,10 +79,8 @@ class PairJob:
             _open_prompts(self.prompts)
         trackers.get(self.tracker, **dict(self.tracker_options))
 
-    def find(
-        self, folder: str | os.PathLike, skip: str | os.PathLike, test_share: float
-    ) -> tuple[list[Video], dict[str, int]]:
-        """List what pairs are made of, and count other files, as `video_files.find` does."""
+    def find(self, folder: str | os.PathLike, skip: str | os.PathLike, test_share: float) -> video_files.Found:
+        """List what pairs are made of, as `video_files.find` does."""
         return video_files.find(folder, skip=skip, test_share=test_share)
 
     def make(self, video: Video) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:

@@ -57,7 +57,7 @@ def test_sources_of_prompts_that_do_not_work_are_explained(tmp_path):
     assert motion_prompts.get() is motion_prompts.rewrite
     empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
     empty.write_text("# nothing\n")
-    binary.write_bytes(b"\xff\xfe\x00\x81")
+    binary.write_bytes(b"\xff\xfe\x00\xd8\x81")
     with pytest.raises(ValueError, match="holds no prompts"):
         motion_prompts.get(empty)
     with pytest.raises(ValueError, match="not a readable text file"):

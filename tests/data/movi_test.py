@@ -322,7 +322,7 @@ def test_datasets_are_read_and_converted_as_they_were_written(world, tmp_path):
     with pytest.raises(ValueError, match="no split 'test'; available: train"):
         next(movi.read_scenes(folder, "test"))
     job = movi_pairs.MoviJob(config, pairs_per_clip=2)
-    listed, others = job.find(folder, tmp_path, 0.0)
+    listed, others, _ = job.find(folder, tmp_path, 0.0)
     assert [video.name for video in listed] == ["train/000000", "train/000001", "train/000002"] and not others
     assert movi_pairs.read(listed[1])["metadata"]["video_name"] == scenes[1]["metadata"]["video_name"]
     made, report = job.make(listed[1])

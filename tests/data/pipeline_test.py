@@ -265,6 +265,16 @@ def test_captions_are_dropped_at_their_rate(share):
     assert abs(captions.count(NULL_CAPTION) / 400 - share) <= 4 * np.sqrt(share * (1 - share) / 400)
 
 
+def test_the_first_caption_that_is_cut_is_told_of_once(monkeypatch):
+    monkeypatch.setattr(pipeline, "_warned", [])
+    rng, element = np.random.default_rng(0), {**SCENES[0], "caption": "a grey owl flies"}
+    prepare = Prepare(8, caption_dropout=0.0)
+    with pytest.warns(UserWarning, match="training captions: .*after 'a grey ' it does not read 'owl flies'") as found:
+        for _ in range(3):
+            prepare.random_map(element, rng)
+    assert len(found) == 1
+
+
 def test_point_dropout_only_hides_and_the_target_more():
     rng, element = np.random.default_rng(0), sample()
     kept = np.zeros(2)
@@ -296,7 +306,7 @@ def test_prepare_reads_captions_with_the_tokenizer_it_is_given():
 
         max_length, vocab_size = 5, 27
 
-        def encode(self, captions):
+        def encode(self, captions, notify=None):
             rows = [[ord(c) % 27 for c in caption[:5].ljust(5)] for caption in captions]
             return np.array(rows, np.int32)
 

@@ -1,6 +1,8 @@
 """Which files of a folder are videos, and what they are called."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +22,7 @@ def three_columns(folder):
 
 def test_videos_are_found_in_order_and_the_rest_is_counted(tmp_path):
     fill(tmp_path, ["b/z.MP4", "b/a.webm", "a.mov", "readme.md", ".hidden.mp4", ".git/x.mp4", "out/y.mp4", "x"])
-    videos, others = video_files.find(tmp_path, skip=tmp_path / "out")
+    videos, others, _ = video_files.find(tmp_path, skip=tmp_path / "out")
     assert [video.name for video in videos] == ["a.mov", "b/a.webm", "b/z.MP4"]
     assert others == {".md": 1, "(no ending)": 1}
 
@@ -98,3 +100,17 @@ def test_bad_folders_end_in_one_line(tmp_path, make, message):
 def test_an_impossible_share_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"test_share must be at least 0 and below 1, given 1.5"):
         video_files.find(tmp_path, test_share=1.5)
+
+
+def test_names_that_are_not_utf8_are_read(tmp_path):
+    """As an archive made on an old Windows leaves them; the file itself is found under its bytes."""
+    (tmp_path / os.fsdecode(b"caf\xe9_noir.mp4")).write_bytes(b"x")
+    (tmp_path / os.fsdecode(b"caf\xe9_noir.txt")).write_text("coffee")
+    (video,) = video_files.find(tmp_path).videos
+    assert (video.name, video.caption) == ("caf\u00e9_noir.mp4", "coffee")
+    assert Path(video.path).read_bytes() == b"x" and video.id.isalnum()
+    json.dumps(video.name).encode()
+
+
+def test_words_of_decomposed_names_are_whole():
+    assert video_files.words("cafe\u0301_noir.mp4") == "caf\u00e9 noir"
