@@ -4,7 +4,8 @@ The map, from the ground up (a module imports only from lines above its own):
 
     typing                                   axis letters, array annotations
     tracks, camera, video                    point tracks, homographies, video files
-    selection, edits, edit_fields, edit_json what can be done to tracks, and the file that says so
+    selection, groups, edits, edit_fields, edit_json
+                                             what can be done to tracks, and the file that says so
     trackers, metrics, figures               find tracks, measure, draw for people
     render, diffusion, models, flops         tracks as pixels, the noise process, the networks, their operations
     methods, data, optim, sharding, checkpoints, sampling, tokenizer

@@ -1,16 +1,25 @@
 """The fields of `edit.json`: one parser and one line of documentation per kind of value.
 
 A parser takes (value, where, names) and returns the argument for a function of `motionv2v.edits`, or raises EditError
-with one line: where the value stands, what it should be, what it is.
+with one line: where the value stands, what it should be, what it is. Numbers have the ranges of `motionv2v.selection`,
+which the functions check as well; a whole number may be written 3 or 3.0.
 """
 
 import difflib
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from motionv2v import camera
+import numpy as np
+
+from motionv2v import camera, selection
+from motionv2v.selection import Range
+
+MAX_DEPTH = 8
+"""An edit is nested no deeper than this."""
 
 
 class EditError(ValueError):
@@ -26,8 +35,30 @@ class Names(NamedTuple):
 
 def shown(value: Any) -> str:
     """Writes a value as JSON, shortened to a few words."""
-    text = json.dumps(value, default=repr)
+    try:
+        text = json.dumps(value, default=repr)
+    except (TypeError, ValueError):  # Python's own, such as a dict with tuples for keys
+        return selection.shown(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Turns what Python code may hand over (tuples, numpy's arrays and numbers) into what JSON has.
+
+    Raises EditError for deep nesting, and for text that no file can hold (half of a pair of surrogates).
+    """
+    if depth > MAX_DEPTH:
+        raise EditError(f"the file: is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        keys = [plain(key, depth + 1) if isinstance(key, str) else key for key in value]
+        return dict(zip(keys, (plain(item, depth + 1) for item in value.values()), strict=True))
+    if isinstance(value, list | tuple):
+        return [plain(item, depth + 1) for item in value]
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise EditError(f"the file: {shown(value)} is not text: it has half of a surrogate pair")
+    return value
 
 
 def check_object(value: Any, allowed: Sequence[str], where: str, required: Sequence[str] = ()) -> None:
@@ -38,7 +69,8 @@ def check_object(value: Any, allowed: Sequence[str], where: str, required: Seque
         if word not in allowed:
             close = difflib.get_close_matches(str(word).lower(), allowed, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise EditError(f"{where}: unknown field {word!r}; {hint}fields: {', '.join(allowed)}")
+            listed = ", ".join(allowed) or "none"
+            raise EditError(f"{where}: unknown field {selection.shown(word)}; {hint}fields: {listed}")
     for word in required:
         if word not in value:
             raise EditError(f"{where}: needs the field {word!r}")
@@ -57,30 +89,30 @@ def number(value: Any, where: str, names: Names | None = None) -> float:
     return value
 
 
+def ranged(allowed: Range) -> Callable[..., float]:
+    """Makes the parser of a number of a range."""
+
+    def parse(value: Any, where: str, names: Names | None = None) -> float:
+        if number(value, where) not in allowed:
+            raise EditError(f"{where}: must be {allowed}, got {shown(value)}")
+        return float(value)
+
+    return parse
+
+
 def integer(value: Any, where: str, least: int) -> int:
     """Reads a whole number from `least` to 2^31 - 1, which random keys and arrays can hold. Raises EditError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+    whole = not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    )
+    if not whole or not least <= value < 2**31:
         raise EditError(f"{where}: must be a whole number, at least {least}, got {shown(value)}")
-    return value
+    return int(value)
 
 
 def frame(value: Any, where: str, names: Names | None = None) -> int:
     """Reads a frame index. Raises EditError."""
     return integer(value, where, 0)
-
-
-def positive(value: Any, where: str, names: Names | None = None) -> float:
-    """Reads a number above 0. Raises EditError."""
-    if number(value, where) <= 0:
-        raise EditError(f"{where}: must be greater than 0, got {shown(value)}")
-    return float(value)
-
-
-def not_negative(value: Any, where: str, names: Names | None = None) -> float:
-    """Reads a number that is at least 0. Raises EditError."""
-    if number(value, where) < 0:
-        raise EditError(f"{where}: must not be negative, got {shown(value)}")
-    return float(value)
 
 
 def switch(value: Any, where: str, names: Names | None = None) -> bool:
@@ -90,18 +122,30 @@ def switch(value: Any, where: str, names: Names | None = None) -> bool:
     return value
 
 
-def numbers(value: Any, where: str, names: Names | None = None) -> list[float]:
-    """Reads a list of finite numbers. Raises EditError."""
+def times(value: Any, where: str, names: Names | None = None) -> list[float]:
+    """Reads a list of times in frames. Raises EditError."""
     if not isinstance(value, list) or not value:
         raise EditError(f"{where}: must be a list of numbers, got {shown(value)}")
-    return [number(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    return [ranged(selection.TIME)(item, f"{where}[{index}]") for index, item in enumerate(value)]
 
 
-def pair(value: Any, where: str, names: Names | None = None) -> tuple[float, float]:
-    """Reads [x, y]. Raises EditError."""
-    if not isinstance(value, list) or len(value) != 2:
-        raise EditError(f"{where}: must be [x, y], got {shown(value)}")
-    return number(value[0], f"{where}[0]"), number(value[1], f"{where}[1]")
+def pair(allowed: Range = selection.PIXELS) -> Callable[..., tuple[float, float]]:
+    """Makes the parser of [x, y], each a number of a range."""
+    read = ranged(allowed)
+
+    def parse(value: Any, where: str, names: Names | None = None) -> tuple[float, float]:
+        if not isinstance(value, list) or len(value) != 2:
+            raise EditError(f"{where}: must be [x, y], got {shown(value)}")
+        return read(value[0], f"{where}[0]"), read(value[1], f"{where}[1]")
+
+    return parse
+
+
+def name(value: Any, where: str) -> str:
+    """Reads a point's name, in one Unicode form however it was typed. Raises EditError."""
+    if not isinstance(value, str) or not value.strip() or value == "all" or len(value) > 60 or not value.isprintable():
+        raise EditError(f'{where}: must be a word or a few other than "all", 60 letters at most, got {shown(value)}')
+    return unicodedata.normalize("NFC", value)
 
 
 def points(value: Any, where: str, names: Names) -> list[int] | None:
@@ -111,35 +155,40 @@ def points(value: Any, where: str, names: Names) -> list[int] | None:
     items = value if isinstance(value, list) else [value]
     if not items:
         raise EditError(f'{where}: names no points; leave the field out or write "all" for all of them')
-    indices = [_point(item, where, names) for item in items]
-    twice = [item for item in indices if indices.count(item) > 1]
-    if twice:
-        raise EditError(f"{where}: point {twice[0]} is listed twice")
-    return indices
+    indices: dict[int, None] = {}
+    for item in items:
+        index = _point(item, where, names)
+        if index in indices:
+            raise EditError(f"{where}: point {index} is listed twice")
+        indices[index] = None
+    return list(indices)
 
 
 def _point(value: Any, where: str, names: Names) -> int:
     """Reads one index or name."""
     if isinstance(value, str):
-        if value in names.indices:
-            return names.indices[value]
+        known = unicodedata.normalize("NFC", value)
+        if known in names.indices:
+            return names.indices[known]
         close = difflib.get_close_matches(value, names.indices, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise EditError(f"{where}: no query is named {value!r}; {hint}names: {', '.join(names.indices) or 'none'}")
-    if isinstance(value, bool) or not isinstance(value, int):
+        listed = ", ".join(list(names.indices)[:8]) + (", ..." if len(names.indices) > 8 else "")
+        raise EditError(f"{where}: no query is named {selection.shown(value)}; {hint}names: {listed or 'none'}")
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
         raise EditError(f'{where}: must be indices of queries, names, or "all", got {shown(value)}')
     if not 0 <= value < names.num_points:
-        raise EditError(f"{where}: there is no point {value}; the queries are 0..{names.num_points - 1}")
-    return value
+        raise EditError(f"{where}: there is no point {shown(value)}; the queries are 0..{names.num_points - 1}")
+    return int(value)
 
 
 def keyframes(value: Any, where: str, names: Names | None = None) -> dict[int, tuple[float, float]]:
     """Reads {"frame": [x, y], ...} or [[frame, x, y], ...]. Raises EditError, also for one frame given twice."""
     if isinstance(value, dict):
-        bad = [key for key in value if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10)]
+        bad = [key for key in value if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", str(key))]
         if bad:
             raise EditError(f'{where}: keys must be frame numbers like "12", got {shown(bad[0])}')
-        rows = [(int(key), place) for key, place in value.items()]
+        rows = [(int(str(key).split(".")[0]), place) for key, place in value.items()]
     elif isinstance(value, list) and all(isinstance(row, list) and len(row) == 3 for row in value):
         rows = [(frame(row[0], f"{where}[{index}]"), row[1:]) for index, row in enumerate(value)]
     else:
@@ -150,7 +199,7 @@ def keyframes(value: Any, where: str, names: Names | None = None) -> dict[int, t
     for time, place in rows:
         if time in result:
             raise EditError(f"{where}: frame {time} is given twice")
-        result[time] = pair(place, f"{where}, frame {time}")
+        result[time] = pair()(place, f"{where}, frame {time}")
     return result
 
 
@@ -167,24 +216,47 @@ def choice(*choices: str) -> Callable[..., str]:
     return parse
 
 
-KINDS: dict[str, tuple[Callable[..., Any], str]] = {
-    "points": (points, 'indices of queries or names: a list, a single one, or "all" (the default)'),
-    "place": (pair, "[x, y] in pixels, in the frame"),
-    "goal": (pair, "[x, y] in pixels, at most one frame's size outside the frame"),
-    "vector": (pair, "[x, y] in pixels, or pixels per frame"),
-    "keyframes": (keyframes, '{"frame": [x, y], ...} or [[frame, x, y], ...]'),
-    "frame": (frame, "a frame, counted from 0; windows include both ends"),
-    "number": (number, "a finite number"),
-    "numbers": (numbers, "one number per frame: the time, in frames, that it shows"),
-    "positive": (positive, "a number above 0"),
-    "not negative": (not_negative, "a number of pixels, at least 0"),
-    "switch": (switch, "true or false"),
-    "ease": (choice("linear", "smooth"), '"linear" or "smooth"'),
-    "axis": (choice("vertical", "horizontal"), '"vertical" (left and right swap) or "horizontal"'),
-    "swap": (choice("point", "center"), '"point" (paths one for one) or "center" (groups keep their shapes)'),
-    "camera": (choice(*camera.MODELS), "the kind of transform, one of " + ", ".join(camera.MODELS)),
+class Kind(NamedTuple):
+    """A kind of field: its parser, what a person may write, and how far its places may lie from the frame.
+
+    `reach` is (lowest, highest) in frame sizes: (0, 1) is the frame itself; None for what names no place.
+    """
+
+    parse: Callable[..., Any]
+    meaning: str
+    reach: tuple[int, int] | None = None
+
+
+def _number(allowed: Range, what: str = "a number") -> Kind:
+    """Makes the kind of a number of a range."""
+    return Kind(ranged(allowed), f"{what}, {allowed}")
+
+
+_AROUND = "at most one frame's size outside the frame"
+
+KINDS: dict[str, Kind] = {
+    "points": Kind(points, 'indices of queries or names: a list, a single one, or "all" (the default)'),
+    "place": Kind(pair(), "[x, y] in pixels, in the frame", (0, 1)),
+    "goal": Kind(pair(), f"[x, y] in pixels, {_AROUND}", (-1, 2)),
+    "shift": Kind(pair(), "[x, y] in pixels, each at most two frame sizes", (-2, 2)),
+    "velocity": Kind(pair(selection.VELOCITY), "[x, y] in pixels per frame, each at most one frame size", (-1, 1)),
+    "keyframes": Kind(keyframes, f'{{"frame": [x, y], ...}} or [[frame, x, y], ...] in pixels, {_AROUND}', (-1, 2)),
+    "frame": Kind(frame, "a frame, counted from 0; windows include both ends"),
+    "time": _number(selection.TIME, "a time, whole or not"),
+    "times": Kind(times, f"one number per frame: the time that it shows, {selection.TIME}"),
+    "speed": _number(selection.SPEED, "a number; below 0 plays backwards"),
+    "degrees": _number(selection.DEGREES, "an angle, clockwise above 0"),
+    "factor": _number(selection.FACTOR),
+    "falloff": _number(selection.FALLOFF, "a distance"),
+    "amount": _number(selection.AMOUNT, "a distance"),
+    "line": _number(selection.PIXELS, "where a line lies"),
+    "switch": Kind(switch, "true or false"),
+    "ease": Kind(choice("linear", "smooth"), '"linear" or "smooth"'),
+    "axis": Kind(choice("vertical", "horizontal"), '"vertical" (left and right swap) or "horizontal"'),
+    "swap": Kind(choice("point", "center"), '"point" (paths one for one) or "center" (groups keep their shapes)'),
+    "camera": Kind(choice(*camera.MODELS), "the kind of transform, one of " + ", ".join(camera.MODELS)),
 }
-"""Kind of field -> (its parser, what a person may write)."""
+"""Every kind of field by its name."""
 
 
 def frames_in(kind: str, value: Any) -> list[int]:
@@ -195,7 +267,7 @@ def frames_in(kind: str, value: Any) -> list[int]:
 
 
 def places_in(kind: str, value: Any) -> list[tuple[float, float]]:
-    """Lists the places in the picture that a parsed field of a kind refers to."""
-    if kind in ("place", "goal"):
-        return [value]
-    return list(value.values()) if kind == "keyframes" else []
+    """Lists the places in the picture, or the ways across it, that a parsed field of a kind refers to."""
+    if KINDS[kind].reach is None:
+        return []
+    return list(value.values()) if kind == "keyframes" else [value]

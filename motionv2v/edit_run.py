@@ -82,7 +82,7 @@ def run(
     spec = edit_json.load(EXAMPLE / "edit.json" if example else edit_path)
     clip = video.read(video_path, num_frames=spec.frames)
     frames = clip.frames
-    spec.validate_against(frames.shape[1:3], len(frames))
+    spec = spec.validate_against(frames.shape[1:3], len(frames))
     name = "the packaged example" if example else video_path
     say(f"clip    {name}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {clip.fps:.3g} fps")
     editor = load(checkpoint, devices, say=lambda line: say(line.replace("memory ", "memory  ", 1)))
@@ -93,7 +93,7 @@ def run(
     if plan := editor.reused_steps(cache, num_steps):
         say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
     source = trackers.get("classical").track(frames, spec.queries)
-    target = spec.apply(source)
+    target = spec.apply(source, notify=lambda line: say(f"notice  {line}"))
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
     options = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views}
     options |= {"prompt": spec.prompt or inference.NULL_PROMPT, "seed": spec.seed if seed is None else seed}

@@ -10,19 +10,24 @@ Tracks are those of one clip, xy [N T 2] in pixels. Common keywords:
   what the window is to them.
 - `ease`: how a moving edit grows, "linear" or "smooth" (starts and ends at rest).
 
+A group's own centre, and the offsets of its points from it, are those of its visible points (`motionv2v.groups`): a
+lost point goes where the group goes. `notify` is called with a sentence that names such points and frames.
+
 Every function checks its arguments and raises ValueError with one line that names the bad value and what is available.
+Numbers have the ranges of `motionv2v.selection`; whole numbers may be of any type.
 Visibility stays as it is unless the edit says otherwise: only the tracker or a person knows what an edited point would
 hide behind. Positions may leave the frame; the renderer clips.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from motionv2v import camera, selection
+from motionv2v import camera, groups, selection
 from motionv2v import tracks as tracks_lib
-from motionv2v.selection import Number, Point, Points
+from motionv2v.selection import Frame, Number, Point, Points
 from motionv2v.tracks import Tracks, array_namespace
 from motionv2v.typing import Bool, Float, Num
 
@@ -35,8 +40,8 @@ def drag(
     end: Point | None = None,
     by: Point | None = None,
     falloff: Number = 0.0,
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
     ease: str = "smooth",
 ) -> Tracks:
     """Moves a group of points by `end - start` (or by `by`), in pixels, keeping their own motion.
@@ -51,13 +56,12 @@ def drag(
     else:
         shift = selection.vector(end, "end") - selection.vector(start, "start")
     chosen = selection.mask(tracks, points)
-    if not (np.isfinite(falloff) and falloff >= 0):
-        raise ValueError(f"drag needs falloff >= 0 pixels, got {falloff}")
+    falloff = selection.FALLOFF.check(falloff, "falloff")
     ramp = selection.ramp(tracks, start_frame, end_frame, ease)
     xp = array_namespace(tracks.xy)
     weight = xp.asarray(chosen, dtype=tracks.xy.dtype)
     if falloff > 0:
-        first = tracks.xy[:, start_frame or 0]
+        first = groups.follow(tracks, chosen)[:, selection.window(tracks, start_frame, end_frame)[0]]
         apart = xp.linalg.norm(first[:, None] - first[np.flatnonzero(chosen)][None], axis=-1).min(axis=1)
         weight = xp.where(chosen, 1.0, xp.exp(-0.5 * (apart / falloff) ** 2)).astype(tracks.xy.dtype)
     moved = tracks.xy + (weight[:, None, None] * ramp[:, None] * shift).astype(tracks.xy.dtype)
@@ -70,8 +74,8 @@ def drift(
     *,
     velocity: Point,
     t_origin: Number | None = None,
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
 ) -> Tracks:
     """Adds a constant velocity (pixels per frame) that leaves the positions at frame `t_origin` unchanged.
 
@@ -79,10 +83,9 @@ def drift(
     frame, so that a drift in a window starts from nothing.
     """
     first, last = selection.window(tracks, start_frame, end_frame)
-    if t_origin is not None and not np.isfinite(t_origin):
-        raise ValueError(f"drift needs a finite t_origin, got {t_origin}")
-    times = np.clip(np.arange(tracks.xy.shape[1]), first, last) - (first if t_origin is None else t_origin)
-    displacement = times[:, None] * selection.vector(velocity, "velocity")
+    origin = first if t_origin is None else selection.TIME.check(t_origin, "t_origin")
+    times = np.clip(np.arange(tracks.xy.shape[1]), first, last) - origin
+    displacement = times[:, None] * selection.vector(velocity, "velocity", selection.VELOCITY)
     return _replace(tracks, tracks.xy + displacement, selection.mask(tracks, points))
 
 
@@ -90,9 +93,10 @@ def tween(
     tracks: Tracks,
     points: Points = None,
     *,
-    keyframes: Mapping[int, Point],
+    keyframes: Mapping[Any, Point],
     interpolation: str = "linear",
     keep_motion: bool = False,
+    notify: Callable[[str], None] = warnings.warn,
 ) -> Tracks:
     """Puts the centre of a group of points at given positions at given frames, {frame: (x, y)}, and interpolates.
 
@@ -104,18 +108,19 @@ def tween(
     num_frames = tracks.xy.shape[1]
     if not keyframes:
         raise ValueError("tween needs at least one keyframe, {frame: (x, y)}")
-    frames = sorted(keyframes)
-    for frame in frames:
-        selection.check_frame(frame, num_frames, "keyframe")
-    keys = np.stack([selection.vector(keyframes[frame], f"keyframe {frame}") for frame in frames])
-    weights = selection.key_weights(np.asarray(frames), num_frames, interpolation)
+    keys = {
+        selection.frame(f, num_frames, "keyframe"): selection.vector(p, f"keyframe {f}") for f, p in keyframes.items()
+    }
+    frames = np.array(sorted(keys))
+    places = np.stack([keys[frame] for frame in frames])
+    weights = selection.key_weights(frames, num_frames, interpolation)
     chosen = selection.mask(tracks, points)
-    centre = _centre(tracks, chosen, None)
+    xy, centre = _group(tracks, chosen, notify)
     if keep_motion:
-        displacement = (weights[:, :, None] * (keys - centre[np.asarray(frames)])).sum(axis=1)
+        displacement = (weights[:, :, None] * (places - centre[frames])).sum(axis=1)
     else:
-        displacement = (weights[:, :, None] * keys).sum(axis=1) - centre
-    return _replace(tracks, tracks.xy + displacement, chosen)
+        displacement = (weights[:, :, None] * places).sum(axis=1) - centre
+    return _replace(tracks, xy + displacement, chosen)
 
 
 def retime(
@@ -123,15 +128,17 @@ def retime(
     points: Points = None,
     *,
     speed: Number | None = None,
-    about: Number = 0.0,
+    about: Number | None = None,
     times: Sequence[Number] | Num[np.ndarray, "T"] | None = None,
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
 ) -> Tracks:
     """Plays paths at another speed: frame t shows what was at frame about + speed * (t - about), or at times[t].
 
-    Inside a window the speed applies, outside it time runs at its own pace, without a jump. Negative speeds play
-    backwards. Times before the first or after the last frame hold that frame. Visibility follows (nearest frame).
+    Inside a window the speed applies, outside it time runs at its own pace, without a jump. `about` defaults to frame
+    0. Negative speeds play backwards; their default is such that the window's first frame shows its last one, so that
+    -1 plays the window backwards. Times before the first or after the last frame hold that frame. Visibility follows
+    (nearest frame). Raises ValueError also for a speed that leaves nothing to see but one end of the clip.
     """
     num_frames = tracks.xy.shape[1]
     if (speed is None) == (times is None):
@@ -139,21 +146,28 @@ def retime(
     first, last = selection.window(tracks, start_frame, end_frame)
     frames = np.arange(num_frames)
     if times is None:
-        if not (np.isfinite(speed) and np.isfinite(about)):
-            raise ValueError(f"retime needs a finite speed and about, got {speed} and {about}")
+        speed = selection.SPEED.check(speed, "speed")
+        fixed = 0.0 if about is None else selection.TIME.check(about, "about")
         window = (start_frame, end_frame, num_frames - 1)
-        times = about + selection.clock(frames, speed, *window) - selection.clock(np.array([about]), speed, *window)
+        times = fixed + selection.clock(frames, speed, *window) - selection.clock(np.array([fixed]), speed, *window)
+        if about is None and speed < 0:
+            times += last - times[first]
+        shown = np.clip(times, 0, num_frames - 1)[first : last + 1]
+        if speed != 0 and last > first and np.ptp(shown) == 0:
+            raise ValueError(f"at speed {speed:g} about frame {fixed:g} nothing but frame {shown[0]:g} is left to see")
     else:
-        times = np.asarray(times, np.float64)
-        if times.shape != (num_frames,) or not np.isfinite(times).all():
-            raise ValueError(f"retime needs one finite time for each of the {num_frames} frames, got {times.tolist()}")
+        if np.shape(times) != (num_frames,):
+            raise ValueError(
+                f"times must be one number for each of the {num_frames} frames, got {selection.shown(times)}"
+            )
+        times = np.array([selection.TIME.check(time, f"times[{frame}]") for frame, time in enumerate(times)])
         times = np.where((frames >= first) & (frames <= last), times, frames)
     played = tracks_lib.retime(tracks, times)
     return _replace(tracks, played.xy, selection.mask(tracks, points), played.visible)
 
 
 def reverse(
-    tracks: Tracks, points: Points = None, *, start_frame: int | None = None, end_frame: int | None = None
+    tracks: Tracks, points: Points = None, *, start_frame: Frame | None = None, end_frame: Frame | None = None
 ) -> Tracks:
     """Plays the window's frames backwards, positions and visibility."""
     first, last = selection.window(tracks, start_frame, end_frame)
@@ -167,15 +181,15 @@ def freeze(
     tracks: Tracks,
     points: Points = None,
     *,
-    frame: int = 0,
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    frame: Frame = 0,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
 ) -> Tracks:
     """Holds the positions and visibility of one frame over the window, by default from that frame to the end.
 
     `start_frame=0` freezes the whole clip.
     """
-    selection.check_frame(frame, tracks.xy.shape[1], "frame")
+    frame = selection.frame(frame, tracks.xy.shape[1], "frame")
     first, last = selection.window(tracks, frame if start_frame is None else start_frame, end_frame)
     order = np.arange(tracks.xy.shape[1])
     order[first : last + 1] = frame
@@ -189,20 +203,20 @@ def scale(
     *,
     factor: Number,
     center: Point | None = None,
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
     ease: str = "smooth",
+    notify: Callable[[str], None] = warnings.warn,
 ) -> Tracks:
-    """Scales positions about a fixed point (pixels), or about the group's centre in each frame; `factor` > 0.
+    """Scales positions by a factor about a fixed point (pixels), or about the group's centre in each frame.
 
     In a window the factor grows geometrically from 1.
     """
-    if not (np.isfinite(factor) and factor > 0):
-        raise ValueError(f"scale needs a factor > 0, got {factor}")
+    factor = selection.FACTOR.check(factor, "factor")
     chosen = selection.mask(tracks, points)
-    centre = _centre(tracks, chosen, center)
+    xy, centre = _group(tracks, chosen, notify, center)
     factors = factor ** selection.ramp(tracks, start_frame, end_frame, ease)
-    return _replace(tracks, centre + (tracks.xy - centre) * factors[:, None], chosen)
+    return _replace(tracks, centre + (xy - centre) * factors[:, None], chosen)
 
 
 def rotate(
@@ -211,21 +225,21 @@ def rotate(
     *,
     degrees: Number,
     center: Point | None = None,
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
     ease: str = "smooth",
+    notify: Callable[[str], None] = warnings.warn,
 ) -> Tracks:
     """Turns positions about a fixed point (pixels), or about the group's centre in each frame.
 
     Positive angles turn clockwise as seen on the screen (x to the right, y down).
     """
-    if not np.isfinite(degrees):
-        raise ValueError(f"rotate needs a finite angle in degrees, got {degrees}")
+    degrees = selection.DEGREES.check(degrees, "degrees")
     chosen = selection.mask(tracks, points)
-    centre = _centre(tracks, chosen, center)
+    xy, centre = _group(tracks, chosen, notify, center)
     angles = np.deg2rad(degrees) * selection.ramp(tracks, start_frame, end_frame, ease)
     cos, sin = np.cos(angles), np.sin(angles)
-    offset = tracks.xy - centre
+    offset = xy - centre
     x, y = offset[..., 0], offset[..., 1]
     turned = array_namespace(tracks.xy).stack([cos * x - sin * y, sin * x + cos * y], axis=-1)
     return _replace(tracks, centre + turned, chosen)
@@ -237,8 +251,9 @@ def mirror(
     *,
     axis: str = "vertical",
     at: Number | None = None,
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
+    notify: Callable[[str], None] = warnings.warn,
 ) -> Tracks:
     """Mirrors positions about the vertical line x = `at` (left and right swap) or the horizontal line y = `at`.
 
@@ -246,12 +261,11 @@ def mirror(
     """
     if axis not in ("vertical", "horizontal"):
         raise ValueError(f"unknown axis {axis!r}: choose one of vertical, horizontal")
-    if at is not None and not np.isfinite(at):
-        raise ValueError(f"mirror needs a finite position of its axis, got at={at}")
+    at = None if at is None else selection.PIXELS.check(at, "at")
     chosen = selection.mask(tracks, points)
-    centre = _centre(tracks, chosen, None if at is None else (at, at))
+    xy, centre = _group(tracks, chosen, notify, None if at is None else (at, at))
     flip = np.array([axis == "vertical", axis == "horizontal"])
-    mirrored = array_namespace(tracks.xy).where(flip, 2 * centre - tracks.xy, tracks.xy)
+    mirrored = array_namespace(tracks.xy).where(flip, 2 * centre - xy, xy)
     return _replace(tracks, mirrored, chosen, frames=selection.window_mask(tracks, start_frame, end_frame))
 
 
@@ -261,8 +275,9 @@ def swap(
     second: Points,
     *,
     by: str = "point",
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
+    notify: Callable[[str], None] = warnings.warn,
 ) -> Tracks:
     """Exchanges the paths of two points or of two groups.
 
@@ -284,20 +299,21 @@ def swap(
         return _replace(tracks, tracks.xy[order], np.isin(order, one + two), tracks.visible[order], frames)
     if by != "center":
         raise ValueError(f"unknown kind of swap {by!r}: choose one of point, center")
-    apart = tracks.xy[two].mean(axis=0) - tracks.xy[one].mean(axis=0)
-    moved = _replace(tracks, tracks.xy + apart, selection.mask(tracks, one), frames=frames)
-    return _replace(moved, moved.xy - apart, selection.mask(tracks, two), frames=frames)
+    chosen, others = selection.mask(tracks, one), selection.mask(tracks, two)
+    (xy, centre), (other_xy, other_centre) = (_group(tracks, group, notify) for group in (chosen, others))
+    moved = _replace(tracks, xy + (other_centre - centre), chosen, frames=frames)
+    return _replace(moved, other_xy + (centre - other_centre), others, frames=frames)
 
 
 def show(
-    tracks: Tracks, points: Points = None, *, start_frame: int | None = None, end_frame: int | None = None
+    tracks: Tracks, points: Points = None, *, start_frame: Frame | None = None, end_frame: Frame | None = None
 ) -> Tracks:
     """Marks points as visible during the window."""
     return _set_visible(tracks, points, start_frame, end_frame, True)
 
 
 def hide(
-    tracks: Tracks, points: Points = None, *, start_frame: int | None = None, end_frame: int | None = None
+    tracks: Tracks, points: Points = None, *, start_frame: Frame | None = None, end_frame: Frame | None = None
 ) -> Tracks:
     """Marks points as not visible during the window: the model is free to put them anywhere."""
     return _set_visible(tracks, points, start_frame, end_frame, False)
@@ -308,8 +324,8 @@ def blend_back(
     original: Tracks,
     points: Points = None,
     *,
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
     ease: str = "smooth",
 ) -> Tracks:
     """Leads edited paths back to the original ones: edited up to the window's first frame, original from its last on.
@@ -326,7 +342,12 @@ def blend_back(
 
 
 def uncamera(
-    tracks: Tracks, reference: Points, *, frame: int = 0, model: str | None = None
+    tracks: Tracks,
+    reference: Points,
+    *,
+    frame: Frame = 0,
+    model: str | None = None,
+    notify: Callable[[str], None] = warnings.warn,
 ) -> tuple[Tracks, Float[np.ndarray, "T 3 3"]]:
     """Removes camera motion: maps every frame so that the reference points stand where they are in `frame`.
 
@@ -334,8 +355,10 @@ def uncamera(
     similarity to 2, a translation to 1, or the `model` named. Returns the stabilised tracks and the transforms [T 3 3]
     that `recamera` undoes after the edit. Numpy only. Raises ValueError also for points that coincide or lie in a line.
     """
-    selection.check_frame(frame, tracks.xy.shape[1], "frame")
-    chosen = np.asarray(tracks.xy, np.float64)[selection.indices(reference, tracks.xy.shape[0], "reference")]
+    frame = selection.frame(frame, tracks.xy.shape[1], "frame")
+    indices = selection.indices(reference, tracks.xy.shape[0], "reference")
+    xy, _ = _group(tracks, selection.mask(tracks, indices), notify)
+    chosen = np.asarray(xy, np.float64)[indices]
     still = np.broadcast_to(chosen[:, frame : frame + 1], chosen.shape)
     homographies = camera.fit(chosen, still, model)
     return tracks_lib.warp(tracks, homographies), homographies
@@ -357,26 +380,31 @@ def jitter(
     points: Points = None,
     *,
     amount: Number = 2.0,
-    start_frame: int | None = None,
-    end_frame: int | None = None,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
 ) -> Tracks:
     """Adds independent noise U(-amount, amount) pixels to x and y of every point in every frame.
 
     The paper's supplement uses 2 px on all points at inference, because exactly aligned source and target paths make
     the model copy the source.
     """
-    if not (np.isfinite(amount) and amount >= 0):
-        raise ValueError(f"jitter needs an amount >= 0 pixels, got {amount}")
+    amount = selection.AMOUNT.check(amount, "amount")
     noise = rng.uniform(-amount, amount, size=tracks.xy.shape)
     frames = selection.window_mask(tracks, start_frame, end_frame)
     return _replace(tracks, tracks.xy + noise, selection.mask(tracks, points), frames=frames)
 
 
-def _centre(tracks: Tracks, chosen: Bool[np.ndarray, "N"], center: Point | None) -> Any:
-    """Gives the fixed centre [2], or the mean of the chosen points in each frame [T 2]."""
+def _group(
+    tracks: Tracks, chosen: Bool[np.ndarray, "N"], notify: Callable[[str], None], center: Point | None = None
+) -> tuple[Any, Any]:
+    """Gives positions [N T 2] and what a group is edited about: a fixed centre [2], or its own in each frame [T 2]."""
     if center is not None:
-        return selection.vector(center, "center")
-    return tracks.xy[np.flatnonzero(chosen)].mean(axis=0)
+        return tracks.xy, selection.vector(center, "center")
+    if lost := groups.lost(tracks, np.flatnonzero(chosen)):
+        notify(f"not visible: {lost}; there the group goes as its visible points do")
+    xy = groups.follow(tracks, chosen)
+    counted = chosen & np.asarray(tracks.visible).any(axis=1)
+    return xy, xy[np.flatnonzero(counted if counted.any() else chosen)].mean(axis=0)
 
 
 def _replace(tracks: Tracks, xy: Any, chosen: Any, visible: Any = None, frames: Any = None) -> Tracks:
@@ -387,7 +415,9 @@ def _replace(tracks: Tracks, xy: Any, chosen: Any, visible: Any = None, frames: 
     return Tracks(xy, tracks.visible if visible is None else xp.where(mask, visible, tracks.visible))
 
 
-def _set_visible(tracks: Tracks, points: Points, start_frame: int | None, end_frame: int | None, value: bool) -> Tracks:
+def _set_visible(
+    tracks: Tracks, points: Points, start_frame: Frame | None, end_frame: Frame | None, value: bool
+) -> Tracks:
     """Sets visibility of the chosen points over a window."""
     frames = selection.window_mask(tracks, start_frame, end_frame)
     return _replace(tracks, tracks.xy, selection.mask(tracks, points), value, frames)

@@ -1,10 +1,12 @@
 """What an edit is about: which points, which frames, how much of it each frame gets, and how keyframes interpolate.
 
 The edit vocabulary (`motionv2v.edits`) reads its common arguments through these functions. They turn what a person
-wrote into numpy arrays, and raise ValueError with one line that names the bad value and what is available.
+wrote into numpy arrays, and raise ValueError with one line that names the bad value and what is available. The `Range`s
+are those of the vocabulary's numbers, in Python and in an edit file alike.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,20 +15,67 @@ from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float, Int, Num
 
 Number = float | int | np.number
-Points = Sequence[int | np.integer] | np.ndarray | int | np.integer | None
+Points = Sequence[Number] | np.ndarray | Number | None
 Point = Sequence[Number] | np.ndarray
+Frame = Number
+"""A frame's index: a whole number, of whatever type."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an argument takes: `least` to `most`, both included, and 0 as well where `or_zero`."""
+
+    least: Number
+    most: Number
+    unit: str = ""
+    or_zero: bool = False
+
+    def __contains__(self, value: Number) -> bool:
+        return bool(self.least <= value <= self.most or (self.or_zero and value == 0))
+
+    def __str__(self) -> str:
+        return f"{'0, or ' if self.or_zero else ''}from {self.least:g} to {self.most:g} {self.unit}".rstrip()
+
+    def check(self, value: Any, name: str) -> float:
+        """Returns the value as a float. Raises ValueError for anything but a number of this range."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = np.nan
+        if isinstance(value, bool | np.bool_ | str) or number not in self:
+            raise ValueError(f"{name} must be {self}, got {shown(value)}")
+        return number
+
+
+PIXELS = Range(-100_000, 100_000, "pixels")
+VELOCITY = Range(-10_000, 10_000, "pixels per frame")
+FALLOFF = Range(0.1, 100_000, "pixels", or_zero=True)
+AMOUNT = Range(0, 1_000, "pixels")
+FACTOR = Range(0.001, 1_000)
+DEGREES = Range(-36_000, 36_000, "degrees")
+SPEED = Range(-1_000, 1_000, "times the clip's own")
+TIME = Range(-100_000, 100_000, "frames")
+
+
+def shown(value: Any) -> str:
+    """Writes a value in one short line, as errors show it."""
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def indices(points: Points, num_points: int, name: str = "points") -> list[int]:
     """Turns a choice of points into a list of valid indices; None is all points.
 
-    Raises ValueError for anything but integers, and names the first index outside 0..N-1.
+    Raises ValueError for anything but whole numbers, and names the first index outside 0..N-1.
     """
     if points is None:
         return list(range(num_points))
     array = np.atleast_1d(np.asarray(points))
+    if np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() and (array == np.rint(array)).all():
+        array = array.astype(int)
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must be a list of point indices (0..{num_points - 1}), got {points!r}")
+        raise ValueError(f"{name} must be a list of point indices (0..{num_points - 1}), got {shown(points)}")
     for index in array:
         if not 0 <= index < num_points:
             raise ValueError(f"{name}: there is no point {index}; the tracks have points 0..{num_points - 1}")
@@ -40,37 +89,37 @@ def mask(tracks: Tracks, points: Points) -> Bool[np.ndarray, "N"]:
     return chosen
 
 
-def check_frame(frame: Any, num_frames: int, name: str) -> None:
-    """Raises ValueError for anything but an existing frame's index."""
-    if isinstance(frame, bool) or not isinstance(frame, int | np.integer):
-        raise ValueError(f"{name} must be a frame index, got {frame!r}")
-    if not 0 <= frame < num_frames:
-        raise ValueError(f"{name}: there is no frame {frame}; the clip has frames 0..{num_frames - 1}")
+def frame(value: Any, num_frames: int, name: str) -> int:
+    """Returns a frame's index as an int. Raises ValueError for anything but the index of an existing frame."""
+    whole = isinstance(value, int | float | np.integer | np.floating) and np.isfinite(value) and value == int(value)
+    if isinstance(value, bool) or not whole:
+        raise ValueError(f"{name} must be a frame index, got {shown(value)}")
+    if not 0 <= value < num_frames:
+        raise ValueError(f"{name}: there is no frame {value:g}; the clip has frames 0..{num_frames - 1}")
+    return int(value)
 
 
-def window(tracks: Tracks, start_frame: int | None, end_frame: int | None) -> tuple[int, int]:
+def window(tracks: Tracks, start_frame: Frame | None, end_frame: Frame | None) -> tuple[int, int]:
     """Fills in and checks a window of frames, both ends included.
 
     Raises ValueError for a frame that does not exist and for a window that ends before it starts.
     """
     num_frames = tracks.xy.shape[1]
-    first = 0 if start_frame is None else start_frame
-    last = num_frames - 1 if end_frame is None else end_frame
-    check_frame(first, num_frames, "start_frame")
-    check_frame(last, num_frames, "end_frame")
+    first = 0 if start_frame is None else frame(start_frame, num_frames, "start_frame")
+    last = num_frames - 1 if end_frame is None else frame(end_frame, num_frames, "end_frame")
     if first > last:
         raise ValueError(f"start_frame {first} comes after end_frame {last}")
-    return int(first), int(last)
+    return first, last
 
 
-def window_mask(tracks: Tracks, start_frame: int | None, end_frame: int | None) -> Bool[np.ndarray, "T"]:
+def window_mask(tracks: Tracks, start_frame: Frame | None, end_frame: Frame | None) -> Bool[np.ndarray, "T"]:
     """Marks the frames of a window. Raises ValueError as `window` does."""
     first, last = window(tracks, start_frame, end_frame)
     frames = np.arange(tracks.xy.shape[1])
     return (frames >= first) & (frames <= last)
 
 
-def ramp(tracks: Tracks, start_frame: int | None, end_frame: int | None, ease: str) -> Float[np.ndarray, "T"]:
+def ramp(tracks: Tracks, start_frame: Frame | None, end_frame: Frame | None, ease: str) -> Float[np.ndarray, "T"]:
     """Says how much of a moving edit each frame gets: 1 without a window, else 0 to 1 over the window.
 
     Raises ValueError for an unknown `ease` and for a bad window.
@@ -87,16 +136,19 @@ def ramp(tracks: Tracks, start_frame: int | None, end_frame: int | None, ease: s
     return ramp if ease == "linear" else ramp * ramp * (3 - 2 * ramp)
 
 
-def vector(value: Any, name: str) -> Float[np.ndarray, "2"]:
-    """Turns an (x, y) into an array. Raises ValueError unless it is two finite numbers."""
-    vector = np.asarray(value, dtype=np.float64)
-    if vector.shape != (2,) or not np.isfinite(vector).all():
-        raise ValueError(f"{name} must be two finite numbers (x, y), got {value!r}")
+def vector(value: Any, name: str, allowed: Range = PIXELS) -> Float[np.ndarray, "2"]:
+    """Turns an (x, y) into an array. Raises ValueError unless it is two numbers of the range."""
+    try:
+        vector = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        vector = np.empty(0)
+    if vector.shape != (2,) or not all(number in allowed for number in vector):
+        raise ValueError(f"{name} must be two numbers (x, y), each {allowed}, got {shown(value)}")
     return vector
 
 
 def clock(
-    times: Num[np.ndarray, "S"], speed: Number, start_frame: int | None, end_frame: int | None, last_frame: int
+    times: Num[np.ndarray, "S"], speed: Number, start_frame: Frame | None, end_frame: Frame | None, last_frame: int
 ) -> Float[np.ndarray, "S"]:
     """Reads a clock that runs at `speed` in the window and at its own pace outside; without a window, at `speed`."""
     if start_frame is None and end_frame is None:

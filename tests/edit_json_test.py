@@ -26,7 +26,8 @@ def moving_tracks(queries):
 
 
 def edit(**operation):
-    return {"queries": [[0, 10, 20], [0, 30, 40], [2, 50, 60]], "operations": [operation]}
+    back = [{"op": "recamera"}] if operation["op"] == "uncamera" else []
+    return {"queries": [[0, 10, 20], [0, 30, 40], [2, 50, 60]], "operations": [operation, *back]}
 
 
 def test_documented_example_is_the_chain_of_edits_it_says():
@@ -59,7 +60,7 @@ def test_the_table_is_the_vocabulary():
     assert {name for name in functions if not name.startswith("_")} == set(edit_json.OPERATIONS)
     for name, operation in edit_json.OPERATIONS.items():
         parameters = set(inspect.signature(operation.function).parameters)
-        assert parameters - {"tracks", "rng", "original", "homographies"} == set(operation.fields), name
+        assert parameters - {"tracks", "rng", "original", "homographies", "notify"} == set(operation.fields), name
         assert set(operation.fields.values()) <= set(KINDS), name
         assert f"\n{name}" in edit_json.__doc__, name
     used = {kind for operation in edit_json.OPERATIONS.values() for kind in operation.fields.values()}
@@ -81,7 +82,7 @@ EVERY_OPERATION = [
     {"op": "show", "points": [0]},
     {"op": "hide", "points": [0]},
     {"op": "blend_back", "start_frame": 10, "end_frame": 20},
-    {"op": "uncamera", "reference": [0, 1, 2], "model": "similarity"},
+    {"op": "uncamera", "reference": [0, 1, 2], "model": "similarity", "frame": 1},
     {"op": "jitter", "amount": 0.5},
 ]
 
@@ -92,7 +93,11 @@ def test_every_operation_applies(operation):
     source = moving_tracks(spec.queries)
     got = spec.apply(source)
     assert got.xy.shape == source.xy.shape and got.xy.dtype == np.float32
-    if operation["op"] not in ("show", "blend_back"):  # these points are visible and where they were already
+    if operation["op"] not in (
+        "show",
+        "blend_back",
+        "uncamera",
+    ):  # these points are visible, and where they were or are put back
         assert not (np.array_equal(got.xy, source.xy) and np.array_equal(got.visible, source.visible))
 
 
@@ -102,7 +107,7 @@ def test_every_operation_is_tried_above():
 
 def test_blend_back_inside_uncamera_returns_to_the_original():
     document = edit(op="uncamera", reference=[0, 1])
-    document["operations"] += [
+    document["operations"][1:] = [
         {"op": "drag", "points": 2, "by": [50, 0]},
         {"op": "blend_back", "start_frame": 10, "end_frame": 20},
         {"op": "recamera"},
@@ -112,6 +117,67 @@ def test_blend_back_inside_uncamera_returns_to_the_original():
     got = spec.apply(source)
     np.testing.assert_allclose(got.xy[2, 20:], source.xy[2, 20:], atol=1e-2)  # float32 through the camera and back
     assert np.abs(got.xy[2, :10] - source.xy[2, :10]).max() > 40
+
+
+def test_whole_floats_are_whole_numbers():
+    """A program that knows one kind of number writes 3.0."""
+    written = {"queries": [[0, 10, 20], {"t": 2, "x": 30, "y": 40}], "seed": 4, "frames": 30}
+    written["operations"] = [
+        {"op": "drag", "points": [0, 1], "by": [3, 4], "start_frame": 1, "end_frame": 7},
+        {"op": "tween", "points": 1, "keyframes": {"3": [9, 9]}},
+        {"op": "keyframes", "points": 0, "keyframes": [[3, 9, 9]]},
+    ]
+    floats = json.loads(json.dumps(written), parse_int=float)
+    floats["operations"][1]["keyframes"] = {"3.0": [9, 9]}
+    spec, expected = (edit_json.parse(document).validate_against(SIZE, T) for document in (floats, written))
+    np.testing.assert_array_equal(spec.queries, expected.queries)
+    assert (spec.steps, spec.seed, spec.frames) == (expected.steps, 4, 30)
+
+
+def test_python_hands_over_what_it_has():
+    """Tuples, arrays and numpy's numbers, keyframes by number."""
+    document = {"queries": np.array([[0, 10, 20]]), "operations": ({"op": "tween", "keyframes": {3: (4.0, 5)}},)}
+    spec = edit_json.parse(document | {"seed": np.int64(3)})
+    assert spec.queries.tolist() == [[0, 10, 20]] and spec.steps[0].arguments == {"keyframes": {3: (4.0, 5.0)}}
+
+
+def test_a_name_is_found_however_its_accents_are_typed():
+    document = {"queries": [{"t": 0, "x": 1, "y": 2, "name": "caf\u00e9"}], "operations": []}
+    document["operations"] = [{"op": "hide", "points": "cafe\u0301"}]
+    assert edit_json.parse(document).steps[0].arguments == {"points": [0]}
+
+
+def test_lost_points_are_told_once_and_by_name():
+    document = edit(op="drag", points=[0, "nose"], by=[1, 1])
+    document["queries"][1] = {"t": 0, "x": 30, "y": 40, "name": "nose"}
+    document["operations"].append({"op": "scale", "points": ["nose", 0], "factor": 2})
+    spec = edit_json.parse(document).validate_against(SIZE, T)
+    source = edits.hide(edits.hide(moving_tracks(spec.queries), 2), 1, start_frame=40)
+    said = []
+    spec.apply(source, notify=said.append)
+    assert said == [
+        "the tracker lost point 1 (nose) in frames 40-48: an edit has no hold of a point there; its group goes as the "
+        "others do"
+    ]
+    spec.apply(edits.show(source, 1), notify=said.append)
+    assert len(said) == 1  # point 2 is lost, and nothing is done with it
+
+
+def test_a_group_with_a_lost_point_stays_whole():
+    spec = edit_json.parse(edit(op="keyframes", keyframes={"0": [30, 40], "48": [300, 40]}))
+    whole = moving_tracks(spec.queries)
+    lossy = edits.hide(edits.freeze(whole, 0, frame=4), 0, start_frame=5)
+    np.testing.assert_allclose(spec.apply(lossy, notify=str).xy, spec.apply(whole).xy, atol=1e-3)
+
+
+def test_what_apply_sends_too_far_is_named():
+    document = edit(op="scale", factor=30)
+    document["operations"].append({"op": "scale", "factor": 30})
+    spec = edit_json.parse(document).validate_against(SIZE, T)
+    with pytest.raises(
+        EditError, match=r"^operations\[1\] \(scale\): sends point 0 to .* at most 10 frame sizes outside"
+    ):
+        spec.apply(moving_tracks(spec.queries))
 
 
 def test_same_seed_same_jitter():
@@ -159,21 +225,47 @@ TOP = {"queries": [[0, 1, 2]], "operations": []}
         (edit(op="drag", start=[1, 1], end=[2, 2], by=[1, 1]), "got start and end and by"),
         (edit(op="drag", by=[1]), "operations[0] (drag).by: must be [x, y], got [1]"),
         (edit(op="drag", by=[1, 1], ease="smoth"), "(drag).ease: must be one of linear, smooth, got"),
-        (edit(op="drag", by=[1, 1], falloff=-3), "(drag).falloff: must not be negative, got -3"),
+        (edit(op="drag", by=[1, 1], falloff=-3), "(drag).falloff: must be 0, or from 0.1 to 100000 pixels, got -3"),
         (edit(op="drag", by=[1, 1], start_frame=9, end_frame=3), "(drag): start_frame 9 comes after end_frame 3"),
         (edit(op="drag", by=[1, 1], start_frame=-1), "(drag).start_frame: must be a whole number, at least 0, got -1"),
         (edit(op="drift"), "operations[0] (drift): needs the field 'velocity'"),
         (edit(op="retime", speed=1, times=[1, 2]), "needs either speed or times, got speed and times"),
         (edit(op="retime", times=[1, "2"]), "(retime).times[1]: must be a number"),
-        (edit(op="keyframes", keyframes={}), "operations[0] (tween).keyframes: needs at least one keyframe"),
+        (edit(op="keyframes", keyframes={}), "operations[0] (keyframes).keyframes: needs at least one keyframe"),
         (edit(op="keyframes", keyframes={"a": [1, 1]}), 'keys must be frame numbers like "12", got "a"'),
         (edit(op="keyframes", keyframes={"9" * 5000: [1, 1]}), "keys must be frame numbers"),
         (edit(op="keyframes", keyframes={"3": [1, 1], "03": [2, 2]}), "frame 3 is given twice"),
         (edit(op="keyframes", keyframes=[[3, 1, 1], [3, 2, 2]]), "frame 3 is given twice"),
-        (edit(op="keyframes", keyframes={"3": 1}), "(tween).keyframes, frame 3: must be [x, y], got 1"),
+        (edit(op="keyframes", keyframes={"3": 1}), "(keyframes).keyframes, frame 3: must be [x, y], got 1"),
         (edit(op="keyframes", keyframes={"3": [1, 1]}, keep_motion=1), "keep_motion: must be true or false, got 1"),
-        (edit(op="scale", factor=0), "(scale).factor: must be greater than 0, got 0"),
+        (edit(op="scale", factor=0), "(scale).factor: must be from 0.001 to 1000, got 0"),
+        (edit(op="scale", factor=1e9), "(scale).factor: must be from 0.001 to 1000, got 1000000000.0"),
+        (
+            edit(op="drag", by=[1, 1], falloff=1e-300),
+            "(drag).falloff: must be 0, or from 0.1 to 100000 pixels, got 1e-300",
+        ),
+        (edit(op="drag", by=[1e30, 1]), "(drag).by[0]: must be from -100000 to 100000 pixels, got 1e+30"),
+        (edit(op="drift", velocity=[1, -1e30]), "(drift).velocity[1]: must be from -10000 to 10000 pixels per frame"),
+        (edit(op="jitter", amount=1e6), "(jitter).amount: must be from 0 to 1000 pixels"),
+        (edit(op="retime", speed=1e6), "(retime).speed: must be from -1000 to 1000 times the clip's own"),
+        (edit(op="retime", times=[0, 1e30]), "(retime).times[1]: must be from -100000 to 100000 frames"),
+        ({**TOP, "queries": [[0, 1e30, 2]]}, "queries[0].x: must be from -100000 to 100000 pixels, got 1e+30"),
+        ({**TOP, "queries": [[3.5, 1, 2]]}, "queries[0].t: must be a whole number, at least 0, got 3.5"),
+        ({**TOP, "queries": [[0, 1, 2]] * 4097}, "queries: 4097 points; an edit has at most 4096"),
+        ({**TOP, "operations": [{"op": "jitter"}] * 1001}, "operations: 1001 of them; an edit has at most 1000"),
+        ({**TOP, "queries": [{"t": 0, "x": 1, "y": 2, "name": "a\nb"}]}, "queries[0].name: must be a word or a few"),
+        ({**TOP, "prompt": "half \ud83d"}, "is not text: it has half of a surrogate pair"),
+        ({**TOP, "queries": [[[[[[[[[[1]]]]]]]]]]}, "the file: is nested more than 8 deep"),
+        (edit(op="x" * 5000), "operations[0]: unknown operation 'xxxxx"),
+        (edit(op="hide", points=[["x" * 5000]]), "(hide).points: must be indices of queries, names"),
+        (edit(op="hide", points="x" * 5000), "(hide).points: no query is named 'xxxxx"),
+        (edit(op="hide", **{"x" * 5000: 1}), "(hide): unknown field 'xxxxx"),
         (edit(op="recamera"), "operations[0] (recamera): there is no camera motion to put back"),
+        (
+            {**TOP, "operations": [{"op": "uncamera", "reference": 0}, {"op": "jitter"}]},
+            "operations[0] (uncamera): the camera motion is never put back, so paths would not fit the clip; "
+            'put {"op": "recamera"} after',
+        ),
     ],
 )
 def test_parse_says_what_where_and_what_would_be_right(document, message):
@@ -200,7 +292,14 @@ def test_parse_says_what_where_and_what_would_be_right(document, message):
         (edit(op="swap", first=[0, 1], second=[1]), "(swap): swap needs two separate groups, but point 1"),
         (edit(op="freeze", frame=30, end_frame=20), "operations[0] (freeze): start_frame 30 comes after end_frame 20"),
         (edit(op="uncamera", reference=[0, 1], model="affine"), "(uncamera): the camera model 'affine' needs"),
-        (edit(op="drift", velocity=[1e300, 0]), "operations[0] (drift): tracks.xy is not finite at point 0, frame 1"),
+        (edit(op="drag", by=[0, 961]), "(drag).by: (0, 961) is outside the allowed x -1440..1440, y -960..960"),
+        (edit(op="drift", velocity=[-721, 0]), "(drift).velocity: (-721, 0) is outside the allowed x -720..720, y"),
+        (
+            edit(op="drift", velocity=[200, 0]),
+            "(drift): sends point 0 to (8010, 20) in frame 40; places are at most 10",
+        ),
+        (edit(op="scale", factor=1000), "operations[0] (scale): sends point 0 to "),
+        (edit(op="mirror", at=1e5), "operations[0] (mirror): sends point 0 to "),
     ],
 )
 def test_validate_against_finds_what_does_not_fit_the_clip(document, message):

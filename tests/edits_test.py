@@ -19,6 +19,12 @@ def source():
     return Tracks(xy.astype(np.float32), rng.random((N, T)) < 0.8)
 
 
+@pytest.fixture
+def seen(source):
+    """The same paths, every point visible throughout."""
+    return Tracks(source.xy, np.ones_like(source.visible))
+
+
 def assert_same(got, expected, atol=1e-3):
     """Compares tracks; 1e-3 px is a few float32 roundings of positions below 1000 px."""
     np.testing.assert_allclose(got.xy, expected.xy, atol=atol)
@@ -86,10 +92,10 @@ def test_tween_hits_its_keyframes(source, interpolation, keep_motion):
         np.testing.assert_allclose(got.xy[2, 2], [100 - 70 / 3, 50 + 10 / 3], atol=1e-3)
 
 
-def test_tween_moves_a_group_rigidly(source):
-    got = edits.tween(source, [0, 1, 5], keyframes={0: (10, 10), 8: (90, 50)})
+def test_tween_moves_a_group_rigidly(seen):
+    got = edits.tween(seen, [0, 1, 5], keyframes={0: (10, 10), 8: (90, 50)})
     np.testing.assert_allclose(got.xy[[0, 1, 5]].mean(axis=0), np.linspace((10, 10), (90, 50), T), atol=1e-3)
-    np.testing.assert_allclose(got.xy[0] - got.xy[5], source.xy[0] - source.xy[5], atol=1e-3)
+    np.testing.assert_allclose(got.xy[0] - got.xy[5], seen.xy[0] - seen.xy[5], atol=1e-3)
 
 
 def test_tween_through_its_own_path_changes_nothing(source):
@@ -107,6 +113,33 @@ def test_retime(source):
     np.testing.assert_array_equal(double.xy[1, 6:], source.xy[1, [8, 8, 8]])
     times = np.array([0, 0, 1, 1.5, 2, 8, 7, 6, 20.0])
     assert_same(edits.retime(source, times=times), tracks_lib.retime(source, times), atol=0)
+
+
+@pytest.mark.parametrize("window", [{}, {"start_frame": 0}, {"end_frame": 8}])
+def test_retime_backwards_starts_at_the_end(source, window):
+    assert_same(edits.retime(source, speed=-1, **window), edits.reverse(source), atol=0)
+    slow = edits.retime(source, speed=-0.5, **window)
+    assert_same(slow, tracks_lib.retime(source, 8 - 0.5 * np.arange(T)), atol=0)
+    fast = edits.retime(source, speed=-2, **window)
+    assert_same(fast, tracks_lib.retime(source, np.array([8, 6, 4, 2, 0, 0, 0, 0, 0])), atol=0)
+
+
+def test_retime_backwards_in_a_window_plays_it_backwards_without_a_jump(source):
+    got = edits.retime(source, speed=-1, start_frame=2, end_frame=5)
+    assert_same(got, tracks_lib.retime(source, np.array([3, 4, 5, 4, 3, 2, 3, 4, 5])), atol=0)
+
+
+def test_retime_refuses_a_speed_that_freezes(source):
+    with pytest.raises(ValueError, match="at speed -1 about frame 0 nothing but frame 0 is left to see"):
+        edits.retime(source, speed=-1, about=0)
+    with pytest.raises(ValueError, match="at speed 3 about frame -20 nothing but frame 8 is left to see"):
+        edits.retime(source, speed=3, about=-20)
+    assert_same(edits.retime(source, speed=0, about=3), edits.freeze(source, frame=3, start_frame=0), atol=0)
+    assert_same(
+        edits.retime(tracks_lib.take_frames(source, np.arange(2)), speed=1),
+        tracks_lib.take_frames(source, np.arange(2)),
+        atol=0,
+    )
 
 
 def test_retime_in_a_window_joins_without_a_jump(source):
@@ -132,39 +165,39 @@ def test_freeze(source):
     assert_same(edits.freeze(whole, frame=5, start_frame=0), whole, atol=0)
 
 
-def test_scale_matches_loop_and_is_undone_by_the_inverse(source):
-    got = edits.scale(source, [0, 3], factor=0.5, center=(100, 40))
-    np.testing.assert_allclose(got.xy[3], 0.5 * source.xy[3] + np.array([50, 20]), atol=1e-3)
-    assert_untouched(got, source, [0, 3])
-    assert_same(edits.scale(got, [0, 3], factor=2, center=(100, 40)), source)
-    ramped = edits.scale(source, factor=4, start_frame=2, end_frame=4, ease="linear")
-    spread = np.linalg.norm(ramped.xy[0] - ramped.xy[1], axis=-1) / np.linalg.norm(source.xy[0] - source.xy[1], axis=-1)
+def test_scale_matches_loop_and_is_undone_by_the_inverse(seen):
+    got = edits.scale(seen, [0, 3], factor=0.5, center=(100, 40))
+    np.testing.assert_allclose(got.xy[3], 0.5 * seen.xy[3] + np.array([50, 20]), atol=1e-3)
+    assert_untouched(got, seen, [0, 3])
+    assert_same(edits.scale(got, [0, 3], factor=2, center=(100, 40)), seen)
+    ramped = edits.scale(seen, factor=4, start_frame=2, end_frame=4, ease="linear")
+    spread = np.linalg.norm(ramped.xy[0] - ramped.xy[1], axis=-1) / np.linalg.norm(seen.xy[0] - seen.xy[1], axis=-1)
     np.testing.assert_allclose(spread, [1, 1, 1, 2, 4, 4, 4, 4, 4], rtol=1e-4)  # float32 differences
-    np.testing.assert_allclose(ramped.xy.mean(axis=0), source.xy.mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(ramped.xy.mean(axis=0), seen.xy.mean(axis=0), atol=1e-3)
 
 
-def test_rotate_turns_clockwise_on_the_screen_and_back(source):
-    right = Tracks(np.array([[[110.0, 40.0]] * T] * N, np.float32), source.visible)
+def test_rotate_turns_clockwise_on_the_screen_and_back(seen):
+    right = Tracks(np.array([[[110.0, 40.0]] * T] * N, np.float32), seen.visible)
     np.testing.assert_allclose(edits.rotate(right, degrees=90, center=(100, 40)).xy[0, 0], [100, 50], atol=1e-4)
-    got = edits.rotate(source, [1, 2, 5], degrees=33, start_frame=1, end_frame=6)
+    got = edits.rotate(seen, [1, 2, 5], degrees=33, start_frame=1, end_frame=6)
     np.testing.assert_allclose(
-        np.linalg.norm(got.xy[1] - got.xy[5], axis=-1), np.linalg.norm(source.xy[1] - source.xy[5], axis=-1), atol=1e-3
+        np.linalg.norm(got.xy[1] - got.xy[5], axis=-1), np.linalg.norm(seen.xy[1] - seen.xy[5], axis=-1), atol=1e-3
     )
-    assert_untouched(got, source, [1, 2, 5])
-    assert_same(edits.rotate(got, [1, 2, 5], degrees=-33, start_frame=1, end_frame=6), source)
+    assert_untouched(got, seen, [1, 2, 5])
+    assert_same(edits.rotate(got, [1, 2, 5], degrees=-33, start_frame=1, end_frame=6), seen)
 
 
 @pytest.mark.parametrize("axis", ["vertical", "horizontal"])
 @pytest.mark.parametrize("at", [None, 120.0])
-def test_mirror_twice_is_identity(source, axis, at):
-    once = edits.mirror(source, [0, 1], axis=axis, at=at, start_frame=2)
+def test_mirror_twice_is_identity(seen, axis, at):
+    once = edits.mirror(seen, [0, 1], axis=axis, at=at, start_frame=2)
     kept, flipped = (1, 0) if axis == "vertical" else (0, 1)
-    line = source.xy[[0, 1], 2:, flipped].mean(axis=0) if at is None else at
-    np.testing.assert_allclose(once.xy[1, 2:, flipped], 2 * line - source.xy[1, 2:, flipped], atol=1e-3)
-    np.testing.assert_array_equal(once.xy[..., kept], source.xy[..., kept])
-    np.testing.assert_array_equal(once.xy[:, :2], source.xy[:, :2])
-    assert_untouched(once, source, [0, 1])
-    assert_same(edits.mirror(once, [0, 1], axis=axis, at=at, start_frame=2), source)
+    line = seen.xy[[0, 1], 2:, flipped].mean(axis=0) if at is None else at
+    np.testing.assert_allclose(once.xy[1, 2:, flipped], 2 * line - seen.xy[1, 2:, flipped], atol=1e-3)
+    np.testing.assert_array_equal(once.xy[..., kept], seen.xy[..., kept])
+    np.testing.assert_array_equal(once.xy[:, :2], seen.xy[:, :2])
+    assert_untouched(once, seen, [0, 1])
+    assert_same(edits.mirror(once, [0, 1], axis=axis, at=at, start_frame=2), seen)
 
 
 def test_swap_by_point_exchanges_paths(source):
@@ -176,12 +209,12 @@ def test_swap_by_point_exchanges_paths(source):
     assert_same(edits.swap(once, [0, 1], [4, 3], end_frame=5), source, atol=0)
 
 
-def test_swap_by_center_keeps_shapes(source):
-    once = edits.swap(source, [0, 1], [2, 3, 4], by="center")
-    np.testing.assert_allclose(once.xy[[0, 1]].mean(axis=0), source.xy[[2, 3, 4]].mean(axis=0), atol=1e-3)
-    np.testing.assert_allclose(once.xy[[2, 3, 4]].mean(axis=0), source.xy[[0, 1]].mean(axis=0), atol=1e-3)
-    np.testing.assert_allclose(once.xy[0] - once.xy[1], source.xy[0] - source.xy[1], atol=1e-3)
-    assert_same(edits.swap(once, [0, 1], [2, 3, 4], by="center"), source)
+def test_swap_by_center_keeps_shapes(seen):
+    once = edits.swap(seen, [0, 1], [2, 3, 4], by="center")
+    np.testing.assert_allclose(once.xy[[0, 1]].mean(axis=0), seen.xy[[2, 3, 4]].mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(once.xy[[2, 3, 4]].mean(axis=0), seen.xy[[0, 1]].mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(once.xy[0] - once.xy[1], seen.xy[0] - seen.xy[1], atol=1e-3)
+    assert_same(edits.swap(once, [0, 1], [2, 3, 4], by="center"), seen)
 
 
 def test_show_and_hide_set_a_window(source):
@@ -233,6 +266,15 @@ def test_edit_in_the_stabilised_frame_follows_the_camera():
     still, homographies = edits.uncamera(tracks, [0, 1, 2, 3])
     got = edits.recamera(edits.freeze(still, [4]), homographies)
     np.testing.assert_allclose(got.xy[4], [250, 200] + pan, atol=1e-2)  # float32 through perspective and back
+
+
+def test_whole_floats_are_indices(source):
+    got = edits.drag(source, [1.0, 2.0], by=(5, 0), falloff=20, start_frame=2.0, end_frame=np.float32(6))
+    assert_same(got, edits.drag(source, [1, 2], by=(5, 0), falloff=20, start_frame=2, end_frame=6), atol=0)
+    assert_same(edits.freeze(source, frame=3.0), edits.freeze(source, frame=3), atol=0)
+    assert_same(
+        edits.tween(source, 2.0, keyframes={4.0: (1, 2)}), edits.tween(source, 2, keyframes={4: (1, 2)}), atol=0
+    )
 
 
 def test_jitter_is_uniform_and_bounded():
@@ -293,19 +335,42 @@ def test_every_edit_keeps_dtype_and_leaves_its_input_alone(source):
         (lambda s: edits.hide(s, start_frame=5, end_frame=4), "start_frame 5 comes after end_frame 4"),
         (lambda s: edits.tween(s, keyframes={}), "at least one keyframe"),
         (lambda s: edits.tween(s, keyframes={11: (0, 0)}), "keyframe: there is no frame 11"),
-        (lambda s: edits.tween(s, keyframes={1: (0, np.nan)}), "keyframe 1 must be two finite numbers"),
+        (lambda s: edits.tween(s, keyframes={1: (0, np.nan)}), "keyframe 1 must be two numbers"),
         (lambda s: edits.tween(s, keyframes={1: (0, 1)}, interpolation="cubic"), "one of linear, smooth"),
         (lambda s: edits.drag(s, by=(1, 2), ease="bounce"), "one of linear, smooth"),
-        (lambda s: edits.drag(s, by=(1, 2), falloff=-1.0), "falloff >= 0"),
+        (lambda s: edits.drag(s, by=(1, 2), falloff=-1.0), "falloff must be 0, or from 0.1 to 100000 pixels, got -1.0"),
         (lambda s: edits.retime(s), "either speed or times"),
         (lambda s: edits.retime(s, times=[1.0, 2.0]), "each of the 9 frames"),
-        (lambda s: edits.scale(s, factor=0), "factor > 0"),
-        (lambda s: edits.rotate(s, degrees=np.inf), "finite angle"),
+        (lambda s: edits.scale(s, factor=0), "factor must be from 0.001 to 1000, got 0"),
+        (lambda s: edits.rotate(s, degrees=np.inf), "degrees must be from -36000 to 36000 degrees, got inf"),
+        (lambda s: edits.drag(s, by=(1e30, 0)), "by must be two numbers .* each from -100000 to 100000 pixels"),
+        (lambda s: edits.drag(s, by=np.array(["a", 0])), "by must be two numbers"),
+        (
+            lambda s: edits.drag(s, by=(1, 2), falloff=1e-300),
+            "falloff must be 0, or from 0.1 to 100000 pixels, got 1e-300",
+        ),
+        (lambda s: edits.drift(s, velocity=(1e30, 0)), "velocity .* each from -10000 to 10000 pixels per frame"),
+        (lambda s: edits.drift(s, velocity=(1, 0), t_origin=np.nan), "t_origin must be from -100000 to 100000 frames"),
+        (lambda s: edits.scale(s, factor=1e6), "factor must be from 0.001 to 1000, got 1000000.0"),
+        (lambda s: edits.scale(s, factor=np.complex64(2j)), "factor must be from 0.001 to 1000, got 2j"),
+        (
+            lambda s: edits.retime(s, speed=1e9),
+            "speed must be from -1000 to 1000 times the clip's own, got 1000000000.0",
+        ),
+        (lambda s: edits.retime(s, speed=1, about=np.inf), "about must be from -100000 to 100000 frames, got inf"),
+        (lambda s: edits.retime(s, times=[0.0] * 8 + [1e30]), r"times\[8\] must be from -100000 to 100000 frames"),
+        (lambda s: edits.mirror(s, at=1e7), "at must be from -100000 to 100000 pixels"),
+        (lambda s: edits.jitter(np.random.default_rng(0), s, amount=1e5), "amount must be from 0 to 1000 pixels"),
+        (lambda s: edits.freeze(s, frame=2.5), "frame must be a frame index, got 2.5"),
+        (lambda s: edits.freeze(s, frame=True), "frame must be a frame index, got True"),
         (lambda s: edits.mirror(s, axis="diagonal"), "one of vertical, horizontal"),
         (lambda s: edits.swap(s, [0, 1], [1, 2]), "point 1 is in both"),
         (lambda s: edits.swap(s, [0, 1], [2]), "equal size, got 2 and 1"),
         (lambda s: edits.swap(s, 0, 1, by="name"), "one of point, center"),
-        (lambda s: edits.jitter(np.random.default_rng(0), s, amount=-1.0), "amount >= 0"),
+        (
+            lambda s: edits.jitter(np.random.default_rng(0), s, amount=-1.0),
+            "amount must be from 0 to 1000 pixels, got -1.0",
+        ),
         (lambda s: edits.recamera(s, np.zeros((3, 3, 3))), "needs 9 transforms"),
         (lambda s: edits.uncamera(s, [0, 1], model="affine"), "'affine' needs at least 3"),
         (lambda s: edits.blend_back(s, tracks_lib.select(s, [0])), "one shape"),
