@@ -40,6 +40,8 @@ from typing import Any
 from against_diffusers import header, number, pin_threads, print_table
 from sampling_sides import MARK, JaxSide, Row, make_config, plan
 
+from motionv2v import files
+
 SIZES = {"tiny": 20, "5b": 50, "dry": 4}
 """Steps of a sample by size."""
 
@@ -269,9 +271,7 @@ def load(options: argparse.Namespace) -> dict[str, Any]:
 
 def save(told: dict[str, Any], options: argparse.Namespace) -> None:
     if options.out:
-        partial = options.out.with_suffix(".partial")
-        partial.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        partial.replace(options.out)
+        files.write(options.out, json.dumps(told, indent=1) + "\n")
 
 
 def write_markdown(path: Path, caption: str, rows: list[list[str]]) -> None:

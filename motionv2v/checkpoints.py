@@ -16,7 +16,6 @@ A *model folder* is what `load_model` reads anywhere, without the training code'
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -34,7 +33,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from motionv2v import ROOT, optim
+from motionv2v import ROOT, files, optim
 from motionv2v.typing import PyTree
 
 WEIGHTS, CONFIG, FROZEN, CHECKPOINTS = "model.safetensors", "config.json", "frozen.safetensors", "checkpoints"
@@ -100,9 +99,8 @@ def load_workdir(workdir: str | os.PathLike, ema: bool = True) -> tuple[ConfigDi
 
 def save_frozen(workdir: str | os.PathLike, frozen: PyTree) -> None:
     """Write the weights that do not train into a work dir, in their own number type, atomically."""
-    final, partial = Path(workdir) / FROZEN, Path(workdir) / (FROZEN + ".partial")
-    _write_weights({path: np.asarray(leaf) for path, leaf in optim.flatten(frozen).items()}, partial)
-    os.replace(partial, final)
+    with files.partial(Path(workdir) / FROZEN) as unfinished:
+        _write_weights({path: np.asarray(leaf) for path, leaf in optim.flatten(frozen).items()}, unfinished)
 
 
 def load_frozen(workdir: str | os.PathLike) -> PyTree:
@@ -126,24 +124,18 @@ def save_model(
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     folder = Path(folder).resolve()
-    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
     flat = {path: np.asarray(leaf) for path, leaf in optim.flatten(params).items()}
     flat = {p: x.astype(_DTYPES[dtype]) if _is_float(x) else x for p, x in flat.items()}
-    _write_weights(flat, partial / WEIGHTS)
-    weights = {"file": WEIGHTS, "sha256": _sha256(partial / WEIGHTS), "dtype": dtype, "parameters": optim.count(flat)}
-    _write_json(partial / CONFIG, {"config": config_to_json(config), "weights": weights})
-    for name, content in (beside or {}).items():
-        if isinstance(content, str):
-            (partial / name).write_text(content, encoding="utf-8")
-        else:
-            (shutil.copytree if content.is_dir() else shutil.copyfile)(content, partial / name)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with files.partial_folder(folder) as unfinished:
+        _write_weights(flat, unfinished / WEIGHTS)
+        weights = {"file": WEIGHTS, "sha256": files.sha256(unfinished / WEIGHTS)}
+        weights |= {"dtype": dtype, "parameters": optim.count(flat)}
+        _write_json(unfinished / CONFIG, {"config": config_to_json(config), "weights": weights})
+        for name, content in (beside or {}).items():
+            if isinstance(content, str):
+                files.write(unfinished / name, content)
+            else:
+                (shutil.copytree if content.is_dir() else shutil.copyfile)(content, unfinished / name)
     return folder
 
 
@@ -168,7 +160,7 @@ def load_model(
         path = folder / WEIGHTS
         if not path.is_file():
             raise CheckpointError(nothing_found(folder))
-        if _sha256(path) != weights["sha256"]:
+        if files.sha256(path) != weights["sha256"]:
             raise CheckpointError(f"{path} is not the file its config.json describes (sha256 differs): copy it again")
         config, params = ConfigDict(_tuples(config)), _read_weights(path)
         params = params if as_stored else _to_float32(params)
@@ -281,9 +273,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _write_json(path: Path, value: dict) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    files.write(path, json.dumps(value, indent=1) + "\n")
 
 
 def nothing_found(folder: Path) -> str:
@@ -294,11 +284,6 @@ def nothing_found(folder: Path) -> str:
         f"no checkpoint in {folder}: it {listing}; expected {CONFIG} and {WEIGHTS} (a model folder),"
         f" or {CONFIG} and {CHECKPOINTS}/<step> (a training work dir with a complete checkpoint)"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_float(x: np.ndarray) -> bool:

@@ -22,7 +22,6 @@ import os
 import pickle
 import platform
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -34,7 +33,7 @@ import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from motionv2v import ROOT
+from motionv2v import ROOT, files
 
 VARIABLE = "MOTIONV2V_CACHE"
 OFF = ("off", "0", "no", "false")
@@ -160,7 +159,7 @@ def remembered(name: str, identity: Any, make: Callable[[], Any]) -> Any:
         pass  # not there or damaged: it is made again, which takes seconds and needs no notice
     value = json.loads(json.dumps(make()))
     try:
-        _write(path, json.dumps({"key": key, "sum": _digest(json.dumps(value)), "value": value}).encode())
+        files.write(path, json.dumps({"key": key, "sum": _digest(json.dumps(value)), "value": value}))
     except OSError:
         pass
     return value
@@ -197,25 +196,13 @@ def _load(path: Path, key: str, args: Any) -> Callable[..., Any]:
 
 def _store(path: Path, key: str, compiled: Any) -> None:
     payload = pickle.dumps(serialize_executable.serialize(compiled))
-    _write(path, MAGIC + key.encode() + b"\n" + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
-    files = sorted(path.parent.glob("*.program"), key=lambda file: file.stat().st_mtime, reverse=True)
+    files.write(path, MAGIC + key.encode() + b"\n" + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+    stored = sorted(path.parent.glob("*.program"), key=lambda file: file.stat().st_mtime, reverse=True)
     total = 0
-    for file in files:
+    for file in stored:
         total += file.stat().st_size
         if total > MAX_BYTES and file != path:
             file.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all, whoever else writes the same one."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(content)
-            file.close()
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _signature(args: Any, static: dict[str, Any]) -> str:

@@ -24,9 +24,7 @@ Running one takes jax, numpy and safetensors:
     video = exported.call({name: weights[name] for name in manifest["functions"]["decode"]["weights"]}, latents)
 """
 
-import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,7 +37,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from motionv2v import checkpoints, optim, step_cache
+from motionv2v import checkpoints, files, optim, step_cache
 from motionv2v import model as modeling
 from motionv2v.convert import folders
 from motionv2v.models.vae import latent_shape
@@ -203,33 +201,30 @@ def stablehlo(
     config, params = _load(name_or_folder, ema)
     model = modeling.build(config)
     flat = {name: np.asarray(leaf, _DTYPES[dtype]) for name, leaf in optim.flatten(params).items()}
-    folder = Path(folder).resolve()
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     manifest: dict[str, Any] = {"config": checkpoints.config_to_json(config), "functions": {}}
-    for name, function in functions(model).items():
-        weights = {k: v for k, v in flat.items() if k.startswith(tuple(f"{p}/" for p in function.prefixes))}
-        exported, batch = _export(function, weights, tuple(platforms))
-        (partial / f"{name}.jaxexport").write_bytes(exported.serialize())
-        manifest["functions"][name] = {
-            "platforms": list(exported.platforms),
-            "batch": batch,
-            "arguments": _shapes(function.arguments, batch),
-            "weights": sorted(weights),
-        }
-        say(f"{name}: {', '.join(exported.platforms)}; batch {batch}; {len(weights)} weights")
-    if model.schedule is not None:
-        manifest["alphas_cumprod"] = np.asarray(model.schedule.alphas_cumprod, np.float64).tolist()
-    save_file(flat, partial / "weights.safetensors")
-    source = checkpoints.resolve(name_or_folder)
-    (partial / NOTE).write_text(note or _own_note(source, config), encoding="utf-8")
-    if (source / SPIECE).is_file():
-        shutil.copyfile(source / SPIECE, partial / SPIECE)
-    manifest["sha256"] = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(partial.iterdir())}
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    return partial.rename(folder)
+    folder = Path(folder).resolve()
+    with files.partial_folder(folder) as unfinished:
+        for name, function in functions(model).items():
+            weights = {k: v for k, v in flat.items() if k.startswith(tuple(f"{p}/" for p in function.prefixes))}
+            exported, batch = _export(function, weights, tuple(platforms))
+            (unfinished / f"{name}.jaxexport").write_bytes(exported.serialize())
+            manifest["functions"][name] = {
+                "platforms": list(exported.platforms),
+                "batch": batch,
+                "arguments": _shapes(function.arguments, batch),
+                "weights": sorted(weights),
+            }
+            say(f"{name}: {', '.join(exported.platforms)}; batch {batch}; {len(weights)} weights")
+        if model.schedule is not None:
+            manifest["alphas_cumprod"] = np.asarray(model.schedule.alphas_cumprod, np.float64).tolist()
+        save_file(flat, unfinished / "weights.safetensors")
+        source = checkpoints.resolve(name_or_folder)
+        files.write(unfinished / NOTE, note or _own_note(source, config))
+        if (source / SPIECE).is_file():
+            shutil.copyfile(source / SPIECE, unfinished / SPIECE)
+        manifest["sha256"] = {path.name: files.sha256(path) for path in sorted(unfinished.iterdir())}
+        files.write(unfinished / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    return folder
 
 
 def _export(

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from motionv2v import files
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, UInt8
 from motionv2v.video import resize, set_frame_count
@@ -139,13 +140,8 @@ def save_png(path: str | os.PathLike, image: UInt8[AnyArray, "H W 3"]) -> Path:
         raise ValueError(f"{path}: pictures are written as .png, given {path.suffix!r}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"{path}: expected a uint8 picture [H W 3], given {image.dtype} {list(image.shape)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.png")
-    try:
-        Image.fromarray(image).save(temporary, optimize=True)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.partial(path) as unfinished:
+        Image.fromarray(image).save(unfinished, optimize=True)
     return path
 
 

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from absl import logging as absl_logging
 
-from motionv2v import figures
+from motionv2v import figures, files
 from motionv2v.data import recipes, sources, video_files, video_pairs
 from motionv2v.data.movi_pairs import MoviJob
 from motionv2v.data.video_files import Video
@@ -186,7 +186,7 @@ def _check_settings(out: Path, job: PairJob) -> None:
         differ = sorted(name for name in settings | known if known.get(name) != settings.get(name))
         if differ:
             raise ValueError(f"{out} holds pairs made with other settings ({', '.join(differ)}); use an empty folder")
-    _write(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    files.write(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def _local_options(num_workers: int, options: Sequence[str]) -> list[str]:
@@ -262,10 +262,9 @@ def _pack(
     say(f"packing the pairs of {len(videos)} {job.unit}")
     builder.build(videos, job, work, building, runner=runner, options=options)
     packed.unlink(missing_ok=True)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(building / DATASET, final)
+    files.move(building / DATASET, final)
     shutil.rmtree(building, ignore_errors=True)
-    _write(packed, json.dumps(record, indent=0, sort_keys=True) + "\n")
+    files.write(packed, json.dumps(record, indent=0, sort_keys=True) + "\n")
 
 
 def _write_reports(out: Path, reports: Sequence[dict[str, Any]], unit: str, found: video_files.Found) -> None:
@@ -277,7 +276,7 @@ def _write_reports(out: Path, reports: Sequence[dict[str, Any]], unit: str, foun
     total["pairs"] = sum(report["pairs"] for report in reports)
     full = {**total, "rejected": dict(sorted(gates.items())), "other_files": found.others}
     full |= {"captions_not_used": found.unused, "by_video": public}
-    _write(out / "report.json", json.dumps(full, indent=1, sort_keys=True) + "\n")
+    files.write(out / "report.json", json.dumps(full, indent=1, sort_keys=True) + "\n")
     lines = [f"{total['pairs']} pairs from {total['used']} of {total['videos']} {unit}"]
     lines += [f"rejected draws: {', '.join(f'{gate} {n}' for gate, n in sorted(gates.items())) or 'none'}"]
     if found.others:
@@ -289,18 +288,10 @@ def _write_reports(out: Path, reports: Sequence[dict[str, Any]], unit: str, foun
         what = what if report["pairs"] else f"not used: {report['reason']}"
         notes = [f"rejected: {rejected}"] * bool(rejected and report["pairs"]) + report["notes"]
         lines.append(f"{report['video']}: {'; '.join([what, *notes])}")
-    _write(out / "report.txt", "\n".join(lines) + "\n")
+    files.write(out / "report.txt", "\n".join(lines) + "\n")
 
 
 def _summary(reports: Sequence[dict[str, Any]], unit: str, found: video_files.Found, out: Path) -> str:
     pairs, unused = sum(report["pairs"] for report in reports), sum(not report["pairs"] for report in reports)
     captions = f" and {len(found.unused)} captions" if found.unused else ""
     return f"{pairs} pairs in {out}; {unused} of {len(reports)} {unit}{captions} not used, see {out / 'report.txt'}"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

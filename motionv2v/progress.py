@@ -15,6 +15,8 @@ from typing import NamedTuple, TextIO
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
+from motionv2v import files
+
 METRICS = "metrics.jsonl"
 
 
@@ -162,6 +164,4 @@ def _drop_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    files.write(path, "".join(kept))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from motionv2v import sampling
+from motionv2v import files, sampling
 from motionv2v.typing import AnyArray, Float, Int
 
 FILE = "step_cache.json"
@@ -73,10 +73,7 @@ def plan(curve: Curve, num_steps: int, threshold: float) -> tuple[bool, ...]:
 def save(folder: str | Path, curve: Curve) -> Path:
     """Write a curve beside a checkpoint, as `step_cache.json`, and return the file. Raises OSError if it cannot."""
     columns = {name: np.asarray(getattr(curve, name)).tolist() for name in ("timesteps", "ratio", "change")}
-    path = Path(folder) / FILE
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**curve.about, **columns}, indent=1) + "\n", encoding="utf-8")
-    return partial.replace(path)
+    return files.write(Path(folder) / FILE, json.dumps({**curve.about, **columns}, indent=1) + "\n")
 
 
 def load(folder: str | Path | None) -> Curve:

@@ -19,6 +19,7 @@ import av
 import cv2
 import numpy as np
 
+from motionv2v import files
 from motionv2v.typing import AnyArray, Num, UInt8
 
 MAX_BYTES = 8 * 2**30
@@ -103,16 +104,12 @@ def write(
     _check_writable(path, frames, fps)
     if path.suffix.lower() != ".gif" and not lossless:
         frames = _pad_to_even(frames, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        encode = _encode_gif if path.suffix.lower() == ".gif" else _encode_h264
-        encode(temporary, frames, Fraction(fps).limit_denominator(1001), crf=crf, lossless=lossless)
-        os.replace(temporary, path)
+        with files.partial(path) as unfinished:
+            encode = _encode_gif if path.suffix.lower() == ".gif" else _encode_h264
+            encode(unfinished, frames, Fraction(fps).limit_denominator(1001), crf=crf, lossless=lossless)
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: cannot be written ({_reason(error)})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

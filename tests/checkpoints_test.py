@@ -14,7 +14,7 @@ import pytest
 import toy_task
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, export, optim, train
+from motionv2v import checkpoints, export, files, optim, train
 from motionv2v.run_checkpoints import RunCheckpoints
 
 PARAMS = {
@@ -62,7 +62,7 @@ def cut_weights_and_fix_checksum(folder):
     path = folder / checkpoints.WEIGHTS
     path.write_bytes(path.read_bytes()[:-3])
     read = json.loads((folder / "config.json").read_text())
-    read["weights"]["sha256"] = checkpoints._sha256(path)
+    read["weights"]["sha256"] = files.sha256(path)
     (folder / "config.json").write_text(json.dumps(read))
 
 

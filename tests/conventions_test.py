@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "motionv2v"
 
 LAYERS = (
-    {"typing"},
+    {"typing", "files"},
     {"tracks", "camera", "video", "video_bytes", "video_scan", "selection", "groups", "tokenizer", "roll_call"},
     {
         "models", "diffusion", "flops", "collectives", "render", "prompts", "edits", "edit_fields", "edit_json",
@@ -30,8 +30,8 @@ LAYERS = (
 """From the bottom up: a part of the package imports parts of its own layer and of those below it."""
 
 NO_JAX = {
-    "typing", "tracks", "camera", "video", "video_bytes", "video_scan", "selection", "groups", "tokenizer", "edits",
-    "edit_fields", "edit_json", "trackers", "figures", "metrics", "data", "progress",
+    "typing", "files", "tracks", "camera", "video", "video_bytes", "video_scan", "selection", "groups", "tokenizer",
+    "edits", "edit_fields", "edit_json", "trackers", "figures", "metrics", "data", "progress",
 }  # fmt: skip
 """What worker processes of the input pipeline, or a page that only shows an edit, may import."""
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from motionv2v import files
 from motionv2v.convert.files import STORED, ConvertError, copy_into, listing, read_json, some
 
 CHECKSUMS, PROGRESS = "checksums.json", "progress.json"
@@ -182,7 +183,7 @@ class OutputFolder:
                     saved = file.tell()
                     self._save(current={"file": name, "tensors": i})
             _sync(file)
-        os.replace(path, self._partial / name)
+        files.move(path, self._partial / name)
         self._complete(name, digest.hexdigest())
         return digest.hexdigest()
 
@@ -210,20 +211,13 @@ class OutputFolder:
 
     def _save(self, current: dict[str, Any]) -> None:
         self._state["current"] = current
-        partial = self._partial / (PROGRESS + ".part")
-        partial.write_text(json.dumps(self._state), encoding="utf-8")
-        os.replace(partial, self._partial / PROGRESS)
+        files.write(self._partial / PROGRESS, json.dumps(self._state))
 
     def _finish(self) -> None:
         checksums = json.dumps({"sha256": self.checksums}, indent=1) + "\n"
         (self._partial / CHECKSUMS).write_text(checksums, encoding="utf-8")
         (self._partial / PROGRESS).unlink(missing_ok=True)
-        old = self.folder.with_name(f".{self.folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(old)
-        self._partial.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
+        files.move(self._partial, self.folder)
 
 
 def verify(folder: str | os.PathLike) -> int:
@@ -237,9 +231,7 @@ def verify(folder: str | os.PathLike) -> int:
     if not isinstance(expected, dict) or not expected:
         raise ConvertError(f"{folder / CHECKSUMS} lists no files")
     missing = [name for name in expected if not (folder / name).is_file()]
-    changed = [
-        name for name in expected if name not in missing and _digest(folder / name).hexdigest() != expected[name]
-    ]
+    changed = [name for name in expected if name not in missing and files.sha256(folder / name) != expected[name]]
     if missing or changed:
         raise ConvertError(f"{folder} is not as it was written: missing {some(missing)}; changed {some(changed)}")
     return len(expected)
@@ -258,9 +250,9 @@ def _header(tensors: Sequence[Planned]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _digest(path: Path, size: int | None = None) -> Any:
-    """Return the running sha256 of a file, or of its first `size` bytes."""
-    digest, left = hashlib.sha256(), path.stat().st_size if size is None else size
+def _digest(path: Path, size: int) -> Any:
+    """Return the running sha256 of the first `size` bytes of a file."""
+    digest, left = hashlib.sha256(), size
     with path.open("rb") as file:
         while left and (block := file.read(min(left, 1 << 24))):
             digest.update(block)

@@ -9,13 +9,14 @@ the shards: `00000.npy` [samples L C] float16 for the shard of that name, and `n
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
+
+from motionv2v import files
 
 META, TEXT, NULL = "meta.json", "text", "null.npy"
 SWAPPED = (("target_latents", "source_video_latents"), ("target_tracks_latents", "source_tracks_latents"))
@@ -34,10 +35,8 @@ def write_shard(folder: str | Path, index: int, records: dict[str, np.ndarray]) 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an npy file that appears complete or not at all."""
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        np.save(file, array)
-    os.replace(partial, path)
+    with files.partial(path) as unfinished:
+        np.save(unfinished, array)
 
 
 def text_folder(folder: str | Path) -> Path:
@@ -47,9 +46,7 @@ def text_folder(folder: str | Path) -> Path:
 
 def write_meta(folder: str | Path, meta: dict[str, Any]) -> None:
     """Write `meta.json`: what the latents were made from, so that a resumed job can tell whether it is the same."""
-    path = Path(folder) / META
-    path.with_suffix(".partial").write_text(json.dumps(meta, indent=2, sort_keys=True))
-    os.replace(path.with_suffix(".partial"), path)
+    files.write(Path(folder) / META, json.dumps(meta, indent=2, sort_keys=True))
 
 
 def read_meta(folder: str | Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from motionv2v import files
 from motionv2v.data import movi, records, video_files, video_pairs
 from motionv2v.data.recipes import Rejected
 from motionv2v.data.video_files import Video
@@ -99,17 +100,17 @@ def find(source: str | os.PathLike, test_share: float = 0.0) -> tuple[list[Video
         if SPLIT not in info.splits:
             raise ValueError(f"{source}: there is no split {SPLIT!r}; available: {', '.join(sorted(info.splits))}")
         # The name, the version and the sizes of all files stand for the content, as a digest does for a file's.
-        stamp = hashlib.sha256((source / "dataset_info.json").read_bytes()).hexdigest()
+        stamp = files.sha256(source / "dataset_info.json")
         names = [f"{SPLIT}/{index:06d}" for index in range(info.splits[SPLIT].num_examples)]
         rows = [(name, os.fspath(source), stamp, "") for name in names]
         num_frames = info.features["video"].shape[0]
     else:
-        files = [source] if source.is_file() else sorted(source.glob("*.npz"))
-        if not files:
+        found = [source] if source.is_file() else sorted(source.glob("*.npz"))
+        if not found:
             what = "holds neither dataset_info.json nor .npz files" if source.is_dir() else "is not there"
             raise ValueError(f"{source} {what}; expected e.g. movi_e/256x256/1.0.0, a scene.npz or a folder of them")
-        rows = [(file.name, os.fspath(file), *video_files.digest(file)) for file in files]
-        num_frames = next(filter(None, map(_num_frames, files)), None)
+        rows = [(file.name, os.fspath(file), *video_files.digest(file)) for file in found]
+        num_frames = next(filter(None, map(_num_frames, found)), None)
     scenes = []
     for name, path, content, problem in rows:
         code = hashlib.sha256(f"{name}\n{content}".encode()).hexdigest()[:16]

@@ -9,7 +9,6 @@ A video that cannot be used, for whatever reason, has a result too: a report wit
 """
 
 import functools
-import io
 import json
 import os
 import zlib
@@ -21,7 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from motionv2v import trackers, video_bytes, video_scan
+from motionv2v import files, trackers, video_bytes, video_scan
 from motionv2v.data import motion_prompts, recipes, records, shots, video_files
 from motionv2v.data.video_files import Video
 from motionv2v.video import VideoError
@@ -107,15 +106,8 @@ def ensure(video: Video, job: PairJob, work: str | os.PathLike) -> Path:
         for name, value in record.items():
             is_bytes = records.FIELDS[name].dtype == "bytes"
             arrays[f"{key}/{name}"] = np.frombuffer(value, np.uint8) if is_bytes else np.asarray(value)
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(file.getvalue())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.partial(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)
     return path
 
 
