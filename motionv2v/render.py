@@ -23,6 +23,9 @@ from motionv2v.typing import AnyArray, Float, Key
 METHODS = ("auto", "window", "full")
 POOLS = {"7": 7, "26": 26, "64": 64}
 
+_GRIDS = ((6, 128), (11, 1024), (21, 4096))
+# Distinct colours come from ever finer grids of so many levels a channel, up to so many colours each.
+
 
 def blobs(
     tracks: Tracks,
@@ -117,15 +120,16 @@ def _draw_windows(centre, visible, colors, size, sigma, radius):
 
 
 @lru_cache
-def _color_order() -> Float[np.ndarray, "M 3"]:
-    """Order colours by farthest-first choice: first the 26 of {0, 1/2, 1}^3 without black, then a finer grid."""
-    coarse = np.stack(np.meshgrid(*[[0.0, 0.5, 1.0]] * 3, indexing="ij"), -1).reshape(-1, 3)[1:]
-    named = np.array([(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0)], float)
-    order = _farthest_first(named, coarse, 26)
-    fine = np.stack(np.meshgrid(*[np.linspace(0, 1, 6)] * 3, indexing="ij"), -1).reshape(-1, 3)
+def _color_order(grids: int) -> Float[np.ndarray, "M 3"]:
+    """Order colours by farthest-first choice: first the 26 of {0, 1/2, 1}^3 without black, then finer grids in turn."""
+    if grids == 0:
+        coarse = np.stack(np.meshgrid(*[[0.0, 0.5, 1.0]] * 3, indexing="ij"), -1).reshape(-1, 3)[1:]
+        named = np.array([(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0)], float)
+        return _farthest_first(named, coarse, 26)
+    levels, count = _GRIDS[grids - 1]
+    fine = np.stack(np.meshgrid(*[np.linspace(0, 1, levels)] * 3, indexing="ij"), -1).reshape(-1, 3)
     # Dark colours are hard to tell from the black canvas.
-    order = _farthest_first(order, fine[fine.max(-1) > 0.5], 128)
-    return order.astype(np.float32)
+    return _farthest_first(_color_order(grids - 1), fine[fine.max(-1) > 0.5], count)
 
 
 def _farthest_first(start: np.ndarray, pool: np.ndarray, count: int) -> np.ndarray:
@@ -140,21 +144,23 @@ def _farthest_first(start: np.ndarray, pool: np.ndarray, count: int) -> np.ndarr
 def distinct_colors(n: int) -> Float[np.ndarray, "n 3"]:
     """Return n distinct RGB colours in [0, 1]: white, red, green, blue, cyan, magenta, yellow, grey, ...
 
-    The first 26 are the corners, edges and faces of the colour cube. Raises ValueError beyond 128.
+    The first 26 are the corners, edges and faces of the colour cube; neighbours among the first 128 are at least 0.19
+    apart, among the first 1024 0.09, and 0.04 beyond. Raises ValueError beyond 4096.
     """
-    order = _color_order()
-    if not 0 <= n <= len(order):
-        raise ValueError(f"0 to {len(order)} distinct colours are available; asked for {n}")
-    return order[:n]
+    for grids, (_, count) in enumerate(_GRIDS, start=1):
+        if 0 <= n <= count:
+            return _color_order(grids)[:n].astype(np.float32)
+    raise ValueError(f"0 to {_GRIDS[-1][1]} distinct colours are available; asked for {n}")
 
 
 def random_colors(key: Key, n: int, pool: str = "any") -> Float[AnyArray, "n 3"]:
     """Draw n different colours from a pool: "7", "26", "64" (the first so many distinct colours) or "any".
 
-    "any" is the smallest of the pools 26, 64, 128 that holds n: a colour stands for a point (paper, section 3.3), so
-    the fewer there are, the farther apart they look. Raises ValueError if the pool holds fewer than n.
+    "any" is the smallest of the pools 26, 64, 128 that holds n, or the first n distinct colours: a colour stands for a
+    point (paper, section 3.3), so the fewer there are, the farther apart they look. Raises ValueError if the pool holds
+    fewer than n, and beyond 4096.
     """
-    sizes = {**POOLS, "any": next((s for s in (26, 64, 128) if s >= n), 0)}
+    sizes = {**POOLS, "any": next((s for s in (26, 64, 128) if s >= n), n)}
     if pool not in sizes:
         raise ValueError(f"unknown colour pool {pool!r}; available: {', '.join(sizes)}")
     if sizes[pool] < n:

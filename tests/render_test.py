@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v import render
+from motionv2v import edit_json, render
 from motionv2v.tracks import Tracks
 
 SIZE = (24, 32)
@@ -170,15 +170,37 @@ def test_distinct_colors_are_distinct_and_not_black():
     # 1 / 5 in one channel is the finest step of the grid they are taken from.
     assert gaps.min() > 0.19
     np.testing.assert_array_equal(render.distinct_colors(5), render.distinct_colors(30)[:5])
-    with pytest.raises(ValueError, match="1000"):
-        render.distinct_colors(1000)
+    for n in (-1, 5000):
+        with pytest.raises(ValueError, match=f"0 to 4096 distinct colours are available; asked for {n}"):
+            render.distinct_colors(n)
 
 
-@pytest.mark.parametrize(("pool", "n"), [("7", 7), ("26", 20), ("64", 64), ("any", 3), ("any", 30), ("any", 70)])
+def test_colors_of_more_points_go_on_after_those_of_fewer():
+    """The first 128 are those that models were trained with: their sum tells a change of any of them."""
+    many = render.distinct_colors(1024)
+    np.testing.assert_array_equal(render.distinct_colors(128), many[:128])
+    weights = np.arange(1, 129)[:, None] * [1, 10, 100]
+    assert (many[:128].astype(np.float64) * weights).sum() == pytest.approx(502498.607, abs=1e-2)
+    gaps = np.linalg.norm(many[:, None] - many[None], axis=-1) + np.eye(len(many))
+    # 1 / 10 in one channel is the step of the second grid; 1 / 20 that of the third.
+    assert gaps[:128, :128].min() > 0.19 and gaps.min() > 0.09 and many.max(axis=1).min() >= 0.5
+
+
+@pytest.mark.slow
+def test_as_many_colors_as_an_edit_may_have_points():
+    colors = np.asarray(render.random_colors(jax.random.key(0), edit_json.MAX_POINTS))
+    assert len(np.unique(colors, axis=0)) == edit_json.MAX_POINTS
+    with pytest.raises(ValueError, match="4096"):
+        render.random_colors(jax.random.key(0), edit_json.MAX_POINTS + 1)
+
+
+@pytest.mark.parametrize(
+    ("pool", "n"), [("7", 7), ("26", 20), ("64", 64), ("any", 3), ("any", 30), ("any", 70), ("any", 144)]
+)
 def test_random_colors_are_drawn_without_replacement(pool, n):
     colors = np.asarray(render.random_colors(jax.random.key(0), n, pool))
     assert colors.shape == (n, 3) and len(np.unique(colors, axis=0)) == n
-    allowed = {tuple(c) for c in render.distinct_colors(int(pool) if pool != "any" else 128)}
+    allowed = {tuple(c) for c in render.distinct_colors(int(pool) if pool != "any" else max(n, 128))}
     assert {tuple(c) for c in colors} <= allowed
 
 
