@@ -8,9 +8,11 @@ A resize keeps the coordinate convention of the package: a point at `xy` moves t
 """
 
 import contextlib
+import functools
+import itertools
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +21,7 @@ import av
 import cv2
 import numpy as np
 
-from motionv2v import files
+from motionv2v import files, video_sound
 from motionv2v.typing import AnyArray, Num, UInt8
 
 MAX_BYTES = 8 * 2**30
@@ -83,31 +85,40 @@ def read(
 
 def write(
     path: str | os.PathLike,
-    video: Clip | UInt8[AnyArray, "T H W 3"],
+    video: Clip | UInt8[AnyArray, "T H W 3"] | Iterable[UInt8[AnyArray, "H W 3"]],
     fps: float | int | None = None,
     *,
     crf: int = 18,
     lossless: bool = False,
+    sound: str | os.PathLike | None = None,
+    notify: Callable[[str], None] = warnings.warn,
 ) -> Path:
     """Write frames as a file that browsers play (.mp4, .mov, .mkv: H.264 yuv420p; .gif) and return its path.
 
-    The file appears whole or not at all: it is written under a temporary name beside the target and renamed. Folders on
-    the way are created. `fps` may be left out when `video` is a Clip. Chroma subsampling needs even sizes; an odd one
-    is padded by repeating the last row or column, with a warning that says so. `lossless=True` keeps every pixel and
-    any size (H.264 in RGB at crf 0, which browsers do not play). `crf` is x264's quality, 0 best to 51 worst.
+    The file appears whole or not at all (`files.partial`). Frames may come one by one from an iterator, so that a long
+    video is never in memory. `fps` may be left out when `video` is a Clip. Chroma subsampling needs even sizes; an odd
+    one is padded by repeating the last row or column. `lossless=True` keeps every pixel and any size (H.264 in RGB at
+    crf 0, which browsers do not play). `crf` is x264's quality, 0 best to 51 worst. `sound` names a file whose sound is
+    written along, from that file's first picture on, for as long as there are frames (`video_sound`). `notify` is
+    called with a sentence for padding, and for sound that is changed or cannot be carried over.
 
     Raises VideoError for an unknown ending, frames that are not uint8 [T H W 3] with T >= 1, or a missing frame rate.
     """
     path = Path(path)
     frames, fps = (video.frames, fps or video.fps) if isinstance(video, Clip) else (video, fps)
-    frames = np.asarray(frames)
-    _check_writable(path, frames, fps)
-    if path.suffix.lower() != ".gif" and not lossless:
-        frames = _pad_to_even(frames, path)
+    check_writable(path, fps)
+    is_gif = path.suffix.lower() == ".gif"
+    if is_gif and sound is not None:
+        notify(f"{path}: a GIF holds no sound")
+    size, pictures = _checked(path, frames, pad=not is_gif and not lossless, notify=notify)
     try:
         with files.partial(path) as unfinished:
-            encode = _encode_gif if path.suffix.lower() == ".gif" else _encode_h264
-            encode(unfinished, frames, Fraction(fps).limit_denominator(1001), crf=crf, lossless=lossless)
+            rate = Fraction(fps).limit_denominator(1001)
+            if is_gif:
+                _encode_gif(unfinished, pictures, size, rate)
+            else:
+                carry = None if sound is None else functools.partial(video_sound.beside, sound, notify=notify)
+                _encode_h264(unfinished, pictures, size, rate, crf=crf, lossless=lossless, carry=carry)
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: cannot be written ({_reason(error)})") from None
     return path
@@ -276,48 +287,66 @@ def _upright(picture, size: tuple[int, int] | None) -> UInt8[AnyArray, "H W 3"]:
     return frame if size is None else resize(frame, size)
 
 
-def _check_writable(path: Path, frames, fps) -> None:
-    """Raise VideoError for frames, rates and file endings that cannot be written."""
+def check_writable(path: str | os.PathLike, fps: float | int | None) -> None:
+    """Raise VideoError for rates and file endings that cannot be written, before there are frames."""
+    path = Path(path)
     if path.suffix.lower() not in _SUFFIXES:
         raise VideoError(f"{path}: cannot write files ending in {path.suffix!r}; available: {', '.join(_SUFFIXES)}")
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise VideoError(f"{path}: expected uint8 frames [T H W 3], T >= 1, given {frames.dtype} {list(frames.shape)}")
     if fps is None or not 0 < fps <= 1000:
         raise VideoError(f"{path}: frames need fps, above 0 and at most 1000, given {fps}")
 
 
-def _pad_to_even(frames: UInt8[AnyArray, "T H W 3"], path: Path) -> UInt8[AnyArray, "T h w 3"]:
-    """Repeat the last row or column where a size is odd, and say so."""
-    height, width = frames.shape[1:3]
-    if height % 2 == 0 and width % 2 == 0:
-        return frames
-    padded = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    size, new_size = f"{width}x{height}", f"{padded.shape[2]}x{padded.shape[1]}"
-    notice = f"{path}: H.264 needs even sizes, so {size} is written as {new_size} (last row or column repeated)"
-    warnings.warn(notice, stacklevel=3)
-    return padded
+def _checked(path: Path, frames, *, pad: bool, notify: Callable[[str], None]) -> tuple[tuple[int, int], Iterator]:
+    """Return the size (H, W) to be written and an iterator over the pictures, checked one by one.
+
+    With `pad` the last row or column is repeated where a size is odd.
+    """
+    rest = map(np.asarray, frames)
+    first = next(rest, np.zeros((0, 0, 3), np.uint8))
+    shape = first.shape
+    if first.dtype != np.uint8 or len(shape) != 3 or shape[-1] != 3 or 0 in shape:
+        raise VideoError(
+            f"{path}: expected frames [T H W 3], T >= 1, uint8, given {first.dtype} and one frame of {list(shape)}"
+        )
+    bottom, right = (shape[0] % 2, shape[1] % 2) if pad else (0, 0)
+    size = (shape[0] + bottom, shape[1] + right)
+    if bottom or right:
+        sizes = f"{shape[1]}x{shape[0]} is written as {size[1]}x{size[0]}"
+        notify(f"{path}: H.264 needs even sizes, so {sizes} (last row or column repeated)")
+
+    def finish(picture):
+        if picture.shape != shape or picture.dtype != np.uint8:
+            given = f"{picture.dtype} {list(picture.shape)}"
+            raise VideoError(f"{path}: expected frames like the first one, uint8 {list(shape)}, given {given}")
+        return np.ascontiguousarray(np.pad(picture, ((0, bottom), (0, right), (0, 0)), mode="edge"))
+
+    return size, map(finish, itertools.chain([first], rest))
 
 
-def _encode_h264(path: Path, frames: UInt8[AnyArray, "T H W 3"], rate: Fraction, *, crf: int, lossless: bool) -> None:
-    """Encode with x264: in YUV 4:2:0 for players and browsers, or exactly in RGB."""
+def _encode_h264(
+    path: Path, pictures: Iterator, size: tuple[int, int], rate: Fraction, *, crf: int, lossless: bool, carry
+) -> None:
+    """Encode with x264: in YUV 4:2:0 for players and browsers, or exactly in RGB; `carry` adds sound to a container."""
     # faststart puts the index first, so that a browser can play while it still loads.
     flags = {} if path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
     with av.open(str(path), "w", options=flags) as container:
         stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = size
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.options = {"crf": "0" if lossless else str(crf), "preset": "medium"}
         if not lossless:  # name the matrix of the conversion below; else players guess it from the picture's size
             stream.options |= {"x264-params": "colormatrix=smpte170m:colorprim=bt709:transfer=bt709:range=tv"}
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+        with contextlib.nullcontext(lambda _: None) if carry is None else carry(target=container) as mix:
+            for count, frame in enumerate(pictures, 1):
+                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                container.mux(stream.encode(picture))
+                mix(float(count / rate))
+            container.mux(stream.encode(None))
 
 
-def _encode_gif(path: Path, frames: UInt8[AnyArray, "T H W 3"], rate: Fraction, **_) -> None:
+def _encode_gif(path: Path, pictures: Iterator, size: tuple[int, int], rate: Fraction) -> None:
     """Encode a looping GIF with a palette of 256 colours chosen from all of its frames."""
-    height, width = frames.shape[1:3]
+    height, width = size
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / rate)
     split, palette, use = graph.add("split"), graph.add("palettegen"), graph.add("paletteuse")
@@ -328,15 +357,16 @@ def _encode_gif(path: Path, frames: UInt8[AnyArray, "T H W 3"], rate: Fraction, 
     palette.link_to(use, 0, 1)
     use.link_to(sink)
     graph.configure()
-    for index, frame in enumerate(frames):
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    count = 0
+    for index, frame in enumerate(pictures):
+        picture, count = av.VideoFrame.from_ndarray(frame, format="rgb24"), index + 1
         picture.pts, picture.time_base = index, 1 / rate
         source.push(picture)
     source.push(None)
     with av.open(str(path), "w", format="gif") as container:
         stream = container.add_stream("gif", rate=rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
-        for _ in frames:
+        for _ in range(count):
             container.mux(stream.encode(sink.pull()))
         container.mux(stream.encode(None))
 

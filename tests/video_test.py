@@ -193,7 +193,7 @@ def test_read_stops_at_the_memory_limit(mp4, monkeypatch):
     [
         ("a.xyz", moving_blocks(), 24, "available: .mp4"),
         ("a.mp4", moving_blocks(), None, "need fps"),
-        ("a.mp4", moving_blocks() / 255.0, 24, "expected uint8"),
+        ("a.mp4", moving_blocks() / 255.0, 24, r"uint8, given float64 and one frame of \[48, 64, 3\]"),
         ("a.mp4", moving_blocks()[:0], 24, "T >= 1"),
     ],
 )
