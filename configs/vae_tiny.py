@@ -5,7 +5,7 @@ Many cheap steps on small pieces of clips, then a few on whole clips, which fit 
     python launch/train.py --config=configs/vae_tiny.py --workdir=runs/vae_tiny_crops
     python launch/train.py --config=configs/vae_tiny.py --workdir=runs/vae_tiny \
         --config.init_from="('runs/vae_tiny_crops',)" --config.data.crop="(17,64,64)" --config.data.clips=2 \
-        --config.train.steps=260 --config.train.probe_every=0 --config.train.ema_decay=0.97
+        --config.train.steps=260 --config.train.ema_decay=0.97
 
 The released weights went through both twice, on two shared CPU cores, 2026-11-21. First on scenes with harder edges
 and faster motion: 2,483 steps of the first command and 260 of the second, 21 minutes. Then from there, on the scenes as

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import distributed, launching, train
+from motionv2v import datasets, distributed, launching, train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files import one another as `configs.common`
 
@@ -43,7 +43,10 @@ def main(_: list[str]) -> None:
         launching.start()
         distributed.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         file = config_flags.get_config_filename(flags.FLAGS["config"])
-        train.train(CONFIG.value, WORKDIR.value or f"runs/{Path(file).stem}")
+        config = CONFIG.value
+        if not launching.is_given("config.data.latents"):
+            config = datasets.without_missing_latents(config, print)
+        train.train(config, WORKDIR.value or f"runs/{Path(file).stem}")
     except Exception as error:
         fail(error)
 

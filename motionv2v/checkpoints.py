@@ -30,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags, logging
 from ml_collections import ConfigDict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from motionv2v import ROOT, files, optim
@@ -167,6 +167,35 @@ def load_model(
     if expected is not None:
         check_shapes(params, expected, str(name_or_folder))
     return config, params
+
+
+def stored_paths(name_or_folder: str | os.PathLike) -> set[str]:
+    """List the parameters that `load_model` would load, "dit/blocks/qkv/kernel", without reading a weight.
+
+    CheckpointError as there, but for weights that were altered.
+    """
+    folder = resolve(name_or_folder)
+    paths: set[str] = set()
+    if (folder / CHECKPOINTS).is_dir():
+        step = latest_step(folder)
+        if step is None:
+            raise CheckpointError(nothing_found(folder))
+        handlers = {"trainable": ocp.StandardCheckpointHandler()}
+        with _quiet(), ocp.CheckpointManager((folder / CHECKPOINTS).resolve(), item_handlers=handlers) as manager:
+            paths |= set(optim.flatten(manager.item_metadata(step)["trainable"].tree))
+        files = [folder / FROZEN] if (folder / FROZEN).exists() else []
+    else:
+        _read_json(folder / CONFIG)
+        files = [folder / WEIGHTS]
+    for path in files:
+        if not path.is_file():
+            raise CheckpointError(nothing_found(folder))
+        try:
+            with safe_open(path, "numpy") as file:
+                paths |= set(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    return paths
 
 
 def resolve(name_or_folder: str | os.PathLike) -> Path:

@@ -2,13 +2,14 @@
 
 import re
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
 
-from motionv2v import checkpoints, sharding
+from motionv2v import checkpoints, memory, optim, sharding
 from motionv2v import tokenizer as tokenizers
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
@@ -59,7 +60,79 @@ def copy_vocabulary(config: Any, workdir: str | Path) -> None:
 def _start_folders(config: Any) -> list[Path]:
     """List the folders of the models that a run starts from, those that are there."""
     names = [str(name) for field in ("init_from", "resume_from") for name in config.get(field, ())]
-    return [checkpoints.resolve(name) for name in names if name in checkpoints.RELEASED or Path(name).is_dir()]
+    return [checkpoints.resolve(name) for name in names if _is_there(name)]
+
+
+def check_sources(config: Any) -> None:
+    """Check that what a run starts from and trains on is there, before anything is computed or written.
+
+    Raises:
+        ValueError: in one line that names all of `init_from`, `resume_from`, `data` and the vocabulary that cannot be
+            read.
+    """
+    problems: dict[str, None] = {}
+
+    def check(field: str, open_it: Callable[[], Any]) -> bool:
+        try:
+            open_it()
+        except ValueError as error:
+            problems[f"{field}: {error}"] = None
+            return False
+        return True
+
+    resume_from = config.get("resume_from", ())
+    resumes = [check("resume_from", lambda name=name: checkpoints.stored_paths(name)) for name in resume_from]
+    missing = [name for name in config.get("init_from", ()) if not _is_there(name)]
+    # What a config's model consists of takes a second or more to find out.
+    if not (missing and resumes and all(resumes) and not start_folders(config, memory.parameter_shapes(config))[0]):
+        for name in config.get("init_from", ()):
+            check("init_from", lambda name=name: checkpoints.stored_paths(name))
+    check("text.tokenizer", lambda: check_tokenizer(config) if "text" in config else None)
+    data = config.data
+    if data.get("latents"):
+        has_text = bool(data.get("text_embeddings"))
+        check("data.latents", lambda: latent_data.LatentSource(data.latents, text=has_text))
+    elif data.get("mix"):
+        check("data.mix", lambda: _mixed_sources(config, "train"))
+    if problems:
+        name = config.get("name", "this run")
+        raise ValueError(f"{name} cannot start. {'; '.join(problems)}")
+
+
+def start_folders(config: Any, params: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the models that a run takes its first weights from, (`init_from`, `resume_from`).
+
+    The first is empty where those of `resume_from` hold every parameter of `params`, a tree: they come last, so nothing
+    of earlier ones would be left. Raises CheckpointError where one cannot be read.
+    """
+    init_from, resume_from = (tuple(config.get(field, ())) for field in ("init_from", "resume_from"))
+    if init_from and resume_from:
+        stored: Iterable[str] = set().union(*map(checkpoints.stored_paths, resume_from))
+        if set(optim.flatten(params)) <= stored:
+            return (), resume_from
+    return init_from, resume_from
+
+
+def without_missing_latents(config: Any, notify: Callable[[str], None]) -> Any:
+    """Return the config, with `data.latents` "" where that folder is not there: pairs are then drawn in every step.
+
+    For latents that only the config file names, not the person. Where embeddings are wanted with them the config stays
+    as it is.
+    """
+    folder = config.get("data", {}).get("latents", "")
+    if not folder or Path(folder).exists() or config.data.get("text_embeddings"):
+        return config
+    notify(
+        f"notice  there are no latents in {folder}: pairs are drawn and encoded in every step, which is slower; "
+        "launch/prepare.py with this config encodes them once"
+    )
+    config = config.copy_and_resolve_references()
+    config.data.latents = ""
+    return config
+
+
+def _is_there(name: str) -> bool:
+    return name in checkpoints.RELEASED or Path(name).is_dir()
 
 
 def check_tokenizer(config: Any) -> tokenizers.Tokenizer:

@@ -1,8 +1,14 @@
 """The config of a training run: whether it can work, and whether a work dir belongs to it."""
 
+import contextlib
 import dataclasses
 import inspect
 import os
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,14 @@ from motionv2v.data.synthetic import SceneConfig
 from motionv2v.models.dit import DiT
 from motionv2v.models.text import T5Encoder
 from motionv2v.models.vae import VAE
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps a second run out
+    fcntl = None
+
+LOCK = ".lock"
+"""Name of the file in a work dir that the run in it has locked."""
 
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.checkpoint_every", "train.probe_every", "train.keep", "data.num_workers",
@@ -79,10 +93,17 @@ def check_config(config: ConfigDict) -> None:
         raise ValueError(f"train.ema_decay is {options.ema_decay}, expected a number in [0, 1)")
 
 
-def prepare_workdir(config: ConfigDict, given: str | os.PathLike) -> None:
-    """Create the work dir and write its config; ValueError if it holds checkpoints of another experiment.
+@contextlib.contextmanager
+def open_workdir(
+    config: ConfigDict, given: str | os.PathLike, notify: Callable[[str], None] = warnings.warn
+) -> Iterator[Path]:
+    """Make the work dir if there is none, write its config, and keep other runs out of it while this one goes on.
 
-    Every process of a job checks; the first one writes, and the others wait for it.
+    Every process of a job checks; the first one locks and writes, and the others wait for it. `notify` is told where
+    the file system has no locks.
+
+    Raises:
+        ValueError: if it is no folder, holds checkpoints of another experiment, or another run is at work in it.
     """
     if "://" in os.fspath(given):
         raise ValueError(f"workdir {given} is no path; mount the bucket (gcsfuse, s3fs) and name a folder in it")
@@ -97,11 +118,44 @@ def prepare_workdir(config: ConfigDict, given: str | os.PathLike) -> None:
                 + (f" (and {len(differ) - 6} more)" if len(differ) > 6 else "")
                 + f". Use a new workdir; only {', '.join(MAY_CHANGE)} may change"
             )
-    distributed.wait_for_all("config checked")
-    if distributed.is_writer():
-        checkpoints.write_config(workdir, config)
-        datasets.copy_vocabulary(config, workdir)
-    distributed.wait_for_all("work dir ready")
+    with contextlib.ExitStack() as stack:
+        if distributed.is_writer():
+            stack.enter_context(_locked(workdir, notify))
+        distributed.wait_for_all("config checked")
+        if distributed.is_writer():
+            checkpoints.write_config(workdir, config)
+            datasets.copy_vocabulary(config, workdir)
+        distributed.wait_for_all("work dir ready")
+        yield workdir
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path, notify: Callable[[str], None]) -> Iterator[None]:
+    """Hold the operating system's lock on a file of the work dir, which ends with this process however that ends.
+
+    The file tells who holds it, and means nothing without the lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"workdir {workdir} is in use by {file.read().strip() or 'another run'}; wait for that run or stop it, "
+                "or name another workdir"
+            ) from None
+        except OSError as error:  # some mounted buckets have none
+            notify(f"workdir {workdir} cannot be locked ({error.strerror}): start no second run in it")
+        file.truncate(0)
+        command = " ".join(sys.argv)[:200]
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}: {command}\n")
+        file.flush()
+        yield
+        file.truncate(0)
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -63,6 +63,11 @@ def parser(name: str, needs_config: bool = True) -> Callable[[list[str]], list[s
     return parse
 
 
+def is_given(name: str) -> bool:
+    """Tell whether a flag, or a field as "config.data.latents", stands on the command line."""
+    return name in flags.FLAGS and flags.FLAGS[name].present > 0
+
+
 def line(error: BaseException) -> str:
     """Say in one line what was wrong."""
     text = " ".join(str(error).split())

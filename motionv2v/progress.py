@@ -4,11 +4,12 @@ Scalars of a step go to `workdir/metrics.jsonl` ({"step": .., "loss": ..} one ob
 `workdir/tensorboard` (tensorboardX, which does not need TensorFlow).
 """
 
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -67,9 +68,9 @@ class ProgressLine:
     With `flops` also the rate of operations, in TFLOP/s of all devices together, and the share of their peak (MFU)
     where that is known.
 
-    On a terminal one line is rewritten; elsewhere (a log file) every report is a line of its own. The clock runs only
-    between `start` and `pause`, so that compiling, probing and saving do not spoil the rates. `is_quiet` prints nothing
-    and still counts.
+    On a terminal one line is rewritten; elsewhere (a log file) every report is a line of its own. The clock runs from
+    the first step that is `done`, which compiled, and not while `paused`, so that compiling, probing and saving do not
+    spoil the rates. `is_quiet` prints nothing and still counts.
     """
 
     def __init__(
@@ -84,36 +85,40 @@ class ProgressLine:
         stream = stream or sys.stdout
         self._console = Console(file=stream, highlight=False, soft_wrap=True, quiet=is_quiet)
         self._status = self._console.status("") if self._console.is_terminal and not is_quiet else None
-        self._steps, self._seconds, self._waited, self._since = 0, 0.0, 0.0, None
+        self._steps, self._waited, self._since = 0, 0.0, None
         self._rate = None
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
         self._console.print(line, markup=False)
 
-    def start(self) -> None:
-        """Let the clock run; nothing happens if it does."""
+    def done(self, waited: float | int) -> None:
+        """Count a step that is done, of which this many seconds passed waiting for its batch; the first sets the clock.
+
+        A step counts whose whole time the clock has seen.
+        """
         if self._since is None:
             self._since = time.perf_counter()
+        else:
+            self._steps, self._waited = self._steps + 1, self._waited + waited
 
-    def pause(self) -> None:
-        """Stop the clock until the next start."""
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock for a while, if it runs; call when no step is under way."""
+        began = time.perf_counter()
+        yield
         if self._since is not None:
-            self._seconds += time.perf_counter() - self._since
-            self._since = None
-
-    def waited(self, seconds: float | int) -> None:
-        """Count one step, of which this many seconds passed waiting for its batch."""
-        self._steps, self._waited = self._steps + 1, self._waited + seconds
+            self._since += time.perf_counter() - began
 
     def report(self, step: int, loss: float | int) -> dict[str, float]:
         """Show the line for what passed since the last report, and return its rates as scalars."""
-        self.pause()
-        if self._steps and self._seconds > 0:
-            rate = self._steps / self._seconds
+        now = time.perf_counter()
+        if self._steps:
+            seconds = max(now - self._since, 1e-9)
+            rate = self._steps / seconds
             # Smooth a little: the time left should not jump with every report.
             self._rate = rate if self._rate is None else 0.7 * self._rate + 0.3 * rate
-            share = min(1.0, self._waited / self._seconds)
+            share = min(1.0, self._waited / seconds)
             scalars = {"samples_per_second": rate * self._batch_size, "data_wait": share}
             left = clock((self._total - step) / self._rate)
             rates = f"{scalars['samples_per_second']:.1f} samples/s, {left} left, {share:.0%} waiting for data"
@@ -132,13 +137,13 @@ class ProgressLine:
         else:
             self._status.update(line)
             self._status.start()
-        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
-        self.start()
+        self._steps, self._waited = 0, 0.0
+        if self._since is not None:
+            self._since = now
         return scalars
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        self.pause()
         if self._status is not None:
             self._status.stop()
 

@@ -23,7 +23,7 @@ import numpy as np
 from motionv2v import checkpoints, diffusion, editing, evaluate, flops, interpolate, prepare, render
 from motionv2v import model as modeling
 from motionv2v.data import synthetic
-from motionv2v.datasets import make_dataset, scene_config, vocabulary_folder
+from motionv2v.datasets import make_dataset, scene_config, start_folders, vocabulary_folder
 from motionv2v.models.activations import constrain
 from motionv2v.models.dit import base_params, init_control_from_base
 from motionv2v.models.vae import sample_latents
@@ -181,14 +181,15 @@ class DenoiserTask:
         params = jax.jit(lambda k: modeling.init_params(k, self.model))(key)
         fit = getattr(self.model.method, "fit_base", None)
         take = partial(take_weights, fit=fit and partial(fit, dit=self.model.denoiser.dit))
-        params = take(params, self.config.get("init_from", ()))
+        init_from, resume_from = start_folders(self.config, params)
+        params = take(params, init_from)
         if self.is_control and self.config.get("branch_from_base", True):
             params["dit"] = init_control_from_base(params["dit"])
         if self.is_control and self.config.method.get("patch_embed_from_base", False):
             base = params["dit"]["patch_embed"]
             init = self.model.method.init_from_base
             params["conditioner"] = init(params["conditioner"], base["kernel"], base["bias"])
-        params = take(params, self.config.get("resume_from", ()))
+        params = take(params, resume_from)
         if self.config.data.get("text_embeddings"):
             prepare.check_text(self.config.data.latents, params)
         return params

@@ -45,9 +45,9 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, compiled, distributed, flops, optim, room, sharding, video
+from motionv2v import checkpoints, compiled, datasets, distributed, flops, optim, room, sharding, video
 from motionv2v.distributed import StopSignal
-from motionv2v.experiment import check_config, prepare_workdir
+from motionv2v.experiment import check_config, open_workdir
 from motionv2v.models.activations import constrain
 from motionv2v.progress import MetricsWriter, ProgressLine, Utilisation
 from motionv2v.run_checkpoints import RunCheckpoints
@@ -76,20 +76,22 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
 
     Returns the last state: that of config.train.steps, or an earlier one when a signal stopped the run (it is saved
     too). Reads config.train (steps, batch_size, accumulate, seed, log_every, checkpoint_every, probe_every, keep,
-    ema_decay, clip_norm, and optionally frozen_dtype), config.optim and config.mesh. An `_every` of 0 means only at the
-    end. `task` replaces tasks.make(config). Raises ValueError for a config that cannot work or that differs from the
-    work dir's, CheckpointError for a damaged work dir, DivergedError when the loss or gradients are not finite.
+    ema_decay, clip_norm, and optionally frozen_dtype), config.optim and config.mesh. `checkpoint_every` 0 saves at the
+    end alone, `probe_every` 0 never probes. `task` replaces tasks.make(config). Raises ValueError for a config that
+    cannot work or that differs from the work dir's, for sources that are not there and for a work dir in which another
+    run is at work, CheckpointError for a damaged work dir, DivergedError when the loss or gradients are not finite.
     """
     check_config(config)
-    mesh = sharding.from_config(config)
-    prepare_workdir(config, workdir)
-    workdir = Path(workdir)
     is_own = task is None
     if is_own:
-        from motionv2v import tasks
-
-        task = tasks.make(config)
+        datasets.check_sources(config)
+    mesh = sharding.from_config(config)
     with contextlib.ExitStack() as stack:
+        workdir = stack.enter_context(open_workdir(config, workdir))
+        if is_own:
+            from motionv2v import tasks
+
+            task = tasks.make(config)
         saver = stack.enter_context(RunCheckpoints(workdir, keep=config.train.keep))
         is_quiet = not distributed.is_writer()
         progress = ProgressLine(config.train.steps, config.train.batch_size, flops=_flops(task), is_quiet=is_quiet)
@@ -181,15 +183,20 @@ class _Run:
         self._sums: dict[str, float] = {}
         self._count = 0
 
-    def read(self, pending: tuple[int, Metrics] | None) -> None:
-        """Wait for the metrics of a step, check them, and log the mean since the last report when one is due."""
+    def read(self, pending: tuple[int, Metrics, float] | None) -> None:
+        """Wait for the metrics of a step, check them, and log the mean since the last report when one is due.
+
+        The last of `pending` are the seconds that passed waiting for the step's batch. The clock starts when the first
+        step is done, which compiled, and counts the steps that are done.
+        """
         if pending is None:
             return
-        step, metrics = pending
+        step, metrics, waited = pending
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         for name in ("loss", "grad_norm"):
             if not math.isfinite(scalars[name]):
                 raise DivergedError(f"{name} is {scalars[name]} at step {step}: stopped, nothing saved since")
+        self.progress.done(waited)
         self.saver.check()
         self._count += 1
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in scalars.items()}
@@ -230,17 +237,18 @@ def _loop(run: _Run, state: TrainState, step_fn: Callable, batches: Any, stop: S
     pending = None
     while True:
         done, stopped = step >= options.steps, stop.reached(step)
-        probe_due = _due(step, options.probe_every, done) and not stopped and (step != first or first == 0)
-        save_due = (_due(step, options.checkpoint_every, done) or stopped) and step != first
+        probe_due = options.probe_every > 0 and (done or step % options.probe_every == 0)
+        probe_due = probe_due and not stopped and (step != first or first == 0)
+        every = options.checkpoint_every
+        save_due = (done or stopped or (every > 0 and step % every == 0)) and step != first
         if probe_due or save_due or done or stopped:
-            run.progress.pause()
             run.read(pending)
             pending = None
-            run.progress.pause()
-            if probe_due:
-                run.probe(step, state)
-            if save_due:
-                run.save(step, state, batches.get_state())
+            with run.progress.paused():
+                if probe_due:
+                    run.probe(step, state)
+                if save_due:
+                    run.save(step, state, batches.get_state())
         if done or stopped:
             break
         began = time.perf_counter()
@@ -251,11 +259,11 @@ def _loop(run: _Run, state: TrainState, step_fn: Callable, batches: Any, stop: S
         with sharding.use(run.mesh):
             state, metrics = step_fn(state, run.frozen, sharding.place_batch(batch, run.mesh))
         step += 1
-        if step - first > 1:
-            run.progress.waited(waited)
-        run.progress.start()
         run.read(pending)
-        pending = (step, metrics)
+        pending = (step, metrics, waited)
+        if step == first + 1:  # at once: the clock starts when what compiled is done
+            run.read(pending)
+            pending = None
     run.saver.wait()
     _say_end(run, step, stop)
     return state
@@ -353,10 +361,6 @@ def _say_end(run: _Run, step: int, stop: StopSignal) -> None:
         return
     run.progress.say(f"done: step {step} in {workdir} (metrics.jsonl, tensorboard/, samples/, checkpoints/)")
     run.progress.say(f"export: python launch/export.py --checkpoint={workdir} --out={workdir}/model")
-
-
-def _due(step: int, every: int, done: bool) -> bool:
-    return done or (every > 0 and step % every == 0)
 
 
 def _cast(x: AnyArray, dtype: str) -> AnyArray:

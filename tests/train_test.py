@@ -1,8 +1,12 @@
 import ast
+import errno
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -241,8 +245,8 @@ def test_progress_line_says_how_well_the_device_is_used(capsys):
     """MFU is operations needed per second over the peak; without a known peak only the rate is told."""
     for peak, end in ((1e15, "%)"), (None, "TFLOP/s")):
         progress = ProgressLine(100, 4, flops=Utilisation(2e12, peak))
-        progress.start()
-        progress.waited(0.0)
+        progress.done(0.0)
+        progress.done(0.0)
         scalars = progress.report(1, 0.5)
         assert scalars["tflops_per_second"] == pytest.approx(2 * scalars["samples_per_second"])
         assert ("mfu" in scalars) == (peak is not None)
@@ -254,8 +258,8 @@ def test_progress_line_says_how_well_the_device_is_used(capsys):
 def test_processes_that_do_not_write_are_quiet(tmp_path, capsys):
     writer, progress = MetricsWriter(tmp_path / "absent", is_quiet=True), ProgressLine(10, 4, is_quiet=True)
     progress.say("hello")
-    progress.start()
-    progress.waited(0.0)
+    progress.done(0.0)
+    progress.done(0.0)
     assert progress.report(1, 0.5)["samples_per_second"] > 0
     writer.write(1, {"loss": 0.5})
     writer.close()
@@ -265,14 +269,106 @@ def test_processes_that_do_not_write_are_quiet(tmp_path, capsys):
 
 def test_progress_line_says_rates_and_time_left(capsys):
     progress = ProgressLine(total_steps=100, batch_size=4)
-    progress.start()
-    for _ in range(10):
-        progress.waited(0.0)
+    for _ in range(11):
+        progress.done(0.0)
     scalars = progress.report(10, 0.5)
     line = capsys.readouterr().out.strip()
     assert line.startswith("step 10/100 loss 0.5, ") and line.endswith("left, 0% waiting for data")
     assert scalars["samples_per_second"] > 0 and scalars["data_wait"] == 0
     assert [clock(s) for s in (42.2, 187, 18060)] == ["42 s", "3:07 min", "5:01 h"]
+
+
+def test_the_clock_sees_whole_steps_and_no_pauses(monkeypatch):
+    """Steps of 2 s, the first of 60 because it compiles, a save of 30 s in between: 4 samples each 2 s throughout."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    progress, rates = ProgressLine(100, 4, is_quiet=True), []
+
+    def step(seconds, waited=0.5):
+        now[0] += seconds
+        progress.done(waited)
+
+    step(60)
+    rates.append(progress.report(1, 0.5))
+    for number in range(2, 6):
+        step(2)
+        if number == 3:
+            with progress.paused():
+                now[0] += 30
+        rates.append(progress.report(number, 0.5))
+    assert rates == [{}, *[{"samples_per_second": 2.0, "data_wait": 0.25}] * 4]
+
+
+def test_saves_and_probes_leave_the_rate_alone(tmp_path, capsys, monkeypatch):
+    """No report between two saves is faster than the steps can be, and none but the first says that it compiles."""
+    make = train.make_train_step
+
+    def slow(*args):
+        step = make(*args)
+
+        def call(*given):
+            time.sleep(0.02)
+            return step(*given)
+
+        return call
+
+    monkeypatch.setattr(train, "make_train_step", slow)
+    run(tmp_path, log_every=1, checkpoint_every=2, probe_every=3, steps=9)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.endswith("compiling") for line in lines] == [True] + [False] * 8
+    rates = [line["samples_per_second"] for line in read_metrics(tmp_path) if "samples_per_second" in line]
+    assert len(rates) == 8 and max(rates) < 8 / 0.02
+
+
+def test_probe_every_0_never_probes(tmp_path):
+    _, task = run(tmp_path, steps=5, probe_every=0)
+    assert not task.probed and not (tmp_path / "samples").exists()
+    assert checkpoints.latest_step(tmp_path) == 5
+
+
+def test_a_second_run_in_a_work_dir_is_refused(tmp_path):
+    """It says who is at work there, and changes nothing; the run that is there ends undisturbed, and can be resumed."""
+
+    class Intruded(toy_task.ToyTask):
+        def probe(self, key, params):
+            with pytest.raises(ValueError, match=rf"run is in use by process {os.getpid()} on .* since 20.*; wait for"):
+                run(tmp_path / "run", steps=7)
+            return super().probe(key, params)
+
+    cfg = toy_task.config(steps=5, probe_every=5)
+    task = Intruded(cfg)
+    train.train(cfg, tmp_path / "run", task)
+    assert len(task.probed) == 2 and checkpoints.read_config(tmp_path / "run").train.steps == 5
+    assert int(run(tmp_path / "run", steps=7)[0].step) == 7
+
+
+def test_the_lock_of_a_killed_run_is_gone(tmp_path, repository):
+    code = (
+        "import sys, time, toy_task; from motionv2v import experiment\n"
+        "with experiment.open_workdir(toy_task.config(), sys.argv[1]): print('in', flush=True); time.sleep(600)"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(repository), str(repository / "tests")])}
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=env, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout.readline() == b"in\n"
+        with pytest.raises(ValueError, match=rf"in use by process {child.pid} on "):
+            with experiment.open_workdir(toy_task.config(), tmp_path):
+                pass
+    finally:
+        child.kill()
+        child.wait()
+    with experiment.open_workdir(toy_task.config(), tmp_path) as workdir:
+        assert f"process {os.getpid()} " in (workdir / experiment.LOCK).read_text()
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(experiment.fcntl, "flock", refuse)
+    notices = []
+    with experiment.open_workdir(toy_task.config(), tmp_path, notices.append):
+        assert notices == [f"workdir {tmp_path} cannot be locked (No locks available): start no second run in it"]
 
 
 def test_a_bucket_is_no_work_dir():
