@@ -55,7 +55,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         keys = [plain(key, depth + 1) if isinstance(key, str) else key for key in value]
         return dict(zip(keys, (plain(item, depth + 1) for item in value.values()), strict=True))
     if isinstance(value, list | tuple):
-        return [plain(item, depth + 1) for item in value]
+        return [item if type(item) in (int, float) else plain(item, depth + 1) for item in value]
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise EditError(f"the file: {shown(value)} is not text: it has half of a surrogate pair")
     return value
@@ -122,16 +122,19 @@ def switch(value: Any, where: str, names: Names | None = None) -> bool:
     return value
 
 
+pixels = ranged(selection.PIXELS)
+time = ranged(selection.TIME)
+
+
 def times(value: Any, where: str, names: Names | None = None) -> list[float]:
     """Reads a list of times in frames. Raises EditError."""
     if not isinstance(value, list) or not value:
         raise EditError(f"{where}: must be a list of numbers, got {shown(value)}")
-    return [ranged(selection.TIME)(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    return [time(item, f"{where}[{index}]") for index, item in enumerate(value)]
 
 
-def pair(allowed: Range = selection.PIXELS) -> Callable[..., tuple[float, float]]:
-    """Makes the parser of [x, y], each a number of a range."""
-    read = ranged(allowed)
+def pair(read: Callable[..., float]) -> Callable[..., tuple[float, float]]:
+    """Makes the parser of [x, y] from that of one number."""
 
     def parse(value: Any, where: str, names: Names | None = None) -> tuple[float, float]:
         if not isinstance(value, list) or len(value) != 2:
@@ -139,6 +142,9 @@ def pair(allowed: Range = selection.PIXELS) -> Callable[..., tuple[float, float]
         return read(value[0], f"{where}[0]"), read(value[1], f"{where}[1]")
 
     return parse
+
+
+place = pair(pixels)
 
 
 def name(value: Any, where: str) -> str:
@@ -188,7 +194,7 @@ def keyframes(value: Any, where: str, names: Names | None = None) -> dict[int, t
         bad = [key for key in value if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", str(key))]
         if bad:
             raise EditError(f'{where}: keys must be frame numbers like "12", got {shown(bad[0])}')
-        rows = [(int(str(key).split(".")[0]), place) for key, place in value.items()]
+        rows = [(int(str(key).split(".")[0]), item) for key, item in value.items()]
     elif isinstance(value, list) and all(isinstance(row, list) and len(row) == 3 for row in value):
         rows = [(frame(row[0], f"{where}[{index}]"), row[1:]) for index, row in enumerate(value)]
     else:
@@ -196,10 +202,10 @@ def keyframes(value: Any, where: str, names: Names | None = None) -> dict[int, t
     if not rows:
         raise EditError(f"{where}: needs at least one keyframe")
     result: dict[int, tuple[float, float]] = {}
-    for time, place in rows:
-        if time in result:
-            raise EditError(f"{where}: frame {time} is given twice")
-        result[time] = pair()(place, f"{where}, frame {time}")
+    for key, value in rows:
+        if key in result:
+            raise EditError(f"{where}: frame {key} is given twice")
+        result[key] = place(value, f"{where}, frame {key}")
     return result
 
 
@@ -236,10 +242,12 @@ _AROUND = "at most one frame's size outside the frame"
 
 KINDS: dict[str, Kind] = {
     "points": Kind(points, 'indices of queries or names: a list, a single one, or "all" (the default)'),
-    "place": Kind(pair(), "[x, y] in pixels, in the frame", (0, 1)),
-    "goal": Kind(pair(), f"[x, y] in pixels, {_AROUND}", (-1, 2)),
-    "shift": Kind(pair(), "[x, y] in pixels, each at most two frame sizes", (-2, 2)),
-    "velocity": Kind(pair(selection.VELOCITY), "[x, y] in pixels per frame, each at most one frame size", (-1, 1)),
+    "place": Kind(place, "[x, y] in pixels, in the frame", (0, 1)),
+    "goal": Kind(place, f"[x, y] in pixels, {_AROUND}", (-1, 2)),
+    "shift": Kind(place, "[x, y] in pixels, each at most two frame sizes", (-2, 2)),
+    "velocity": Kind(
+        pair(ranged(selection.VELOCITY)), "[x, y] in pixels per frame, each at most one frame size", (-1, 1)
+    ),
     "keyframes": Kind(keyframes, f'{{"frame": [x, y], ...}} or [[frame, x, y], ...] in pixels, {_AROUND}', (-1, 2)),
     "frame": Kind(frame, "a frame, counted from 0; windows include both ends"),
     "time": _number(selection.TIME, "a time, whole or not"),

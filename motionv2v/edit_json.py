@@ -372,7 +372,7 @@ def _parse_queries(value: Any) -> tuple[np.ndarray, dict[str, int]]:
         raise EditError("queries: must be a list with at least one point [t, x, y]")
     if len(value) > MAX_POINTS:
         raise EditError(f"queries: {len(value)} points; an edit has at most {MAX_POINTS}")
-    rows, names, pixels = [], {}, edit_fields.ranged(selection.PIXELS)
+    rows, names = [], {}
     for index, query in enumerate(value):
         where = f"queries[{index}]"
         if isinstance(query, dict):
@@ -385,7 +385,7 @@ def _parse_queries(value: Any) -> tuple[np.ndarray, dict[str, int]]:
             query = [query["t"], query["x"], query["y"]]
         if not isinstance(query, list) or len(query) != 3:
             raise EditError(f"{where}: must be [t, x, y] or an object with t, x and y, got {shown(query)}")
-        place = [pixels(query[1], f"{where}.x"), pixels(query[2], f"{where}.y")]
+        place = [edit_fields.pixels(query[1], f"{where}.x"), edit_fields.pixels(query[2], f"{where}.y")]
         rows.append([integer(query[0], f"{where}.t", 0), *place])
     return np.array(rows, np.float32), names
 

@@ -16,7 +16,7 @@ from motionv2v.tracks import Tracks, array_namespace
 from motionv2v.typing import AnyArray, Bool, Float, Shaped
 
 MAX_LISTED = 8
-"""A notice names at most this many points."""
+"""A notice lists at most this many points, or stretches of frames."""
 
 _ROUNDS = 10
 # A group that bends is fitted otherwise with and without a point, so its motion would jump where one is lost. Fitted
@@ -53,23 +53,32 @@ def follow(tracks: Tracks, chosen: Bool[np.ndarray, "N"]) -> Float[AnyArray, "N 
 def lost(tracks: Tracks, points: Points = None, names: Mapping[str, int] | None = None) -> str:
     """Names the points that are not visible in some frames, and when, in a few words; "" if there are none."""
     called = {index: name for name, index in (names or {}).items()}
-    visible, found = np.asarray(tracks.visible), []
+    visible = np.asarray(tracks.visible)
+    by_frames: dict[str, list[str]] = {}
     for index in selection.indices(points, len(visible)):
         if not visible[index].all():
             name = f" ({called[index]})" if index in called else ""
-            found.append(f"point {index}{name} in {_spans(np.flatnonzero(~visible[index]))}")
-    more = len(found) - MAX_LISTED
-    return ", ".join(found[:MAX_LISTED]) + (f", and {more} more" if more > 0 else "")
+            by_frames.setdefault(_spans(np.flatnonzero(~visible[index])), []).append(f"{index}{name}")
+    return _listed([f"{_counted('point', who)} in {when}" for when, who in by_frames.items()])
 
 
 def _spans(frames: Shaped[np.ndarray, "F"]) -> str:
     """Writes frames in increasing order as "frame 7" or "frames 3-9 and 12"."""
     runs = np.split(frames, np.flatnonzero(np.diff(frames) > 1) + 1)
     words = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return _counted("frame", words, several=len(frames) > 1)
+
+
+def _counted(noun: str, words: list[str], several: bool = False) -> str:
+    """Writes "point 3" or "points 3 and 5"."""
+    return f"{noun}{'s' if several or len(words) > 1 else ''} {_listed(words)}"
+
+
+def _listed(words: list[str]) -> str:
+    """Joins words by commas and an "and"; of many, the last ones are counted only."""
     if len(words) > MAX_LISTED:
-        words = [*words[: MAX_LISTED - 1], f"{len(words) - MAX_LISTED + 1} more times"]
-    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-    return f"frame{'s' if len(frames) > 1 else ''} {listed}"
+        words = [*words[: MAX_LISTED - 1], f"{len(words) - MAX_LISTED + 1} more"]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _fit(
