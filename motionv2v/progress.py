@@ -85,20 +85,22 @@ class ProgressLine:
         stream = stream or sys.stdout
         self._console = Console(file=stream, highlight=False, soft_wrap=True, quiet=is_quiet)
         self._status = self._console.status("") if self._console.is_terminal and not is_quiet else None
-        self._steps, self._waited, self._since = 0, 0.0, None
+        self._steps, self._waited, self._since, self._last = 0, 0.0, None, None
         self._rate = None
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
         self._console.print(line, markup=False)
 
-    def done(self, waited: float | int) -> None:
-        """Count a step that is done, of which this many seconds passed waiting for its batch; the first sets the clock.
+    def done(self, waited: float | int, at: float | None = None) -> None:
+        """Count a step that is done; the first one sets the clock, which has not seen all of it.
 
-        A step counts whose whole time the clock has seen.
+        `waited` are the seconds that passed waiting for its batch. `at` is when it was done, by `time.perf_counter`;
+        None is now.
         """
+        self._last = time.perf_counter() if at is None else at
         if self._since is None:
-            self._since = time.perf_counter()
+            self._since = self._last
         else:
             self._steps, self._waited = self._steps + 1, self._waited + waited
 
@@ -108,13 +110,13 @@ class ProgressLine:
         began = time.perf_counter()
         yield
         if self._since is not None:
-            self._since += time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            self._since, self._last = self._since + seconds, self._last + seconds
 
     def report(self, step: int, loss: float | int) -> dict[str, float]:
         """Show the line for what passed since the last report, and return its rates as scalars."""
-        now = time.perf_counter()
         if self._steps:
-            seconds = max(now - self._since, 1e-9)
+            seconds = max(self._last - self._since, 1e-9)
             rate = self._steps / seconds
             # Smooth a little: the time left should not jump with every report.
             self._rate = rate if self._rate is None else 0.7 * self._rate + 0.3 * rate
@@ -138,8 +140,7 @@ class ProgressLine:
             self._status.update(line)
             self._status.start()
         self._steps, self._waited = 0, 0.0
-        if self._since is not None:
-            self._since = now
+        self._since = self._last
         return scalars
 
     def close(self) -> None:

@@ -173,6 +173,20 @@ def open_batches(task: Any, state: Any = None) -> Iterator[Any]:
             batches.close()
 
 
+class _Pending(NamedTuple):
+    """A step that was begun: its metrics, seconds that its batch was waited for, when it was done, if that is known."""
+
+    step: int
+    metrics: Metrics
+    waited: float
+    done_at: float | None = None
+
+    def looked_at(self) -> "_Pending":
+        """Note the time if the step is done: where it is not, reading its metrics waits for just that."""
+        is_done = all(leaf.is_ready() for leaf in jax.tree.leaves(self.metrics))
+        return self._replace(done_at=time.perf_counter()) if is_done else self
+
+
 class _Run:
     """Hold what one run writes to, and the numbers read since the last report."""
 
@@ -183,20 +197,16 @@ class _Run:
         self._sums: dict[str, float] = {}
         self._count = 0
 
-    def read(self, pending: tuple[int, Metrics, float] | None) -> None:
-        """Wait for the metrics of a step, check them, and log the mean since the last report when one is due.
-
-        The last of `pending` are the seconds that passed waiting for the step's batch. The clock starts when the first
-        step is done, which compiled, and counts the steps that are done.
-        """
+    def read(self, pending: _Pending | None) -> None:
+        """Wait for the metrics of a step, check them, and log the mean since the last report when one is due."""
         if pending is None:
             return
-        step, metrics, waited = pending
-        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        step = pending.step
+        scalars = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
         for name in ("loss", "grad_norm"):
             if not math.isfinite(scalars[name]):
                 raise DivergedError(f"{name} is {scalars[name]} at step {step}: stopped, nothing saved since")
-        self.progress.done(waited)
+        self.progress.done(pending.waited, pending.done_at)
         self.saver.check()
         self._count += 1
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in scalars.items()}
@@ -256,11 +266,12 @@ def _loop(run: _Run, state: TrainState, step_fn: Callable, batches: Any, stop: S
         if batch is None:
             continue
         waited = time.perf_counter() - began
+        pending = pending and pending.looked_at()
         with sharding.use(run.mesh):
             state, metrics = step_fn(state, run.frozen, sharding.place_batch(batch, run.mesh))
         step += 1
         run.read(pending)
-        pending = (step, metrics, waited)
+        pending = _Pending(step, metrics, waited)
         if step == first + 1:  # at once: the clock starts when what compiled is done
             run.read(pending)
             pending = None

@@ -308,7 +308,7 @@ def test_saves_and_probes_leave_the_rate_alone(tmp_path, capsys, monkeypatch):
 
         def call(*given):
             time.sleep(0.02)
-            return step(*given)
+            return jax.block_until_ready(step(*given))
 
         return call
 
