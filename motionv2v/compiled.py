@@ -22,6 +22,7 @@ import os
 import pickle
 import platform
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
