@@ -114,6 +114,7 @@ def load(checkpoint: str | Path, devices: int = 1, *, say: Callable[[str], None]
     mesh = device_mesh(checkpoint, devices)
     config = checkpoints.read_config(checkpoints.resolve(checkpoint))
     if config.get("kind") in editing.KINDS:  # of another kind `editing.load` says what it is
+        editing.check_inputs(config, checkpoint)
         room.check(config, mesh, "sample", say=say)
     return editing.load(checkpoint, mesh)
 

@@ -44,9 +44,30 @@ def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = Non
             f"{name_or_folder} holds a {config.get('kind', 'nameless')!r} model ({config.get('name', '?')}); "
             "editing needs one of kind 'control', such as the released 'tiny'"
         )
+    check_inputs(config, name_or_folder)
     editor = Editor(config, params, folder, mesh)
     checkpoints.check_shapes(params, editor.expected_shapes(), str(name_or_folder))
     return editor
+
+
+def check_inputs(config: Any, name: str | os.PathLike) -> None:
+    """Raise a ValueError for published models that an `Editor` has nothing to feed with, saying what can be done.
+
+    These read an image's latents beside the noise, or have a control branch for conditions that no method here draws.
+    """
+    given = config.dit.get("in_channels", 16) - config.dit.get("out_channels", 16)
+    if config.dit.get("control_depth", 0) and "method" not in config:
+        base = "image-to-video" if given else "text-to-video"
+        raise ValueError(
+            f"{name} has a control branch that no method of this package draws conditions for, as "
+            f"Diffusion-as-Shader's: it cannot edit; launch/convert.py writes it back for diffusers, or with "
+            f"--drop_control its {base} base"
+        )
+    if given:
+        raise ValueError(
+            f"{name} is an image-to-video model ({given} of its input channels are an image's): it cannot edit; "
+            "interpolate.load generates videos from a first frame with it, launch/convert.py writes it for diffusers"
+        )
 
 
 class Editor(inference.LoadedModel):

@@ -1,6 +1,7 @@
 """From disk to disk: whole pipelines both ways, jobs that were killed, the launcher, and the editor on the result."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import sentencepiece
 import tiny_model
-from convert_test import CHAINED, DIT, MODULES, random_params
+from convert_test import CHAINED, DIT, MODULES, as_variant, random_params
+from safetensors.numpy import load_file, save_file
 
-from motionv2v import checkpoints, convert, editing, export, tasks
+from motionv2v import checkpoints, convert, edit_run, editing, export, tasks
 from motionv2v import model as modeling
 from motionv2v.convert import ConvertError, folders, pipeline, scheduler, writing
 from motionv2v.methods.motionv2v import Conditioner
@@ -151,6 +153,96 @@ def test_control_model_comes_through_diffusers_layout_and_edits(spiece, tmp_path
     base = folders.convert(ours, tmp_path / "base", drop_control=True, **QUIET)
     again = convert.pipeline_from_diffusers(base)
     assert again.modules["dit"].control_depth == 0 and "control" not in again.params["dit"]
+
+
+def test_a_pipeline_of_variants_converts_as_one_without(made, tmp_path):
+    _, source = made
+    shutil.copytree(source, tmp_path / "in")
+    for name in ("vae", "text_encoder", "transformer"):
+        as_variant(tmp_path / "in" / name)
+    assert len(list((tmp_path / "in" / "transformer").glob("*.fp16-0*.safetensors"))) > 1
+    lines = []
+    expected = folders.convert(source, tmp_path / "expected", **QUIET)
+    ours = folders.convert(tmp_path / "in", tmp_path / "ours", say=lines.append)
+    assert (ours / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    assert sum("as the variant fp16, which is read" in line for line in lines) == 3
+
+
+def save_as_trained(folder):
+    """Turn MotionV2V's pipeline into what its training code saves: I2V's config and tables, text-to-video weights."""
+    spoil(folder, "model_index.json", _class_name="CogVideoXImageToVideoPipelineTracking")
+    spoil(folder, "transformer/config.json", in_channels=8, use_learned_positional_embeddings=True)
+    (path,) = (folder / "transformer").glob("*.safetensors")
+    state = load_file(path)
+    name = "patch_embed.proj.weight"
+    state[name] = np.concatenate([state[name], np.zeros_like(state[name])], 1)
+    table = np.random.default_rng(0).normal(size=(1, tiny_model.LENGTH + 2, 32)).astype(np.float32)
+    state |= {"patch_embed.pos_embedding": table, "second_patch_embed.pos_embedding": table}
+    save_file(state, path)
+    return path, state
+
+
+def test_a_checkpoint_as_motionv2v_trains_it_converts_and_edits(spiece, tmp_path):
+    expected = make_pipeline(spiece, control=True)
+    theirs = convert.pipeline_to_diffusers(expected, tmp_path / "theirs")
+    weights = (theirs / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
+    path, state = save_as_trained(theirs)
+    lines = []
+    ours = folders.convert(theirs, tmp_path / "ours", say=lines.append)
+    assert (
+        f"{theirs / 'transformer'}: 4 input channels of zeros and patch_embed.pos_embedding and "
+        "second_patch_embed.pos_embedding, which text-to-video weights switch off, are left out: the model computes "
+        "the same without them"
+    ) in lines
+    config, params = checkpoints.load_model(ours)
+    assert_same(params, expected.params)
+    assert (config.dit.in_channels, config.dit.positions) == (4, "rope")
+    assert config.method.to_dict() == {
+        "name": "motionv2v", "sigma": 10.0, "colors": "any", "subpixel": False, "first_frame_latents": False,
+    }  # fmt: skip
+    editing.check_inputs(config, ours)
+    back = folders.convert(ours, tmp_path / "back", **QUIET)
+    assert (back / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
+    index = json.loads((back / "model_index.json").read_text())
+    assert index["_class_name"] == "CogVideoXPipelineTracking"
+    # A channel that is read is kept, and then the tables may be in use too.
+    state["patch_embed.proj.weight"][3, 7, 1, 0] = 1e-8
+    save_file(state, path)
+    with pytest.raises(ConvertError, match=r"is supported with positions='rope' .* got positions='rope.learned'"):
+        folders.convert(theirs, tmp_path / "other", **QUIET)
+    spoil(theirs, "transformer/config.json", use_learned_positional_embeddings=False)
+    save_file({name: value for name, value in state.items() if "pos_embedding" not in name}, path)
+    module, kept = convert.from_diffusers(theirs / "transformer")
+    assert module.dit.in_channels == 8
+    np.testing.assert_array_equal(
+        kept["dit"]["patch_embed"]["kernel"].reshape(2, 2, 8, 32)[1, 0, 7, 3], np.float32(1e-8)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("learned", r"image-to-video model \(4 of its input channels are an image's\): .* interpolate.load generates"),
+        ("shader", r"as Diffusion-as-Shader's: it cannot edit; .* --drop_control its text-to-video base"),
+        ("shader on I2V", r"as Diffusion-as-Shader's: it cannot edit; .* --drop_control its image-to-video base"),
+    ],
+)
+def test_published_models_without_an_editor_say_what_they_can_do(name, message, spiece, tmp_path):
+    made = make_pipeline(spiece)
+    module = MODULES["learned"] if name == "learned" else CHAINED
+    module = module.clone(sample_size=(2, 2, 2), text_length=tiny_model.LENGTH)
+    module = module.clone(in_channels=8) if name == "shader on I2V" else module
+    modules = {**made.modules, "dit": module}
+    config = pipeline.make_config("x", modules, made.tokenizer, made.sampler, "float32")
+    params = {**made.params, "dit": random_params(module)}
+    theirs = convert.pipeline_to_diffusers(
+        made._replace(modules=modules, config=config, params=params), tmp_path / "in"
+    )
+    ours = folders.convert(theirs, tmp_path / "ours", **QUIET)
+    for load in (editing.load, edit_run.load):
+        with pytest.raises(ValueError, match=message) as error:
+            load(ours)
+        assert "\n" not in str(error.value) and str(ours) in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["vae", "text", "dit", "motionv2v"])

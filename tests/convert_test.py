@@ -153,6 +153,50 @@ def test_token_table_under_either_name(tables, tmp_path):
             convert.from_diffusers(tmp_path / "out")
 
 
+def as_variant(folder, variant="fp16"):
+    """Rename a folder's weights as diffusers and transformers name those of a variant."""
+    for path in sorted(folder.glob("*.safetensors")):
+        stem, dash, shard = path.stem.partition("-")
+        path.rename(folder / f"{stem}.{variant}{dash}{shard}.safetensors")
+    for path in folder.glob("*.safetensors.index.json"):
+        index = json.loads(path.read_text())
+        stem = path.name.split(".")[0]
+        weight_map = {name: shard.replace(stem, f"{stem}.{variant}", 1) for name, shard in index["weight_map"].items()}
+        path.unlink()
+        (folder / f"{stem}.safetensors.index.{variant}.json").write_text(
+            json.dumps({**index, "weight_map": weight_map})
+        )
+
+
+@pytest.mark.parametrize("shard_size", ["1GB", "20KB"])
+@pytest.mark.parametrize("name", ["vae", "text", "dit"])
+def test_files_of_a_variant_are_read(name, shard_size, tmp_path):
+    params = saved(MODULES[name], tmp_path / "in", dtype="float16", shard_size=shard_size)
+    as_variant(tmp_path / "in")
+    assert all(".fp16" in path.name for path in (tmp_path / "in").glob("*safetensors*"))
+    notices = []
+    again, loaded = convert.from_diffusers(tmp_path / "in", notify=notices.append)
+    assert again == MODULES[name] and notices == [
+        f"{tmp_path / 'in'} holds its weights as the variant fp16, which is read"
+    ]
+    assert_same(loaded, jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), params))
+
+
+def test_a_variant_stands_back_for_weights_without_one(tmp_path):
+    params = saved(MODULES["text"], tmp_path / "in")
+    saved(MODULES["text"], tmp_path / "bf16", dtype="bfloat16")
+    as_variant(tmp_path / "bf16", "bf16")
+    shutil.copy(tmp_path / "bf16" / "model.bf16.safetensors", tmp_path / "in")
+    notices = []
+    assert_same(convert.from_diffusers(tmp_path / "in", notify=notices.append)[1], params)
+    assert notices == []
+    (tmp_path / "in" / "model.safetensors").rename(tmp_path / "in" / "model.fp16.safetensors")
+    with pytest.raises(
+        ConvertError, match="holds the variants bf16, fp16 of its weights and none without a name: leave"
+    ):
+        convert.from_diffusers(tmp_path / "in")
+
+
 def edit_config(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

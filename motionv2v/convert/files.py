@@ -1,14 +1,18 @@
 """Folders of safetensors files: read tensors one at a time, and check them against a model's rules before any is read.
 
 A folder holds one file `<stem>.safetensors`, or shards and `<stem>.safetensors.index.json` with the map from tensor to
-shard. Tensors are read from the file's bytes, not through a memory map: a map's pages would count as the process's
-memory until the file is closed, and a 20 GB model would look, to whoever limits memory, like 20 GB more.
+shard; a variant has its name in them, `<stem>.fp16.safetensors`, `<stem>.safetensors.index.fp16.json`.
+
+Tensors are read from the file's bytes, not through a memory map: a map's pages would count as the process's memory
+until the file is closed, and a 20 GB model would look, to whoever limits memory, like 20 GB more.
 """
 
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +35,17 @@ class ConvertError(ValueError):
 
 
 class Entry(NamedTuple):
-    """Where a tensor's bytes lie."""
+    """Where a tensor's bytes lie.
+
+    Attributes:
+        shape: that is read. inputs: the size of the second axis in the file, where `shape` has its first entries only.
+    """
 
     path: Path
     start: int
     shape: tuple[int, ...]
     dtype: np.dtype
+    inputs: int | None = None
 
 
 class Tensors(Mapping):
@@ -65,6 +74,9 @@ class Tensors(Mapping):
         """
         entry = self._entries[name]
         shape, start = entry.shape, entry.start
+        if entry.inputs is not None:
+            whole = entry._replace(shape=(shape[0], entry.inputs, *shape[2:]), inputs=None)
+            return Tensors({name: whole}, self.where).read(name)[:, : shape[1]]
         if index is not None:
             shape = shape[1:]
             start += index * math.prod(shape) * entry.dtype.itemsize
@@ -79,23 +91,32 @@ class Tensors(Mapping):
         names = {dtype: name for name, dtype in DTYPES.items()}
         return {names[entry.dtype] for entry in self._entries.values()}
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the tensors' shapes by name."""
+        return {name: entry.shape for name, entry in self._entries.items()}
 
-def open_folder(folder: str | os.PathLike, stem: str) -> Tensors:
+    def trimmed(self, without: Collection[str], inputs: Mapping[str, int]) -> "Tensors":
+        """Return these tensors without some, and of others the first entries of their second axis, {name: how many}."""
+        entries = {name: entry for name, entry in self._entries.items() if name not in without}
+        for name, count in inputs.items():
+            shape = entries[name].shape
+            entries[name] = entries[name]._replace(shape=(shape[0], count, *shape[2:]), inputs=shape[1])
+        return Tensors(entries, self.where)
+
+
+def open_folder(folder: str | os.PathLike, stem: str, notify: Callable[[str], None] = warnings.warn) -> Tensors:
     """Open `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` lists; reads headers only.
 
+    A variant is opened where it is all there is, and `notify` called with a sentence.
+
     Raises:
-        ConvertError: when there is no such file, a shard is missing or cut off, or index and shards disagree.
+        ConvertError: when there is no such file, or several variants; a shard is missing or cut off, or index and
+            shards disagree.
     """
     folder = Path(folder)
-    index = folder / f"{stem}.safetensors.index.json"
-    if not index.is_file():
-        single = folder / f"{stem}.safetensors"
-        if not single.is_file():
-            raise ConvertError(
-                f"no weights in {folder}: expected {single.name} or {index.name}, found {listing(folder)}; "
-                "other formats are not read, save the model again as safetensors"
-            )
-        return Tensors(read_header(single), str(folder))
+    index = find_weights(folder, stem, notify)
+    if index.suffix != ".json":
+        return Tensors(read_header(index), str(folder))
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise ConvertError(f"{index} has no 'weight_map' from tensor to shard")
@@ -113,6 +134,40 @@ def open_folder(folder: str | os.PathLike, stem: str) -> Tensors:
             f"{index} does not describe its shards: not where it says: {some(astray[0])}; not listed: {some(astray[1])}"
         )
     return Tensors(entries, str(folder))
+
+
+def find_weights(folder: Path, stem: str, notify: Callable[[str], None]) -> Path:
+    """Choose the file that `open_folder` opens: an index before a single file, no variant before one."""
+    plain = [folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"]
+    for path in plain:
+        if path.is_file():
+            return path
+    # An index of today's and of an earlier diffusers, and a single file, which no shard's name is.
+    name, word = re.escape(f"{stem}.safetensors"), r"([^.]+)"
+    patterns = (
+        rf"{name}\.index\.{word}\.json",
+        rf"{name}\.{word}\.index\.json",
+        rf"{re.escape(stem)}\.{word}\.safetensors",
+    )
+    variants: dict[str, Path] = {}
+    for pattern in patterns:
+        for path in sorted(folder.glob(f"{stem}*")):
+            found = re.fullmatch(pattern, path.name)
+            if found and not re.search(r"-\d+-of-\d+$", found[1]):
+                variants.setdefault(found[1], path)
+    if len(variants) > 1:
+        raise ConvertError(
+            f"{folder} holds the variants {', '.join(sorted(variants))} of its weights and none without a name: leave "
+            "one of them there"
+        )
+    if not variants:
+        raise ConvertError(
+            f"no weights in {folder}: expected {plain[1].name} or {plain[0].name}, or a variant such as {stem}.fp16."
+            f"safetensors, found {listing(folder)}; other formats are not read, save the model again as safetensors"
+        )
+    ((variant, path),) = variants.items()
+    notify(f"{folder} holds its weights as the variant {variant}, which is read")
+    return path
 
 
 def read_header(path: str | os.PathLike) -> dict[str, Entry]:

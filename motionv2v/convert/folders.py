@@ -127,10 +127,10 @@ class _Meter:
 
 def _to_ours(folder: Path, target: str | os.PathLike, job: str, dtype: str, say: Callable[[str], None]) -> Path:
     if (folder / pipeline.INDEX).is_file():
-        made, sources = pipeline.outline(folder)
+        made, sources = pipeline.outline(folder, say)
         config, kept, tokenizer = made.config, made.kept, made.tokenizer
     else:
-        source = parts.open_source(folder)
+        source = parts.open_source(folder, say)
         sources, tokenizer = [source], None
         kept = {parts.CONFIG: (folder / parts.CONFIG).read_bytes()}
         config = _part_config(folder.resolve().name, source)

@@ -6,6 +6,7 @@ launcher's streams are made of.
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from motionv2v.convert import autoencoder, files, text_encoder, transformer, wri
 from motionv2v.convert.files import DTYPES, ConvertError, Tensors
 from motionv2v.convert.rules import Rule, Step, expand
 from motionv2v.convert.writing import OutputFolder, Planned
-from motionv2v.methods.motionv2v import STREAMS, Conditioner
 from motionv2v.models.denoiser import Denoiser
 from motionv2v.models.dit import DiT
 from motionv2v.models.text import T5Encoder
@@ -33,6 +33,10 @@ STORED = "stored"
 
 Read = Callable[[str, int | None], np.ndarray]
 """(path of a leaf, layer or None) -> its values."""
+
+
+Notify = Callable[[str], None]
+"""Called with a sentence about what is not as one would expect, and is dealt with."""
 
 
 class Part(NamedTuple):
@@ -49,14 +53,7 @@ class Part(NamedTuple):
 PARTS = (
     Part("vae", "vae", "diffusion_pytorch_model", "diffusers", (autoencoder.CLASS,), (VAE,)),
     Part("text", "text_encoder", "model", "transformers", (text_encoder.CLASS,), (T5Encoder,)),
-    Part(
-        "dit",
-        "transformer",
-        "diffusion_pytorch_model",
-        "diffusers",
-        (transformer.CLASS, transformer.CONTROL_CLASS),
-        (DiT, Denoiser),
-    ),
+    Part("dit", "transformer", "diffusion_pytorch_model", "diffusers", transformer.classes(), (DiT, Denoiser)),
 )
 
 
@@ -75,23 +72,26 @@ class Source(NamedTuple):
     steps: list[Step]
 
 
-def from_diffusers(folder: str | os.PathLike, dtype: str | None = None) -> tuple[nn.Module, PyTree]:
+def from_diffusers(
+    folder: str | os.PathLike, dtype: str | None = None, notify: Notify = warnings.warn
+) -> tuple[nn.Module, PyTree]:
     """Load one network from the folder that diffusers or transformers saved it in.
 
     Args:
-        folder: holds config.json and safetensors, sharded or not: AutoencoderKLCogVideoX, T5EncoderModel (v1.1) or
-            CogVideoXTransformer3DModel, the latter also with the control branch of Diffusion-as-Shader or MotionV2V.
+        folder: holds config.json and safetensors, sharded or not, of a variant or none: AutoencoderKLCogVideoX,
+            T5EncoderModel (v1.1) or CogVideoXTransformer3DModel, the latter also in a method's layout.
         dtype: of the parameters: "float32" (also None), "bfloat16", "float16", or "stored" as they are in the files.
+        notify: called with a sentence when a variant is read, or something in the files is left out.
 
     Returns:
         The module, computing in float32, and its parameters in numpy: `module.apply({"params": params}, ...)`. With
-        MotionV2V's control branch that is a `Denoiser`, else a `VAE`, `T5Encoder` or `DiT`.
+        a method's conditioner that is a `Denoiser`, else a `VAE`, `T5Encoder` or `DiT`.
 
     Raises:
         ConvertError: for another class, a setting that is not supported, damaged or missing files, or tensors that do
             not fit the config.
     """
-    source = open_source(folder)
+    source = open_source(folder, notify)
     return source.module, load(source, dtype)
 
 
@@ -105,7 +105,7 @@ def to_diffusers(
     """Write one network as a folder that diffusers' or transformers' `from_pretrained` loads, and return the folder.
 
     Args:
-        module: a `VAE`, `T5Encoder`, `DiT` or, with MotionV2V's conditioner, `Denoiser`. params: its parameters.
+        module: a `VAE`, `T5Encoder`, `DiT` or, with a conditioner, `Denoiser`. params: its parameters.
         folder: appears complete or not at all. Replaced if it is empty or was written by this function before.
         dtype: of the stored numbers: "float32", "bfloat16", "float16", or "stored" as they are in `params`.
         shard_size: most bytes per file, or "5GB", "200MB".
@@ -123,7 +123,7 @@ def to_diffusers(
     return out.folder
 
 
-def open_source(folder: str | os.PathLike) -> Source:
+def open_source(folder: str | os.PathLike, notify: Notify = warnings.warn) -> Source:
     """Read the config and the headers of a network's folder, and check them against each other."""
     folder = Path(folder)
     if (folder / "model_index.json").is_file():
@@ -133,18 +133,28 @@ def open_source(folder: str | os.PathLike) -> Source:
         )
     config = files.read_json(folder / CONFIG)
     part = part_of_config(config, folder)
-    tensors = files.open_folder(folder, part.stem)
+    tensors = files.open_folder(folder, part.stem, notify)
+    config, tensors = _trim(part, config, tensors, notify)
     module = build(part, config, tensors)
     rules, shapes = rules_of(part, module, tensors), shapes_of(part, module)
     return Source(part, config, module, tensors, rules, shapes, files.match(tensors, rules, shapes))
+
+
+def _trim(part: Part, config: dict[str, Any], tensors: Tensors, notify: Notify) -> tuple[dict[str, Any], Tensors]:
+    """Leave out what carries nothing in a checkpoint of a method's layout, with a notice."""
+    layout = transformer.find_layout(tensors) if part.key == "dit" else None
+    trim = layout.trim(config, tensors.shapes(), tensors.read) if layout and layout.trim else None
+    if trim is None:
+        return config, tensors
+    notify(f"{tensors.where}: {trim.notice}")
+    return trim.config, tensors.trimmed(trim.without, trim.inputs)
 
 
 def part_of_config(config: Mapping[str, Any], where: Path) -> Part:
     """Tell which network a config.json is of."""
     named = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
     for part in PARTS:
-        # Checkpoints of MotionV2V's own code carry the name of a wrapped class.
-        if isinstance(named, str) and named.removeprefix("Original") in part.classes:
+        if isinstance(named, str) and transformer.plain_class(named) in part.classes:
             return part
     supported = ", ".join(name for part in PARTS for name in part.classes)
     if named is None:
@@ -171,12 +181,10 @@ def build(part: Part, config: Mapping[str, Any], tensors: Tensors) -> nn.Module:
         if part.key == "text":
             text_encoder.check_tables(tensors)
             return text_encoder.from_config(config)
-        dit = transformer.from_config(dict(config))
-        embed = tensors.get("second_patch_embed.proj.weight")
-        if embed is None:
+        dit, layout = transformer.from_config(dict(config)), transformer.find_layout(tensors)
+        if layout is None or layout.make_conditioner is None:
             return dit
-        first_frame_latents = embed.shape[1:2] == (2 * len(STREAMS) * dit.out_channels,)
-        return Denoiser(dit, Conditioner(dit.width, dit.patch_size, first_frame_latents))
+        return Denoiser(dit, layout.make_conditioner(dit, tensors.shapes()))
     except ConvertError:
         raise
     except (ValueError, TypeError) as error:
@@ -190,7 +198,7 @@ def to_config(part: Part, module: nn.Module) -> dict[str, Any]:
             return autoencoder.to_config(module)
         if part.key == "text":
             return text_encoder.to_config(module)
-        return transformer.to_config(dit_of(module))
+        return transformer.to_config(module)
     except ValueError as error:
         raise ConvertError(str(error)) from error
 
@@ -210,15 +218,10 @@ def rules_of(part: Part, module: nn.Module, names: Sequence[str] | Mapping[str, 
     try:
         if names:
             return transformer.rules(dit, transformer.detect_layout(names))
-        return transformer.rules(dit, _layout(module))
+        layout = transformer.layout_of(module)
+        return transformer.rules(dit, transformer.BASE if layout is None else layout.name)
     except ValueError as error:
         raise ConvertError(str(error)) from error
-
-
-def _layout(module: nn.Module) -> str:
-    if isinstance(module, Denoiser):
-        return "motionv2v"
-    return "shader" if module.control_depth else "diffusers"
 
 
 def shapes_of(part: Part, module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -237,10 +240,10 @@ def _denoiser_example(module: nn.Module) -> tuple[Any, ...]:
     size = dit.sample_size if dit.positions == "rope+learned" else dit.patch
     latents, text = jnp.zeros((1, *size, dit.in_channels)), jnp.zeros((1, dit.text_length, dit.text_dim))
     example = (latents, jnp.zeros((1,), jnp.int32), text)
-    if not isinstance(module, Denoiser):
+    layout = transformer.layout_of(module)
+    if layout is None or layout.example is None:
         return example
-    names = [name + suffix for name in STREAMS for suffix in ("", "_first")]
-    return (*example, {"videos": dict.fromkeys(names, jnp.zeros((1, 1, *size[1:], dit.out_channels)))})
+    return (*example, layout.example(module.conditioner, jnp.zeros((1, *size, dit.out_channels))))
 
 
 def load(source: Source, dtype: str | None = None) -> PyTree:
@@ -371,6 +374,5 @@ def write_part(
 
 
 def method_config(module: Denoiser) -> dict[str, Any]:
-    """Return the `method` section of a config for a denoiser with MotionV2V's conditioner: the paper's settings."""
-    first_frame_latents = module.conditioner.first_frame_latents
-    return {"name": "motionv2v", "sigma": 10.0, "colors": "any", "first_frame_latents": first_frame_latents}
+    """Return the `method` section of a config for a denoiser that was read from a method's layout."""
+    return transformer.layout_of(module).section(module.conditioner)

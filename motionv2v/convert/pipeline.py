@@ -12,6 +12,7 @@ as it was (`Pipeline.kept`) and written back.
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from motionv2v import diffusion, optim
+from motionv2v import diffusion, methods, optim
 from motionv2v.convert import autoencoder, files, parts, scheduler, spiece, writing
 from motionv2v.convert.files import ConvertError
 from motionv2v.convert.parts import PARTS, Part, Source
@@ -31,9 +32,6 @@ from motionv2v.typing import PyTree
 
 INDEX, SCHEDULER, TOKENIZER = "model_index.json", "scheduler/scheduler_config.json", "tokenizer"
 CLASSES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXVideoToVideoPipeline")
-TRACKING = "Tracking"
-"""What Diffusion-as-Shader puts behind the name of a pipeline's class."""
-
 _RUN_SETTINGS = {
     "parent", "name", "dtype", "attention_implementation", "remat", "scan_unroll", "conv_impl", "strip_rows",
     "tile_size", "tile_overlap", "control_start", "zero_init_modulation",
@@ -46,7 +44,7 @@ class Pipeline(NamedTuple):
 
     Attributes:
         config: sections as in `configs/*.py`; `model.build(config)` makes the modules.
-        modules: {"vae": VAE, "text": T5Encoder, "dit": DiT, or Denoiser with MotionV2V's conditioner}.
+        modules: {"vae": VAE, "text": T5Encoder, "dit": DiT, or Denoiser with a method's conditioner}.
         params: {"vae", "text", "dit"} and, with a conditioner, "conditioner".
         tokenizer: of the captions. sampler: arguments of the noise schedule, and the solver.
         image_scale: what an image's latents are multiplied by (image-to-video); video latents take scaling_factor.
@@ -67,16 +65,18 @@ class Pipeline(NamedTuple):
         return self.sampler.make_schedule()
 
 
-def pipeline_from_diffusers(folder: str | os.PathLike, dtype: str | None = None) -> Pipeline:
+def pipeline_from_diffusers(
+    folder: str | os.PathLike, dtype: str | None = None, notify: parts.Notify = warnings.warn
+) -> Pipeline:
     """Load a pipeline that diffusers saved.
 
     Args:
-        folder: holds model_index.json. dtype: of the parameters, as for `from_diffusers`.
+        folder: holds model_index.json. dtype, notify: as for `from_diffusers`.
 
     Raises:
         ConvertError: for another pipeline, a part that is missing, and whatever `from_diffusers` raises.
     """
-    pipeline, sources = outline(folder)
+    pipeline, sources = outline(folder, notify)
     params: dict[str, Any] = {}
     for source in sources:
         tree = parts.load(source, dtype)
@@ -108,14 +108,14 @@ def pipeline_to_diffusers(
     return out.folder
 
 
-def outline(folder: str | os.PathLike) -> tuple[Pipeline, list[Source]]:
+def outline(folder: str | os.PathLike, notify: parts.Notify = warnings.warn) -> tuple[Pipeline, list[Source]]:
     """Read everything of a pipeline's folder but the weights; the sources are checked and ready to be read."""
     folder = Path(folder)
     index = files.read_json(folder / INDEX)
     _check_index(index, folder)
     kept = {name: (folder / name).read_bytes() for name in (INDEX, SCHEDULER) if (folder / name).is_file()}
     sampler = scheduler.from_config(files.read_json(folder / SCHEDULER))
-    sources = [parts.open_source(folder / part.subfolder) for part in PARTS]
+    sources = [parts.open_source(folder / part.subfolder, notify) for part in PARTS]
     for source, part in zip(sources, PARTS, strict=True):
         if source.part is not part:
             raise ConvertError(
@@ -139,7 +139,7 @@ def outline(folder: str | os.PathLike) -> tuple[Pipeline, list[Source]]:
 
 def _check_index(index: Mapping[str, Any], folder: Path) -> None:
     name = index.get("_class_name")
-    if not isinstance(name, str) or name.removesuffix(TRACKING) not in CLASSES:
+    if not isinstance(name, str) or _plain_class(name) not in CLASSES:
         raise ConvertError(f"{folder / INDEX} is of class {name!r}; supported: {', '.join(CLASSES)}")
     needed = (*(part.subfolder for part in PARTS), "scheduler", TOKENIZER)
     absent = [
@@ -151,6 +151,13 @@ def _check_index(index: Mapping[str, Any], folder: Path) -> None:
         raise ConvertError(
             f"{folder} is no whole pipeline, it lacks {', '.join(absent)}; convert its other folders one by one"
         )
+
+
+def _plain_class(name: str) -> str:
+    """Return a pipeline's class without what a method's layout puts behind it."""
+    for layout in methods.layouts():
+        name = name.removesuffix(layout.suffix)
+    return name
 
 
 def make_config(
@@ -222,8 +229,7 @@ def write_pipeline(
         # A kept entry may name another library for the same class: the code that a checkpoint came with.
         if index.get(component, entry)[1] != entry[1] or component not in index:
             index[component] = entry
-    if not parts.dit_of(pipeline.modules["dit"]).control_depth:
-        index["_class_name"] = index["_class_name"].removesuffix(TRACKING)
+    index["_class_name"] = _class_to_write(index["_class_name"], pipeline)
     out.write_bytes(INDEX, _json(index))
 
 
@@ -236,6 +242,14 @@ def _tokenizer_files(pipeline: Pipeline, index: Mapping[str, Any]) -> tuple[str,
         if getattr(before, "model", None) == getattr(tokenizer, "model", None):
             return name, kept
     return spiece.write(pipeline.tokenizer)
+
+
+def _class_to_write(name: str, pipeline: Pipeline) -> str:
+    """Return the class that was read, or one that goes with what the pipeline is now."""
+    dit, plain = parts.dit_of(pipeline.modules["dit"]), _plain_class(name)
+    suffix = name.removeprefix(plain) if dit.control_depth else ""
+    takes_image = plain == CLASSES[1]
+    return (plain if takes_image == (dit.in_channels != dit.out_channels) else _pipeline_class(pipeline)) + suffix
 
 
 def _pipeline_class(pipeline: Pipeline) -> str:

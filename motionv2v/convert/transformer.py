@@ -1,22 +1,24 @@
 """CogVideoX's transformer in diffusers' form and in ours: its config.json and the names and layouts of its weights.
 
-Three layouts of tensors are known. `diffusers` is CogVideoXTransformer3DModel, every published size of it. `shader` is
-Diffusion-as-Shader: the same tensors, and a control branch under `transformer_blocks_copy`, `combine_linears` and
-`initial_combine_linear`; tracks enter through the main branch's patch embedding (`Control.latents`). `motionv2v` has,
-besides, a patch embedding of the branch's own, `second_patch_embed`, for the 96 channels of MotionV2V's conditioner.
+The layout `diffusers` is CogVideoXTransformer3DModel, every published size of it. Those that add a control branch or a
+conditioner to it are the methods' own business (`methods.layouts`): MotionV2V's and Diffusion-as-Shader's.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
+from motionv2v import methods
 from motionv2v.convert.rules import SAME, Op, Rule, linear, norm
+from motionv2v.models.denoiser import Denoiser
 from motionv2v.models.dit import DiT
+from motionv2v.models.layouts import Layout
 
 CLASS = "CogVideoXTransformer3DModel"
-CONTROL_CLASS = "CogVideoXTransformer3DModelTracking"
-"""What Diffusion-as-Shader and the code of MotionV2V write as `_class_name`, next to `num_tracking_blocks`."""
+BASE = "diffusers"
+"""The layout without branch and conditioner."""
 
 _SIZES = {
     "num_layers": "num_layers",
@@ -53,8 +55,8 @@ def from_config(config: dict[str, Any]) -> DiT:
     """Build the module that a transformer/config.json describes; a key that is missing has diffusers' default.
 
     Args:
-        config: the file's content. `num_tracking_blocks` (Diffusion-as-Shader, MotionV2V) asks for a chained control
-            branch of so many blocks.
+        config: the file's content. A class of a method's layout, or its number of blocks (`num_tracking_blocks`), asks
+            for a control branch.
 
     Returns:
         The module, float32, at the pipeline's positions for every size of clip (`sample_size` is set).
@@ -62,7 +64,7 @@ def from_config(config: dict[str, Any]) -> DiT:
     Raises:
         ValueError: for a key that is unknown or a value that is not supported, saying what is.
     """
-    known = {*_SIZES, *_SCALES, *_FIXED, *_SAMPLE, "patch_bias", "num_tracking_blocks"}
+    known = {*_SIZES, *_SCALES, *_FIXED, *_SAMPLE, "patch_bias", *(layout.depth_key for layout in methods.layouts())}
     known |= {f"use_{kind}_positional_embeddings" for kind in ("rotary", "learned")}
     # Names with an underscore are diffusers' notes about the file; an unknown setting that is off changes nothing.
     unknown = sorted(key for key in config if key not in known and key[0] != "_" and config[key] not in (None, False))
@@ -70,9 +72,9 @@ def from_config(config: dict[str, Any]) -> DiT:
         raise ValueError(
             f"transformer config has unknown keys {', '.join(unknown)}; known: {', '.join(sorted(known))}."
         )
-    name = config.get("_class_name", CLASS)
-    if name.removeprefix("Original") not in (CLASS, CONTROL_CLASS):
-        raise ValueError(f"transformer config is of class {name!r}; supported: {CLASS}, {CONTROL_CLASS}.")
+    name = plain_class(config.get("_class_name", CLASS))
+    if name not in classes():
+        raise ValueError(f"transformer config is of class {name!r}; supported: {', '.join(classes())}.")
     for key, supported in _FIXED.items():
         if config.get(key, supported) != supported:
             raise ValueError(f"transformer config has {key}={config[key]!r}; supported: {supported!r}.")
@@ -83,24 +85,27 @@ def from_config(config: dict[str, Any]) -> DiT:
         raise ValueError("transformer config has patch_bias=False, which is supported only together with patch_size_t.")
     fields["positions"] = _positions(config)
     fields["sample_size"] = _sample_size(config)
-    if name.endswith(CONTROL_CLASS) or "num_tracking_blocks" in config:
-        depth = _size({"num_tracking_blocks": 18, **config}, "num_tracking_blocks")
-        fields |= {"control_depth": depth, "control_wiring": "chained"}
+    for layout in methods.layouts():
+        if name == CLASS + layout.suffix or layout.depth_key in config:
+            depth = _size({layout.depth_key: layout.depth, **config}, layout.depth_key)
+            fields |= {"control_depth": depth, "control_wiring": layout.wiring}
     module = DiT(**fields)
     module.check_settings()
     return module
 
 
-def to_config(module: DiT) -> dict[str, Any]:
-    """Describe a module as the config.json from which diffusers builds the same model.
+def to_config(model: nn.Module) -> dict[str, Any]:
+    """Describe a model as the config.json from which diffusers builds the same.
 
     Args:
-        module: with `sample_size` set, since diffusers' pipeline reads the default size of a clip, and RoPE's
-            positions at other sizes, from it. A control branch makes it a config of Diffusion-as-Shader's class.
+        model: a `DiT`, or a `Denoiser` of one; with `sample_size` set, since diffusers' pipeline reads the default size
+            of a clip, and RoPE's positions at other sizes, from it. A control branch makes it a config of the class
+            that goes with its layout.
 
     Raises:
         ValueError: for a setting that diffusers does not have.
     """
+    module, layout = _parts(model)[0], layout_of(model)
     if module.mlp_ratio != 4:
         raise ValueError(f"diffusers' transformer has mlp_ratio=4 only, got mlp_ratio={module.mlp_ratio}.")
     if module.sample_size is None:
@@ -123,54 +128,87 @@ def to_config(module: DiT) -> dict[str, Any]:
         "use_learned_positional_embeddings": learned,
         "use_rotary_positional_embeddings": rotary,
     }
-    if module.control_depth:
-        _check_wiring(module)
-        config |= {"_class_name": CONTROL_CLASS, "num_tracking_blocks": module.control_depth}
+    if layout is not None and module.control_depth:
+        _check_wiring(module, layout)
+        config |= {"_class_name": CLASS + layout.suffix, layout.depth_key: module.control_depth}
     return config
 
 
-def rules(module: DiT, layout: str = "diffusers") -> list[Rule]:
+def classes() -> tuple[str, ...]:
+    """List the classes of transformers that are read: diffusers', and those of the methods' layouts."""
+    return tuple(dict.fromkeys([CLASS, *(CLASS + layout.suffix for layout in methods.layouts())]))
+
+
+def plain_class(name: str) -> str:
+    """Return a class's name without what a layout's code puts before it."""
+    for layout in methods.layouts():
+        name = name.removeprefix(layout.prefix)
+    return name
+
+
+def layout_of(model: nn.Module) -> Layout | None:
+    """Return the layout that holds a model: None for a bare transformer, which diffusers has itself.
+
+    Raises:
+        ValueError: if no layout has the model's conditioner.
+    """
+    module, conditioner = _parts(model)
+    if conditioner is None and not module.control_depth:
+        return None
+    for layout in methods.layouts():
+        if layout.conditioner is (None if conditioner is None else type(conditioner)):
+            return layout
+    raise ValueError(f"a model that is conditioned by a {type(conditioner).__module__} has no form in diffusers.")
+
+
+def rules(module: DiT, layout: str = BASE) -> list[Rule]:
     """Return the table between a layout's tensors and our tree: each tensor once, each leaf once.
 
-    For `diffusers` and `shader` the tree is the DiT's own. For `motionv2v` it is that of a `Denoiser`: {"dit": ...,
-    "conditioner": ...} with `methods.motionv2v.Conditioner(width, patch_size, first_frame_latents=True)`, whose order
-    of channels is the released one. Its second text projection changes no output: it is read over, and written as a
-    copy of the first.
+    For a layout without conditioner the tree is the DiT's own, for one with a conditioner that of a `Denoiser`:
+    {"dit": ..., "conditioner": ...}.
 
     Args:
-        module: the DiT; with a control branch for `shader` and `motionv2v`, without one for `diffusers`.
-        layout: `diffusers`, `shader` or `motionv2v`; see the module's docstring.
+        module: the DiT; with a control branch for every layout but `diffusers`.
+        layout: "diffusers", or the name of a method's layout.
 
     Raises:
         ValueError: for an unknown layout, or a module that the layout cannot hold.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r} is unknown; available: {', '.join(LAYOUTS)}.")
+    known = {other.name: other for other in methods.layouts()}
+    if layout != BASE and layout not in known:
+        raise ValueError(f"layout {layout!r} is unknown; available: {', '.join((BASE, *known))}.")
     module.check_settings()
-    return LAYOUTS[layout](module)
+    if layout != BASE:
+        return _layout_rules(module, known[layout])
+    if module.control_depth:
+        raise ValueError(
+            f"layout {BASE!r} has no control branch, the module has control_depth={module.control_depth}; use "
+            f"{' or '.join(map(repr, known))}, or the base alone: module.clone(control_depth=0) and dit.base_params."
+        )
+    return _main_rules(module)
+
+
+def find_layout(names: Iterable[str]) -> Layout | None:
+    """Tell a method's layout from the names of a checkpoint's tensors; None if they are no method's."""
+    names = set(names)
+    marked = (one for one in methods.layouts() if any(name.startswith(one.mark) for name in names))
+    return next(marked, None)
 
 
 def detect_layout(names: Iterable[str]) -> str:
-    """Tell the layout from the names of a checkpoint's tensors.
+    """Tell the layout's name from the names of a checkpoint's tensors.
 
     Raises:
         ValueError: when they are not a CogVideoX transformer's, with a few of them.
     """
     names = set(names)
-    for layout, prefix in _MARKS.items():
-        if any(name.startswith(prefix) for name in names):
-            return layout
+    found = find_layout(names)
+    if found is not None:
+        return found.name
+    if any(name.startswith("transformer_blocks.0.") for name in names):
+        return BASE
     shown = ", ".join(sorted(names)[:3]) or "none"
     raise ValueError(f"tensors named {shown} are not a CogVideoX transformer's; expected transformer_blocks.0. ...")
-
-
-def _base_rules(module: DiT) -> list[Rule]:
-    if module.control_depth:
-        raise ValueError(
-            f"layout 'diffusers' has no control branch, the module has control_depth={module.control_depth}; use "
-            "'shader' or 'motionv2v', or the base alone: module.clone(control_depth=0) and dit.base_params."
-        )
-    return _main_rules(module)
 
 
 def _main_rules(module: DiT) -> list[Rule]:
@@ -193,48 +231,35 @@ def _main_rules(module: DiT) -> list[Rule]:
     return table
 
 
-def _shader_rules(module: DiT) -> list[Rule]:
+def _layout_rules(module: DiT, layout: Layout) -> list[Rule]:
+    """List the rules of a method's layout: the base's, and those of what it adds."""
     if not module.control_depth:
-        raise ValueError("layouts 'shader' and 'motionv2v' are for a control branch, the module has control_depth=0.")
-    _check_wiring(module)
-    return [
-        *_main_rules(module),
-        *linear("initial_combine_linear", "control/zero_in"),
-        *_block_rules("transformer_blocks_copy", "control/blocks", module.control_depth),
-        *linear("combine_linears.{i}", "control/zero_out", module.control_depth),
-    ]
-
-
-def _motionv2v_rules(module: DiT) -> list[Rule]:
-    if module.positions != "rope" or module.patch_size_t is not None:
-        # The second patch embedding adds any other positions to the branch's tokens; our conditioner has none.
+        raise ValueError(f"layout {layout.name!r} is for a control branch, the module has control_depth=0.")
+    _check_wiring(module, layout)
+    if layout.positions and (module.positions not in layout.positions or module.patch_size_t is not None):
         raise ValueError(
-            f"layout 'motionv2v' is supported with positions='rope' and patch_size_t=None, as its text-to-video base "
-            f"has them; got positions={module.positions!r} and patch_size_t={module.patch_size_t}."
+            f"layout {layout.name!r} is supported with positions={' or '.join(map(repr, layout.positions))} and "
+            f"patch_size_t=None, as its text-to-video base has them; got positions={module.positions!r} and "
+            f"patch_size_t={module.patch_size_t}."
         )
-    kernel, bias = "dit/text_embed/kernel", "dit/text_embed/bias"
-    return [
-        *(rule._replace(target=f"dit/{rule.target}") for rule in _shader_rules(module)),
-        Rule("second_patch_embed.proj.weight", "conditioner/patch_embed/kernel", _patches(module)),
-        Rule("second_patch_embed.proj.bias", "conditioner/patch_embed/bias", SAME),
-        Rule("second_patch_embed.text_proj.weight", "", SAME, fill=lambda leaves: np.transpose(leaves[kernel])),
-        Rule("second_patch_embed.text_proj.bias", "", SAME, fill=lambda leaves: leaves[bias]),
-    ]
+    table = [rule._replace(target=f"dit/{rule.target}") for rule in _main_rules(module)]
+    for theirs, ours in layout.linears.items():
+        table += linear(theirs, ours, module.control_depth if "{i}" in theirs else 0)
+    for theirs, ours in layout.blocks.items():
+        table += _block_rules(theirs, ours, module.control_depth)
+    for theirs, ours in layout.patches.items():
+        table.append(Rule(f"{theirs}.weight", f"{ours}/kernel", _patches(module)))
+        table.append(Rule(f"{theirs}.bias", f"{ours}/bias", SAME))
+    for theirs, ours in layout.copies.items():
+        table.append(Rule(f"{theirs}.weight", "", SAME, fill=_copy(f"{ours}/kernel", np.transpose)))
+        table.append(Rule(f"{theirs}.bias", "", SAME, fill=_copy(f"{ours}/bias", np.asarray)))
+    if layout.conditioner is not None:
+        return table
+    return [rule._replace(target=rule.target.removeprefix("dit/")) for rule in table]
 
 
-LAYOUTS: dict[str, Callable[[DiT], list[Rule]]] = {
-    "diffusers": _base_rules,
-    "shader": _shader_rules,
-    "motionv2v": _motionv2v_rules,
-}
-"""What makes each layout's table."""
-
-_MARKS = {
-    "motionv2v": "second_patch_embed.",
-    "shader": "transformer_blocks_copy.",
-    "diffusers": "transformer_blocks.0.",
-}
-"""What tells a layout's names from those of the layouts after it."""
+def _copy(path: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    return lambda leaves: change(leaves[path])
 
 
 def _block_rules(source: str, target: str, depth: int) -> list[Rule]:
@@ -314,9 +339,14 @@ def _sample_size(config: dict[str, Any]) -> tuple[int, int, int]:
     return frames // ratio + 1, height, width
 
 
-def _check_wiring(module: DiT) -> None:
-    if module.control_wiring != "chained":
+def _check_wiring(module: DiT, layout: Layout) -> None:
+    if module.control_wiring != layout.wiring:
         raise ValueError(
-            f"layouts 'shader' and 'motionv2v' mean control_wiring='chained', the module has "
-            f"{module.control_wiring!r}: code that reads them would compute something else."
+            f"layout {layout.name!r} means control_wiring={layout.wiring!r}, the module has "
+            f"{module.control_wiring!r}: code that reads it would compute something else."
         )
+
+
+def _parts(model: nn.Module) -> tuple[DiT, nn.Module | None]:
+    """Return a model's transformer and its conditioner."""
+    return (model.dit, model.conditioner) if isinstance(model, Denoiser) else (model, None)

@@ -6,14 +6,17 @@ the same points, in the same colours, where the edit wants them. Their latents a
 The code behind the published demos adds to each stream the latent of its first frame (zero elsewhere): 96 channels.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from motionv2v import render
-from motionv2v.models.dit import Control
+from motionv2v.models.dit import Control, DiT
+from motionv2v.models.layouts import Layout, Shapes, Trim
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Key, PyTree
 
@@ -78,18 +81,19 @@ class Conditioner(nn.Module):
         return Control(tokens=nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(patches))
 
     def _streams(self, videos: dict[str, Float[AnyArray, "B t h w z"]]) -> list[Float[AnyArray, "B t h w z"]]:
-        suffixes = ("", "_first") if self.first_frame_latents else ("",)
-        streams = []
-        for name in STREAMS:
-            for suffix in suffixes:
-                if name + suffix not in videos:
-                    raise ValueError(
-                        f"conditioning stream {name + suffix!r} is missing; got {', '.join(sorted(videos))}"
-                    )
-                stream = videos[name + suffix]
-                length = videos[name].shape[1]
-                streams.append(jnp.pad(stream, ((0, 0), (0, length - stream.shape[1]), (0, 0), (0, 0), (0, 0))))
+        names, streams = self.stream_names(), []
+        for name in names:
+            if name not in videos:
+                raise ValueError(f"conditioning stream {name!r} is missing; got {', '.join(sorted(videos))}")
+            length = videos[names[0]].shape[1]
+            padding = ((0, 0), (0, length - videos[name].shape[1]), (0, 0), (0, 0), (0, 0))
+            streams.append(jnp.pad(videos[name], padding))
         return streams
+
+    def stream_names(self) -> list[str]:
+        """Name the streams in the order of their channels."""
+        suffixes = ("", "_first") if self.first_frame_latents else ("",)
+        return [name + suffix for name in STREAMS for suffix in suffixes]
 
 
 def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = jnp.float32) -> Conditioner:
@@ -120,3 +124,86 @@ def batch_conditions(key: Key, batch: dict[str, AnyArray], config: Any) -> dict[
     clips = {name: batch[name] for name in names}
     keys = jax.random.split(key, batch["source"].shape[0])
     return jax.vmap(lambda k, clip: conditions(k, clip, config))(keys, clips)
+
+
+# --- published weights -----------------------------------------------------------------------------------------------
+# The released code of MotionV2V grew out of Diffusion-as-Shader's, and its branch has the same names. There the tracks
+# pass the transformer's own patch embedding; here a second one takes the latents of the three streams.
+
+_BRANCH: dict[str, Any] = {
+    "suffix": "Tracking",
+    "depth_key": "num_tracking_blocks",
+    "depth": 18,
+    "wiring": "chained",
+    "linears": {"initial_combine_linear": "dit/control/zero_in", "combine_linears.{i}": "dit/control/zero_out"},
+    "blocks": {"transformer_blocks_copy": "dit/control/blocks"},
+}
+
+
+def released_conditioner(dit: DiT, shapes: Shapes) -> Conditioner:
+    """Build the conditioner that goes with a file of the released layout: its channels tell of first-frame latents."""
+    channels = shapes["second_patch_embed.proj.weight"][1:2]
+    return Conditioner(dit.width, dit.patch_size, channels == (2 * len(STREAMS) * dit.out_channels,))
+
+
+def released_settings(conditioner: Conditioner) -> dict[str, Any]:
+    """Return the `method` section of a config for released weights: the paper's settings, blobs that snap to pixels."""
+    return {
+        "name": "motionv2v",
+        "sigma": 10.0,
+        "colors": "any",
+        "subpixel": False,
+        "first_frame_latents": conditioner.first_frame_latents,
+    }
+
+
+def trim_released(config: dict[str, Any], shapes: Shapes, read: Callable[[str], np.ndarray]) -> Trim | None:
+    """Find what the training code saves and never reads: an image's channels and tables of positions.
+
+    That code starts from CogVideoX-5B-I2V and then takes the text-to-video weights: the channels of I2V's image become
+    zeros, and the learned positions are switched off in both patch embeddings. config.json still speaks of I2V, and
+    the tables are still in the file.
+
+    Args:
+        config: of the transformer. shapes: of the file's tensors. read: gives one of them.
+
+    Returns:
+        What to leave out; None if an image's channels are absent, or not all zero: then the model reads them.
+    """
+    name, count = "patch_embed.proj.weight", config.get("out_channels", 16)
+    shape = shapes.get(name, ())
+    if len(shape) != 4 or shape[1] != config.get("in_channels", 16) or shape[1] != 2 * count:
+        return None
+    # Written so that a number that is none counts as not zero.
+    if not (read(name)[:, count:] == 0).all():
+        return None
+    tables = tuple(f"{embed}.pos_embedding" for embed in ("patch_embed", "second_patch_embed"))
+    without = tuple(table for table in tables if table in shapes)
+    also = f" and {' and '.join(without)}, which text-to-video weights switch off," if without else ""
+    return Trim(
+        {**config, "in_channels": count, "use_learned_positional_embeddings": False},
+        without,
+        {name: count},
+        f"{count} input channels of zeros{also} are left out: the model computes the same without them",
+    )
+
+
+LAYOUTS = (
+    Layout(
+        name="motionv2v",
+        mark="second_patch_embed.",
+        prefix="Original",
+        patches={"second_patch_embed.proj": "conditioner/patch_embed"},
+        copies={"second_patch_embed.text_proj": "dit/text_embed"},
+        # The second patch embedding adds any other positions to the branch's tokens; our conditioner has none.
+        positions=("rope",),
+        conditioner=Conditioner,
+        make_conditioner=released_conditioner,
+        example=lambda module, latents: {"videos": dict.fromkeys(module.stream_names(), latents[:, :1])},
+        section=released_settings,
+        trim=trim_released,
+        **_BRANCH,
+    ),
+    Layout(name="shader", mark="transformer_blocks_copy.", prefix="Original", **_BRANCH),
+)
+"""MotionV2V's released code and, as `shader`, Diffusion-as-Shader."""

@@ -4,11 +4,15 @@ The modules hang on diffusers' model under the names of the released checkpoints
 the weights over, as they do for files.
 """
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from motionv2v import convert
 from motionv2v.convert import transformer
+from motionv2v.methods import motionv2v
 from motionv2v.methods.motionv2v import Conditioner
 from motionv2v.models import dit
 from motionv2v.models.denoiser import Denoiser
@@ -33,11 +37,12 @@ from dit_parity_test import (  # noqa: E402
 from torch import nn  # noqa: E402
 
 WIDTH = 128
+BRANCH_CLASS = transformer.CLASS + motionv2v.LAYOUTS[0].suffix
 
 
-def released_model(kind, depth, second_channels=None):
+def released_model(kind, depth, second_channels=None, **changes):
     """Give diffusers' model the branch of Diffusion-as-Shader, and MotionV2V's own patch embedding if asked for."""
-    model = diffusers_model(kind)
+    model = diffusers_model(kind, **changes)
     blocks = [CogVideoXBlock(WIDTH, 2, 64, 24, attention_bias=True) for _ in range(depth)]
     model.transformer_blocks_copy = nn.ModuleList(blocks)
     model.initial_combine_linear = nn.Linear(WIDTH, WIDTH)
@@ -79,7 +84,7 @@ def draw(shape, channels, text_length):
 
 
 def our_dit(model, depth):
-    config = {**model.config, "_class_name": transformer.CONTROL_CLASS, "num_tracking_blocks": depth}
+    config = {**model.config, "_class_name": BRANCH_CLASS, "num_tracking_blocks": depth}
     return transformer.from_config(config)
 
 
@@ -143,3 +148,72 @@ def test_motionv2v_branch_matches_replica(shape):
     for other in (swapped, later):
         out = denoiser.apply({"params": params}, xt, jnp.asarray(timestep), text, {"videos": other})
         assert relative_error(out, expected) > 1e-3
+
+
+def trained_model():
+    """MotionV2V's model while it trains: I2V's class and settings, with text-to-video weights and a branch beside them.
+
+    I2V's channels of an image are zeros, and the learned positions of both patch embeddings are switched off after the
+    model was built; what is saved still has I2V's settings, and both tables.
+    """
+    model = released_model("5B-I2V", 2, second_channels=24, out_channels=4)
+    embed = {"use_positional_embeddings": False, "use_learned_positional_embeddings": True}
+    sizes = {"sample_width": 12, "sample_height": 8, "sample_frames": 9, "max_text_seq_length": TEXT_LENGTH}
+    model.second_patch_embed = randomise(CogVideoXPatchEmbed(2, None, 24, WIDTH, 20, **embed, **sizes))
+    with torch.no_grad():
+        model.patch_embed.proj.weight[:, 4:] = 0.0
+    for embed in (model.patch_embed, model.second_patch_embed):
+        embed.use_learned_positional_embeddings = embed.use_positional_embeddings = False
+    return model.eval()
+
+
+def save_trained(model, folder):
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["use_learned_positional_embeddings"] and config["in_channels"] == 8
+    config |= {"_class_name": f"Original{BRANCH_CLASS}", "num_tracking_blocks": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 12), (1, 2, 4, 10)])
+def test_checkpoint_as_motionv2vs_training_saves_it(shape, tmp_path):
+    """Without the tables and the image's channels, whatever the image, the prediction is the released code's."""
+    model = trained_model()
+    save_trained(model, tmp_path)
+    names = {f"{embed}.pos_embedding" for embed in ("patch_embed", "second_patch_embed")}
+    assert names <= set(model.state_dict())
+    notices = []
+    denoiser, params = convert.from_diffusers(tmp_path, notify=notices.append)
+    assert len(notices) == 1 and "4 input channels of zeros" in notices[0] and all(name in notices[0] for name in names)
+    assert (denoiser.dit.in_channels, denoiser.dit.positions) == (4, "rope")
+    xt, maps, text, timestep = draw(shape, (8, 24), TEXT_LENGTH)
+    videos = {}
+    for i, name in enumerate(motionv2v.STREAMS):
+        maps[:, 1:, ..., 8 * i + 4 : 8 * i + 8] = 0.0
+        videos[name], videos[f"{name}_first"] = maps[..., 8 * i : 8 * i + 4], maps[:, :1, ..., 8 * i + 4 : 8 * i + 8]
+    out = denoiser.apply({"params": params}, xt[..., :4], jnp.asarray(timestep), text, {"videos": videos})
+    assert relative_error(out, forward(model, xt, maps, text, timestep)) <= TOLERANCE
+    # With its tables the model would be another one, so that it matters that they are left out.
+    if shape[2:] == (8, 12):
+        model.patch_embed.use_learned_positional_embeddings = True
+        assert relative_error(out, forward(model, xt, maps, text, timestep)) > 0.01
+
+
+def test_channels_that_are_not_zero_stay(tmp_path):
+    """With one number of the image's channels off zero the model reads an image, and the tables may be in use."""
+    model = trained_model()
+    with torch.no_grad():
+        model.patch_embed.proj.weight[5, 6, 1, 0] = 1e-6
+    save_trained(model, tmp_path)
+    with pytest.raises(convert.ConvertError, match="is supported with positions='rope'"):
+        convert.from_diffusers(tmp_path)
+    # The same without tables has a place here, image channels and all.
+    del model.patch_embed.pos_embedding, model.second_patch_embed.pos_embedding
+    save_trained(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "use_learned_positional_embeddings": False}))
+    notices = []
+    denoiser, params = convert.from_diffusers(tmp_path, notify=notices.append)
+    assert denoiser.dit.in_channels == 8 and notices == []
+    kernel = params["dit"]["patch_embed"]["kernel"].reshape(2, 2, 8, WIDTH)
+    assert kernel[1, 0, 6, 5] == np.float32(1e-6) and not kernel[:, :, 7].any()

@@ -175,6 +175,22 @@ def test_text_to_video_from_the_same_noise(solver, shift, dit, tokenizer, same_n
     assert relative_error(ours, np.clip(video, -1, 1)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("shards", ["100KB", "1GB"])
+def test_a_variant_that_diffusers_saved_is_read(shards, tokenizer, tmp_path):
+    run = assemble(tokenizer)
+    run.save_pretrained(tmp_path / "plain")
+    run.save_pretrained(tmp_path / "variant", variant="fp16", max_shard_size=shards)
+    for name in ("vae", "text_encoder", "transformer"):
+        saved = [path.name for path in (tmp_path / "variant" / name).glob("*safetensors*")]
+        assert saved and all("fp16" in one for one in saved), saved
+    assert list((tmp_path / "variant" / "transformer").glob("*.index.fp16.json")) or shards == "1GB"
+    notices = []
+    pipeline = convert.pipeline_from_diffusers(tmp_path / "variant", notify=notices.append)
+    assert len(notices) == 3 and all("variant fp16" in notice for notice in notices)
+    expected = convert.pipeline_from_diffusers(tmp_path / "plain")
+    jax.tree.map(np.testing.assert_array_equal, pipeline.params, expected.params)
+
+
 def test_written_pipeline_runs_in_diffusers(tokenizer, tmp_path):
     run = assemble(tokenizer, solver="CogVideoXDDIMScheduler", shift=3.0)
     run.save_pretrained(tmp_path / "pipe", max_shard_size="100KB")

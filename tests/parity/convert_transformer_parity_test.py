@@ -17,7 +17,7 @@ from motionv2v.models.dit import DiT
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 pytest.importorskip("diffusers", reason="needs diffusers: pip install -e .[parity]")
 
-from control_parity_test import released_model  # noqa: E402
+from control_parity_test import BRANCH_CLASS, released_model  # noqa: E402
 from diffusers import CogVideoXTransformer3DModel  # noqa: E402
 from dit_parity_test import KINDS, arrays, diffusers_model, load, save  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -156,10 +156,10 @@ def test_released_configs_are_read():
     assert (image.in_channels, image.out_channels, image.positions) == (32, 16, "rope+learned")
     later = transformer.from_config(RELEASED["1.5-5B-I2V"])
     assert (later.patch, later.ofs_embed_dim, later.sample_size) == ((2, 2, 2), 512, (21, 300, 300))
-    shader = transformer.from_config({**RELEASED["5B-I2V"], "_class_name": transformer.CONTROL_CLASS})
+    shader = transformer.from_config({**RELEASED["5B-I2V"], "_class_name": BRANCH_CLASS})
     assert (shader.control_depth, shader.control_wiring) == (18, "chained")
     written = transformer.to_config(shader)
-    assert (written["_class_name"], written["num_tracking_blocks"]) == (transformer.CONTROL_CLASS, 18)
+    assert (written["_class_name"], written["num_tracking_blocks"]) == (BRANCH_CLASS, 18)
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_settings_that_are_off_are_let_pass():
 @pytest.mark.parametrize(
     ("changes", "layout", "message"),
     [
-        ({}, "safetensors", r"layout 'safetensors' is unknown; available: diffusers, shader, motionv2v"),
+        ({}, "safetensors", r"layout 'safetensors' is unknown; available: diffusers, motionv2v, shader"),
         ({"control_depth": 2, "control_wiring": "chained"}, "diffusers", r"has no control branch.*control_depth=2"),
         ({}, "shader", r"the module has control_depth=0"),
         ({}, "motionv2v", r"the module has control_depth=0"),
-        ({"control_depth": 2}, "shader", r"mean control_wiring='chained', the module has 'side'"),
+        ({"control_depth": 2}, "shader", r"means control_wiring='chained', the module has 'side'"),
         ({"control_depth": 2, "positions": "sincos"}, "motionv2v", r"positions='rope'.*got positions='sincos'"),
         ({"ofs_embed_dim": 3}, "diffusers", r"ofs_embed_dim=3"),
     ],
@@ -215,7 +215,7 @@ def test_modules_that_a_layout_cannot_hold_are_explained(changes, layout, messag
     [
         ({}, r"sample_size is not set.*module.clone\(sample_size="),
         ({"mlp_ratio": 2}, r"mlp_ratio=4 only, got mlp_ratio=2"),
-        ({"sample_size": (13, 60, 90), "control_depth": 1}, r"mean control_wiring='chained', the module has 'side'"),
+        ({"sample_size": (13, 60, 90), "control_depth": 1}, r"means control_wiring='chained', the module has 'side'"),
     ],
 )
 def test_modules_that_diffusers_does_not_have_are_explained(changes, message):

@@ -113,13 +113,18 @@ def arrays(module):
     return {name: value.detach().numpy() for name, value in module.state_dict().items()}
 
 
-def diffusers_model(kind, head_dim=64):
-    settings = {"in_channels": 4, "use_rotary_positional_embeddings": False, **KINDS[kind]}
+def diffusers_model(kind, head_dim=64, **changes):
+    settings = {
+        "in_channels": 4,
+        "out_channels": 3,
+        "use_rotary_positional_embeddings": False,
+        **KINDS[kind],
+        **changes,
+    }
     return randomise(
         CogVideoXTransformer3DModel(
             num_attention_heads=2,
             attention_head_dim=head_dim,
-            out_channels=3,
             time_embed_dim=24,
             text_embed_dim=20,
             num_layers=3,
