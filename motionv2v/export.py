@@ -25,6 +25,7 @@ Running one takes jax, numpy and safetensors:
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
