@@ -22,7 +22,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from motionv2v import convert, optim
+from motionv2v import convert, parameters
 from motionv2v.convert import folders, parts, pipeline, writing
 from motionv2v.convert.scheduler import Sampler
 from motionv2v.models.dit import DiT
@@ -77,7 +77,7 @@ def measure(job: str, source: Path, target: Path) -> dict:
         _, times = timed(lambda: folders.convert(source, target, say=lambda line: None))
     else:
         (module, params), times = timed(lambda: convert.from_diffusers(source))
-        leaves = optim.flatten(params)
+        leaves = parameters.flatten(params)
         row["result"] = sum(leaf.nbytes for leaf in leaves.values())
         row["stack"] = max(leaf.nbytes for leaf in leaves.values())
         if job == "out":

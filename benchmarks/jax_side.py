@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from motionv2v import editing, optim, sampling, tasks, train
+from motionv2v import editing, optim, parameters, sampling, tasks, train
 from motionv2v import model as modeling
 from motionv2v.models.vae import latent_shape
 from motionv2v.tracks import Tracks
@@ -50,10 +50,10 @@ class JaxSide:
         del base["control"]
         self.base_params = {"vae": self.params["vae"], "text": self.params["text"], "dit": base}
         self.parameters = {
-            "autoencoder": optim.count(self.params["vae"]),
-            "text encoder": optim.count(self.params["text"]),
-            "transformer": optim.count(base),
-            "control branch": optim.count((branch, self.params["conditioner"])),
+            "autoencoder": parameters.count(self.params["vae"]),
+            "text encoder": parameters.count(self.params["text"]),
+            "transformer": parameters.count(base),
+            "control branch": parameters.count((branch, self.params["conditioner"])),
         }
         self.model = modeling.build(configs["control"])
         self.editor = editing.Editor(configs["control"], self.params)
@@ -101,7 +101,7 @@ class JaxSide:
 def make_stepper(config: Any, params: PyTree, batch: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
     """Build a call that makes the training loop's own step on a batch in host memory and returns the loss."""
     optimizer = optim.make_optimizer(config, params)
-    trainable, frozen = optim.partition(params, config.optim.schedule)
+    trainable, frozen = parameters.partition(params, config.optim.schedule)
     task = WholeClips(config) if config.kind == "vae" else tasks.make(config)
     step = train.make_train_step(task.loss, optimizer, config)
     state = train.init_state(trainable, optimizer)
@@ -118,7 +118,7 @@ def control_step_parts(side: JaxSide) -> dict[str, Callable[[], Any]]:
     """Return the parts of the control training step as compiled calls of their own; each contains what is named."""
     config, params, batch, model = side.configs["control"], side.params, side.inputs["batch"], side.model
     task, optimizer = tasks.make(config), optim.make_optimizer(config, params)
-    trainable, frozen = optim.partition(params, config.optim.schedule)
+    trainable, frozen = parameters.partition(params, config.optim.schedule)
     x0 = jnp.asarray(batch["target_latents"], jnp.float32)
     conditions = {"videos": {n: jnp.asarray(batch[f"{n}_latents"], jnp.float32) for n in model.method.STREAMS}}
     timestep, text = jnp.full(len(x0), 500), jax.block_until_ready(side._text(params, batch["tokens"]))
@@ -126,7 +126,7 @@ def control_step_parts(side: JaxSide) -> dict[str, Callable[[], Any]]:
 
     @jax.jit
     def gradients(trainable: PyTree, frozen: PyTree, batch: Any) -> Any:
-        loss = lambda part: task.loss(jax.random.key(0), optim.merge(part, frozen), batch)  # noqa: E731
+        loss = lambda part: task.loss(jax.random.key(0), parameters.merge(part, frozen), batch)  # noqa: E731
         return jax.value_and_grad(loss, has_aux=True)(trainable)
 
     @partial(jax.jit, donate_argnums=(1, 2, 3))

@@ -218,12 +218,12 @@ class JaxSide:
         """Make the training loop's own step of one sample, from cached latents."""
         import jax
 
-        from motionv2v import optim, tasks, train
+        from motionv2v import optim, parameters, tasks, train
 
         if jax.default_backend() != "cpu":
             self.config.dit.remat = roomiest_remat(self.config)
         task, optimizer = tasks.make(self.config), optim.make_optimizer(self.config, self.params)
-        trainable, frozen = optim.partition(self.params, self.config.optim.schedule)
+        trainable, frozen = parameters.partition(self.params, self.config.optim.schedule)
         is_abstract = isinstance(jax.tree.leaves(trainable)[0], jax.ShapeDtypeStruct)
         start = partial(train.init_state, optimizer=optimizer)
         state = jax.eval_shape(start, trainable) if is_abstract else start(trainable)

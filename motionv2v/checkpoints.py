@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from motionv2v import ROOT, files, optim
+from motionv2v import ROOT, files, parameters
 from motionv2v.typing import PyTree
 
 WEIGHTS, CONFIG, FROZEN, CHECKPOINTS = "model.safetensors", "config.json", "frozen.safetensors", "checkpoints"
@@ -94,13 +94,13 @@ def load_workdir(workdir: str | os.PathLike, ema: bool = True) -> tuple[ConfigDi
         )
         args = {item: ocp.args.StandardRestore(target)}
         trainable = restore_step(manager, step, args, workdir / CHECKPOINTS)[item]
-    return config, _to_float32(optim.merge(jax.tree.map(np.asarray, trainable), load_frozen(workdir)))
+    return config, _to_float32(parameters.merge(jax.tree.map(np.asarray, trainable), load_frozen(workdir)))
 
 
 def save_frozen(workdir: str | os.PathLike, frozen: PyTree) -> None:
     """Write the weights that do not train into a work dir, in their own number type, atomically."""
     with files.partial(Path(workdir) / FROZEN) as unfinished:
-        _write_weights({path: np.asarray(leaf) for path, leaf in optim.flatten(frozen).items()}, unfinished)
+        _write_weights({path: np.asarray(leaf) for path, leaf in parameters.flatten(frozen).items()}, unfinished)
 
 
 def load_frozen(workdir: str | os.PathLike) -> PyTree:
@@ -124,12 +124,12 @@ def save_model(
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     folder = Path(folder).resolve()
-    flat = {path: np.asarray(leaf) for path, leaf in optim.flatten(params).items()}
+    flat = {path: np.asarray(leaf) for path, leaf in parameters.flatten(params).items()}
     flat = {p: x.astype(_DTYPES[dtype]) if _is_float(x) else x for p, x in flat.items()}
     with files.partial_folder(folder) as unfinished:
         _write_weights(flat, unfinished / WEIGHTS)
         weights = {"file": WEIGHTS, "sha256": files.sha256(unfinished / WEIGHTS)}
-        weights |= {"dtype": dtype, "parameters": optim.count(flat)}
+        weights |= {"dtype": dtype, "parameters": parameters.count(flat)}
         _write_json(unfinished / CONFIG, {"config": config_to_json(config), "weights": weights})
         for name, content in (beside or {}).items():
             if isinstance(content, str):
@@ -215,7 +215,7 @@ def resolve(name_or_folder: str | os.PathLike) -> Path:
 
 def check_shapes(params: PyTree, expected: PyTree, where: str) -> None:
     """Raise a CheckpointError naming the first parameters that are missing, superfluous or of another shape."""
-    got, want = optim.flatten(params), optim.flatten(expected)
+    got, want = parameters.flatten(params), parameters.flatten(expected)
     wrong = [f"{p} is missing {list(want[p].shape)}" for p in want if p not in got]
     wrong += [f"{p} {list(got[p].shape)} is not part of the model" for p in got if p not in want]
     wrong += [
@@ -284,7 +284,7 @@ def _write_weights(flat: dict[str, np.ndarray], path: Path) -> None:
 
 def _read_weights(path: Path) -> PyTree:
     try:
-        return optim.unflatten(load_file(path))
+        return parameters.unflatten(load_file(path))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 

@@ -30,6 +30,7 @@ from motionv2v import (
     flops,
     memory,
     optim,
+    parameters,
     room,
     sampling,
     sharding,
@@ -112,7 +113,7 @@ def _training(config: Any, mesh: Mesh, what: str) -> Program:
     task = tasks.make(config)
     params = _shapes(task.model)
     optimizer = optim.make_optimizer(config, params, task.trainable)
-    trainable, frozen = optim.partition(params, task.trainable)
+    trainable, frozen = parameters.partition(params, task.trainable)
     state = jax.eval_shape(lambda masters: train.init_state(masters, optimizer), trainable)
     layout = sharding.shardings(state, trainable, mesh)
     is_cached = what == "train" and task.model.denoiser is not None

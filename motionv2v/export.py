@@ -38,7 +38,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from motionv2v import checkpoints, files, optim, step_cache
+from motionv2v import checkpoints, files, parameters, step_cache
 from motionv2v import model as modeling
 from motionv2v.convert import folders
 from motionv2v.models.vae import latent_shape
@@ -201,7 +201,7 @@ def stablehlo(
         raise ValueError(f"dtype is {dtype!r}; available: {', '.join(_DTYPES)}")
     config, params = _load(name_or_folder, ema)
     model = modeling.build(config)
-    flat = {name: np.asarray(leaf, _DTYPES[dtype]) for name, leaf in optim.flatten(params).items()}
+    flat = {name: np.asarray(leaf, _DTYPES[dtype]) for name, leaf in parameters.flatten(params).items()}
     manifest: dict[str, Any] = {"config": checkpoints.config_to_json(config), "functions": {}}
     folder = Path(folder).resolve()
     with files.partial_folder(folder) as unfinished:
@@ -232,7 +232,7 @@ def _export(
     function: Function, weights: dict[str, np.ndarray], platforms: tuple[str, ...]
 ) -> tuple[jax.export.Exported, str | int]:
     """Lower a function for all platforms, with a symbolic batch if that works; return the batch that it takes."""
-    call = jax.jit(lambda flat, *args: function.call(optim.unflatten(flat), *args))
+    call = jax.jit(lambda flat, *args: function.call(parameters.unflatten(flat), *args))
     abstract = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in weights.items()}
     export = jax.export.export(call, platforms=platforms)
     try:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import compiled, optim, room, sharding, step_cache
+from motionv2v import compiled, parameters, room, sharding, step_cache
 from motionv2v import model as modeling
 from motionv2v import tokenizer as tokenizers
 from motionv2v.models import time_tables
@@ -143,11 +143,11 @@ class LoadedModel:
 
         def trace() -> dict[str, list[int]]:
             shapes = jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))
-            return {path: list(leaf.shape) for path, leaf in optim.flatten(shapes).items()}
+            return {path: list(leaf.shape) for path, leaf in parameters.flatten(shapes).items()}
 
         # Tracing every initialiser takes longer than loading the weights.
         shapes = compiled.remembered("shapes", self.config, trace)
-        return optim.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
+        return parameters.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
 
     def program(self, function: Callable[..., Any], static: Sequence[str]) -> compiled.Program:
         """Jit a function of this model, whose `static` arguments are its keywords; kept on disk, see `compiled`."""

@@ -25,7 +25,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from motionv2v import model as modeling
-from motionv2v import optim, sharding
+from motionv2v import parameters, sharding
 from motionv2v.models import time_tables
 from motionv2v.models.activations import AXES, BATCH, PIXELS_PER_LATENT, layout
 from motionv2v.models.layers import REMAT_NAMES
@@ -105,7 +105,7 @@ def estimate(
         rules = sharding.RULES if available is None else sampling_rules(config, params, mesh, available)
         return Estimate(sampled_bytes(config, params, mesh, rules), 0.0, sampling_bytes(config, mesh))
     params = parameter_shapes(config)
-    trainable, frozen = optim.partition(params, config.optim.schedule)
+    trainable, frozen = parameters.partition(params, config.optim.schedule)
     runs_vae = what == "train_pixels" or model.denoiser is None
     if not runs_vae:
         reads = modeling.step_reads(latents=True, text=bool(config.data.get("text_embeddings")))
@@ -200,7 +200,7 @@ def stored_bytes(params: PyTree, mesh: Any, dtype: str | None = None, rules: sha
         sum(
             math.prod(NamedSharding(mesh, specs[path]).shard_shape(leaf.shape))
             * jnp.dtype(dtype or leaf.dtype).itemsize
-            for path, leaf in optim.flatten(params).items()
+            for path, leaf in parameters.flatten(params).items()
         )
     )
 
@@ -214,7 +214,7 @@ def sampled_bytes(config: Any, params: PyTree, mesh: Any, rules: sharding.Rules)
     of_time, rest = time_tables.split(params["dit"])
     others = {name: tree for name, tree in params.items() if name not in ("dit", "text")}
     ending = f"{time_tables.MODULATION}/bias"
-    biases = [leaf for path, leaf in optim.flatten(of_time).items() if path.endswith(ending)]
+    biases = [leaf for path, leaf in parameters.flatten(of_time).items() if path.endswith(ending)]
     row = sum(leaf.size * leaf.dtype.itemsize for leaf in biases)
     return stored_bytes({**others, "dit": rest}, mesh, rules=rules) + config.sample.num_steps * row
 

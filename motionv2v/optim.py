@@ -1,8 +1,7 @@
 """Optimise some parameters of a model and leave the others alone, by regular expressions over parameter paths.
 
-A schedule table is a sequence of `(pattern, options)`. A parameter's path is its keys joined by "/", as in
-"dit/control/zero/kernel"; the first pattern that matches the *whole* path (re.fullmatch) decides: `options=None`
-freezes the parameter, otherwise `options` is a mapping with the learning rate's course:
+A schedule is a table of `parameters`: the first pattern that matches a parameter's path decides, `options=None` freezes
+the parameter, otherwise `options` is a mapping with the learning rate's course:
 
     peak    learning rate after the warm-up                      (required, > 0)
     warmup  steps of linear rise from 0 to `peak`                (0)
@@ -14,19 +13,16 @@ nothing. Gradients, optimizer state and masters exist for the trainable tree onl
 """
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import traverse_util
 
+from motionv2v import parameters
+from motionv2v.parameters import ScheduleTable
 from motionv2v.typing import AnyArray, Int, PyTree
-
-ScheduleTable = Sequence[tuple[str, Mapping[str, Any] | None]]
-"""(pattern, options or None) in order of precedence; lists are welcome, as a config read from json has them."""
 
 LearningRate = Callable[[Any], Any]
 
@@ -60,14 +56,15 @@ def make_optimizer(config: Any, params: PyTree, schedule: ScheduleTable | None =
     if options.name not in ("adamw", "muon"):
         raise ValueError(f"optim.name is {options.name!r}, expected one of: adamw, muon")
     table = options.schedule if schedule is None else schedule
-    trainable, _ = partition(params, table)
+    trainable, _ = parameters.partition(params, table)
     courses = {pattern: learning_rate(o, config.train.steps, pattern) for pattern, o in table if o is not None}
-    labels = unflatten({path: table[i][0] for path, i in assign(trainable, table, strict=False).items()})
+    owners = parameters.assign(trainable, table, strict=False)
+    labels = parameters.unflatten({path: table[i][0] for path, i in owners.items()})
     clip_norm = config.train.get("clip_norm", 0) or 0
     tx = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         _direction(options, trainable),
-        optax.add_decayed_weights(options.get("weight_decay", 0.0), mask=unflatten(decayed(trainable))),
+        optax.add_decayed_weights(options.get("weight_decay", 0.0), mask=parameters.unflatten(decayed(trainable))),
         _scale_by_label(labels, courses),
     )
     return Optimizer(tx, courses)
@@ -98,9 +95,9 @@ def _direction(options: Any, trainable: PyTree) -> optax.GradientTransformation:
     )
     large = {
         path: "muon" if path.endswith("kernel") and (x.ndim > 3 or min(x.shape[-2:]) >= 64) else "adam"
-        for path, x in flatten(trainable).items()
+        for path, x in parameters.flatten(trainable).items()
     }
-    return optax.partition({"muon": muon, "adam": adam}, unflatten(large))
+    return optax.partition({"muon": muon, "adam": adam}, parameters.unflatten(large))
 
 
 def learning_rate(options: Mapping[str, Any], steps: int, pattern: str = "?") -> LearningRate:
@@ -130,61 +127,14 @@ def learning_rate(options: Mapping[str, Any], steps: int, pattern: str = "?") ->
     return rate
 
 
-def assign(params: PyTree, table: ScheduleTable, strict: bool = True) -> dict[str, int]:
-    """Find for every parameter path the index of the first pattern that matches it.
-
-    ValueError names the uncovered paths; with `strict` also the patterns that decide nothing.
-    """
-    paths = list(flatten(params))
-    compiled = [_compile(pattern) for pattern, _ in table]
-    owner = {path: next((i for i, p in enumerate(compiled) if p.fullmatch(path)), None) for path in paths}
-    uncovered = [path for path, i in owner.items() if i is None]
-    if uncovered:
-        raise ValueError(
-            f"no pattern of the schedule covers {len(uncovered)} of {len(paths)} parameters: {_some(uncovered)};"
-            f" patterns are {_some([p for p, _ in table])} (None freezes)"
-        )
-    used = set(owner.values())
-    for i, (pattern, _) in enumerate(table):
-        if strict and i not in used:
-            hidden = any(compiled[i].fullmatch(path) for path in paths)
-            why = "matches only what earlier patterns took" if hidden else "matches no parameter"
-            raise ValueError(f"schedule pattern {pattern!r} {why}; parameters are {_some(paths)}")
-    return owner
-
-
-def partition(params: PyTree, table: ScheduleTable) -> tuple[PyTree, PyTree]:
-    """Split nested params into (trainable, frozen), two nested dicts without empty branches.
-
-    ValueError as `assign`, and when nothing is left to train.
-    """
-    flat, owner = flatten(params), assign(params, table)
-    trainable = {path: leaf for path, leaf in flat.items() if table[owner[path]][1] is not None}
-    frozen = {path: leaf for path, leaf in flat.items() if table[owner[path]][1] is None}
-    if not trainable:
-        raise ValueError(f"the schedule freezes every parameter: {_some([p for p, _ in table])}")
-    return unflatten(trainable), unflatten(frozen)
-
-
-def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
-    """Join two nested dicts with disjoint paths into one, the inverse of `partition`.
-
-    ValueError names a path that both have.
-    """
-    a, b = flatten(trainable), flatten(frozen)
-    both = sorted(set(a) & set(b))
-    if both:
-        raise ValueError(f"parameters are in both trees: {_some(both)}")
-    return unflatten({**a, **b})
-
-
 def decayed(params: PyTree) -> dict[str, bool]:
     """Tell for every parameter path whether weight decay falls on it: kernels and embeddings, not biases or norms.
 
     Stacked blocks give a bias two axes [depth D], so the name decides along with the number of axes (>= 2).
     """
     gains = ("bias", "scale")
-    return {path: leaf.ndim >= 2 and path.split("/")[-1] not in gains for path, leaf in flatten(params).items()}
+    flat = parameters.flatten(params)
+    return {path: leaf.ndim >= 2 and path.split("/")[-1] not in gains for path, leaf in flat.items()}
 
 
 def update_ema(ema: PyTree, params: PyTree, step: Int[AnyArray, ""] | int, decay: float) -> PyTree:
@@ -226,16 +176,6 @@ def accumulate_gradients(
     return grads, loss, metrics
 
 
-def flatten(params: PyTree) -> dict[str, Any]:
-    """Flatten nested dicts into {"a/b/c": leaf}, in sorted order of paths."""
-    return dict(sorted(traverse_util.flatten_dict(params, sep="/").items()))
-
-
-def count(params: PyTree) -> int:
-    """Count the numbers in all leaves."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-
-
 def _scale_by_label(labels: PyTree, courses: dict[str, LearningRate]) -> optax.GradientTransformation:
     """Multiply every leaf's update by minus the learning rate of its label."""
 
@@ -246,21 +186,3 @@ def _scale_by_label(labels: PyTree, courses: dict[str, LearningRate]) -> optax.G
         return scaled, _ByLabelState(state.count + 1)
 
     return optax.GradientTransformation(lambda params: _ByLabelState(jnp.zeros([], jnp.int32)), update)
-
-
-def unflatten(flat: dict[str, Any]) -> PyTree:
-    """Nest {"a/b/c": leaf} into dicts, the inverse of `flatten`."""
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"schedule pattern {pattern!r} is not a regular expression: {error}") from error
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    """Join names for an error line, at most `limit` of them."""
-    names = [str(name) for name in names]
-    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

@@ -5,7 +5,7 @@ and the parameters with it: every device stores a part and gathers a layer's wei
 divides the tokens of a sample, `tensor` heads and hidden layers. Where activations lie is said in
 `models.activations`, which the models use; `use(mesh)` puts a mesh in force for them.
 
-Parameters are laid out by `RULES`: (pattern, axes of the last dimensions). As in `optim`, the first pattern that
+Parameters are laid out by `RULES`: (pattern, axes of the last dimensions). As in `parameters`, the first pattern that
 matches the whole path decides, and a parameter that nobody named is an error. Dimensions in front of those named, such
 as the stack of blocks, stay whole; so does a dimension that the axes do not divide. Optimizer state and averages lie
 where their parameter lies. Kernels that read the width are divided along it over `EMBED`, the other side of a large
@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from motionv2v import optim
+from motionv2v import parameters
 from motionv2v.models.activations import AXES, BATCH, fitting
 from motionv2v.typing import AnyArray, PyTree
 
@@ -199,7 +199,7 @@ def parameter_specs(
     """
     compiled = [(re.compile(pattern), axes) for pattern, axes in rules]
     specs, whole, uncovered = {}, [], []
-    for path, leaf in optim.flatten(params).items():
+    for path, leaf in parameters.flatten(params).items():
         axes = next((axes for pattern, axes in compiled if pattern.fullmatch(path)), None)
         if axes is None:
             uncovered.append(path)
@@ -236,7 +236,7 @@ def shardings(tree: PyTree, params: PyTree, mesh: Mesh | AbstractMesh, **options
         options: `rules` and `notify` of `parameter_specs`.
     """
     specs = parameter_specs(params, mesh, **options)
-    shapes = {path: tuple(leaf.shape) for path, leaf in optim.flatten(params).items()}
+    shapes = {path: tuple(leaf.shape) for path, leaf in parameters.flatten(params).items()}
 
     def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names: list[str] = []

@@ -45,7 +45,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, compiled, datasets, distributed, flops, optim, room, sharding, video
+from motionv2v import checkpoints, compiled, datasets, distributed, flops, optim, parameters, room, sharding, video
 from motionv2v.distributed import StopSignal
 from motionv2v.experiment import check_config, open_workdir
 from motionv2v.models.activations import constrain
@@ -131,7 +131,7 @@ def make_train_step(
     def step_fn(state: TrainState, frozen: PyTree, batch: Batch) -> tuple[TrainState, Metrics]:
         def loss_of(key: Key, trainable: PyTree, piece: Batch) -> tuple[AnyArray, Metrics]:
             piece = {name: constrain(x, "batch") for name, x in piece.items()}
-            loss, metrics = loss_fn(key, optim.merge(trainable, frozen), piece)
+            loss, metrics = loss_fn(key, parameters.merge(trainable, frozen), piece)
             return loss.astype(jnp.float32), metrics
 
         key = jax.random.fold_in(run_key, state.step)
@@ -222,7 +222,7 @@ class _Run:
         idle = sharding.place(self.idle, self.mesh, rules=_rules(self.task), notify=lambda _: None)
         # Divided as they are in training: all processes sample together, and none needs the memory for a whole model.
         with sharding.use(self.mesh):
-            result = self.task.probe(key, optim.merge(optim.merge(state.ema, self.frozen), idle))
+            result = self.task.probe(key, parameters.merge(parameters.merge(state.ema, self.frozen), idle))
         if not distributed.is_writer():
             return
         scalars = {name: float(value) for name, value in result.get("scalars", {}).items()}
@@ -309,7 +309,7 @@ def _restore_or_init(
         params = task.init(jax.random.fold_in(jax.random.key(config.train.seed), 0))
     table = getattr(task, "trainable", None) or config.optim.schedule
     optimizer = optim.make_optimizer(config, params, table)
-    trainable, frozen = optim.partition(params, table)
+    trainable, frozen = parameters.partition(params, table)
     rules = _rules(task)
     state = sharding.build(lambda x: init_state(x, optimizer), trainable, mesh, rules=rules, notify=say)
     dtype = config.train.get("frozen_dtype", "float32")
@@ -340,13 +340,14 @@ def _plan(config: ConfigDict, state: TrainState, frozen: PyTree, idle: PyTree, m
     """Say in a few lines what the run will do."""
     options, device, first = config.train, jax.devices()[0], int(state.step)
     begin = f"continue from step {first} of" if first else "train"
-    waits = f" ({optim.count(idle):,} of them, {', '.join(idle)}, wait on the host)" if idle else ""
+    waits = f" ({parameters.count(idle):,} of them, {', '.join(idle)}, wait on the host)" if idle else ""
     return [
         f"{config.get('name', 'experiment')}: {begin} {options.steps} steps x {options.batch_size} samples"
         f" = {options.steps * options.batch_size:,} samples",
         f"on {1 if mesh is None else sharding.describe(mesh.shape)} {device.platform} device(s) ({device.device_kind})"
         f"{'' if jax.process_count() == 1 else f' of {jax.process_count()} processes'};"
-        f" {optim.count(state.trainable):,} parameters train, {optim.count(frozen) + optim.count(idle):,} are frozen"
+        f" {parameters.count(state.trainable):,} parameters train,"
+        f" {parameters.count(frozen) + parameters.count(idle):,} are frozen"
         f"{waits};"
         " the first step compiles, which takes a while",
     ]

@@ -12,7 +12,7 @@ import pytest
 import tiny_model
 
 from configs import motionv2v_cogvideox_5b
-from motionv2v import collectives, compile_check, flops, memory, optim, sharding, topologies
+from motionv2v import collectives, compile_check, flops, memory, parameters, sharding, topologies
 from motionv2v import model as modeling
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +171,7 @@ def test_5b_compiles_for_512_devices(tmp_path):
     assert report["devices"] == 512 and "mesh data 8 x fsdp 8 x context 8" in out
     model = modeling.build(motionv2v_cogvideox_5b.get_config())
     shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
-    trained = optim.flatten({"control": shapes["dit"]["control"], "conditioner": shapes["conditioner"]})
+    trained = parameters.flatten({"control": shapes["dit"]["control"], "conditioner": shapes["conditioner"]})
     # The branch's kernels lie in 64 parts, 8 fsdp x 8 context; biases, norms and the conditioner are whole everywhere.
     is_divided = lambda path: path.startswith("control/") and path.endswith("/kernel")  # noqa: E731
     stored = sum(leaf.size / (64 if is_divided(path) else 1) for path, leaf in trained.items())

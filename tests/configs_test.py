@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from motionv2v import checkpoints, optim, tasks, train
+from motionv2v import checkpoints, parameters, tasks, train
 from motionv2v import model as modeling
 from motionv2v.models.dit import base_params
 
@@ -50,7 +50,7 @@ def test_config_builds_and_its_shapes_are_known(name):
 def test_schedule_covers_every_parameter(name):
     """Each stage trains its own part and nothing else; a pattern that decides nothing is an error in `partition`."""
     config, _, shapes = build(name)
-    trainable, _ = optim.partition(shapes, config.optim.schedule)
+    trainable, _ = parameters.partition(shapes, config.optim.schedule)
     parts = {"vae": {"vae"}, "base": {"text", "dit"}, "control": {"dit", "conditioner"}, "generator": {"dit"}}
     assert set(trainable) == parts[config.kind]
     if config.kind == "control":
@@ -69,13 +69,13 @@ def test_config_survives_json(name, tmp_path):
 def test_5b_has_the_published_parameter_counts():
     """CogVideoX-5B as released, and the branch of MotionV2V: 18 blocks, 19 zero layers, 48 input channels."""
     config, _, shapes = build("motionv2v_cogvideox_5b")
-    assert optim.count(base_params(shapes["dit"])) == 5_570_283_072
-    trainable, frozen = optim.partition(shapes, config.optim.schedule)
-    assert optim.count(trainable) == pytest.approx(2_559.5e6, abs=0.05e6)
+    assert parameters.count(base_params(shapes["dit"])) == 5_570_283_072
+    trainable, frozen = parameters.partition(shapes, config.optim.schedule)
+    assert parameters.count(trainable) == pytest.approx(2_559.5e6, abs=0.05e6)
     # The released autoencoder and T5-XXL encoder.
-    assert optim.count(shapes["text"]) == pytest.approx(4.762e9, rel=1e-3)
-    assert optim.count(shapes["vae"]) == pytest.approx(215.6e6, rel=1e-2)
-    assert optim.count(frozen) == optim.count(shapes) - optim.count(trainable)
+    assert parameters.count(shapes["text"]) == pytest.approx(4.762e9, rel=1e-3)
+    assert parameters.count(shapes["vae"]) == pytest.approx(215.6e6, rel=1e-2)
+    assert parameters.count(frozen) == parameters.count(shapes) - parameters.count(trainable)
 
 
 def test_5b_runs_on_shapes():

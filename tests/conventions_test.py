@@ -15,7 +15,7 @@ LAYERS = (
     {"typing", "files"},
     {
         "tracks", "camera", "video", "video_bytes", "video_scan", "video_sound", "selection", "groups", "tokenizer",
-        "roll_call",
+        "roll_call", "parameters",
     },
     {
         "models", "diffusion", "flops", "collectives", "render", "prompts", "edits", "edit_fields", "edit_json",

@@ -14,7 +14,7 @@ import tiny_model
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from motionv2v import convert, optim
+from motionv2v import convert, parameters
 from motionv2v.convert import ConvertError, autoencoder, files, parts, scheduler, text_encoder, writing
 from motionv2v.methods.motionv2v import Conditioner
 from motionv2v.models.denoiser import Denoiser
@@ -41,7 +41,7 @@ FLOATS = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.f
 def random_params(module, seed=0):
     part = parts.part_of(module)
     shapes = {path: jax.ShapeDtypeStruct(s, np.float32) for path, s in parts.shapes_of(part, module).items()}
-    return tiny_model.random_params(optim.unflatten(shapes), seed)
+    return tiny_model.random_params(parameters.unflatten(shapes), seed)
 
 
 def saved(module, folder, **settings):

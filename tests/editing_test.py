@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, editing, optim, video
+from motionv2v import checkpoints, editing, parameters, video
 from motionv2v.tracks import Tracks
 
 
@@ -250,5 +250,5 @@ def test_same_seed_same_video(editor):
 
 
 def test_expected_shapes_are_the_saved_ones(editor):
-    expected = {path: leaf.shape for path, leaf in optim.flatten(editor.expected_shapes()).items()}
-    assert expected == {path: leaf.shape for path, leaf in optim.flatten(editor.params).items()}
+    expected = {path: leaf.shape for path, leaf in parameters.flatten(editor.expected_shapes()).items()}
+    assert expected == {path: leaf.shape for path, leaf in parameters.flatten(editor.params).items()}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, edit_run, export, optim, prepare, tasks, train, video
+from motionv2v import checkpoints, edit_run, export, parameters, prepare, tasks, train, video
 from motionv2v.data.latents import LatentSource
 
 
@@ -48,7 +48,7 @@ def metrics(workdir, name="loss"):
 
 
 def weights(workdir):
-    return optim.flatten(checkpoints.load_model(workdir)[1])
+    return parameters.flatten(checkpoints.load_model(workdir)[1])
 
 
 def assert_kept(before, after):
@@ -89,7 +89,7 @@ def test_each_stage_starts_from_the_one_before_and_leaves_it_alone(stages):
     assert_kept(vae, base)
     assert_kept(base, control)
     # The branch began as a copy of the base's first block, behind zero layers, and has moved since.
-    start = optim.flatten(tasks.make(checkpoints.read_config(stages / "control")).init(jax.random.key(0)))
+    start = parameters.flatten(tasks.make(checkpoints.read_config(stages / "control")).init(jax.random.key(0)))
     for path in base:
         if path.startswith("dit/blocks/"):
             copy = path.replace("dit/", "dit/control/")

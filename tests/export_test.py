@@ -85,7 +85,7 @@ def test_manifest_says_what_is_there(saved, programs):
     assert alphas.shape == (1000,) and alphas[-1] == 0 and (np.diff(alphas) < 0).all()
     _, params = checkpoints.load_model(saved)
     used = {name for function in manifest["functions"].values() for name in function["weights"]}
-    assert used == set(export.optim.flatten(params)), "every weight belongs to a program"
+    assert used == set(export.parameters.flatten(params)), "every weight belongs to a program"
     for file, digest in manifest["sha256"].items():
         assert export.hashlib.sha256((programs / file).read_bytes()).hexdigest() == digest
 

@@ -11,7 +11,7 @@ import tiny_model
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from configs import motionv2v_cogvideox_5b
-from motionv2v import compile_check, flops, memory, optim, room, sharding, topologies
+from motionv2v import compile_check, flops, memory, parameters, room, sharding, topologies
 from motionv2v import model as modeling
 from motionv2v.models.activations import AXES
 from motionv2v.models.dit import DiT
@@ -74,10 +74,11 @@ def test_weights_are_the_arguments_of_the_program(text_embeddings):
     cfg.data.text_embeddings = text_embeddings
     model = modeling.build(cfg)
     shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
-    trainable, frozen = optim.partition(shapes, cfg.optim.schedule)
+    trainable, frozen = parameters.partition(shapes, cfg.optim.schedule)
     whole = memory.estimate(cfg)
     idle = ("vae", "text") if text_embeddings else ("vae",)
-    masters, rest = optim.count(trainable), optim.count(frozen) - sum(optim.count(frozen[name]) for name in idle)
+    masters = parameters.count(trainable)
+    rest = parameters.count(frozen) - sum(parameters.count(frozen[name]) for name in idle)
     assert whole.weights == pytest.approx(4 * masters + 2 * masters + 2 * rest)
     assert whole.optimizer == pytest.approx(4 * 4 * masters)
     assert memory.estimate(cfg, mesh(fsdp=8)).weights == pytest.approx(whole.weights / 8, rel=0.02)

@@ -7,7 +7,7 @@ import pytest
 import tiny_model
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, methods, optim
+from motionv2v import checkpoints, methods, parameters
 from motionv2v import model as modeling
 from motionv2v.methods import interpolation as method
 from motionv2v.models.dit import Control, DiT
@@ -129,4 +129,4 @@ def test_5b_has_the_published_shapes():
     text = jax.ShapeDtypeStruct((1, 226, 4096), np.float32)
     shapes = jax.eval_shape(denoiser.init, jax.random.key(0), latents, jnp.zeros(1, int), text, given)["params"]
     assert set(shapes) == {"dit"}
-    assert optim.count(shapes["dit"]) == 5_570_283_072 + 2 * 2 * 16 * 3072 + (226 + 13 * 30 * 45) * 3072
+    assert parameters.count(shapes["dit"]) == 5_570_283_072 + 2 * 2 * 16 * 3072 + (226 + 13 * 30 * 45) * 3072

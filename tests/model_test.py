@@ -7,7 +7,7 @@ import pytest
 import tiny_model
 
 from motionv2v import model as modeling
-from motionv2v import optim
+from motionv2v import parameters
 
 
 def shapes(kind):
@@ -16,7 +16,7 @@ def shapes(kind):
 
 
 def flat_shapes(tree):
-    return {path: leaf.shape for path, leaf in optim.flatten(tree).items()}
+    return {path: leaf.shape for path, leaf in parameters.flatten(tree).items()}
 
 
 @pytest.fixture(scope="module")

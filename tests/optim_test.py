@@ -5,7 +5,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from motionv2v import optim
+from motionv2v import optim, parameters
 
 PARAMS = {
     "dit": {"blocks": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "control": {"kernel": jnp.ones((2, 2))}},
@@ -17,36 +17,6 @@ COURSE = {"peak": 0.1}
 def make_config(schedule, **changes):
     options = {"name": "adamw", "b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.5, "schedule": schedule}
     return ConfigDict({"optim": {**options, **changes}, "train": {"steps": 100, "clip_norm": 0.0}})
-
-
-def test_first_match_wins_over_the_whole_path():
-    trainable, frozen = optim.partition(PARAMS, [("dit/control/.*", COURSE), ("(dit|vae)/.*", None)])
-    assert list(optim.flatten(trainable)) == ["dit/control/kernel"]
-    assert sorted(optim.flatten(frozen)) == ["dit/blocks/bias", "dit/blocks/kernel", "vae/scale"]
-
-
-def test_merge_inverts_partition():
-    parts = optim.partition(PARAMS, [(".*kernel", COURSE), (".*", None)])
-    assert jax.tree.structure(optim.merge(*parts)) == jax.tree.structure(PARAMS)
-    with pytest.raises(ValueError, match="in both trees: dit/blocks/kernel"):
-        optim.merge(parts[0], PARAMS)
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ([("dit/.*", COURSE)], "covers 1 of 4 parameters: vae/scale"),
-        ([("dit", COURSE), ("vae/.*", None)], "covers 3 of 4 parameters: dit/blocks/bias, dit/blocks/kernel"),
-        ([("text/.*", None), (".*", COURSE)], "'text/.*' matches no parameter"),
-        ([(".*", COURSE), ("vae/.*", None)], "'vae/.*' matches only what earlier patterns took"),
-        ([(".*", None)], "freezes every parameter"),
-        ([("(", None)], "not a regular expression"),
-    ],
-)
-def test_bad_tables_are_named(table, message):
-    with pytest.raises(ValueError) as error:
-        optim.partition(PARAMS, table)
-    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("options", [{}, {"peak": 0}, {"peak": 1.0, "decay": "exp"}, {"peak": 1.0, "warm": 3}])
@@ -69,19 +39,19 @@ def test_update_matches_adamw_by_hand():
     """First AdamW step: the direction is g / (|g| + eps) = 1, decay adds 0.5 * p on kernels only, times each rate."""
     config = make_config((("dit/control/.*", {"peak": 0.01}), ("vae/.*", None), ("dit/.*", {"peak": 0.1})))
     optimizer = optim.make_optimizer(config, PARAMS)
-    trainable, _ = optim.partition(PARAMS, config.optim.schedule)
+    trainable, _ = parameters.partition(PARAMS, config.optim.schedule)
     grads = jax.tree.map(lambda x: 3.0 * jnp.ones_like(x), trainable)
     updates, _ = optimizer.tx.update(grads, optimizer.tx.init(trainable), trainable)
-    means = {path: float(u.mean()) for path, u in optim.flatten(updates).items()}
+    means = {path: float(u.mean()) for path, u in parameters.flatten(updates).items()}
     expected = {"dit/blocks/bias": -0.1, "dit/blocks/kernel": -0.15, "dit/control/kernel": -0.015}
     assert means == pytest.approx(expected, rel=1e-5)  # fp32
 
 
 def test_optimizer_state_covers_the_trainable_tree_only():
     config = make_config((("dit/control/.*", COURSE), (".*", None)))
-    trainable, _ = optim.partition(PARAMS, config.optim.schedule)
+    trainable, _ = parameters.partition(PARAMS, config.optim.schedule)
     state = optim.make_optimizer(config, PARAMS).tx.init(trainable)
-    assert optim.count([x for x in jax.tree.leaves(state) if x.ndim]) == 2 * optim.count(trainable)
+    assert parameters.count([x for x in jax.tree.leaves(state) if x.ndim]) == 2 * parameters.count(trainable)
 
 
 def test_stacked_biases_and_norms_do_not_decay():
@@ -147,14 +117,14 @@ def test_accumulation_draws_a_new_key_per_part():
 
 def test_muon_orthogonalises_matrices_windows_and_stacks():
     shapes = {"dense/kernel": (64, 128), "conv/kernel": (3, 3, 3, 8, 16), "blocks/kernel": (2, 64, 96)}
-    params = optim.unflatten({path: jnp.zeros(shape) for path, shape in shapes.items()})
+    params = parameters.unflatten({path: jnp.zeros(shape) for path, shape in shapes.items()})
     optimizer = optim.make_optimizer(make_config(((".*", {"peak": 1.0}),), name="muon", weight_decay=0.0), params)
     keys = jax.random.split(jax.random.key(0), len(shapes))
-    grads = optim.unflatten(
+    grads = parameters.unflatten(
         {path: jax.random.normal(key, shape) for key, (path, shape) in zip(keys, shapes.items(), strict=True)}
     )
     updates, _ = optimizer.tx.update(grads, optimizer.tx.init(params), params)
-    for path, update in optim.flatten(updates).items():
+    for path, update in parameters.flatten(updates).items():
         for matrix in np.asarray(update).reshape(2 if path.startswith("blocks") else 1, -1, update.shape[-1]):
             gains = np.linalg.svd(matrix / (0.2 * np.sqrt(max(matrix.shape))), compute_uv=False)
             # Five Newton-Schulz steps bring every singular value near one, not to it: about 0.7 to 1.2.

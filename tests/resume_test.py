@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motionv2v import checkpoints, optim
+from motionv2v import checkpoints, parameters
 
 STEPS, EVERY = 100, 10
 PATIENCE = 300  # seconds; only a hang, or a machine that is very busy, takes that long
@@ -98,8 +98,8 @@ def test_killed_runs_resume_bit_equal(tmp_path):
     finish(start(broken, num_workers=2, delay=0.005))
     finish(undisturbed)
     for ema in (False, True):
-        expected = optim.flatten(checkpoints.load_workdir(whole, ema=ema)[1])
-        got = optim.flatten(checkpoints.load_workdir(broken, ema=ema)[1])
+        expected = parameters.flatten(checkpoints.load_workdir(whole, ema=ema)[1])
+        got = parameters.flatten(checkpoints.load_workdir(broken, ema=ema)[1])
         assert expected.keys() == got.keys()
         for path in expected:
             np.testing.assert_array_equal(got[path], expected[path], err_msg=path)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tiny_model
 
-from motionv2v import collectives, edit_run, editing, optim, sampling, sharding, tasks, train
+from motionv2v import collectives, edit_run, editing, parameters, sampling, sharding, tasks, train
 from motionv2v import model as modeling
 
 MESHES = {
@@ -75,10 +75,10 @@ def results(mesh):
     task = Task(cfg)
     params = task.init(jax.random.key(0))
     batch = {name: np.stack([task.draw(i)[name] for i in range(BATCH)]) for name in task.draw(0)}
-    trainable, frozen = (sharding.place(tree, mesh) for tree in optim.partition(params, cfg.optim.schedule))
+    trainable, frozen = (sharding.place(tree, mesh) for tree in parameters.partition(params, cfg.optim.schedule))
 
     def loss(masters, frozen, batch):
-        return task.loss(jax.random.key(1), optim.merge(masters, frozen), batch)[0]
+        return task.loss(jax.random.key(1), parameters.merge(masters, frozen), batch)[0]
 
     editor = editing.Editor(cfg, params, mesh=mesh)
     videos = {name: batch[f"{name}_latents"][:1] for name in VIDEOS}
@@ -88,7 +88,7 @@ def results(mesh):
         value, grads = jax.jit(jax.value_and_grad(loss))(trainable, frozen, sharding.place_batch(batch, mesh))
         noise, text = batch["target_latents"][:1], [editor.embed(batch["tokens"][i : i + 1]) for i in range(2)]
         latents = sample(jax.random.key(2), editor.sampling_params(2), noise, *text, {"videos": videos})
-    flat = {f"gradient {path}": leaf for path, leaf in optim.flatten(grads).items()}
+    flat = {f"gradient {path}": leaf for path, leaf in parameters.flatten(grads).items()}
     return jax.tree.map(np.asarray, flat | {"loss": value, "sample": latents})
 
 

@@ -19,7 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from ml_collections import ConfigDict
 
 from configs import motionv2v_cogvideox_5b
-from motionv2v import checkpoints, optim, sharding, train
+from motionv2v import checkpoints, optim, parameters, sharding, train
 from motionv2v import model as modeling
 from motionv2v.models import activations
 
@@ -139,7 +139,7 @@ def test_rules_cover_the_models(name):
     shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
     notices = []
     specs = sharding.parameter_specs(shapes, abstract(fsdp=4, tensor=2), notify=notices.append)
-    assert set(specs) == set(optim.flatten(shapes)) and notices == []
+    assert set(specs) == set(parameters.flatten(shapes)) and notices == []
     if "5b" not in name:
         return
     assert specs["dit/blocks/attention/q/kernel"] == PartitionSpec(None, ("fsdp", "context"), ("tensor",))
@@ -150,7 +150,7 @@ def test_rules_cover_the_models(name):
         path: math.prod({"fsdp": 4, "tensor": 2}.get(a, 1) for axes in s for a in axes or ())
         for path, s in specs.items()
     }
-    sizes = {path: leaf.size for path, leaf in optim.flatten(shapes).items()}
+    sizes = {path: leaf.size for path, leaf in parameters.flatten(shapes).items()}
     assert sum(sizes[path] for path in sizes if parts[path] == 1) < 0.03 * sum(sizes.values())
     assert all(parts[path] > 1 for path in sizes if sizes[path] > 20e6)
 
@@ -178,7 +178,7 @@ def test_optimizer_state_and_average_lie_where_their_parameter_lies(optimizer):
     cfg.dit.num_heads = 4
     model = modeling.build(cfg)
     shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
-    trainable, _ = optim.partition(shapes, cfg.optim.schedule)
+    trainable, _ = parameters.partition(shapes, cfg.optim.schedule)
     start = functools.partial(train.init_state, optimizer=optim.make_optimizer(cfg, shapes))
     state = jax.eval_shape(start, trainable)
     placed = sharding.shardings(state, trainable, abstract(fsdp=4, tensor=2))

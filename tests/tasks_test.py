@@ -8,7 +8,7 @@ import pytest
 import tiny_model
 
 from configs import common
-from motionv2v import checkpoints, optim, prepare, tasks, train
+from motionv2v import checkpoints, parameters, prepare, tasks, train
 
 
 def tree(kind, key=0):
@@ -127,7 +127,7 @@ def run(config, workdir, monkeypatch, **changes):
         train.train(config, workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     told = [{k: v for k, v in line.items() if k.startswith(("loss", "probe", "grad"))} for line in lines]
-    weights = {ema: optim.flatten(checkpoints.load_workdir(workdir, ema=ema)[1]) for ema in (False, True)}
+    weights = {ema: parameters.flatten(checkpoints.load_workdir(workdir, ema=ema)[1]) for ema in (False, True)}
     return given, told, weights
 
 
@@ -144,7 +144,7 @@ def test_what_is_cached_is_not_given_to_the_step(cached, saved, tmp_path, monkey
     again, resumed, parts_weights = run(cached, tmp_path / "parts", monkeypatch)
     losses = lambda lines: [line for line in lines if "loss" in line]  # noqa: E731
     assert again == {"dit"} and losses(resumed) == losses(told) and len(losses(told)) == 4
-    source = optim.flatten(checkpoints.load_model(saved["control"])[1])
+    source = parameters.flatten(checkpoints.load_model(saved["control"])[1])
     for ema, got in weights.items():
         assert got.keys() == source.keys()
         for path, leaf in got.items():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import toy_task
 
-from motionv2v import ROOT, checkpoints, experiment, optim, train, video
+from motionv2v import ROOT, checkpoints, experiment, optim, parameters, train, video
 from motionv2v.progress import MetricsWriter, ProgressLine, Utilisation, clock
 
 
@@ -45,7 +45,7 @@ def test_loss_falls_and_the_truth_is_found(finished):
 
 def test_frozen_leaves_stay_bit_equal(finished):
     workdir, state, _ = finished
-    assert list(optim.flatten(state.trainable)) == ["head/bias", "head/kernel"]
+    assert list(parameters.flatten(state.trainable)) == ["head/bias", "head/kernel"]
     _, params = checkpoints.load_workdir(workdir)
     np.testing.assert_array_equal(params["base"]["kernel"], np.eye(toy_task.FEATURES, dtype=np.float32))
 
@@ -69,7 +69,7 @@ def test_step_matches_plain_sgd_loop():
     task = toy_task.ToyTask(cfg)
     params = task.init(jax.random.key(0))
     optimizer = optim.make_optimizer(cfg, params)
-    trainable, frozen = optim.partition(params, cfg.optim.schedule)
+    trainable, frozen = parameters.partition(params, cfg.optim.schedule)
     rng = np.random.default_rng(0)
     batch = {"x": rng.normal(size=(8, 4)).astype(np.float32), "y": rng.normal(size=(8, 2)).astype(np.float32)}
     step_fn = train.make_train_step(task.loss, optimizer, cfg)
@@ -89,7 +89,7 @@ def test_state_is_donated_and_frozen_is_not():
     task = toy_task.ToyTask(cfg)
     params = task.init(jax.random.key(0))
     optimizer = optim.make_optimizer(cfg, params)
-    trainable, frozen = optim.partition(params, cfg.optim.schedule)
+    trainable, frozen = parameters.partition(params, cfg.optim.schedule)
     state = train.init_state(trainable, optimizer)
     batch = {"x": jnp.ones((8, 4)), "y": jnp.ones((8, 2))}
     train.make_train_step(task.loss, optimizer, cfg)(state, frozen, batch)

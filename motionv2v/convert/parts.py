@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, optim
+from motionv2v import checkpoints, parameters
 from motionv2v.convert import autoencoder, files, text_encoder, transformer, writing
 from motionv2v.convert.files import DTYPES, ConvertError, Tensors
 from motionv2v.convert.rules import Rule, Step, expand
@@ -116,7 +116,7 @@ def to_diffusers(
     """
     part = part_of(module)
     config = to_config(part, module)
-    flat = optim.flatten(params)
+    flat = parameters.flatten(params)
     planned = plan_theirs(part, module, *memory_reader(flat), dtype)
     with OutputFolder(folder) as out:
         write_part(out, "", part, config, planned, shard_size)
@@ -231,7 +231,7 @@ def shapes_of(part: Part, module: nn.Module) -> dict[str, tuple[int, ...]]:
         tree = jax.eval_shape(lambda: module.init(jax.random.key(0), *example(module))["params"])
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConvertError(f"{type(module).__name__}: {' '.join(str(error).split())}") from error
-    return {path: tuple(leaf.shape) for path, leaf in optim.flatten(tree).items()}
+    return {path: tuple(leaf.shape) for path, leaf in parameters.flatten(tree).items()}
 
 
 def _denoiser_example(module: nn.Module) -> tuple[Any, ...]:
@@ -249,7 +249,7 @@ def _denoiser_example(module: nn.Module) -> tuple[Any, ...]:
 def load(source: Source, dtype: str | None = None) -> PyTree:
     """Read a network's parameters as a tree, see `from_diffusers`."""
     leaves = files.load(source.tensors, source.rules, source.shapes, check_dtype(dtype or "float32"))
-    return optim.unflatten(leaves)
+    return parameters.unflatten(leaves)
 
 
 def check_dtype(dtype: str) -> str:
@@ -287,8 +287,8 @@ def plan_theirs(part: Part, module: nn.Module, read: Read, given: Mapping[str, A
     shapes = shapes_of(part, module)
     try:
         checkpoints.check_shapes(
-            optim.unflatten(dict(given)),
-            optim.unflatten({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}),
+            parameters.unflatten(dict(given)),
+            parameters.unflatten({path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}),
             f"params for {type(module).__name__}",
         )
     except checkpoints.CheckpointError as error:

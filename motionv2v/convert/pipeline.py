@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from motionv2v import diffusion, methods, optim
+from motionv2v import diffusion, methods, parameters
 from motionv2v.convert import autoencoder, files, parts, scheduler, spiece, writing
 from motionv2v.convert.files import ConvertError
 from motionv2v.convert.parts import PARTS, Part, Source
@@ -100,7 +100,7 @@ def pipeline_to_diffusers(
     Raises:
         ConvertError: as `to_diffusers` does.
     """
-    flat = optim.flatten(pipeline.params)
+    flat = parameters.flatten(pipeline.params)
     read, given = parts.memory_reader(flat)
     plans = plan_parts(pipeline.modules, read, given, dtype)
     with OutputFolder(folder) as out:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v import optim
+from motionv2v import parameters
 from motionv2v.models import dit, layers
 from motionv2v.models.denoiser import Denoiser
 from motionv2v.models.dit import Control, DiT
@@ -238,7 +238,7 @@ def test_control_does_not_copy_main_blocks():
     params = jax.eval_shape(model.init, jax.random.key(0), **inputs)["params"]
     tokens = Control(jax.ShapeDtypeStruct((2, 18, 128), jnp.float32))
     memory = _program(model).lower(params, inputs, tokens).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 4 * optim.count(params["blocks"]) / 2
+    assert memory.temp_size_in_bytes < 4 * parameters.count(params["blocks"]) / 2
 
 
 def test_position_schemes_tell_places_apart():
@@ -367,11 +367,11 @@ def test_released_parameter_counts():
         return jax.eval_shape(model.init, jax.random.key(0), latents, jnp.zeros(1), text)["params"]
 
     five = count(num_layers=42, num_heads=48, head_dim=64, control_depth=18)
-    assert optim.count(dit.base_params(five)) == 5_570_283_072
+    assert parameters.count(dit.base_params(five)) == 5_570_283_072
     # The 48-channel patch embedding belongs to the conditioner; the rest of what is trained to the branch.
     patch_embed = 2 * 2 * 48 * 3072 + 3072
-    trained = optim.count(five["control"]) + patch_embed
-    one_block = (optim.count(five["blocks"])) // 42
+    trained = parameters.count(five["control"]) + patch_embed
+    one_block = (parameters.count(five["blocks"])) // 42
     assert trained == 18 * one_block + 19 * (3072 * 3072 + 3072) + patch_embed
     assert trained == pytest.approx(2_559.5e6, abs=0.05e6)
-    assert optim.count(count(positions="sincos")) == pytest.approx(1.694e9, abs=0.0005e9)
+    assert parameters.count(count(positions="sincos")) == pytest.approx(1.694e9, abs=0.0005e9)

@@ -7,9 +7,10 @@ import pytest
 import tiny_model
 
 from motionv2v import model as modeling
-from motionv2v import optim, sampling
+from motionv2v import sampling
 from motionv2v.models import time_tables
 from motionv2v.models.dit import DiT
+from motionv2v.parameters import count, flatten
 
 GRID = (3, 4, 6)
 SIZES = {"num_layers": 3, "num_heads": 2, "head_dim": 16, "text_dim": 8, "text_length": 5, "time_embed_dim": 12}
@@ -55,9 +56,9 @@ def test_split_takes_what_the_time_alone_passes_through():
     ]
     of_time, rest = time_tables.split(params)
     assert jax.tree.all(jax.tree.map(lambda a, b: a is b, time_tables.join(of_time, rest), params))
-    paths = set(optim.flatten(of_time))
-    assert paths == {p for p in optim.flatten(params) if "modulation" in p or p.startswith(("time_in/", "time_out/"))}
-    assert any(path.startswith("control/blocks/") for path in paths) and not paths & set(optim.flatten(rest))
+    paths = set(flatten(of_time))
+    assert paths == {p for p in flatten(params) if "modulation" in p or p.startswith(("time_in/", "time_out/"))}
+    assert any(path.startswith("control/blocks/") for path in paths) and not paths & set(flatten(rest))
 
 
 def test_a_sample_reads_no_layer_of_the_time():
@@ -71,10 +72,9 @@ def test_a_sample_reads_no_layer_of_the_time():
     tables = jax.eval_shape(lambda weights: modeling.tabulate(model, weights, 50), of_time)
     given = modeling.sampling_params(params, tables)
     assert set(given) == {"vae", "dit", "conditioner", "time"}
-    assert optim.count(of_time) == pytest.approx(0.14 * optim.count(params["dit"]), rel=0.02)
-    assert optim.count(tables) == pytest.approx(0.1 * optim.count(of_time), rel=0.05)
-    assert optim.count(given) == sum(optim.count(params[name]) for name in ("vae", "dit", "conditioner")) - optim.count(
-        of_time
-    ) + optim.count(tables)
+    assert count(of_time) == pytest.approx(0.14 * count(params["dit"]), rel=0.02)
+    assert count(tables) == pytest.approx(0.1 * count(of_time), rel=0.05)
+    kept = sum(count(params[name]) for name in ("vae", "dit", "conditioner"))
+    assert count(given) == kept - count(of_time) + count(tables)
     assert list(tables["timesteps"].shape) == [50]
     np.testing.assert_array_equal(sampling.time_grid(50)[[0, -1]], [999, 19])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v import optim
+from motionv2v import parameters
 from motionv2v.convert import transformer
 from motionv2v.convert.rules import expand
 from motionv2v.methods.motionv2v import STREAMS, Conditioner
@@ -71,7 +71,7 @@ def test_weights_there_and_back(kind):
     *_, dead = check_both_ways(ours, "diffusers", state)
     assert not dead
     # Their numbers and no others.
-    assert optim.count(shapes_of(ours)) == sum(value.size for value in state.values())
+    assert parameters.count(shapes_of(ours)) == sum(value.size for value in state.values())
 
 
 @pytest.mark.parametrize("kind", ["5B-I2V", "2B"])
