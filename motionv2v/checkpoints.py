@@ -182,7 +182,7 @@ def stored_paths(name_or_folder: str | os.PathLike) -> set[str]:
             raise CheckpointError(nothing_found(folder))
         handlers = {"trainable": ocp.StandardCheckpointHandler()}
         with _quiet(), ocp.CheckpointManager((folder / CHECKPOINTS).resolve(), item_handlers=handlers) as manager:
-            paths |= set(optim.flatten(manager.item_metadata(step)["trainable"].tree))
+            paths |= set(parameters.flatten(manager.item_metadata(step)["trainable"].tree))
         files = [folder / FROZEN] if (folder / FROZEN).exists() else []
     else:
         _read_json(folder / CONFIG)

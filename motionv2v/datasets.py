@@ -9,7 +9,7 @@ from typing import Any
 import grain
 import jax
 
-from motionv2v import checkpoints, memory, optim, sharding
+from motionv2v import checkpoints, memory, parameters, sharding
 from motionv2v import tokenizer as tokenizers
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
@@ -108,7 +108,7 @@ def start_folders(config: Any, params: Any) -> tuple[tuple[str, ...], tuple[str,
     init_from, resume_from = (tuple(config.get(field, ())) for field in ("init_from", "resume_from"))
     if init_from and resume_from:
         stored: Iterable[str] = set().union(*map(checkpoints.stored_paths, resume_from))
-        if set(optim.flatten(params)) <= stored:
+        if set(parameters.flatten(params)) <= stored:
             return (), resume_from
     return init_from, resume_from
 

@@ -12,7 +12,7 @@ import tiny_model
 import toy_task
 
 from configs import motionv2v_tiny
-from motionv2v import checkpoints, datasets, memory, optim, tasks, train
+from motionv2v import checkpoints, datasets, memory, parameters, tasks, train
 from motionv2v import model as modeling
 
 
@@ -94,7 +94,7 @@ def test_the_released_model_starts_a_run_on_a_fresh_clone(tmp_path, monkeypatch)
 
 def test_what_a_folder_holds_is_listed_without_its_weights(tmp_path):
     folder = tiny_model.save(tmp_path / "model")
-    assert checkpoints.stored_paths(folder) == set(optim.flatten(checkpoints.load_model(folder)[1]))
+    assert checkpoints.stored_paths(folder) == set(parameters.flatten(checkpoints.load_model(folder)[1]))
     cfg = toy_task.config(steps=1, probe_every=0)
     train.train(cfg, tmp_path / "run", toy_task.ToyTask(cfg))
     assert checkpoints.stored_paths(tmp_path / "run") == {"base/kernel", "head/bias", "head/kernel"}
