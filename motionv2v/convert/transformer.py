@@ -235,13 +235,13 @@ def _layout_rules(module: DiT, layout: Layout) -> list[Rule]:
     """List the rules of a method's layout: the base's, and those of what it adds."""
     if not module.control_depth:
         raise ValueError(f"layout {layout.name!r} is for a control branch, the module has control_depth=0.")
-    _check_wiring(module, layout)
     if layout.positions and (module.positions not in layout.positions or module.patch_size_t is not None):
         raise ValueError(
             f"layout {layout.name!r} is supported with positions={' or '.join(map(repr, layout.positions))} and "
             f"patch_size_t=None, as its text-to-video base has them; got positions={module.positions!r} and "
             f"patch_size_t={module.patch_size_t}."
         )
+    _check_wiring(module, layout)
     table = [rule._replace(target=f"dit/{rule.target}") for rule in _main_rules(module)]
     for theirs, ours in layout.linears.items():
         table += linear(theirs, ours, module.control_depth if "{i}" in theirs else 0)
