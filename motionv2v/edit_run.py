@@ -80,7 +80,7 @@ def run(
     example = video_path is None
     video_path = EXAMPLE / "source.mp4" if example else Path(video_path)
     spec = edit_json.load(EXAMPLE / "edit.json" if example else edit_path)
-    clip = video.read(video_path, num_frames=spec.frames)
+    clip = video.read(video_path, num_frames=spec.frames, notify=lambda line: say(f"notice  {line}"))
     frames = clip.frames
     spec = spec.validate_against(frames.shape[1:3], len(frames))
     name = "the packaged example" if example else video_path

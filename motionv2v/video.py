@@ -1,4 +1,4 @@
-"""Read, write and resize video files; `video_bytes` and `video_scan` beside it are all else that knows codecs.
+"""Read, write and resize video files; the modules beside it named `video_...` are all else that knows codecs.
 
 Frames are uint8 RGB, [T H W 3], values 0 to 255. Decoding and encoding go through PyAV, whose wheel carries FFmpeg and
 x264, so no program has to be installed beside Python. Everything that can be wrong with a person's file ends in a
@@ -18,20 +18,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
+from av.video.reformatter import Colorspace
 
-from motionv2v import files, video_sound
+from motionv2v import files, video_colours, video_decoding, video_sound
 from motionv2v.typing import AnyArray, Num, UInt8
+from motionv2v.video_decoding import MAX_FPS, Decoder, VideoError
 
 MAX_BYTES = 8 * 2**30
 """Largest clip that `read` returns, in bytes of decoded frames; a longer file needs num_frames or a smaller size."""
 
 _SUFFIXES = (".mp4", ".mov", ".mkv", ".gif")
-
-
-class VideoError(ValueError):
-    """Say in one line what is wrong with a video file or with the frames that were to be written."""
 
 
 class Clip(NamedTuple):
@@ -47,40 +44,46 @@ def read(
     size: tuple[int, int] | None = None,
     start: int = 0,
     fps: float | int | None = None,
+    *,
+    notify: Callable[[str], None] = warnings.warn,
 ) -> Clip:
     """Read frames `start` to `start + num_frames` of a video file, or all frames from `start` on.
 
-    Rotation stored as metadata (telephones) is applied. `size` is (H, W) in pixels of the upright picture; the picture
-    is stretched to it. With `fps=None` every stored frame counts once and the result carries the average rate, also
-    where the rate varies; with a number, frame k is the picture that a player shows k / fps seconds after the first
-    one (frames are repeated or left out), and `start` and `num_frames` count those frames.
+    Pictures are turned and mirrored as the file says (telephones), their pixels made square, and their colours those of
+    BT.709 in standard range. `size` is (H, W) in pixels of the upright picture; the picture is stretched to it. With
+    `fps=None` the result has the file's own rate; where that varies, pictures are repeated or left out on a constant
+    one. With a number, frame k is the picture that a player shows k / fps seconds after the first one. `start` and
+    `num_frames` count the frames of the result.
+
+    `notify` is called with a sentence for whatever makes the frames differ from what the file stores: a variable rate,
+    high dynamic range or wide colours, damaged pictures, pictures that change their size.
 
     Raises VideoError for a missing, empty, truncated or unreadable file, one without pictures (it says which streams
-    there are), fewer frames than asked for, and clips above `MAX_BYTES`.
+    there are), fewer frames than asked for, clips above `MAX_BYTES`, and rates above 1000 frames a second.
     """
     path = Path(path)
     _check_request(num_frames, size, start, fps)
-    _check_file(path)
-    frames, last = [], -1
+    decoder = Decoder(path)
     stop = None if num_frames is None else start + num_frames
-    with _open(path) as (container, stream):
-        rate = _rate(stream)
-        try:
-            pictures = _pictures(container, stream)
-            for last, picture in enumerate(pictures if fps is None else _retime(pictures, rate, fps)):
-                if last < start:
-                    continue
-                frames.append(_upright(picture, size))
-                if len(frames) * frames[0].nbytes > MAX_BYTES:
-                    raise VideoError(
-                        f"{path}: more than {MAX_BYTES // 2**30} GiB of frames; give num_frames or a smaller size"
-                    )
-                if stop is not None and last + 1 >= stop:
-                    break
-        except av.error.FFmpegError as error:
-            raise VideoError(f"{path}: damaged after frame {last + 1} ({_reason(error)})") from None
-    _check_result(path, len(frames), last + 1, num_frames, start)
-    return Clip(np.stack(frames), float(fps or rate))
+    expected = decoder.num_frames if fps is None else int(decoder.num_frames * fps / decoder.fps) + 1
+    # Memory that is never written to costs nothing, so one frame too many is no waste.
+    frames = np.empty((max(1, min(expected, stop or expected) - start), *(size or decoder.shown), 3), np.uint8)
+    seen = count = 0
+    with contextlib.closing(decoder.pictures(fps)) as pictures:
+        for picture, times in pictures:
+            wanted = min(seen + times, stop or seen + times) - max(seen, start)
+            seen += times
+            if wanted > 0:
+                frames = _make_room(path, frames, count + wanted)
+                decoder.convert(picture, size, frames[count])
+                frames[count + 1 : count + wanted] = frames[count]
+                count += wanted
+            if stop is not None and seen >= stop:
+                break
+    _check_result(path, count, min(seen, stop or seen), num_frames, start)
+    for note in decoder.notes:
+        notify(f"{path}: {note}")
+    return Clip(frames[:count], float(fps or decoder.fps))
 
 
 def write(
@@ -120,7 +123,7 @@ def write(
                 carry = None if sound is None else functools.partial(video_sound.beside, sound, notify=notify)
                 _encode_h264(unfinished, pictures, size, rate, crf=crf, lossless=lossless, carry=carry)
     except av.error.FFmpegError as error:
-        raise VideoError(f"{path}: cannot be written ({_reason(error)})") from None
+        raise VideoError(f"{path}: cannot be written ({video_decoding.reason(error)})") from None
     return path
 
 
@@ -135,15 +138,9 @@ def resize(frames: Num[AnyArray, "*B H W C"], size: tuple[int, int]) -> Num[AnyA
     old_height, old_width, channels = frames.shape[-3:]
     if (height, width) == (old_height, old_width):
         return np.asarray(frames)
-    # cv2 has one interpolation for both axes: average the axes that shrink first, then interpolate the ones that grow.
-    middle = (min(width, old_width), min(height, old_height))
     out = np.empty((*frames.shape[:-3], height, width, channels), frames.dtype)
     for index in np.ndindex(*frames.shape[:-3]):
-        picture = np.ascontiguousarray(frames[index])
-        if middle != (old_width, old_height):
-            picture = cv2.resize(picture, middle, interpolation=cv2.INTER_AREA)
-        if middle != (width, height):
-            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
+        picture = video_colours.resize(np.ascontiguousarray(frames[index]), height, width)
         out[index] = picture.reshape(height, width, channels)  # cv2 drops a single channel's axis
     return out
 
@@ -171,8 +168,8 @@ def _check_request(num_frames, size, start, fps) -> None:
         raise VideoError(f"num_frames must be at least 1 (or None for all), given {num_frames}")
     if start < 0:
         raise VideoError(f"start must be 0 or more, given {start}")
-    if fps is not None and not 0 < fps <= 1000:
-        raise VideoError(f"fps must be above 0 and at most 1000, given {fps}")
+    if fps is not None and not 0 < fps <= MAX_FPS:
+        raise VideoError(f"fps must be above 0 and at most {MAX_FPS}, given {fps}")
     if size is not None:
         _check_size(size)
 
@@ -184,21 +181,11 @@ def _check_size(size) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _check_file(path: Path) -> None:
-    """Raise VideoError where there is nothing to open."""
-    if not path.exists():
-        raise VideoError(f"{path}: no such file")
-    if path.is_dir():
-        raise VideoError(f"{path}: is a folder, expected a video file")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty (0 bytes)")
-
-
 def _check_result(path: Path, num_read: int, num_seen: int, num_frames: int | None, start: int) -> None:
     """Raise VideoError where the file had fewer frames than were asked for, or stops before its stated end."""
     if num_frames is not None and num_read == num_frames:
         return
-    if _is_cut_short(path):
+    if video_decoding.is_cut_short(path):
         rest = f"its first {num_seen} frames can be read by giving num_frames" if num_seen else "no frame can be read"
         raise VideoError(f"{path}: the file is cut short; {rest}")
     if num_seen == 0:
@@ -209,82 +196,15 @@ def _check_result(path: Path, num_read: int, num_seen: int, num_frames: int | No
         raise VideoError(f"{path}: has {num_seen} frames, but start={start} and num_frames={num_frames} were asked for")
 
 
-def _is_cut_short(path: Path) -> bool:
-    """Return True where an MP4/MOV file's outermost boxes reach past its end; False for other containers."""
-    total, position = path.stat().st_size, 0
-    with path.open("rb") as file:
-        if file.read(12)[4:8] != b"ftyp":
-            return False
-        while position < total:
-            file.seek(position)
-            header = file.read(16)
-            length = int.from_bytes(header[:4], "big")
-            if length == 1:  # a 64-bit length follows the box's name
-                length = int.from_bytes(header[8:16], "big")
-            if length == 0:  # reaches to the end of the file, whatever that is
-                return False
-            if length < 8:
-                return True
-            position += length
-    return position > total
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[tuple]:
-    """Open a file for decoding and choose its first stream of pictures; raise VideoError where there is none."""
-    cut = "; the file is cut short" if _is_cut_short(path) else ""
-    try:
-        container = av.open(str(path))
-    except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: not a video file that can be read ({_reason(error)}{cut})") from None
-    with container:
-        if container.format.name == "tty":  # FFmpeg would draw a text file as pictures of its letters
-            raise VideoError(f"{path}: not a video file that can be read (it is a text file)")
-        # The cover picture of a sound file is a video stream to FFmpeg, not to a person.
-        streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition)]
-        if not streams:
-            coded = [(s.type, getattr(s.codec_context, "name", "unknown")) for s in container.streams]
-            found = ", ".join(f"{kind} ({codec})" for kind, codec in coded)
-            raise VideoError(f"{path}: no video in this file; it holds {found or 'no streams at all'}{cut}")
-        if streams[0].codec_context is None:
-            raise VideoError(f"{path}: its video is coded in a format that this FFmpeg cannot decode")
-        streams[0].thread_type = "AUTO"
-        yield container, streams[0]
-
-
-def _rate(stream) -> float:
-    """Return the average frame rate; 25 where the file states none (single pictures)."""
-    return float(stream.average_rate or stream.guessed_rate or 25)
-
-
-def _pictures(container, stream) -> Iterator:
-    """Decode pictures in the order they are shown."""
-    yield from container.decode(stream)
-
-
-def _retime(pictures: Iterator, rate: float, fps: float | int) -> Iterator:
-    """Yield, for k = 0, 1, ..., the picture that is on the screen k / fps seconds after the first one."""
-    first, shown, count, end = None, None, 0, 0.0
-    for index, picture in enumerate(pictures):
-        time = index / rate if picture.time is None else picture.time
-        first = time if first is None else first
-        begin = time - first
-        # The small margin keeps a picture that starts at k / fps up to rounding from coming one frame late.
-        while shown is not None and count / fps < begin - 1e-4:
-            yield shown
-            count += 1
-        shown, end = picture, begin + 1 / rate
-    while shown is not None and count / fps < end - 1e-4:
-        yield shown
-        count += 1
-
-
-def _upright(picture, size: tuple[int, int] | None) -> UInt8[AnyArray, "H W 3"]:
-    """Convert a decoded picture to RGB, turn it as its metadata says, and resize it."""
-    frame = picture.to_ndarray(format="rgb24")
-    quarter_turns = round(getattr(picture, "rotation", 0) / 90) % 4  # degrees against the clock, as np.rot90 turns
-    frame = np.ascontiguousarray(np.rot90(frame, quarter_turns))
-    return frame if size is None else resize(frame, size)
+def _make_room(path: Path, frames: UInt8[AnyArray, "T H W 3"], count: int) -> UInt8[AnyArray, "S H W 3"]:
+    """Return the frames in an array that holds at least `count` of them; raise VideoError above MAX_BYTES."""
+    if count * frames[0].nbytes > MAX_BYTES:
+        raise VideoError(f"{path}: more than {MAX_BYTES // 2**30} GiB of frames; give num_frames or a smaller size")
+    if count <= len(frames):
+        return frames
+    more = np.empty((max(count, len(frames) * 5 // 4), *frames.shape[1:]), np.uint8)
+    more[: len(frames)] = frames
+    return more
 
 
 def check_writable(path: str | os.PathLike, fps: float | int | None) -> None:
@@ -292,8 +212,10 @@ def check_writable(path: str | os.PathLike, fps: float | int | None) -> None:
     path = Path(path)
     if path.suffix.lower() not in _SUFFIXES:
         raise VideoError(f"{path}: cannot write files ending in {path.suffix!r}; available: {', '.join(_SUFFIXES)}")
-    if fps is None or not 0 < fps <= 1000:
-        raise VideoError(f"{path}: frames need fps, above 0 and at most 1000, given {fps}")
+    if fps is None or not 0 < fps <= MAX_FPS:
+        raise VideoError(f"{path}: frames need fps, above 0 and at most {MAX_FPS}, given {fps}")
+    if path.suffix.lower() == ".gif" and fps > 100:
+        raise VideoError(f"{path}: a GIF holds at most 100 frames a second, given {fps}")
 
 
 def _checked(path: Path, frames, *, pad: bool, notify: Callable[[str], None]) -> tuple[tuple[int, int], Iterator]:
@@ -329,16 +251,19 @@ def _encode_h264(
     """Encode with x264: in YUV 4:2:0 for players and browsers, or exactly in RGB; `carry` adds sound to a container."""
     # faststart puts the index first, so that a browser can play while it still loads.
     flags = {} if path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
-    with av.open(str(path), "w", options=flags) as container:
+    with av.open(video_decoding.url(path), "w", options=flags) as container:
         stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
         stream.height, stream.width = size
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.options = {"crf": "0" if lossless else str(crf), "preset": "medium"}
-        if not lossless:  # name the matrix of the conversion below; else players guess it from the picture's size
-            stream.options |= {"x264-params": "colormatrix=smpte170m:colorprim=bt709:transfer=bt709:range=tv"}
+        if not lossless:  # say what the conversion below makes; it is also what players guess that read no tags
+            matrix = "bt709" if video_colours.matrix_for(*size) == Colorspace.ITU709 else "smpte170m"
+            tags = f"colormatrix={matrix}:colorprim=bt709:transfer=bt709:fullrange=off:chromaloc=1"
+            stream.options |= {"x264-params": tags}
+        converter = video_colours.Converter()
         with contextlib.nullcontext(lambda _: None) if carry is None else carry(target=container) as mix:
             for count, frame in enumerate(pictures, 1):
-                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                picture = av.VideoFrame.from_ndarray(frame, format="rgb24") if lossless else converter.to_yuv(frame)
                 container.mux(stream.encode(picture))
                 mix(float(count / rate))
             container.mux(stream.encode(None))
@@ -363,25 +288,9 @@ def _encode_gif(path: Path, pictures: Iterator, size: tuple[int, int], rate: Fra
         picture.pts, picture.time_base = index, 1 / rate
         source.push(picture)
     source.push(None)
-    with av.open(str(path), "w", format="gif") as container:
+    with av.open(video_decoding.url(path), "w", format="gif") as container:
         stream = container.add_stream("gif", rate=rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
         for _ in range(count):
             container.mux(stream.encode(sink.pull()))
         container.mux(stream.encode(None))
-
-
-def _reason(error: Exception) -> str:
-    """Return what FFmpeg or the system says about an error, without its number and file name."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
-
-
-@contextlib.contextmanager
-def open_stream(path: str | os.PathLike) -> Iterator[tuple]:
-    """Open a file for whoever decodes it picture by picture; yield PyAV's container and its first stream of pictures.
-
-    Raises VideoError as `read` does for what cannot be opened.
-    """
-    _check_file(Path(path))
-    with _open(Path(path)) as (container, stream):
-        yield container, stream

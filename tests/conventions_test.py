@@ -14,8 +14,8 @@ PACKAGE = ROOT / "motionv2v"
 LAYERS = (
     {"typing", "files"},
     {
-        "tracks", "camera", "video", "video_bytes", "video_scan", "video_sound", "selection", "groups", "tokenizer",
-        "roll_call", "parameters",
+        "tracks", "camera", "video", "video_bytes", "video_clock", "video_colours", "video_decoding", "video_scan",
+        "video_sound", "selection", "groups", "tokenizer", "roll_call", "parameters",
     },
     {
         "models", "diffusion", "flops", "collectives", "render", "prompts", "edits", "edit_fields", "edit_json",
@@ -33,8 +33,9 @@ LAYERS = (
 """From the bottom up: a part of the package imports parts of its own layer and of those below it."""
 
 NO_JAX = {
-    "typing", "files", "tracks", "camera", "video", "video_bytes", "video_scan", "video_sound", "selection", "groups",
-    "tokenizer", "edits", "edit_fields", "edit_json", "trackers", "figures", "metrics", "data", "progress",
+    "typing", "files", "tracks", "camera", "video", "video_bytes", "video_clock", "video_colours", "video_decoding",
+    "video_scan", "video_sound", "selection", "groups", "tokenizer", "edits", "edit_fields", "edit_json", "trackers",
+    "figures", "metrics", "data", "progress",
 }  # fmt: skip
 """What worker processes of the input pipeline, or a page that only shows an edit, may import."""
 
