@@ -284,7 +284,10 @@ class EditSpec:
         if tracks.xy.ndim != 3 or tracks.xy.shape[0] != len(self.queries):
             raise EditError(f"the edit has {len(self.queries)} queries, but the tracks have shape {tracks.xy.shape}")
         if lost := groups.lost(tracks, self._points(), self.names):
-            notify(f"the tracker lost {lost}: an edit has no hold of a point there; its group goes as the others do")
+            notify(
+                f"the tracker lost {lost}: there a point is free, unless a show says otherwise, and its group goes as "
+                "the others do"
+            )
         state = State(tracks, np.random.default_rng(self.seed), self.size)
         for step in self.steps:
             tracks = self._run(step, state, tracks)

@@ -136,9 +136,10 @@ def retime(
     """Plays paths at another speed: frame t shows what was at frame about + speed * (t - about), or at times[t].
 
     Inside a window the speed applies, outside it time runs at its own pace, without a jump. `about` defaults to frame
-    0. Negative speeds play backwards; their default is such that the window's first frame shows its last one, so that
-    -1 plays the window backwards. Times before the first or after the last frame hold that frame. Visibility follows
-    (nearest frame). Raises ValueError also for a speed that leaves nothing to see but one end of the clip.
+    0. Negative speeds play backwards, by default from the window's last frame if it begins the clip (as without a
+    window); a later window starts where the clip has come to, or as much later as it takes not to run out of clip.
+    Times before the first or after the last frame hold that frame. Visibility follows (nearest frame). Raises
+    ValueError also for a speed that leaves nothing to see but one end of the clip.
     """
     num_frames = tracks.xy.shape[1]
     if (speed is None) == (times is None):
@@ -151,7 +152,7 @@ def retime(
         window = (start_frame, end_frame, num_frames - 1)
         times = fixed + selection.clock(frames, speed, *window) - selection.clock(np.array([fixed]), speed, *window)
         if about is None and speed < 0:
-            times += last - times[first]
+            times += last if first == 0 else np.clip(-times.min(), 0, last - first)
         shown = np.clip(times, 0, num_frames - 1)[first : last + 1]
         if speed != 0 and last > first and np.ptp(shown) == 0:
             raise ValueError(f"at speed {speed:g} about frame {fixed:g} nothing but frame {shown[0]:g} is left to see")

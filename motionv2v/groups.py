@@ -55,7 +55,7 @@ def lost(tracks: Tracks, points: Points = None, names: Mapping[str, int] | None 
     called = {index: name for name, index in (names or {}).items()}
     visible = np.asarray(tracks.visible)
     by_frames: dict[str, list[str]] = {}
-    for index in selection.indices(points, len(visible)):
+    for index in selection.indices(points, len(visible)) if points is None or np.size(points) else []:
         if not visible[index].all():
             name = f" ({called[index]})" if index in called else ""
             by_frames.setdefault(_spans(np.flatnonzero(~visible[index])), []).append(f"{index}{name}")

@@ -156,11 +156,17 @@ def test_lost_points_are_told_once_and_by_name():
     said = []
     spec.apply(source, notify=said.append)
     assert said == [
-        "the tracker lost point 1 (nose) in frames 40-48: an edit has no hold of a point there; its group goes as the "
-        "others do"
+        "the tracker lost point 1 (nose) in frames 40-48: there a point is free, unless a show says otherwise, and its "
+        "group goes as the others do"
     ]
     spec.apply(edits.show(source, 1), notify=said.append)
     assert len(said) == 1  # point 2 is lost, and nothing is done with it
+
+
+def test_an_edit_of_nothing_changes_nothing():
+    spec = edit_json.parse(TOP).validate_against(SIZE, T)
+    source = edits.hide(moving_tracks(spec.queries), end_frame=3)
+    np.testing.assert_array_equal(spec.apply(source).xy, source.xy)
 
 
 def test_a_group_with_a_lost_point_stays_whole():

@@ -125,8 +125,12 @@ def test_retime_backwards_starts_at_the_end(source, window):
 
 
 def test_retime_backwards_in_a_window_plays_it_backwards_without_a_jump(source):
-    got = edits.retime(source, speed=-1, start_frame=2, end_frame=5)
-    assert_same(got, tracks_lib.retime(source, np.array([3, 4, 5, 4, 3, 2, 3, 4, 5])), atol=0)
+    back = edits.retime(source, speed=-1, start_frame=4, end_frame=6)
+    assert_same(back, tracks_lib.retime(source, np.array([0, 1, 2, 3, 4, 3, 2, 3, 4])), atol=0)
+    further = edits.retime(source, speed=-1, start_frame=2, end_frame=5)
+    assert_same(further, tracks_lib.retime(source, np.array([1, 2, 3, 2, 1, 0, 1, 2, 3])), atol=0)
+    too_far = edits.retime(source, speed=-3, start_frame=2, end_frame=5)
+    assert_same(too_far, tracks_lib.retime(source, np.array([3, 4, 5, 2, 0, 0, 0, 0, 0])), atol=0)
 
 
 def test_retime_refuses_a_speed_that_freezes(source):
