@@ -272,6 +272,32 @@ def test_wrong_folder_is_one_line(case, good, tmp_path):
     assert isinstance(error.value, ValueError) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "lost", "message"),
+    [
+        ({}, "second_patch_embed.proj.weight", "tensors of the model are not there .second_patch_embed.proj.weight."),
+        ({"in_channels": 8}, "", r"patch_embed.proj.weight is \[32, 4, 2, 2\], expected \[32, 8, 2, 2\]"),
+        ({"out_channels": None}, "", "out_channels=None; supported: a whole number"),
+        ({"out_channels": {}}, "", "out_channels={}; supported: a whole number"),
+    ],
+)
+def test_wrong_checkpoint_of_a_method_is_one_line(changes, lost, message, released, tmp_path):
+    shutil.copytree(released, tmp_path / "in")
+    edit_config(tmp_path / "in", **changes)
+    edit_weights(tmp_path / "in", lambda state: state.pop(lost, None))
+    with pytest.raises(ConvertError, match=message) as error:
+        convert.from_diffusers(tmp_path / "in")
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """MotionV2V's transformer as its code saves it, with text-to-video's settings."""
+    folder = tmp_path_factory.mktemp("convert") / "motionv2v"
+    saved(MODULES["motionv2v"], folder)
+    return folder
+
+
 CONFIGS = {
     "act_fn": (autoencoder, {"act_fn": "gelu"}, "act_fn is 'gelu'; supported: 'silu' or 'swish'"),
     "shift": (autoencoder, {"shift_factor": 0.5}, "shift_factor is 0.5; supported: None"),

@@ -8,6 +8,10 @@
 
 `rules` says how one layout becomes the other; `autoencoder`, `text_encoder`, `transformer` and `scheduler` hold what is
 peculiar to each; `files` reads, `writing` writes; `parts` and `pipeline` put it together.
+
+What a method's own code adds to CogVideoX, its control branch and conditioner, stands in the method's file as
+`models.layouts.Layout`: MotionV2V's and Diffusion-as-Shader's in `methods/motionv2v.py`. What carries nothing in such a
+checkpoint is left out with a notice. Files of a variant (`*.fp16.safetensors`) are read where there are no others.
 """
 
 from motionv2v.convert import folders

@@ -142,7 +142,7 @@ _BRANCH: dict[str, Any] = {
 
 def released_conditioner(dit: DiT, shapes: Shapes) -> Conditioner:
     """Build the conditioner that goes with a file of the released layout: its channels tell of first-frame latents."""
-    channels = shapes["second_patch_embed.proj.weight"][1:2]
+    channels = shapes.get("second_patch_embed.proj.weight", ())[1:2]
     return Conditioner(dit.width, dit.patch_size, channels == (2 * len(STREAMS) * dit.out_channels,))
 
 
@@ -172,7 +172,7 @@ def trim_released(config: dict[str, Any], shapes: Shapes, read: Callable[[str], 
     """
     name, count = "patch_embed.proj.weight", config.get("out_channels", 16)
     shape = shapes.get(name, ())
-    if len(shape) != 4 or shape[1] != config.get("in_channels", 16) or shape[1] != 2 * count:
+    if len(shape) != 4 or shape[1] != config.get("in_channels", 16) or count != shape[1] / 2:
         return None
     # Written so that a number that is none counts as not zero.
     if not (read(name)[:, count:] == 0).all():
