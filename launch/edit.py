@@ -3,6 +3,7 @@
 Without flags it edits the packaged example clip with the packaged `tiny` model and scores the result against the truth.
 `edit.json` is described in motionv2v/edit_json.py. Bad input ends in one line and exit code 2. Compiled programs are
 kept for the next start in MOTIONV2V_CACHE, by default the user's cache folder; MOTIONV2V_CACHE=off keeps none.
+The folder of the results holds one edit: another one needs another --out, or --overwrite.
 """
 
 import sys
@@ -14,14 +15,13 @@ from motionv2v import edit_run, launching
 VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packaged example")
 EDIT = flags.DEFINE_string("edit", None, "the edit.json: points, and what to do with their paths")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, a model folder or a training work dir")
-OUT = flags.DEFINE_string("out", "outputs", "folder for edited.mp4, comparison.mp4 and contact_sheet.png")
-STEPS = flags.DEFINE_integer(
-    "num_steps", None, "denoising steps; default: the model's", lower_bound=1, upper_bound=1000
-)
+OUT = flags.DEFINE_string("out", "outputs", "folder for edited.mp4, its record.json, comparison.mp4, contact_sheet.png")
+STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: model's", lower_bound=1, upper_bound=1000)
 GUIDANCE = flags.DEFINE_float("guidance", None, "text guidance scale, 1 is off; default: the model's", lower_bound=0.0)
 CACHE = flags.DEFINE_float("step_cache", None, "skip steps that change less, such as 0.1; 0 is off", lower_bound=0.0)
 VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
 DEVICES = flags.DEFINE_integer("devices", 1, "how many share one edit, where a model is too big for one; -1: all")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the result of another edit in --out")
 SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
 
 
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
             num_views=VIEWS.value and int(VIEWS.value),
             seed=SEED.value,
             devices=DEVICES.value,
+            overwrite=OVERWRITE.value,
         )
     except launching.EXPECTED as error:
         if logging.level_debug():

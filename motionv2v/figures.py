@@ -5,8 +5,9 @@ first, so that a 64x64 clip can be seen; positions follow.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from motionv2v import files
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, UInt8
-from motionv2v.video import resize, set_frame_count
+from motionv2v.video import resize
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (128, 132, 138)
 _SHIFT = 4  # cv2 draws at positions in units of 2**-4 pixels
@@ -29,13 +30,48 @@ def palette(num_colors: int) -> Float[AnyArray, "N 3"]:
     return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] if num_colors else np.zeros((0, 3), np.float32)
 
 
+class Frames:
+    """A clip whose frames are made when they are asked for, so that only one is in memory: by index or in turn.
+
+    What draws clips takes these as well as arrays, and `video.write` takes either.
+
+    Attributes:
+        shape: (T, H, W, 3), as an array's.
+    """
+
+    def __init__(self, shape: tuple[int, ...], draw: Callable[[int], UInt8[AnyArray, "H W 3"]]):
+        """Keep what draws frame t, 0 <= t < T."""
+        self.shape, self._draw = tuple(shape), draw
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return self.shape[0]
+
+    def __getitem__(self, t: int) -> UInt8[AnyArray, "H W 3"]:
+        """Draw frame t; raises IndexError for one that there is not."""
+        if not 0 <= t < len(self):
+            raise IndexError(f"frame {t} of {len(self)}")
+        return self._draw(int(t))
+
+    def __iter__(self) -> Iterator[UInt8[AnyArray, "H W 3"]]:
+        """Draw all frames in turn."""
+        return map(self._draw, range(len(self)))
+
+
+Video = Frames | UInt8[AnyArray, "_ _ _ 3"]
+
+
 def enlarge(frames: UInt8[AnyArray, "T H W 3"], min_side: int = 256) -> UInt8[AnyArray, "T h w 3"]:
     """Enlarge a clip by the smallest whole factor that brings its short side to `min_side` pixels, if it is below."""
-    factor = max(1, -(-min_side // min(frames.shape[1:3])))
-    return resize(frames, (frames.shape[1] * factor, frames.shape[2] * factor))
+    return resize(frames, _enlarged(frames.shape, min_side))
 
 
-def draw_tracks(
+def _enlarged(shape: tuple[int, ...], min_side: int) -> tuple[int, int]:
+    factor = max(1, -(-min_side // min(shape[1:3])))
+    return shape[1] * factor, shape[2] * factor
+
+
+def track_frames(
     frames: UInt8[AnyArray, "T H W 3"],
     tracks: Tracks,
     colors: Float[AnyArray, "N 3"] | None = None,
@@ -44,7 +80,7 @@ def draw_tracks(
     hidden: bool = True,
     highlight: Bool[AnyArray, "N"] | None = None,
     min_side: int = 256,
-) -> UInt8[AnyArray, "T h w 3"]:
+) -> Frames:
     """Draw each point as a dot with a fading trail of its last `trail` frames, over the clip (enlarged if small).
 
     `colors` are RGB in [0, 1], one per track. A point that is not visible is a small ring, or nothing with
@@ -54,25 +90,32 @@ def draw_tracks(
     num_tracks, num_frames = tracks.visible.shape
     if num_frames != len(frames):
         raise ValueError(f"the tracks have {num_frames} frames but the clip has {len(frames)}")
-    big = enlarge(frames, min_side)
-    xy = np.asarray(tracks.xy, np.float64) * (big.shape[1] / frames.shape[1])
+    size = _enlarged(frames.shape, min_side)
+    xy = np.asarray(tracks.xy, np.float64) * (size[0] / frames.shape[1])
     colors = palette(num_tracks) if colors is None else np.asarray(colors)
     colors = np.clip(colors * 255, 0, 255).round()
-    radius = np.full(num_tracks, max(2.5, min(big.shape[1:3]) / 75))
+    radius = np.full(num_tracks, max(2.5, min(size) / 75))
     if highlight is not None:
         radius = radius * np.where(highlight, 1.3, 0.8)
     visible = np.asarray(tracks.visible)
-    out = []
-    for t, frame in enumerate(big):
+
+    def draw(t: int) -> UInt8[AnyArray, "H W 3"]:
         first = max(0, t - trail)
-        picture = _draw_trails(frame, xy[:, first : t + 1], visible[:, first : t + 1], colors, radius, trail)
-        out.append(_draw_dots(picture, xy[:, t], visible[:, t], colors, radius, hidden))
-    return np.stack(out)
+        picture = resize(frames[t], size)
+        picture = _draw_trails(picture, xy[:, first : t + 1], visible[:, first : t + 1], colors, radius, trail)
+        return _draw_dots(picture, xy[:, t], visible[:, t], colors, radius, hidden)
+
+    return Frames((num_frames, *size, 3), draw)
 
 
-def side_by_side(
-    clips: Sequence[tuple[str, UInt8[AnyArray, "_ _ _ 3"]]], *, min_side: int = 256, gap: int = 8
-) -> UInt8[AnyArray, "T H W 3"]:
+def draw_tracks(
+    frames: UInt8[AnyArray, "T H W 3"], tracks: Tracks, colors: Float[AnyArray, "N 3"] | None = None, **options: Any
+) -> UInt8[AnyArray, "T h w 3"]:
+    """Draw all of `track_frames` at once; arguments and errors are the same."""
+    return np.stack(list(track_frames(frames, tracks, colors, **options)))
+
+
+def frames_side_by_side(clips: Sequence[tuple[str, Video]], *, min_side: int = 256, gap: int = 8) -> Frames:
     """Put labelled clips next to one another as one clip, each under a strip with its label.
 
     All get the height of the tallest (after enlarging small ones), keeping their proportions; shorter clips hold their
@@ -80,27 +123,37 @@ def side_by_side(
     """
     if not clips:
         raise ValueError("side_by_side needs at least one (label, frames)")
-    num_frames = max(len(frames) for _, frames in clips)
-    panels = [set_frame_count(enlarge(frames, min_side), num_frames) for _, frames in clips]
-    height = max(panel.shape[1] for panel in panels)
-    panels = [resize(panel, (height, round(panel.shape[2] * height / panel.shape[1]))) for panel in panels]
+    enlarged = [_enlarged(frames.shape, min_side) for _, frames in clips]
+    height = max(size[0] for size in enlarged)
+    sizes = [(height, round(size[1] * height / size[0])) for size in enlarged]
     strip = max(24, height // 10)
-    width = sum(panel.shape[2] for panel in panels) + gap * (len(panels) + 1)
+    width = sum(size[1] for size in sizes) + gap * (len(sizes) + 1)
     top, total = strip + gap // 2, height + strip + gap // 2 + gap
     canvas = Image.new("RGB", (width + width % 2, total + total % 2), _PAPER)
-    draw, left, corners = ImageDraw.Draw(canvas), gap, []
-    for (label, _), panel in zip(clips, panels, strict=True):
-        _write(draw, (left + panel.shape[2] / 2, top / 2), label, strip * 0.56, _INK, "mm", panel.shape[2])
+    pen, left, corners = ImageDraw.Draw(canvas), gap, []
+    for (label, _), size in zip(clips, sizes, strict=True):
+        _write(pen, (left + size[1] / 2, top / 2), label, strip * 0.56, _INK, "mm", size[1])
         corners.append(left)
-        left += panel.shape[2] + gap
-    out = np.repeat(np.asarray(canvas)[None], num_frames, axis=0)
-    for left, panel in zip(corners, panels, strict=True):
-        out[:, top : top + height, left : left + panel.shape[2]] = panel
-    return out
+        left += size[1] + gap
+    paper = np.asarray(canvas)
+
+    def draw(t: int) -> UInt8[AnyArray, "H W 3"]:
+        out = paper.copy()
+        for (_, frames), left, first, size in zip(clips, corners, enlarged, sizes, strict=True):
+            picture = resize(frames[min(t, len(frames) - 1)], first)
+            out[top : top + height, left : left + size[1]] = resize(picture, size)
+        return out
+
+    return Frames((max(len(frames) for _, frames in clips), *paper.shape), draw)
+
+
+def side_by_side(clips: Sequence[tuple[str, Video]], **options: Any) -> UInt8[AnyArray, "T H W 3"]:
+    """Draw all of `frames_side_by_side` at once; arguments and errors are the same."""
+    return np.stack(list(frames_side_by_side(clips, **options)))
 
 
 def contact_sheet(
-    rows: Sequence[tuple[str, UInt8[AnyArray, "_ _ _ 3"]]], columns: int = 6, *, height: int = 160, gap: int = 6
+    rows: Sequence[tuple[str, Video]], columns: int = 6, *, height: int = 160, gap: int = 6
 ) -> UInt8[AnyArray, "H W 3"]:
     """Lay out clips as rows of evenly spaced frames (the first and the last included), labelled, on one picture.
 
@@ -120,10 +173,10 @@ def contact_sheet(
     for row, (label, frames) in enumerate(rows):
         top = margin + head + row * (band + height + gap)
         _write(draw, (margin, top + band / 2), label, band * 0.62, _INK, "lm", size[0] - 2 * margin)
-        chosen = np.linspace(0, len(frames) - 1, columns).round().astype(int)
-        for column, (index, picture) in enumerate(zip(chosen, resize(frames[chosen], (height, width)), strict=True)):
+        chosen = np.linspace(0, len(frames) - 1, columns).round().astype(int).tolist()
+        for column, index in enumerate(chosen):
             left = margin + column * (width + gap)
-            canvas.paste(Image.fromarray(picture), (left, top + band))
+            canvas.paste(Image.fromarray(resize(frames[index], (height, width))), (left, top + band))
             if row == 0:
                 text = f"frame {index}" if column == 0 else str(index)
                 _write(draw, (left + width / 2, margin + head / 2), text, head * 0.55, _FAINT, "mm", width)

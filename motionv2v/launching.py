@@ -10,8 +10,8 @@ from absl import flags, logging
 
 from motionv2v import compiled, room
 
-EXPECTED = (ValueError, OSError, jax.errors.JaxRuntimeError)
-"""What a launcher tells in one line (`line`): mistakes of a person, and what a device refuses."""
+EXPECTED = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
+"""What a launcher tells in one line (`line`): mistakes of a person, and what a device or the host refuses."""
 
 
 def read_flags(argv: list[str], needs_config: bool = True) -> list[str]:
@@ -71,6 +71,8 @@ def is_given(name: str) -> bool:
 def line(error: BaseException) -> str:
     """Say in one line what was wrong."""
     text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"this machine's memory is full ({text or 'no more to be had'}); shorter or smaller clips need less"
     if not isinstance(error, jax.errors.JaxRuntimeError):
         return text
     if "RESOURCE_EXHAUSTED" in text:

@@ -36,6 +36,9 @@ from motionv2v.memory import (
 from motionv2v.models.activations import BATCH
 from motionv2v.typing import PyTree
 
+ENCODER_FRAMES = 64
+"""Pictures that x264 holds back before it writes the first one, rounded up: 40 it looks ahead, and those in work."""
+
 VARIABLE = "MOTIONV2V_MEMORY"
 """Environment variable: `ignore` starts what is estimated not to fit, with a warning."""
 
@@ -100,6 +103,49 @@ def check(
         config = with_strips_if_needed(config, sampling_shapes(config), mesh, available)
     needed = estimate(config, mesh, what, available)
     _judge(what, needed, available, lambda: advice(config, mesh, what, available), say, must_fit=is_common)
+    return needed
+
+
+def check_clip(
+    num_frames: int,
+    size: tuple[int, int],
+    *,
+    available: float | None = None,
+    say: Callable[[str], None] = print,
+) -> float:
+    """Say in one line what an edit of a clip takes of the host's memory beside the model, and refuse too much.
+
+    Those are the frames that are read, as many edited ones, and the pictures of the comparison of three panels that the
+    encoder holds back. Everything else is drawn and written frame by frame.
+
+    Args:
+        num_frames, size: of the clip, (H, W) in pixels.
+        available: bytes; None asks the host (`host_memory`).
+        say: called once with the line.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ValueError: as `check`, saying how many frames would fit.
+    """
+    frame = 3.0 * size[0] * size[1]
+    needed = 2 * num_frames * frame + min(num_frames, ENCODER_FRAMES) * 3 * frame
+    available = host_memory() if available is None else available
+    has = "unknown" if available is None else f"{available / GIB:.2f} GiB"
+    line = f"memory for the clip: {needed / GIB:.2f} GiB of the host's estimated; available: {has}"
+    fits = 0 if available is None else int(MARGIN * available / (needed / num_frames))
+    advice = f'"frames": {fits} in edit.json would fit, or a smaller video'
+    if available is None or needed <= MARGIN * available:
+        say(line)
+    elif os.environ.get(VARIABLE, "").lower() == "ignore":
+        say(f"{line}; this may fail: {advice}")
+    else:
+        say(line)
+        raise ValueError(
+            f"an edit of {num_frames} frames of {size[1]}x{size[0]} needs about {needed / GIB:.1f} GiB of this "
+            f"machine's memory, of which {available / GIB:.1f} are free; {advice}; {VARIABLE}=ignore tries all the same"
+        )
     return needed
 
 

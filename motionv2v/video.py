@@ -86,6 +86,15 @@ def read(
     return Clip(frames[:count], float(fps or decoder.fps))
 
 
+def measure(path: str | os.PathLike) -> tuple[int, tuple[int, int]]:
+    """Return about how many frames `read` would return of a file, and their size (H, W); without decoding them.
+
+    Raises VideoError as `read` does for what cannot be opened.
+    """
+    decoder = Decoder(path)
+    return decoder.num_frames, decoder.shown
+
+
 def write(
     path: str | os.PathLike,
     video: Clip | UInt8[AnyArray, "T H W 3"] | Iterable[UInt8[AnyArray, "H W 3"]],

@@ -1,22 +1,27 @@
 """An edit from files to files, the packaged example, and what the launcher says to bad input."""
 
 import functools
+import hashlib
 import json
+import os
 import subprocess
 import sys
 
+import av
+import cv2
+import jax
 import numpy as np
 import pytest
 import tiny_model
 from PIL import Image
 
-from motionv2v import edit_run, editing, figures, video
+from motionv2v import edit_run, editing, figures, room, video
 from motionv2v import tracks as tracks_lib
 from motionv2v.data import example
 from motionv2v.tokenizer import ByteTokenizer
 from motionv2v.tracks import Tracks
 
-FILES = ["comparison.mp4", "contact_sheet.png", "edited.mp4"]
+FILES = ["comparison.mp4", "contact_sheet.png", "edited.mp4", "record.json"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def own(tmp_path_factory):
     return place
 
 
-def test_own_clip_is_edited_into_three_files(own, folder, copying, tmp_path):
+def test_own_clip_is_edited_into_four_files(own, folder, copying, tmp_path):
     said = []
     result = edit_run.run(
         own / "clip.mp4", own / "edit.json", checkpoint=str(folder), out=tmp_path / "a/b", num_steps=4, say=said.append
@@ -69,7 +74,7 @@ def test_own_clip_is_edited_into_three_files(own, folder, copying, tmp_path):
     assert edited.frames.shape == (11, 48, 80, 3) and edited.fps == pytest.approx(10)
     assert len(video.read(result.files["comparison.mp4"]).frames) == 11
     assert Image.open(result.files["contact_sheet.png"]).size > (0, 0)
-    assert [line.split()[0] for line in said] == ["clip", "memory", "model", "tracks", "notice", "notice"]
+    assert [line.split()[0] for line in said] == ["memory", "clip", "memory", "model", "tracks", "notice", "notice"]
     (call,) = copying
     assert call["num_steps"] == 4
     np.testing.assert_array_equal(call["tokens"], ByteTokenizer(tiny_model.LENGTH).encode(["a mouse"]))
@@ -86,7 +91,12 @@ def test_seed_and_frames_come_from_the_edit_unless_given(own, folder, copying, t
     (tmp_path / "short.json").write_text(json.dumps(edit))
     for seed in (None, 0):
         result = edit_run.run(
-            own / "clip.mp4", tmp_path / "short.json", checkpoint=str(folder), out=tmp_path / "o", seed=seed, say=str
+            own / "clip.mp4",
+            tmp_path / "short.json",
+            checkpoint=str(folder),
+            out=tmp_path / f"{seed}",
+            seed=seed,
+            say=str,
         )
         assert len(result.edited.frames) == 5
     assert seeds == [5, 0]
@@ -119,14 +129,166 @@ def test_packaged_example_is_what_its_module_draws():
     assert stored["prompt"] == fresh["prompt"] and len(stored["operations"]) == len(fresh["operations"]) == 1
 
 
-def test_nothing_half_written_stays_behind(own, folder, copying, tmp_path, monkeypatch):
-    def full(*_):
+@pytest.mark.parametrize("error", [OSError("no space left on device"), MemoryError(), cv2.error("bad size")])
+@pytest.mark.parametrize("name", ["comparison.mp4", "contact_sheet.png"])
+def test_a_by_product_that_fails_leaves_the_edit_and_is_told(name, error, own, folder, copying, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(figures, "frames_side_by_side" if name == "comparison.mp4" else "save_png", fail)
+    (tmp_path / name).write_text("of an edit before")
+    said = []
+    result = edit_run.run(
+        own / "clip.mp4", own / "edit.json", checkpoint=str(folder), out=tmp_path, overwrite=True, say=said.append
+    )
+    left = [file for file in FILES if file != name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(result.files) == left
+    assert len(video.read(tmp_path / "edited.mp4").frames) == 11
+    reason = " ".join(str(error).split()) or "MemoryError"
+    assert said[-1] == f"notice  {name} could not be made ({reason}); edited.mp4 is complete"
+
+
+def test_a_result_that_cannot_be_written_is_one_line_and_leaves_nothing(own, folder, copying, tmp_path, monkeypatch):
+    def full(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(figures, "save_png", full)
+    monkeypatch.setattr(video, "write", full)
     with pytest.raises(OSError, match="no space left"):
         edit_run.run(own / "clip.mp4", own / "edit.json", checkpoint=str(folder), out=tmp_path, say=str)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sound_goes_along(own, folder, copying, tmp_path):
+    with av.open(str(own / "clip.mp4")) as clip, av.open(str(tmp_path / "loud.mp4"), "w") as container:
+        pictures = container.add_stream_from_template(clip.streams.video[0])
+        sound = container.add_stream("aac", rate=48000, layout="mono")
+        for packet in clip.demux(video=0):
+            if packet.size:
+                packet.stream = pictures
+                container.mux(packet)
+        noise = av.AudioFrame.from_ndarray(np.random.default_rng(0).random((1, 52800), np.float32) / 2, "fltp", "mono")
+        noise.rate, noise.pts = 48000, 0
+        container.mux([*sound.encode(noise), *sound.encode(None)])
+    said = []
+    edit_run.run(
+        tmp_path / "loud.mp4", own / "edit.json", checkpoint=str(folder), out=tmp_path / "out", say=said.append
+    )
+    with av.open(str(tmp_path / "out" / "edited.mp4")) as edited:
+        (stream,) = edited.streams.audio
+        assert sum(frame.samples for frame in edited.decode(stream)) / 48000 == pytest.approx(1.1, abs=0.05)
+    with av.open(str(tmp_path / "out" / "comparison.mp4")) as comparison:
+        assert not comparison.streams.audio
+    result = edit_run.Result(
+        video.Clip(np.zeros((4, 32, 32, 3), np.uint8), 10), video.Clip(np.zeros((8, 32, 32, 3), np.uint8), 10),
+        *[Tracks(np.zeros((1, 4, 2), np.float32), np.ones((1, 4), bool))] * 2, {},
+    )  # fmt: skip
+    edit_run.write(tmp_path / "longer", result, {}, sound=tmp_path / "loud.mp4", notify=said.append)
+    assert said[-1] == "the edit has another length than the clip: it has no sound"
+
+
+def test_results_record_what_made_them(own, folder, copying, tmp_path):
+    run = functools.partial(edit_run.run, own / "clip.mp4", own / "edit.json", checkpoint=str(folder), say=str)
+    result = run(out=tmp_path, num_steps=3)
+    record = json.loads(result.files["record.json"].read_text())
+    assert record["edit"] == json.loads((own / "edit.json").read_text()) and record["seed"] == 5
+    digest = hashlib.sha256((own / "clip.mp4").read_bytes()).hexdigest()
+    assert record["clip"] == {
+        "file": "clip.mp4", "sha256": digest, "frames": 11, "width": 80, "height": 48, "fps": 10.0
+    }  # fmt: skip
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert record["model"]["sha256"] == weights and record["model"]["checkpoint"] == folder.name
+    config = editing.checkpoints.read_config(folder)
+    assert record["settings"]["num_steps"] == 3 and record["settings"]["solver"] == config.sample.solver
+    assert record["versions"]["jax"] == jax.__version__
+    assert str(tmp_path.parent) not in result.files["record.json"].read_text()
+
+
+def test_another_edit_is_not_overwritten_in_silence(own, folder, copying, tmp_path):
+    run = functools.partial(edit_run.run, own / "clip.mp4", own / "edit.json", checkpoint=str(folder), out=tmp_path)
+    run(say=str)
+    first = (tmp_path / "edited.mp4").read_bytes()
+    said = []
+    run(say=said.append)
+    assert f"notice  {tmp_path} holds the result of this very edit, which is replaced" in said
+    assert (tmp_path / "edited.mp4").read_bytes() == first and len(copying) == 2
+    with pytest.raises(
+        ValueError, match=r"holds edited\.mp4 of another edit \(it differs in seed, settings\).*--overwrite"
+    ):
+        run(say=str, seed=6, num_steps=7)
+    assert len(copying) == 2
+    run(say=said.append, seed=6, num_steps=7, overwrite=True)
+    assert json.loads((tmp_path / "record.json").read_text())["seed"] == 6
+    (tmp_path / "record.json").unlink()
+    with pytest.raises(ValueError, match="differs in a record that cannot be read"):
+        run(say=str)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.mp4", "contact_sheet.png", "edited.mp4"]
+
+
+def test_the_packaged_example_can_be_run_twice(folder, copying, tmp_path):
+    for _ in range(2):
+        assert edit_run.run(checkpoint=str(folder), out=tmp_path, say=str).scores
+
+
+@pytest.mark.parametrize("out", ["file", "file/deeper/still", "folder"])
+def test_where_nothing_can_be_written_is_told_before_anything_is_done(out, own, folder, copying, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder/edited.mp4").mkdir(parents=True)
+    said = []
+    with pytest.raises(ValueError, match=r"is a file, expected a folder|edited\.mp4 is a folder, where a file"):
+        edit_run.run(own / "clip.mp4", own / "edit.json", checkpoint=str(folder), out=tmp_path / out, say=said.append)
+    assert said == [] and copying == []
+
+
+def test_a_folder_that_may_not_be_written_to_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"new: .* is a folder that may not be written to"):
+        edit_run.check_folder(tmp_path / "new")
+
+
+def test_edits_that_memory_has_no_room_for_are_refused_before_the_model_is_read(
+    own, folder, copying, tmp_path, monkeypatch
+):
+    run = functools.partial(edit_run.run, own / "clip.mp4", own / "edit.json", checkpoint=str(folder))
+    # 11 frames of 48x80, as many edited ones, and as many of the comparison, three wide: 11 * 48 * 80 * 3 * 5 bytes.
+    monkeypatch.setattr(room, "host_memory", lambda: 633_600.0)
+    with pytest.raises(ValueError, match=r'11 frames of 80x48 .* "frames": 10 in edit.json would fit.*=ignore'):
+        run(out=tmp_path / "a", say=str)
+    assert copying == [] and not (tmp_path / "a").exists()
+    monkeypatch.setenv("MOTIONV2V_MEMORY", "ignore")
+    said = []
+    run(out=tmp_path / "a", say=said.append)
+    assert "this may fail" in said[0] and len(copying) == 1
+
+
+PEAK = """
+import json, resource, sys, types
+from pathlib import Path
+import numpy as np
+from motionv2v import edit_run, video
+from motionv2v.tracks import Tracks
+
+place, frames = Path(sys.argv[1]), 160
+still = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+video.write(place / "clip.mp4", (video.resize(np.roll(still, t, 1), (480, 640)) for t in range(frames)), 24)
+clip = video.read(place / "clip.mp4")
+tracks = Tracks(np.full((1, frames, 2), 50, np.float32), np.ones((1, frames), bool))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+result = edit_run.Result(clip, video.Clip(clip.frames.copy(), clip.fps), tracks, tracks, {})
+edit_run.write(place / "out", result, {}, sound=place / "clip.mp4", notify=print)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps([clip.frames.nbytes, peak - before]))
+"""
+
+
+def test_by_products_are_never_in_memory(repository, tmp_path):
+    """Clip-sized copies of the clip (147 MB): the edited frames, and what the encoder of the comparison holds back."""
+    child = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path)], cwd=repository, capture_output=True, text=True, timeout=300
+    )
+    assert child.returncode == 0, child.stderr
+    size, above = json.loads(child.stdout.splitlines()[-1])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert above < size + 64 * 3 * 480 * 640 * 3
 
 
 def test_moved_matches_its_words():
