@@ -180,7 +180,14 @@ def describe() -> str:
     lines += ["Places are in pixels of the clip, x to the right, y down from its top-left corner; frames count from 0."]
     lines += ["Fields in [brackets] may be left out; a field that is not described here is an error.", ""]
     lines += [f"{name if name in REQUIRED else f'[{name}]'}: {meaning}" for name, meaning in FIELDS.items()]
-    lines += ["", "Operations:", ""]
+    lines += [
+        "",
+        "Operations. start_frame to end_frame, both included, is an operation's window; left out, the whole clip.",
+    ]
+    lines += [
+        "In a window drag, scale and rotate grow from nothing at its first frame to full force at its last and stay"
+    ]
+    lines += ["so; the others say what it is to them, or change its frames only.", ""]
     for name, operation in OPERATIONS.items():
         words = [operation.usage(word) for word in operation.fields]
         also = [alias for alias, meant in ALIASES.items() if meant == name]

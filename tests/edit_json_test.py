@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from motionv2v import edit_json, edits
+from motionv2v import edit_json, edits, selection
 from motionv2v import tracks as tracks_lib
 from motionv2v.edit_fields import KINDS
 from motionv2v.edit_json import EditError
@@ -65,6 +65,21 @@ def test_the_table_is_the_vocabulary():
         assert f"\n{name}" in edit_json.__doc__, name
     used = {kind for operation in edit_json.OPERATIONS.values() for kind in operation.fields.values()}
     assert used == set(KINDS)
+
+
+def test_describe_tells_every_field_and_every_bound():
+    text = edit_json.describe()
+    assert edit_json.__doc__.count("\n\n") > 3 and edit_json.__doc__.partition("\n\n")[2] == text + "\n"
+    for name in edit_json.FIELDS:
+        assert re.search(rf"^\[?{name}\]?: ", text, re.MULTILINE), name
+    for operation in edit_json.OPERATIONS.values():
+        for word, kind in operation.fields.items():
+            assert re.search(
+                rf"^([\w, ]+, )?{word}(, [\w, ]+)?: {re.escape(KINDS[kind].meaning)}$", text, re.MULTILINE
+            ), word
+    for allowed in (selection.FACTOR, selection.FALLOFF, selection.AMOUNT, selection.SPEED, selection.DEGREES):
+        assert str(allowed) in text
+    assert "[amount = 2.0]" in text and "[speed]" in text and f"1 to {edit_json.MAX_POINTS} of them" in text
 
 
 EVERY_OPERATION = [
