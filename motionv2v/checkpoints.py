@@ -33,11 +33,14 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from motionv2v import ROOT, files, parameters
+from motionv2v import ROOT, files, parameters, schema, sections
 from motionv2v.typing import PyTree
 
 WEIGHTS, CONFIG, FROZEN, CHECKPOINTS = "model.safetensors", "config.json", "frozen.safetensors", "checkpoints"
 _DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float16": np.float16}
+_EXPONENTS = {np.dtype(ml_dtypes.bfloat16): 0x7F80, np.dtype(np.float16): 0x7C00}
+"""The bits of a number of 16 bits that are all set in infinity and NaN alone."""
+_PART = 1 << 20
 
 
 class CheckpointError(ValueError):
@@ -89,12 +92,31 @@ def load_workdir(workdir: str | os.PathLike, ema: bool = True) -> tuple[ConfigDi
         manager = stack.enter_context(ocp.CheckpointManager(workdir / CHECKPOINTS, item_handlers=handlers))
         # Onto one device, whatever mesh the run used.
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), manager.item_metadata(step)[item].tree
-        )
+        stored = _stored_tree(manager, step, item, workdir / CHECKPOINTS / str(step))
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), stored)
         args = {item: ocp.args.StandardRestore(target)}
         trainable = restore_step(manager, step, args, workdir / CHECKPOINTS)[item]
-    return config, _to_float32(parameters.merge(jax.tree.map(np.asarray, trainable), load_frozen(workdir)))
+    try:
+        params = parameters.merge(jax.tree.map(np.asarray, trainable), load_frozen(workdir))
+    except ValueError as error:
+        raise CheckpointError(f"{workdir}: {FROZEN} and the checkpoints are of two runs: {one_line(error)}") from error
+    check_finite(params, f"{workdir / CHECKPOINTS / str(step)}")
+    return config, _to_float32(params)
+
+
+def _stored_tree(manager: ocp.CheckpointManager, step: int, item: str, folder: Path) -> PyTree:
+    """Read the shapes of what a checkpoint holds as `item`; CheckpointError where there is none that can be read."""
+    try:
+        stored = manager.item_metadata(step)[item]
+        tree = None if stored is None else stored.tree
+    except Exception as error:  # orbax says in many ways that files are not there or damaged
+        raise CheckpointError(
+            f"checkpoint {folder} cannot be read: {one_line(error) or type(error).__name__}"
+        ) from error
+    if not tree:
+        found = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "nothing"
+        raise CheckpointError(f"checkpoint {folder} has no {item!r}, it holds {found}: copy it again, or remove it")
+    return tree
 
 
 def save_frozen(workdir: str | os.PathLike, frozen: PyTree) -> None:
@@ -119,13 +141,14 @@ def save_model(
     """Write a model folder and return it; floating-point leaves are stored as `dtype`, others as they are.
 
     The folder appears complete or not at all; one of that name is replaced. `beside` is what else belongs to the
-    model, {name: a text to write, or the path of a file or folder to copy}. CheckpointError for an unknown `dtype`.
+    model, {name: a text to write, or the path of a file or folder to copy}. CheckpointError for an unknown `dtype`, or
+    one that a number is too large for.
     """
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     folder = Path(folder).resolve()
     flat = {path: np.asarray(leaf) for path, leaf in parameters.flatten(params).items()}
-    flat = {p: x.astype(_DTYPES[dtype]) if _is_float(x) else x for p, x in flat.items()}
+    flat = {path: _narrow(path, x, dtype) if _is_float(x) else x for path, x in flat.items()}
     with files.partial_folder(folder) as unfinished:
         _write_weights(flat, unfinished / WEIGHTS)
         weights = {"file": WEIGHTS, "sha256": files.sha256(unfinished / WEIGHTS)}
@@ -140,29 +163,31 @@ def save_model(
 
 
 def load_model(
-    name_or_folder: str | os.PathLike, expected: PyTree | None = None, as_stored: bool = False
+    name_or_folder: str | os.PathLike, expected: PyTree | None = None, as_stored: bool = False, ema: bool = True
 ) -> tuple[ConfigDict, PyTree]:
     """Load (config, params in numpy) of a released model by name, of a model folder, or of a training work dir.
 
     `expected`: a tree of anything with shapes (as jax.eval_shape gives) that the parameters must agree with.
     `as_stored` keeps the number type of a model folder's file, which for bfloat16 takes half the memory; else, and for
-    work dirs always, floats become fp32.
-    CheckpointError in one line: no such name or folder, bad json, weights missing, cut off or altered, other shapes.
+    work dirs always, floats become fp32. `ema`: the averaged weights of a work dir, or the raw ones.
+    CheckpointError in one line: no such name or folder, bad json, weights missing, cut off, altered or not finite,
+    other shapes.
     """
     folder = resolve(name_or_folder)
     if (folder / CHECKPOINTS).is_dir():
-        config, params = load_workdir(folder)
+        config, params = load_workdir(folder, ema)
     else:
-        read = _read_json(folder / CONFIG)
-        config, weights = read.get("config"), read.get("weights")
-        if not isinstance(config, dict) or not isinstance(weights, dict) or "sha256" not in weights:
+        weights = _read_json(folder / CONFIG).get("weights")
+        if not isinstance(weights, dict) or "sha256" not in weights:
             raise CheckpointError(f"{folder / CONFIG} has no 'config' and 'weights' with a sha256: not a model folder")
+        config = read_config(folder)
         path = folder / WEIGHTS
         if not path.is_file():
             raise CheckpointError(nothing_found(folder))
         if files.sha256(path) != weights["sha256"]:
             raise CheckpointError(f"{path} is not the file its config.json describes (sha256 differs): copy it again")
-        config, params = ConfigDict(_tuples(config)), _read_weights(path)
+        params = _read_weights(path)
+        check_finite(params, str(path))
         params = params if as_stored else _to_float32(params)
     if expected is not None:
         check_shapes(params, expected, str(name_or_folder))
@@ -214,10 +239,15 @@ def resolve(name_or_folder: str | os.PathLike) -> Path:
 
 
 def check_shapes(params: PyTree, expected: PyTree, where: str) -> None:
-    """Raise a CheckpointError naming the first parameters that are missing, superfluous or of another shape."""
+    """Raise a CheckpointError naming the first parameters that are missing, superfluous or of another shape or kind."""
     got, want = parameters.flatten(params), parameters.flatten(expected)
     wrong = [f"{p} is missing {list(want[p].shape)}" for p in want if p not in got]
     wrong += [f"{p} {list(got[p].shape)} is not part of the model" for p in got if p not in want]
+    wrong += [
+        f"{p} holds numbers of type {got[p].dtype}, expected floating point"
+        for p in want
+        if p in got and _is_float(want[p]) and not _is_float(got[p])
+    ]
     wrong += [
         f"{p} is {list(got[p].shape)}, expected {list(want[p].shape)}"
         for p in want
@@ -226,6 +256,33 @@ def check_shapes(params: PyTree, expected: PyTree, where: str) -> None:
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise CheckpointError(f"{where} holds another model: {'; '.join(wrong[:3])}{more}")
+
+
+def check_finite(params: PyTree, where: str) -> None:
+    """Raise a CheckpointError naming the first parameters that hold NaN or infinity: a model of those draws black."""
+    counts = {path: count_not_finite(np.asarray(leaf)) for path, leaf in parameters.flatten(params).items()}
+    wrong = [f"{count:,} numbers of {path}" for path, count in counts.items() if count]
+    if wrong:
+        more = f" (and of {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"{where} holds weights that are not finite: {', '.join(wrong[:3])}{more}; copy it again, or take an "
+            "earlier checkpoint or a wider number type"
+        )
+
+
+def count_not_finite(x: np.ndarray) -> int:
+    """Count the NaNs and infinities of an array, a part at a time, which needs no second array of its size.
+
+    In a type of 16 bits by the exponent's bits: numpy's isfinite takes 8 times as long for bfloat16.
+    """
+    flat = np.ascontiguousarray(x).reshape(-1)
+    bits = _EXPONENTS.get(flat.dtype)
+    if bits is None and not _is_float(flat):
+        return 0
+    parts = (flat[start : start + _PART] for start in range(0, flat.size, _PART))
+    if bits is None:
+        return sum(part.size - int(np.count_nonzero(np.isfinite(part))) for part in parts)
+    return sum(int(np.count_nonzero((part.view(np.uint16) & bits) == bits)) for part in parts)
 
 
 def config_to_json(config: ConfigDict | dict) -> dict:
@@ -243,11 +300,18 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict | dict) -> None:
 
 
 def read_config(folder: str | os.PathLike) -> ConfigDict:
-    """Read the config of a work dir or model folder; lists become tuples, as configs write them."""
-    config = _read_json(Path(folder) / CONFIG).get("config")
+    """Read the config of a work dir or model folder, with the defaults of what it leaves out (`sections.complete`).
+
+    CheckpointError for a field that is unknown or holds what it cannot.
+    """
+    path = Path(folder) / CONFIG
+    config = _read_json(path).get("config")
     if not isinstance(config, dict):
-        raise CheckpointError(f"{Path(folder) / CONFIG} has no 'config'")
-    return ConfigDict(_tuples(config))
+        raise CheckpointError(f"{path} has no 'config'")
+    try:
+        return sections.complete(config, str(path))
+    except schema.SchemaError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def restore_step(manager: ocp.CheckpointManager, step: int, args: dict[str, Any], folder: Path) -> Any:
@@ -277,6 +341,15 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
+def _narrow(path: str, x: np.ndarray, dtype: str) -> np.ndarray:
+    """Change the number type of a parameter that has room in it."""
+    with np.errstate(over="ignore"):
+        narrow = x.astype(_DTYPES[dtype])
+    if dtype != "float32" and count_not_finite(narrow) > count_not_finite(x):
+        raise CheckpointError(f"{path} has numbers too large for {dtype}; store as float32")
+    return narrow
+
+
 def _write_weights(flat: dict[str, np.ndarray], path: Path) -> None:
     save_file({name: np.ascontiguousarray(x) for name, x in flat.items()}, path)
     path.chmod(0o644)  # safetensors writes files that only their owner can read
@@ -286,7 +359,9 @@ def _read_weights(path: Path) -> PyTree:
     try:
         return parameters.unflatten(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is not a readable safetensors file: {one_line(error)}") from error
+    except (LookupError, TypeError, ValueError) as error:  # a number type that numpy lacks, or "a" beside "a/b"
+        raise CheckpointError(f"{path} holds what is no tree of parameters: {one_line(error)}") from error
 
 
 def _read_json(path: Path) -> dict:
@@ -294,8 +369,8 @@ def _read_json(path: Path) -> dict:
         raise CheckpointError(nothing_found(path.parent))
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not json: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not json: {one_line(error)}") from error
     if not isinstance(read, dict):
         raise CheckpointError(f"{path} holds a {type(read).__name__}, expected an object")
     return read
@@ -315,16 +390,9 @@ def nothing_found(folder: Path) -> str:
     )
 
 
-def _is_float(x: np.ndarray) -> bool:
+def _is_float(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _to_float32(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: np.asarray(x, np.float32) if _is_float(x) else np.asarray(x), tree)
-
-
-def _tuples(value: Any) -> Any:
-    """Turn json's lists into tuples, the way configs and flax modules hold them."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -33,6 +33,7 @@ from motionv2v import (
     parameters,
     room,
     sampling,
+    sections,
     sharding,
     tasks,
     tokenizer,
@@ -104,8 +105,9 @@ def build(config: Any, mesh: Mesh, what: str) -> Program:
     """Build a program of a config for a mesh. Raises ValueError for a program that the config does not have."""
     if what not in memory.PROGRAMS:
         raise ValueError(f"unknown program {what!r}; available: {', '.join(memory.PROGRAMS)}")
+    config = sections.complete(config)
     if what != "train" and "dit" not in config:
-        raise ValueError(f"{config.get('name', 'this config')} has no transformer: its only program is 'train'")
+        raise ValueError(f"{config.name} has no transformer: its only program is 'train'")
     return _sampler(config, mesh) if what == "sample" else _training(config, mesh, what)
 
 
@@ -118,9 +120,9 @@ def _training(config: Any, mesh: Mesh, what: str) -> Program:
     layout = sharding.shardings(state, trainable, mesh)
     is_cached = what == "train" and task.model.denoiser is not None
     if is_cached:
-        reads = modeling.step_reads(latents=True, text=bool(config.data.get("text_embeddings")))
+        reads = modeling.step_reads(latents=True, text=config.data.text_embeddings)
         frozen = {name: tree for name, tree in frozen.items() if name in reads}
-    frozen = _cast(frozen, config.train.get("frozen_dtype", "float32"))
+    frozen = _cast(frozen, config.train.frozen_dtype)
     batch = (latents_batch if is_cached else pixels_batch)(config, task.model, config.train.batch_size)
     rows = NamedSharding(mesh, PartitionSpec(BATCH))
     placed = _place(state, layout)
@@ -160,7 +162,7 @@ def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
     guidance = sampling.Guidance(settings.scale, settings.guidance)
     static = {"num_steps": settings.num_steps, "solver": settings.solver, "guidance": guidance}
     static["use_control"] = model.method is not None
-    static["void"] = float(settings.get("guidance_void", 0.0))
+    static["void"] = settings.guidance_void
     _, *grid = latent_shape((1, *modeling.clip_shape(model)), model.vae.latent_channels)[:4]
     timesteps = sampling.time_grid(settings.num_steps, model.schedule.num_timesteps)
     passes = int(sampling.model_calls(guidance, timesteps, void=static["void"]).sum())
@@ -176,7 +178,7 @@ def latents_batch(config: Any, model: modeling.Model, size: int) -> dict[str, ja
     lengths = {"target": frames, **lengths}
     batch = {f"{name}_latents": jax.ShapeDtypeStruct((size, t, *rest), np.float16) for name, t in lengths.items()}
     length = config.data.text_length
-    if config.data.get("text_embeddings"):
+    if config.data.text_embeddings:
         batch["text"] = jax.ShapeDtypeStruct((size, length, model.denoiser.dit.text_dim), np.float16)
     return batch | {"tokens": jax.ShapeDtypeStruct((size, length), np.int32)}
 

@@ -9,7 +9,7 @@ from typing import Any
 import grain
 import jax
 
-from motionv2v import checkpoints, memory, parameters, sharding
+from motionv2v import checkpoints, memory, parameters, sections, sharding
 from motionv2v import tokenizer as tokenizers
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
@@ -19,7 +19,7 @@ def scene_config(config: Any, bucket: tuple[int, int, int] | None = None) -> syn
     """Read the synthetic scenes' settings out of a config; `bucket` (T, H, W) replaces the config's own shape."""
     data = config.data
     scene = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.get("scene", {}).items()}
-    if data.get("num_points"):
+    if data.num_points:
         scene["num_points"] = data.num_points
     frames, *size = bucket or (data.num_frames, *data.size)
     return synthetic.SceneConfig(num_frames=frames, size=tuple(size), **scene)
@@ -35,7 +35,7 @@ def vocabulary_folder(config: Any) -> str | None:
     """
     if config.get("text", {}).get("tokenizer", "bytes") == "bytes":
         return None
-    given = config.data.get("vocabulary", "")
+    given = config.data.vocabulary
     folders = [Path(given)] if given else _start_folders(config)
     for folder in folders:
         if (folder / tokenizers.SPIECE).is_file():
@@ -90,9 +90,9 @@ def check_sources(config: Any) -> None:
     check("text.tokenizer", lambda: check_tokenizer(config) if "text" in config else None)
     data = config.data
     if data.get("latents"):
-        has_text = bool(data.get("text_embeddings"))
+        has_text = data.text_embeddings
         check("data.latents", lambda: latent_data.LatentSource(data.latents, text=has_text))
-    elif data.get("mix"):
+    elif data.mix:
         check("data.mix", lambda: _mixed_sources(config, "train"))
     if problems:
         name = config.get("name", "this run")
@@ -120,7 +120,7 @@ def without_missing_latents(config: Any, notify: Callable[[str], None]) -> Any:
     as it is.
     """
     folder = config.get("data", {}).get("latents", "")
-    if not folder or Path(folder).exists() or config.data.get("text_embeddings"):
+    if not folder or Path(folder).exists() or config.data.text_embeddings:
         return config
     notify(
         f"notice  there are no latents in {folder}: pairs are drawn and encoded in every step, which is slower; "
@@ -180,6 +180,7 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
         ValueError: for settings that are impossible or exclude each other, data sets that cannot be read, and a
             tokenizer that does not fit (`check_tokenizer`).
     """
+    config = sections.complete(config)
     tokenizer = check_tokenizer(config)
     data = config.data
     # Processes that hold the same rows of the batch, because the mesh divides their samples, read the same ones.
@@ -188,12 +189,12 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
     batches = {
         "batch_size": config.train.batch_size // host_count,
         "seed": data.seed,
-        "num_workers": data.get("num_workers", 0),
+        "num_workers": data.num_workers,
         "host_index": host_index,
         "host_count": host_count,
     }
-    is_mixed = bool(data.get("mix") or data.get("buckets"))
-    if data.get("text_embeddings") and not data.get("latents"):
+    is_mixed = bool(data.mix or data.buckets)
+    if data.text_embeddings and not data.get("latents"):
         raise ValueError("data.text_embeddings needs data.latents, a folder that launch/prepare.py wrote with it")
     if data.get("latents"):
         if is_mixed:
@@ -201,10 +202,10 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
                 f"data.latents is {data.latents!r} and data.mix or data.buckets is set too: latents are of one data "
                 "set and one shape; set data.latents to '' to train on videos"
             )
-        if data.get("text_embeddings"):
+        if data.text_embeddings:
             check_text_is_frozen(config)
-        source = latent_data.LatentSource(data.latents, text=bool(data.get("text_embeddings")))
-        return pipeline.make_dataset(source, latent_data.Vary(data.caption_dropout, data.get("swap", 0.0)), **batches)
+        source = latent_data.LatentSource(data.latents, text=data.text_embeddings)
+        return pipeline.make_dataset(source, latent_data.Vary(data.caption_dropout, data.swap), **batches)
     transform = pipeline.Prepare(tokenizer, data.caption_dropout)
     if not is_mixed:
         source = synthetic.SyntheticSource(scene_config(config), data.seed, split)
@@ -226,12 +227,12 @@ def samples(config: Any, split: str = "train") -> grain.MapDataset:
     data = config.data
     transform = pipeline.Prepare(check_tokenizer(config), caption_dropout=0.0)
     bucket = (data.num_frames, *data.size)
-    if any(tuple(given) != bucket for given in data.get("buckets") or ()):
+    if any(tuple(given) != bucket for given in data.buckets):
         raise ValueError(
             f"data.buckets is {tuple(data.buckets)}, but latents are of one shape, data.num_frames and data.size "
             f"{bucket}: leave data.buckets out"
         )
-    if not data.get("mix"):
+    if not data.mix:
         source = synthetic.SyntheticSource(scene_config(config), data.seed, split)
         return grain.MapDataset.source(source).seed(data.seed).random_map(transform)
     sources, weights = _mixed_sources(config, split)
@@ -241,7 +242,7 @@ def samples(config: Any, split: str = "train") -> grain.MapDataset:
 
 def describe_mix(config: Any, split: str = "train") -> list[tuple[str, float, int]]:
     """List (name, weight, number of samples) of the data sets of `data.mix`; those drawn on the fly count 0."""
-    if not config.data.get("mix"):
+    if not config.data.mix:
         return []
     sources, weights = _mixed_sources(config, split)
     return [(name, weights[name], len(s) if hasattr(s, "__len__") else 0) for name, s in sources.items()]
@@ -249,7 +250,7 @@ def describe_mix(config: Any, split: str = "train") -> list[tuple[str, float, in
 
 def _mixed_sources(config: Any, split: str) -> tuple[dict[str, Any], dict[str, float]]:
     """Open the data sets of `data.mix`: ({name: source}, {name: weight}); without a mix, scenes alone."""
-    entries = tuple(config.data.get("mix") or (("synthetic", 1.0),))
+    entries = tuple(config.data.mix or (("synthetic", 1.0),))
     is_pair = [isinstance(e, list | tuple) and len(e) == 2 and isinstance(e[0], str) for e in entries]
     if not all(is_pair) or len({entry[0] for entry in entries}) < len(entries):
         raise ValueError(
@@ -273,10 +274,10 @@ def _mixed_sources(config: Any, split: str) -> tuple[dict[str, Any], dict[str, f
 def _buckets(config: Any) -> list[tuple[int, int, int]]:
     """Read and check `data.buckets`; without any, the one of `data.num_frames` and `data.size`."""
     data = config.data
-    given = tuple(data.get("buckets") or ((data.num_frames, *data.size),))
+    given = tuple(data.buckets or ((data.num_frames, *data.size),))
     buckets = [tuple(bucket) if isinstance(bucket, list | tuple) else () for bucket in given]
-    unit = 8 * config.dit.get("patch_size", 2) if "dit" in config else 8
-    least = tuple(data.get("crop", (1, 1, 1)))
+    unit = 8 * config.dit.patch_size if "dit" in config else 8
+    least = tuple(data.get("crop") or (1, 1, 1))
     for bucket in buckets:
         if len(bucket) != 3 or any(not isinstance(n, int) or n < 1 for n in bucket) or (bucket[0] - 1) % 4:
             raise ValueError(f"data.buckets is {given}; expected ((T, H, W), ...) with T = 4k + 1 frames")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, inference, sampling, sharding, views
+from motionv2v import checkpoints, inference, sampling, sections, sharding, views
 from motionv2v import model as modeling
 from motionv2v import video as video_io
 from motionv2v.models.activations import constrain
@@ -37,26 +37,25 @@ def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = Non
         ValueError: if the checkpoint is of another kind, or its heads do not divide over the mesh.
     """
     folder = checkpoints.resolve(name_or_folder)
-    computes = checkpoints.read_config(folder).get("dit", {}).get("dtype", "float32")
-    config, params = checkpoints.load_model(name_or_folder, as_stored=computes == "bfloat16")
-    if config.get("kind") not in KINDS:
+    config = checkpoints.read_config(folder)
+    if config.kind not in KINDS:
         raise ValueError(
-            f"{name_or_folder} holds a {config.get('kind', 'nameless')!r} model ({config.get('name', '?')}); "
+            f"{name_or_folder} holds a {config.kind or 'nameless'!r} model ({config.name}); "
             "editing needs one of kind 'control', such as the released 'tiny'"
         )
     check_inputs(config, name_or_folder)
-    editor = Editor(config, params, folder, mesh)
-    checkpoints.check_shapes(params, editor.expected_shapes(), str(name_or_folder))
-    return editor
+    return Editor(*inference.read(name_or_folder), folder, mesh)
 
 
 def check_inputs(config: Any, name: str | os.PathLike) -> None:
-    """Raise a ValueError for published models that an `Editor` has nothing to feed with, saying what can be done.
+    """Raise a ValueError for a config that lacks a section, or a published model that an `Editor` cannot feed.
 
-    These read an image's latents beside the noise, or have a control branch for conditions that no method here draws.
+    The published ones read an image's latents beside the noise, or have a control branch for conditions that no
+    method here draws.
     """
-    given = config.dit.get("in_channels", 16) - config.dit.get("out_channels", 16)
-    if config.dit.get("control_depth", 0) and "method" not in config:
+    sections.require(config, inference.NEEDED, "to edit", str(name))
+    given = config.dit.in_channels - config.dit.out_channels
+    if config.dit.control_depth and "method" not in config:
         base = "image-to-video" if given else "text-to-video"
         raise ValueError(
             f"{name} has a control branch that no method of this package draws conditions for, as "
@@ -116,7 +115,7 @@ class Editor(inference.LoadedModel):
                 if `cache` is above 0 and the model's curve was not measured; for no number of `views.COUNTS`.
         """
         if self.model.method is None:
-            raise ValueError(f"{self.config.get('name', 'this model')} has no control branch: it cannot edit motion")
+            raise ValueError(f"{self.config.name} has no control branch: it cannot edit motion")
         clip = clip if isinstance(clip, video_io.Clip) else video_io.Clip(np.asarray(clip), 8.0)
         frames = clip.frames
         check_tracks(frames, source, target)
@@ -189,12 +188,20 @@ class Editor(inference.LoadedModel):
             reuse: which steps are not computed, from `reused_steps` or `step_cache.plan`; None for none.
             num_views: how many `views` of the edit to average; None takes the config's for samples of one step with
                 control, else 1: longer samples do not average well, and without control there is no common answer.
+
+        Raises:
+            inference.SampleError: for a sample that is not finite.
         """
         options = {"num_steps": num_steps, "guidance": guidance, "use_control": use_control, "reuse": reuse}
         if num_views is None:
             is_mean = use_control and int(num_steps or self.config.sample.num_steps) == 1
-            num_views = int(self.config.sample.get("views", 1)) if is_mean else 1
-        one = lambda key, batch: self._call(self._generate, key, batch, tokens, **options)  # noqa: E731
+            num_views = self.config.sample.views if is_mean else 1
+
+        def one(key: Key, batch: dict[str, AnyArray]) -> AnyArray:
+            made, is_finite = self._call(self._generate, key, batch, tokens, **options)
+            inference.check_sample(is_finite, self.config)
+            return made
+
         return views.average(key, one, batch, num_views)
 
     def measure_changes(
@@ -239,7 +246,7 @@ class Editor(inference.LoadedModel):
                 num_steps=num_steps,
                 solver=settings.solver,
                 guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
-                void=float(settings.get("guidance_void", 0.0)),
+                void=settings.guidance_void,
                 **options,
             )
 
@@ -257,11 +264,12 @@ class Editor(inference.LoadedModel):
         return np.asarray(self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, use_control=False))
 
     def _generate_fn(self, params, key, batch, text, null_text, *, use_control, **settings):
-        """Edit from pixels to pixels: what `generate` compiles."""
+        """Edit from pixels to pixels, and tell whether the sample is finite: what `generate` compiles."""
         sample_key, noise, conditions = self._start(params, key, batch, use_control)
         latents = self.sample_latents(sample_key, params, noise, text, null_text, conditions, **settings)
         video = modeling.decode(self.model, params, latents)
-        return constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
+        made = constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
+        return made, inference.all_finite(latents, video)
 
     def _measure_fn(self, params, key, batch, text, null_text, *, use_control, **settings):
         sample_key, noise, conditions = self._start(params, key, batch, use_control)

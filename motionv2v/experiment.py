@@ -1,8 +1,6 @@
 """The config of a training run: whether it can work, and whether a work dir belongs to it."""
 
 import contextlib
-import dataclasses
-import inspect
 import os
 import socket
 import sys
@@ -14,11 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, datasets, diffusion, distributed, model
-from motionv2v.data.synthetic import SceneConfig
-from motionv2v.models.dit import DiT
-from motionv2v.models.text import T5Encoder
-from motionv2v.models.vae import VAE
+from motionv2v import checkpoints, datasets, distributed, schema, sections
 
 try:
     import fcntl
@@ -35,62 +29,14 @@ MAY_CHANGE = (
 """The fields or sections that may differ between a work dir's config and the one that resumes it: how long, how often
 told, and on what machines."""
 
-WITHOUT: dict[str, Any] = {
-    "name": "experiment",
-    "init_from": [],
-    "resume_from": [],
-    "branch_from_base": True,
-    "data.latents": "",
-    "data.text_embeddings": False,
-    "data.mix": [],
-    "data.buckets": [],
-    "data.num_points": 0,
-    "data.vocabulary": "",
-    "data.swap": 0.0,
-    "data.scene": {},
-    "text.tokenizer": "bytes",
-    "method.patch_embed_from_base": False,
-    "method.image_scale": 1.0,
-    "method.subpixel": True,
-    "loss.edges": 0.0,
-    "loss.power": 2.0,
-    "optim.b1": 0.9,
-    "optim.b2": 0.999,
-    "optim.eps": 1e-8,
-    "optim.weight_decay": 0.0,
-    "train.accumulate": 1,
-    "train.clip_norm": 0,
-    "train.frozen_dtype": "float32",
-}
-"""What a run does where its config lacks a field. With the defaults of `MADE_OF` it tells which configs are the same:
-the work dir of an earlier version, whose config lacks the fields that came later, still belongs to its experiment."""
-
-MADE_OF = {
-    "dit": DiT,
-    "vae": VAE,
-    "text": T5Encoder,
-    "schedule": diffusion.make_schedule,
-    "data.scene": SceneConfig,
-}
-"""Sections that are the arguments of something."""
-
 ABSENT = "(absent)"
 
 
-def check_config(config: ConfigDict) -> None:
-    """Raise a ValueError naming the fields of config.train that are missing or cannot work."""
-    options = config.get("train", ConfigDict())
-    needed = ("steps", "batch_size", "seed", "log_every", "checkpoint_every", "probe_every", "keep", "ema_decay")
-    missing = [f"train.{name}" for name in needed if name not in options]
-    if missing or "optim" not in config:
-        raise ValueError(f"the config lacks {', '.join(missing or ['optim'])}; configs/ holds working examples")
-    accumulate = options.get("accumulate", 1)
-    if options.steps < 1 or options.batch_size < 1 or options.log_every < 1 or options.keep < 1:
-        raise ValueError("train.steps, train.batch_size, train.log_every and train.keep must be at least 1")
-    if accumulate < 1 or options.batch_size % accumulate:
-        raise ValueError(f"train.batch_size={options.batch_size} does not divide by train.accumulate={accumulate}")
-    if not 0 <= options.ema_decay < 1:
-        raise ValueError(f"train.ema_decay is {options.ema_decay}, expected a number in [0, 1)")
+def check_config(config: ConfigDict) -> ConfigDict:
+    """Return the complete config of a training run (`sections.complete`); ValueError for one that cannot work."""
+    config = sections.complete(config)
+    sections.require(config, ("train", "optim"), "to train")
+    return config
 
 
 @contextlib.contextmanager
@@ -175,24 +121,8 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 def default(name: str) -> Any:
     """Return what a run does where its config lacks a field, in json's types; `ABSENT` where nobody says."""
-    if name in WITHOUT:
-        return WITHOUT[name]
-    section, _, field = name.rpartition(".")
-    made = MADE_OF.get(section)
-    if made is None:
-        return ABSENT
-    if inspect.isclass(made):
-        fields = {f.name: f.default for f in dataclasses.fields(made) if f.default is not dataclasses.MISSING}
-    else:
-        parameters = inspect.signature(made).parameters.values()
-        fields = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    value = fields.get(field, ABSENT)
-    value = next((text for text, dtype in model.DTYPES.items() if dtype is value), value)
-    return _lists(value)
-
-
-def _lists(value: Any) -> Any:
-    return [_lists(v) for v in value] if isinstance(value, list | tuple) else value
+    value = sections.default(name)
+    return ABSENT if value is schema.REQUIRED else value
 
 
 def _flat(config: dict, prefix: str = "") -> dict[str, Any]:

@@ -38,7 +38,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from motionv2v import checkpoints, files, parameters, step_cache
+from motionv2v import checkpoints, files, inference, parameters, step_cache
 from motionv2v import model as modeling
 from motionv2v.convert import folders
 from motionv2v.models.vae import latent_shape
@@ -106,19 +106,19 @@ def _beside(source: Path, ema: bool, say: Callable[[str], None]) -> dict[str, st
 def _load(name_or_folder: str | Path, ema: bool) -> tuple[Any, PyTree]:
     source = checkpoints.resolve(name_or_folder)
     if (source / checkpoints.CHECKPOINTS).is_dir():
-        return checkpoints.load_workdir(source, ema=ema)
+        return inference.read(source, ema=ema)
     if not ema:
         raise checkpoints.CheckpointError(
             f"{name_or_folder} is a model folder, which holds one set of weights; raw weights are in training work dirs"
         )
-    return checkpoints.load_model(source)
+    return inference.read(source)
 
 
 def _own_note(source: Path, config: Any) -> str:
     """Return the licence note that lies beside a checkpoint, else a general one."""
     if (source / NOTE).is_file():
         return (source / NOTE).read_text(encoding="utf-8")
-    return _GENERAL_NOTE.format(name=config.get("name", "?"))
+    return _GENERAL_NOTE.format(name=config.name)
 
 
 def diffusers_folder(

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from motionv2v import compiled, parameters, room, sharding, step_cache
+from motionv2v import checkpoints, compiled, memory, parameters, room, sections, sharding, step_cache
 from motionv2v import model as modeling
 from motionv2v import tokenizer as tokenizers
 from motionv2v.models import time_tables
@@ -26,9 +27,81 @@ NEGATIVE_PROMPT = (
     "solid. Strange body and strange trajectory. Distortion."
 )
 """The text that guidance moves away from with CogVideoX-sized models, as in the published demos."""
-NULL_PROMPT = "."
+NULL_PROMPT = sections.NULL_PROMPT
+NEEDED = ("vae", "text", "dit", "schedule", "data", "sample")
+"""Sections of a config that a sample is made by."""
 REMEMBERED = 8
 """Calls of the text encoder whose results are kept: edits ask for the same prompt and negative prompt over and over."""
+
+
+def read(name_or_folder: str | os.PathLike, *, ema: bool = True, as_stored: bool = True) -> tuple[ConfigDict, PyTree]:
+    """Read a checkpoint, as `checkpoints.load_model` does, and check that a model can be built of it and its weights.
+
+    Args:
+        name_or_folder: a released name, a model folder or a training work dir. ema: averaged weights, or the raw ones,
+            which only work dirs have.
+        as_stored: keep the number type of a model folder's file if the model computes in bfloat16.
+
+    Raises:
+        checkpoints.CheckpointError: in one line, for a checkpoint that is not there, damaged, or of another shape than
+            its config says.
+    """
+    folder = checkpoints.resolve(name_or_folder)
+    config = checkpoints.read_config(folder)
+    as_stored = as_stored and "dit" in config and config.dit.dtype == "bfloat16"
+    config, params = checkpoints.load_model(name_or_folder, as_stored=as_stored, ema=ema)
+    check(config, params, str(name_or_folder))
+    return config, params
+
+
+def check(config: Any, params: PyTree, where: str) -> None:
+    """Check that a config describes a model, and that parameters are that model's. CheckpointError names `where`."""
+    checkpoints.check_shapes(params, expected_shapes(config, where), where)
+
+
+def expected_shapes(config: Any, where: str = "the config") -> PyTree:
+    """Return the shapes that a config's parameters must have.
+
+    Raises CheckpointError, naming `where`, if no model can be built of the config.
+    """
+    try:
+        return _expected_shapes(config)
+    except Exception as error:  # every library that a config passes through has its own way to say what cannot be
+        reason = checkpoints.one_line(error) or type(error).__name__
+        raise checkpoints.CheckpointError(f"{where} describes no model: {reason}") from error
+
+
+def _expected_shapes(config: Any) -> PyTree:
+
+    def trace() -> dict[str, list[int]]:
+        shapes = parameters.flatten(memory.parameter_shapes(config))
+        return {path: list(leaf.shape) for path, leaf in shapes.items()}
+
+    # Tracing every initialiser takes longer than loading the weights.
+    shapes = compiled.remembered("shapes", config, trace)
+    return parameters.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
+
+
+class SampleError(ValueError):
+    """Say that a sample holds values that are no numbers, and what may help."""
+
+
+def all_finite(*arrays: AnyArray) -> AnyArray:
+    """Tell on the device whether arrays hold numbers alone: one flag, whole on every device."""
+    return constrain(jnp.stack([jnp.isfinite(x).all() for x in arrays]).all(), "whole")
+
+
+def check_sample(is_finite: AnyArray | bool, config: Any) -> None:
+    """Raise a SampleError unless a sample came out finite: NaN would be drawn as black."""
+    if isinstance(is_finite, jax.core.Tracer) or bool(is_finite):  # a caller's trace asks for shapes alone
+        return
+    help_ = ["another number of steps", "a guidance scale nearer to 1"]
+    if "bfloat16" in (config.dit.dtype, config.vae.dtype, config.text.dtype):
+        help_.insert(0, "dtype 'float32' in the sections dit, vae and text of the model's config.json")
+    raise SampleError(
+        f"the sample holds values that are not finite, which no video can show, although the weights of {config.name} "
+        f"are finite; what may help: {', '.join(help_)}"
+    )
 
 
 class LoadedModel:
@@ -59,8 +132,10 @@ class LoadedModel:
                 half of a `data` axis takes; `context` and `tensor` divide a single clip.
 
         Raises:
-            ValueError: if the heads do not divide over the mesh.
+            ValueError: if the config lacks what a sample is made by, or the heads do not divide over the mesh.
         """
+        config = sections.complete(config)
+        sections.require(config, NEEDED, "to sample", config.name)
         if mesh is not None:
             sharding.check(mesh, config, is_training=False)
         if not _within_mesh():
@@ -71,8 +146,13 @@ class LoadedModel:
         self.params = self._place(params)
         self._encode_text = self.program(self._encode_text_fn, ())
         self._tabulate = self.program(self._tabulate_fn, ("num_steps",))
-        kind, length = config.text.get("tokenizer", "bytes"), config.data.text_length
+        kind, length = config.text.tokenizer, config.data.text_length
         self.tokenizer = tokenizers.make(kind, length, folder) if tokenizer is None else tokenizer
+        if self.tokenizer.vocab_size > config.text.vocab_size:
+            raise ValueError(
+                f"{config.name}: the tokenizer has {self.tokenizer.vocab_size} tokens, but the text encoder knows "
+                f"{config.text.vocab_size} (text.vocab_size)"
+            )
 
     def with_params(self, params: PyTree) -> "LoadedModel":
         """Take other parameters of the same shapes, keeping what is compiled; returns itself."""
@@ -135,19 +215,12 @@ class LoadedModel:
         self, tokens: Int[AnyArray, "B L"]
     ) -> tuple[Float[AnyArray, "B L C"], Float[AnyArray, "B L C"]]:
         """Encode prompts, and as often the text that guidance moves away from: the config's, or an empty one."""
-        negative = self.config.sample.get("negative_prompt", NULL_PROMPT)
+        negative = self.config.sample.negative_prompt
         return self.embed(tokens), self.embed(self.tokenizer.encode([negative] * len(tokens)))
 
     def expected_shapes(self) -> PyTree:
         """Return the shapes that the config's parameters must have."""
-
-        def trace() -> dict[str, list[int]]:
-            shapes = jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))
-            return {path: list(leaf.shape) for path, leaf in parameters.flatten(shapes).items()}
-
-        # Tracing every initialiser takes longer than loading the weights.
-        shapes = compiled.remembered("shapes", self.config, trace)
-        return parameters.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
+        return expected_shapes(self.config)
 
     def program(self, function: Callable[..., Any], static: Sequence[str]) -> compiled.Program:
         """Jit a function of this model, whose `static` arguments are its keywords; kept on disk, see `compiled`."""
@@ -164,7 +237,7 @@ class LoadedModel:
             ValueError: if the threshold is impossible, or above 0 and nobody measured this model's curve.
         """
         settings = self.config.sample
-        threshold = settings.get("step_cache", 0.0) if threshold is None else threshold
+        threshold = settings.step_cache if threshold is None else threshold
         if threshold == 0:
             return None
         plan = step_cache.plan(step_cache.load(self.folder), int(num_steps or settings.num_steps), threshold)

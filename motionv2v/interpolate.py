@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, evaluate, figures, inference, sampling
+from motionv2v import checkpoints, evaluate, figures, inference, sampling, sections
 from motionv2v import model as modeling
 from motionv2v.methods import interpolation
 from motionv2v.models import positions
@@ -55,24 +55,24 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
             config[name].dtype = "float32" if exact else "bfloat16"
         image_scale: float | None = found.image_scale
     else:
-        config, params = checkpoints.load_model(folder)
+        config, params = inference.read(folder, as_stored=False)
         folder, tokenizer, image_scale = checkpoints.resolve(folder), None, None
-    if config.get("kind") != KIND:
+    if config.kind != KIND:
         config = _as_generator(config, folder, image_scale)
-    interpolator = Interpolator(config, params, folder, tokenizer=tokenizer)
-    checkpoints.check_shapes(params, interpolator.expected_shapes(), str(name_or_folder))
-    return interpolator
+    sections.require(config, inference.NEEDED, "to interpolate", str(name_or_folder))
+    inference.check(config, params, str(name_or_folder))
+    return Interpolator(config, params, folder, tokenizer=tokenizer)
 
 
 def _as_generator(config: ConfigDict, folder: Path, image_scale: float | None) -> ConfigDict:
     """Describe an image-to-video model as a generator."""
     from motionv2v.convert import autoencoder, folders, parts
 
-    dit, inputs = config.get("dit", ConfigDict()), 2 * config.vae.get("latent_channels", 16)
-    channels = dit.get("in_channels", 16)
-    if config.get("kind") != "base" or channels != inputs:
+    inputs = 2 * config.vae.latent_channels
+    channels = config.dit.in_channels if "dit" in config else 0
+    if config.kind != "base" or channels != inputs:
         raise ValueError(
-            f"{folder} holds a {config.get('kind', 'nameless')!r} model ({config.get('name', '?')}) with {channels} "
+            f"{folder} holds a {config.kind or 'nameless'!r} model ({config.name}) with {channels} "
             f"input channels; interpolation needs one of kind {KIND!r} (configs/interpolation_*.py), or CogVideoX-I2V "
             f"with {inputs}"
         )
@@ -186,12 +186,15 @@ class Interpolator(inference.LoadedModel):
         Args:
             key: of the noise. ends: first and last frames. has_last: whether the last one is given.
             tokens: of the prompts. num_frames, num_steps, guidance: as in `__call__`.
+
+        Raises:
+            inference.SampleError: for a sample that is not finite.
         """
         settings = self.config.sample
         scale = float(settings.scale if guidance is None else guidance)
         kind = settings.guidance if guidance is None else "constant"
         num_steps = int(num_steps or settings.num_steps)
-        return self._generate(
+        made, is_finite = self._generate(
             self.sampling_params(num_steps),
             key,
             jnp.asarray(ends),
@@ -201,8 +204,10 @@ class Interpolator(inference.LoadedModel):
             num_steps=num_steps,
             solver=settings.solver,
             guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
-            void=float(settings.get("guidance_void", 0.0)),
+            void=settings.guidance_void,
         )
+        inference.check_sample(is_finite, self.config)
+        return made
 
     def _generate_fn(
         self,
@@ -243,7 +248,8 @@ class Interpolator(inference.LoadedModel):
             guided_fn=lambda xt, timestep: (predict(xt, timestep, text), predict(xt, timestep, null_text)),
         )
         video = modeling.decode(model, params, latents[:, extra:])
-        return constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
+        made = constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
+        return made, inference.all_finite(latents, video)
 
 
 def cross_fade(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from motionv2v import diffusion, methods, sampling
+from motionv2v import diffusion, methods, sampling, sections
 from motionv2v.models import time_tables
 from motionv2v.models.activations import constrain
 from motionv2v.models.denoiser import Denoiser
@@ -19,8 +19,6 @@ from motionv2v.models.dit import DiT
 from motionv2v.models.text import T5Encoder
 from motionv2v.models.vae import VAE, latent_shape
 from motionv2v.typing import AnyArray, Float, Int, Key, PyTree
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Model(NamedTuple):
@@ -35,17 +33,16 @@ class Model(NamedTuple):
 
 
 def _fields(section: Any) -> dict[str, Any]:
-    """Turn a config section into constructor arguments: lists to tuples, dtype names to dtypes."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}
-    if "dtype" in fields:
-        if fields["dtype"] not in DTYPES:
-            raise ValueError(f"unknown dtype {fields['dtype']!r}; available: {', '.join(DTYPES)}")
-        fields["dtype"] = DTYPES[fields["dtype"]]
-    return fields
+    """Turn a config section into constructor arguments: the name of a dtype into the dtype."""
+    return {**section, "dtype": sections.DTYPES[section.dtype]}
 
 
 def build(config: Any) -> Model:
-    """Build the modules of a config (`configs/*.py`). Raises ValueError or TypeError for an unknown setting."""
+    """Build the modules of a config (`configs/*.py`). ValueError for one that cannot be (`sections.complete`)."""
+    config = sections.complete(config)
+    sections.require(config, ("vae",), "to build a model")
+    if "dit" in config:
+        sections.require(config, ("text", "schedule"), "beside a transformer")
     vae = VAE(**_fields(config.vae))
     if "dit" not in config:
         return Model(config, vae, None, None, None, None)
@@ -75,7 +72,9 @@ def init_params(key: Key, model: Model) -> PyTree:
         return params
     tokens = jnp.zeros((1, model.config.data.text_length), jnp.int32)
     params["text"] = model.text.init(text_key, tokens)["params"]
-    latents = jnp.zeros(latent_shape(video.shape, model.vae.latent_channels))
+    # Without a method, what a published model reads beside the noise counts among its latents.
+    channels = model.denoiser.dit.in_channels if model.method is None else model.vae.latent_channels
+    latents = jnp.zeros(latent_shape(video.shape, channels))
     text = jnp.zeros((1, model.config.data.text_length, model.denoiser.dit.text_dim))
     conditions = None if model.method is None else _empty_conditions(model, latents)
     # Nothing attends here: shapes are the same with `xla`, which every machine has.

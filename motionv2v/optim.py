@@ -60,11 +60,11 @@ def make_optimizer(config: Any, params: PyTree, schedule: ScheduleTable | None =
     courses = {pattern: learning_rate(o, config.train.steps, pattern) for pattern, o in table if o is not None}
     owners = parameters.assign(trainable, table, strict=False)
     labels = parameters.unflatten({path: table[i][0] for path, i in owners.items()})
-    clip_norm = config.train.get("clip_norm", 0) or 0
+    clip_norm = config.train.clip_norm
     tx = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         _direction(options, trainable),
-        optax.add_decayed_weights(options.get("weight_decay", 0.0), mask=parameters.unflatten(decayed(trainable))),
+        optax.add_decayed_weights(options.weight_decay, mask=parameters.unflatten(decayed(trainable))),
         _scale_by_label(labels, courses),
     )
     return Optimizer(tx, courses)
@@ -77,7 +77,7 @@ def _direction(options: Any, trainable: PyTree) -> optax.GradientTransformation:
     from scratch. Its updates are given Adam's usual root mean square (0.2), so that one rate serves both; vectors,
     modulations and small matrices stay with Adam. A convolution counts as one matrix, window by features.
     """
-    adam = optax.scale_by_adam(b1=options.get("b1", 0.9), b2=options.get("b2", 0.999), eps=options.get("eps", 1e-8))
+    adam = optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps)
     if options.name == "adamw":
         return adam
 

@@ -22,7 +22,7 @@ import grain
 import jax
 import numpy as np
 
-from motionv2v import checkpoints, datasets, distributed, room, sharding
+from motionv2v import checkpoints, datasets, distributed, room, sections, sharding
 from motionv2v import model as modeling
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline
@@ -57,10 +57,11 @@ def write_latents(
             method, or its tokenizer does not fit its text encoder, or embeddings are asked for of a text encoder that
             trains, or a data set cannot be read.
     """
+    config = sections.complete(config)
     if "method" not in config:
-        raise ValueError(f"config {config.get('name', '?')} has no method: nothing to draw conditions with")
+        raise ValueError(f"config {config.name} has no method: nothing to draw conditions with")
     tokenizer = datasets.check_tokenizer(config)
-    folder = Path(folder or config.data.get("latents") or f"runs/latents_{config.name}")
+    folder = Path(folder or config.data.latents or f"runs/latents_{config.name}")
     folder.mkdir(parents=True, exist_ok=True)
     index, count = distributed.share()
     model = modeling.build(config)
@@ -72,9 +73,9 @@ def write_latents(
     which = "" if count == 1 else f" of process {index} of {count}"
     say(f"{folder}: {len(own)} shards of {SHARD} pairs{which}, {len(own) - len(todo)} there already")
     _write_shards(config, model, params, tokenizer, folder, todo, size, say)
-    if config.data.get("text_embeddings"):
+    if config.data.text_embeddings:
         _write_text(config, model, tokenizer, folder, own, size, say)
-    mix = "; leave data.mix out" if config.data.get("mix") else ""
+    mix = "; leave data.mix out" if config.data.mix else ""
     say(f"latents are in {folder}; train with --config.data.latents={folder}{mix}")
     return folder
 
@@ -133,11 +134,18 @@ def _agree_on_meta(folder: Path, meta: dict[str, Any], is_writer: bool) -> None:
     """Check that a folder was made with the same settings, or write them down in a new one."""
     meta = json.loads(json.dumps(meta))
     known = latent_data.read_meta(folder)
-    if known is not None and known != meta:
-        differ = sorted(k for k in {*meta, *known} if known.get(k) != meta.get(k))
+    before, now = _with_defaults(known or {}), _with_defaults(meta)
+    if known is not None and before != now:
+        differ = sorted(k for k in {*now, *before} if before.get(k) != now.get(k))
         raise ValueError(f"{folder} holds latents made with other settings ({', '.join(differ)}); use an empty folder")
     if known is None and is_writer:
         latent_data.write_meta(folder, meta)
+
+
+def _with_defaults(meta: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what the sections among the settings leave out, as they did before a field came."""
+    own = {name: meta[name] for name in ("vae", "text", "method") if name in meta}
+    return {**meta, **checkpoints.config_to_json(sections.complete(own))}
 
 
 def _text_weights(config: Any) -> PyTree | None:
@@ -159,13 +167,13 @@ def _vae_weights(config: Any, model: modeling.Model) -> PyTree:
 
 
 def _meta(config: Any, params: PyTree, tokenizer: Tokenizer) -> dict[str, Any]:
-    sections = {name: json.loads(config[name].to_json()) for name in ("vae", "method")}
+    own = {name: json.loads(config[name].to_json()) for name in ("vae", "method")}
     data = {name: config.data[name] for name in ("num_frames", "size", "seed", "text_length")}
     scene = json.loads(config.data.to_json()).get("scene", {})
-    meta = {**sections, "data": data, "scene": scene, "vae_sha256": _digest(params)}
-    if config.data.get("num_points"):
+    meta = {**own, "data": data, "scene": scene, "vae_sha256": _digest(params)}
+    if config.data.num_points:
         meta["num_points"] = config.data.num_points
-    if config.data.get("mix"):
+    if config.data.mix:
         meta["mix"] = datasets.describe_mix(config)
     if isinstance(tokenizer, SentencePieceTokenizer):
         # Bytes are not named: latents made before there was a choice stay valid.
@@ -203,7 +211,7 @@ def _write_shards(
     encode = jax.jit(lambda p, key, batch: _encode_batch(model, p, key, batch))
     params = sharding.place(params, None)  # once, and not with every batch
     null = tokenizer.encode([pipeline.NULL_CAPTION])
-    batches = _batches(datasets.samples(config), todo, batch_size, config.data.get("num_workers", 0))
+    batches = _batches(datasets.samples(config), todo, batch_size, config.data.num_workers)
     start, waited = time.time(), 0.0
     for done, shard in enumerate(todo, 1):
         key, parts = jax.random.fold_in(jax.random.key(config.data.seed), shard), []

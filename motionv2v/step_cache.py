@@ -125,7 +125,7 @@ def calibrate(
     ]
     ratio, change = (np.mean([np.asarray(row[name], np.float64) for row in rows], 0) for name in ("ratio", "change"))
     about = {
-        "model": str(editor.config.get("name", "?")),
+        "model": editor.config.name,
         "solver": editor.config.sample.solver,
         "samples": sum(len(tokens) for _, tokens in batches),
     }

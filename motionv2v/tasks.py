@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, diffusion, editing, evaluate, flops, interpolate, prepare, render
+from motionv2v import checkpoints, diffusion, editing, evaluate, flops, interpolate, prepare, render, sections
 from motionv2v import model as modeling
 from motionv2v.data import synthetic
 from motionv2v.datasets import make_dataset, scene_config, start_folders, vocabulary_folder
@@ -36,6 +36,7 @@ Scalars = dict[str, Any]
 
 def make(config: Any) -> "VaeTask | DenoiserTask":
     """Build the task that `config.kind` names, see `kinds`. Raises ValueError for another kind."""
+    config = sections.complete(config)
     kinds = {"vae": VaeTask, "base": DenoiserTask, "control": DenoiserTask, "generator": GeneratorTask}
     if config.kind not in kinds:
         raise ValueError(f"unknown kind {config.kind!r}; available: {', '.join(kinds)}")
@@ -75,6 +76,10 @@ class VaeTask:
         self.config, self.model = config, modeling.build(config)
         self.trainable = config.optim.schedule
         whole = modeling.clip_shape(self.model)[:3]
+        if config.data.crop is None:
+            raise ValueError(
+                "data.crop is missing: frames, height and width (T, H, W) of the pieces that are trained on"
+            )
         if any(piece > size for piece, size in zip(config.data.crop, whole, strict=True)):
             raise ValueError(f"data.crop {tuple(config.data.crop)} is larger than the clips (T, H, W) = {whole}")
         # Compiled once, not once per probe.

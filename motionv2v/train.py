@@ -45,7 +45,19 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, compiled, datasets, distributed, flops, optim, parameters, room, sharding, video
+from motionv2v import (
+    checkpoints,
+    compiled,
+    datasets,
+    distributed,
+    flops,
+    inference,
+    optim,
+    parameters,
+    room,
+    sharding,
+    video,
+)
 from motionv2v.distributed import StopSignal
 from motionv2v.experiment import check_config, open_workdir
 from motionv2v.models.activations import constrain
@@ -81,7 +93,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
     cannot work or that differs from the work dir's, for sources that are not there and for a work dir in which another
     run is at work, CheckpointError for a damaged work dir, DivergedError when the loss or gradients are not finite.
     """
-    check_config(config)
+    config = check_config(config)
     is_own = task is None
     if is_own:
         datasets.check_sources(config)
@@ -96,9 +108,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
         is_quiet = not distributed.is_writer()
         progress = ProgressLine(config.train.steps, config.train.batch_size, flops=_flops(task), is_quiet=is_quiet)
         stack.callback(progress.close)
-        progress.say(f"{config.get('name', 'experiment')}: setting up in {workdir}")
+        progress.say(f"{config.name}: setting up in {workdir}")
         if is_own:
-            has_pixels = "dit" in config and not config.data.get("latents")
+            has_pixels = "dit" in config and not config.data.latents
             room.check(config, mesh, "train_pixels" if has_pixels else "train", say=progress.say)
         state, frozen, optimizer, data_state = _restore_or_init(config, workdir, task, saver, mesh, progress.say)
         frozen, idle = _divide(frozen, task, mesh, progress.say)
@@ -135,9 +147,7 @@ def make_train_step(
             return loss.astype(jnp.float32), metrics
 
         key = jax.random.fold_in(run_key, state.step)
-        grads, loss, metrics = optim.accumulate_gradients(
-            key, loss_of, state.trainable, batch, options.get("accumulate", 1)
-        )
+        grads, loss, metrics = optim.accumulate_gradients(key, loss_of, state.trainable, batch, options.accumulate)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         ema = optim.update_ema(state.ema, trainable, state.step, options.ema_decay)
@@ -221,8 +231,13 @@ class _Run:
         key = jax.random.fold_in(jax.random.key(self.config.train.seed), 2)
         idle = sharding.place(self.idle, self.mesh, rules=_rules(self.task), notify=lambda _: None)
         # Divided as they are in training: all processes sample together, and none needs the memory for a whole model.
-        with sharding.use(self.mesh):
-            result = self.task.probe(key, parameters.merge(parameters.merge(state.ema, self.frozen), idle))
+        try:
+            with sharding.use(self.mesh):
+                result = self.task.probe(key, parameters.merge(parameters.merge(state.ema, self.frozen), idle))
+        except inference.SampleError as error:
+            # Told, but no end of a training whose loss is finite.
+            self.progress.say(f"probe at step {step}: {error}")
+            return
         if not distributed.is_writer():
             return
         scalars = {name: float(value) for name, value in result.get("scalars", {}).items()}
@@ -312,7 +327,7 @@ def _restore_or_init(
     trainable, frozen = parameters.partition(params, table)
     rules = _rules(task)
     state = sharding.build(lambda x: init_state(x, optimizer), trainable, mesh, rules=rules, notify=say)
-    dtype = config.train.get("frozen_dtype", "float32")
+    dtype = config.train.frozen_dtype
     if saver.latest_step() is None:
         with sharding.on_host():
             frozen = jax.tree.map(lambda x: _cast(x, dtype), frozen)
@@ -342,7 +357,7 @@ def _plan(config: ConfigDict, state: TrainState, frozen: PyTree, idle: PyTree, m
     begin = f"continue from step {first} of" if first else "train"
     waits = f" ({parameters.count(idle):,} of them, {', '.join(idle)}, wait on the host)" if idle else ""
     return [
-        f"{config.get('name', 'experiment')}: {begin} {options.steps} steps x {options.batch_size} samples"
+        f"{config.name}: {begin} {options.steps} steps x {options.batch_size} samples"
         f" = {options.steps * options.batch_size:,} samples",
         f"on {1 if mesh is None else sharding.describe(mesh.shape)} {device.platform} device(s) ({device.device_kind})"
         f"{'' if jax.process_count() == 1 else f' of {jax.process_count()} processes'};"

@@ -11,23 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_model
 import toy_task
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, export, files, optim, train
+from motionv2v import checkpoints, export, files, inference, optim, sections, train
 from motionv2v.run_checkpoints import RunCheckpoints
 
 PARAMS = {
     "dit": {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "steps": np.arange(3, dtype=np.int32)},
     "vae": {"bias": np.float32([0.1, 1e-30])},
 }
-CONFIG = ConfigDict({"name": "x", "dit": {"channels": (8, 16)}, "optim": {"schedule": ((".*", {"peak": 1.0}),)}})
+CONFIG = ConfigDict({"name": "x", "vae": {"block_channels": (8, 16)}, "optim": {"schedule": ((".*", {"peak": 1.0}),)}})
 
 
 def test_model_folder_round_trip_fp32(tmp_path):
     folder = checkpoints.save_model(tmp_path / "model", CONFIG, PARAMS, dtype="float32")
     config, params = checkpoints.load_model(folder, expected=PARAMS)
-    assert config.to_dict() == CONFIG.to_dict(), "tuples and nested dicts come back as they were"
+    assert config.to_dict() == sections.complete(CONFIG).to_dict(), "tuples and nested dicts come back as they were"
     jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
 
 
@@ -258,14 +259,59 @@ def test_load_workdir_lists_what_is_there(tmp_path):
 
 
 def test_export_holds_averaged_and_frozen_weights(tmp_path):
-    trainable, opt_state = make_state()
-    run = tmp_path / "run"
+    config, run = tiny_model.config("vae"), tmp_path / "run"
+    shapes = inference.expected_shapes(config)["vae"]
+    trainable = {"vae": {"decoder": jax.tree.map(lambda x: jnp.full(x.shape, 2.0), shapes["decoder"])}}
+    frozen = {"vae": {"encoder": jax.tree.map(lambda x: jnp.full(x.shape, 0.5, jnp.bfloat16), shapes["encoder"])}}
     saver = RunCheckpoints(run)
-    saver.save(5, trainable, jax.tree.map(lambda x: x + 1, trainable), opt_state, {})
+    saver.save(5, trainable, jax.tree.map(lambda x: x + 1, trainable), {"count": jnp.zeros(1)}, {})
     saver.close()
-    checkpoints.write_config(run, CONFIG)
-    checkpoints.save_frozen(run, {"base": {"w": jnp.full(2, 0.5, jnp.bfloat16)}})
+    checkpoints.write_config(run, config)
+    checkpoints.save_frozen(run, frozen)
     _, params = checkpoints.load_model(export.model_folder(run, tmp_path / "model"))
-    np.testing.assert_array_equal(params["head"]["w"], [[1, 2], [3, 4]])
-    np.testing.assert_array_equal(params["base"]["w"], [0.5, 0.5])
-    np.testing.assert_array_equal(checkpoints.load_model(run)[1]["head"]["w"], params["head"]["w"])
+    assert {float(x.mean()) for x in jax.tree.leaves(params["vae"]["decoder"])} == {3.0}
+    assert {float(x.mean()) for x in jax.tree.leaves(params["vae"]["encoder"])} == {0.5}
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.load_model(run)[1], params)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value):
+    """They would draw black, with exit code 0."""
+    params = {"dit": {"kernel": np.ones((3, 5), np.float32), "steps": np.arange(3)}}
+    params["dit"]["kernel"][1, 2] = value
+    folder = checkpoints.save_model(tmp_path / "model", CONFIG, params, dtype=dtype)
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.load_model(folder, as_stored=True)
+    assert f"{folder / checkpoints.WEIGHTS} holds weights that are not finite: 1 numbers of dit/kernel; " in str(
+        error.value
+    )
+
+
+def test_averaged_weights_of_a_run_are_finite_or_refused(tmp_path):
+    trainable, opt_state = make_state()
+    saver = RunCheckpoints(tmp_path)
+    saver.save(5, trainable, jax.tree.map(lambda x: x * jnp.nan, trainable), opt_state, {})
+    saver.close()
+    checkpoints.write_config(tmp_path, CONFIG)
+    with pytest.raises(checkpoints.CheckpointError, match=r"/5 holds weights that are not finite: 4 numbers"):
+        checkpoints.load_model(tmp_path)
+    assert checkpoints.load_model(tmp_path, ema=False)[1]["head"]["w"].shape == (2, 2)
+
+
+def test_numbers_that_are_not_finite_are_counted_as_numpy_counts_them():
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**16, 3_000_000).astype(np.uint16)
+    bits[:70_000] = np.arange(70_000)
+    for kind in (jnp.bfloat16, np.float16):
+        x = bits.view(kind)
+        assert checkpoints.count_not_finite(x) == np.count_nonzero(~np.isfinite(x.astype(np.float32))) > 0
+    x = rng.integers(0, 2**32, 3_000_000).astype(np.uint32).view(np.float32)
+    assert checkpoints.count_not_finite(x[::2]) == np.count_nonzero(~np.isfinite(x[::2])) > 0
+    assert checkpoints.count_not_finite(np.arange(3)) == 0
+
+
+def test_a_number_too_large_for_its_type_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(checkpoints.CheckpointError, match=r"a/b has numbers too large for float16; store as float32"):
+        checkpoints.save_model(tmp_path / "model", CONFIG, {"a": {"b": np.float32([1.0, 1e5])}}, dtype="float16")
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ LAYERS = (
     {"typing", "files"},
     {
         "tracks", "camera", "video", "video_bytes", "video_clock", "video_colours", "video_decoding", "video_scan",
-        "video_sound", "selection", "groups", "tokenizer", "roll_call", "parameters",
+        "video_sound", "selection", "groups", "tokenizer", "roll_call", "parameters", "schema",
     },
     {
         "models", "diffusion", "flops", "collectives", "render", "prompts", "edits", "edit_fields", "edit_json",
@@ -24,6 +24,7 @@ LAYERS = (
     {
         "methods", "data", "optim", "sharding", "memory", "room", "topologies", "distributed", "checkpoints",
         "run_checkpoints", "convert", "launching", "sampling", "compiled", "step_cache", "model", "progress", "views",
+        "sections",
     },
     {
         "train", "tasks", "datasets", "prepare", "prepare_videos", "inference", "editing", "edit_run", "evaluate",
@@ -35,7 +36,7 @@ LAYERS = (
 NO_JAX = {
     "typing", "files", "tracks", "camera", "video", "video_bytes", "video_clock", "video_colours", "video_decoding",
     "video_scan", "video_sound", "selection", "groups", "tokenizer", "edits", "edit_fields", "edit_json", "trackers",
-    "figures", "metrics", "data", "progress",
+    "figures", "metrics", "data", "progress", "schema",
 }  # fmt: skip
 """What worker processes of the input pipeline, or a page that only shows an edit, may import."""
 

@@ -343,6 +343,18 @@ def spoil(folder, name, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def spoil_weights(folder, value):
+    """Put a value into a network's first tensor."""
+    path = sorted(folder.glob("vae/*.safetensors"))[0]
+    tensors = load_file(path)
+    tensors[min(tensors)].reshape(-1)[0] = value
+    save_file(tensors, path)
+
+
+def nest(path, depth):
+    path.write_text("[" * depth + "]" * depth)
+
+
 WRONG = {
     "class": (lambda f: spoil(f, "model_index.json", _class_name="StableDiffusionPipeline"), "supported: CogVideoXPip"),
     "part": (lambda f: spoil(f, "model_index.json", vae=[None, None]), "no whole pipeline, it lacks vae"),
@@ -359,6 +371,9 @@ WRONG = {
     "cut shard": (
         lambda f: next(f.glob("transformer/*.safetensors")).write_bytes(b"12345678"), "is damaged or cut off"
     ),
+    "not a number": (lambda f: spoil_weights(f, np.nan), "tensor decoder.+ is not finite in 1 places: copy"),
+    "infinite": (lambda f: spoil_weights(f, np.inf), "is not finite in 1 places"),
+    "nested": (lambda f: nest(f / "transformer/config.json", 100_000), "transformer/config.json is not json"),
     "swapped": (
         lambda f: (f / "vae/config.json").write_text((f / "transformer/config.json").read_text()),
         "tensors named|is not this model|not a CogVideoX",
@@ -378,6 +393,16 @@ def test_wrong_pipeline_is_one_line_and_leaves_nothing(case, made, tmp_path):
         folders.convert(tmp_path / "in", tmp_path / "out", **QUIET)
     assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_model_folder_that_is_not_finite_is_not_exported(tmp_path):
+    folder = tiny_model.save(tmp_path / "model")
+    params = load_file(folder / checkpoints.WEIGHTS)
+    params["dit/patch_embed/bias"][0] = np.nan
+    save_file(params, folder / checkpoints.WEIGHTS)
+    with pytest.raises(ConvertError, match=r"tensor dit/patch_embed/bias of .+ is not finite in 1 places"):
+        folders.convert(folder, tmp_path / "out", drop_control=True, **QUIET)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_wrong_requests(made, tmp_path):

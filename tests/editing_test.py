@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, editing, parameters, video
+from motionv2v import checkpoints, editing, inference, parameters, video
 from motionv2v.tracks import Tracks
 
 
@@ -218,7 +218,7 @@ def test_options_reach_the_sampler(editor, monkeypatch):
 
     def remember(params, key, batch, tokens, null, **options):
         calls.append(options)
-        return batch["source"]
+        return batch["source"], True
 
     monkeypatch.setattr(editor, "_generate", remember)
     batch = {"source": np.zeros((1, 5, 16, 16, 3), np.uint8)}
@@ -252,3 +252,19 @@ def test_same_seed_same_video(editor):
 def test_expected_shapes_are_the_saved_ones(editor):
     expected = {path: leaf.shape for path, leaf in parameters.flatten(editor.expected_shapes()).items()}
     assert expected == {path: leaf.shape for path, leaf in parameters.flatten(editor.params).items()}
+
+
+# --- numbers that are none ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["dit", "vae"])
+def test_a_sample_that_is_not_finite_is_no_black_video(folder, part):
+    """Weights that are finite, but so large that a sample is not."""
+    config, params = checkpoints.load_model(folder)
+    name = {"dit": "patch_embed", "vae": "decoder"}[part]
+    params[part][name] = jax.tree.map(lambda x: x * 1e30, params[part][name])
+    huge = editing.Editor(config, params, folder)
+    with pytest.raises(inference.SampleError) as error:
+        huge.text_to_video(["x"], num_steps=1)
+    assert "the sample holds values that are not finite" in str(error.value)
+    assert "what may help: another number of steps" in str(error.value)

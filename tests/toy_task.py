@@ -16,14 +16,11 @@ TRUTH = np.linspace(-1, 1, FEATURES * 2, dtype=np.float32).reshape(FEATURES, 2)
 
 
 def config(**changes):
-    """Build the toy's config; keyword arguments replace fields of `train`, or of the top level where they exist."""
+    """Build the toy's config; keyword arguments replace fields of `train` or `task`, where they exist."""
     cfg = ConfigDict(
         {
             "name": "toy",
-            "noise": 0.1,
-            "delay": 0.0,
-            "num_workers": 0,
-            "nan_from": -1,
+            "task": {"noise": 0.1, "delay": 0.0, "num_workers": 0, "nan_from": -1},
             "train": {
                 "steps": 20, "batch_size": 8, "accumulate": 1, "seed": 3, "log_every": 5, "checkpoint_every": 5,
                 "probe_every": 10, "keep": 2, "ema_decay": 0.9, "clip_norm": 1.0,
@@ -35,7 +32,7 @@ def config(**changes):
         }
     )  # fmt: skip
     for name, value in changes.items():
-        (cfg.train if name in cfg.train else cfg)[name] = value
+        (cfg.train if name in cfg.train else cfg.task)[name] = value
     return cfg
 
 
@@ -63,19 +60,19 @@ class ToyTask:
         return {"base": {"kernel": jnp.eye(FEATURES)}, "head": {"kernel": kernel, "bias": jnp.zeros(2)}}
 
     def loss(self, key, params, batch):
-        x = batch["x"] + self.config.noise * jax.random.normal(key, batch["x"].shape)
+        x = batch["x"] + self.config.task.noise * jax.random.normal(key, batch["x"].shape)
         y = x @ params["base"]["kernel"] @ params["head"]["kernel"] + params["head"]["bias"]
         error = jnp.square(y - batch["y"])
         return error.mean(), {"worst": error.max()}
 
     def dataset(self, split="train"):
         samples = grain.MapDataset.range(64).seed(5)
-        if self.config.nan_from < 0:
+        if self.config.task.nan_from < 0:
             samples = samples.shuffle()
-        samples = samples.repeat().map(MakeSample(self.config.delay, self.config.nan_from))
+        samples = samples.repeat().map(MakeSample(self.config.task.delay, self.config.task.nan_from))
         stream = samples.batch(self.config.train.batch_size).to_iter_dataset(grain.ReadOptions(1, 2))
-        if self.config.num_workers:
-            options = grain.MultiprocessingOptions(self.config.num_workers, per_worker_buffer_size=1)
+        if self.config.task.num_workers:
+            options = grain.MultiprocessingOptions(self.config.task.num_workers, per_worker_buffer_size=1)
             stream = stream.mp_prefetch(options, worker_init_fn=end_with_parent)
         return stream
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import toy_task
 
-from motionv2v import ROOT, checkpoints, experiment, optim, parameters, train, video
+from motionv2v import ROOT, checkpoints, experiment, optim, parameters, sections, train, video
 from motionv2v.progress import MetricsWriter, ProgressLine, Utilisation, clock
 
 
@@ -59,7 +59,7 @@ def test_workdir_holds_what_the_run_made(finished):
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["15", "20"]
     assert list((workdir / "tensorboard").glob("events*"))
     config, params = checkpoints.load_workdir(workdir)
-    assert config.to_dict() == toy_task.config().to_dict()
+    assert config.to_dict() == sections.complete(toy_task.config()).to_dict()
     np.testing.assert_array_equal(params["head"]["bias"], state.ema["head"]["bias"])
 
 
@@ -174,14 +174,14 @@ def test_work_dirs_of_earlier_versions_go_on():
 
 
 def test_fields_that_may_be_missing_are_the_code_s_own_defaults():
-    """Every `.get("field", value)` of a config section in the package agrees with `experiment.WITHOUT`."""
+    """Every `.get("field", value)` of a config section in the package agrees with `sections`."""
     read = {}
     for path in ROOT.rglob("*.py"):
         found = re.findall(r'(data|loss|train)\.get\("(\w+)", ([^()]+?|\(\))\)', path.read_text())
         read |= {f"{section}.{name}": ast.literal_eval(value) for section, name, value in found}
-    assert {"data.swap", "train.accumulate", "train.frozen_dtype"} <= set(read)
-    wrong = {name: value for name, value in read.items() if name in experiment.WITHOUT}
-    assert wrong == {name: experiment.WITHOUT[name] for name in wrong}
+    assert {name: list(value) if isinstance(value, tuple) else value for name, value in read.items()} == {
+        name: sections.default(name) for name in read
+    }
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_fields_that_may_be_missing_are_the_code_s_own_defaults():
     [
         ({"accumulate": 3}, "batch_size=8 does not divide by train.accumulate=3"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
-        ({"steps": 0}, "must be at least 1"),
+        ({"steps": 0}, "train.steps is 0, expected a whole number of at least 1"),
     ],
 )
 def test_impossible_settings_are_named(tmp_path, changes, message):

@@ -105,7 +105,7 @@ def test_other_counts_are_refused(count):
 def test_default_is_the_config_s_for_one_step_only(tmp_path, monkeypatch):
     editor = editing.load(str(tiny_model.save(tmp_path)))
     calls = []
-    monkeypatch.setattr(editor, "_generate", lambda p, k, batch, *a, **o: calls.append(o) or batch["source"])
+    monkeypatch.setattr(editor, "_generate", lambda p, k, batch, *a, **o: calls.append(o) or (batch["source"], True))
     editor.config.sample.views = 4
     given = {"source": np.zeros((1, 5, 16, 16, 3), np.uint8)}
     tokens = editor.tokenizer.encode(["x"])

@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from motionv2v import checkpoints
 from motionv2v.convert.rules import Rule, Step, expand
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
@@ -70,7 +71,7 @@ class Tensors(Mapping):
         """Read one tensor in its stored type, or one entry of its first axis.
 
         Raises:
-            ConvertError: when the file has become shorter than its header says.
+            ConvertError: when the file has become shorter than its header says, or holds NaN or infinity.
         """
         entry = self._entries[name]
         shape, start = entry.shape, entry.start
@@ -84,7 +85,10 @@ class Tensors(Mapping):
         values = np.fromfile(entry.path, np.uint8, size, offset=start)
         if values.size != size:
             raise ConvertError(f"{entry.path} ends within tensor {name}: copy it again")
-        return values.view(entry.dtype).reshape(shape)
+        values = values.view(entry.dtype).reshape(shape)
+        if count := checkpoints.count_not_finite(values):
+            raise ConvertError(f"tensor {name} of {entry.path} is not finite in {count:,} places: copy it again")
+        return values
 
     def dtypes(self) -> set[str]:
         """Name the number types that occur."""
@@ -281,8 +285,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConvertError(
             f"{path} cannot be read ({error.strerror}); the folder holds {listing(path.parent)}"
         ) from error
-    except ValueError as error:
-        raise ConvertError(f"{path} is not json: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConvertError(f"{path} is not json: {checkpoints.one_line(error)}") from error
     if not isinstance(value, dict):
         raise ConvertError(f"{path} holds a {type(value).__name__}, expected an object")
     return value

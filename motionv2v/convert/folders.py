@@ -216,7 +216,12 @@ def _modules(folder: Path, config: ConfigDict, drop_control: bool) -> dict[str, 
         )
     try:
         # A network that is not there is built at its defaults, which costs nothing, and left out below.
-        empty = {name: {} for name in ("vae", "text", "dit", "schedule")}
+        empty: dict[str, Any] = {name: {} for name in ("vae", "text", "dit", "schedule")}
+        if "dit" in config:
+            empty |= {"text": {"width": config.dit.text_dim}, "vae": {"latent_channels": config.dit.out_channels}}
+        else:
+            sizes = {"text_dim": ("text", "width"), "out_channels": ("vae", "latent_channels")}
+            empty["dit"] = {name: config[part][field] for name, (part, field) in sizes.items() if part in config}
         model = modeling.build(ConfigDict({**empty, **config}))
     except (ValueError, TypeError, AttributeError) as error:
         raise ConvertError(f"{folder}: its config cannot be built: {error}") from error

@@ -21,9 +21,16 @@ import jax
 import jax.numpy as jnp
 
 from motionv2v.models.dit import Control, DiT
+from motionv2v.schema import Field, number
 from motionv2v.typing import AnyArray, Bool, Float, Key, PyTree
 
 ENDS = ("first", "last")
+
+FIELDS = {
+    "drop_last": Field(number(0, 1), "share of clips whose last frame is hidden in training", 0.0),
+    "image_scale": Field(number(above=0), "the given frames' latents are multiplied by this", 1.0),
+}
+"""The fields of `config.method`, see `schema`."""
 
 
 def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, dict[str, Float[AnyArray, "1 H W 3"]]]:

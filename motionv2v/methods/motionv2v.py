@@ -17,10 +17,20 @@ import numpy as np
 from motionv2v import render
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.layouts import Layout, Shapes, Trim
+from motionv2v.schema import Field, choice, flag, number
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Key, PyTree
 
 STREAMS = ("target_tracks", "source_tracks", "source_video")
+
+FIELDS = {
+    "sigma": Field(number(above=0, most=4096), "standard deviation of a blob in pixels", 10.0),
+    "colors": Field(choice("any", *render.POOLS), "pool of the blobs' colours", "any"),
+    "first_frame_latents": Field(flag, "96 conditioning channels instead of 48", False),
+    "subpixel": Field(flag, "whether a blob's centre lies between pixels, or snaps to one", True),
+    "patch_embed_from_base": Field(flag, "start the conditioner's patch embedding from the base's", False),
+}
+"""The fields of `config.method`, see `schema`."""
 
 
 def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, dict[str, Float[AnyArray, "T H W 3"]]]:
