@@ -96,7 +96,10 @@ def make_mesh(config: Any, devices: list[Any], what: str) -> Mesh:
     if what == "sample":
         mesh = sharding.make_mesh(memory.sampling_sizes(config, len(devices)), devices=devices)
     else:
-        mesh = sharding.training_mesh(config, devices)
+        try:
+            mesh = sharding.training_mesh(config, devices)
+        except ValueError as error:
+            raise ValueError(f"{error}, or none at all: the config's own mesh takes any number") from None
     sharding.check(mesh, config, is_training=what != "sample")
     return mesh
 
@@ -261,6 +264,10 @@ def table(report: Report) -> str:
     lines += [
         f"  peak         {report.peak / GIB:9.2f} GiB{of} (estimated without compiling: {report.estimate / GIB:.2f})"
     ]
+    if report.device == "cpu":
+        lines += [
+            "    (the CPU's compiler computes bfloat16 in float32: a TPU or GPU needs about half of the activations)"
+        ]
     lines += [f"  {kind:19s} {count:5d} x, {size / GIB:8.2f} GiB" for kind, (count, size) in report.collectives.items()]
     lines += [
         f"  lowered in {report.lower_seconds:.0f} s ({report.lower_cpu:.0f} s of CPU), compiled in "

@@ -248,7 +248,8 @@ def _sizes(config, model, mesh, samples):
     tokens = config.data.text_length + math.prod(n // side for n, side in zip(grid, dit.patch, strict=True))
     rows = math.prod(mesh.shape[axis] for axis in BATCH)
     samples = max(samples / rows, 1.0)
-    item = jnp.dtype(dit.dtype).itemsize
+    # XLA's CPU compiler computes bfloat16 in float32, and keeps what it saves for the backward pass so.
+    item = 4 if fit(mesh).computes_wide else jnp.dtype(dit.dtype).itemsize
     stream = samples * -(-tokens // mesh.shape["context"]) * dit.width * item
     return _Sizes(samples, tokens, item, stream, mesh.shape["context"] * mesh.shape["tensor"])
 

@@ -87,6 +87,13 @@ def test_one_sample_is_divided_over_any_number_of_devices(count, sizes):
     assert (got["data"], got["context"], got["tensor"], got["fsdp"]) == sizes
 
 
+def test_the_5b_config_s_own_mesh_takes_512_devices():
+    """README's `--topology=cpu:512`: 32 samples divide over 32, and 48 heads over the other 16."""
+    config = motionv2v_cogvideox_5b.get_config()
+    sizes = sharding.training_sizes(config, {"data": 1, "fsdp": -1, "context": 1, "tensor": 1}, 512)
+    assert sizes == {"data": 1, "fsdp": 32, "context": 16, "tensor": 1} and config.mesh.fsdp == -1
+
+
 def test_programs_that_a_config_does_not_have():
     mesh = sharding.make_mesh({"data": 1})
     with pytest.raises(ValueError, match="unknown program 'edit'; available: train, train_pixels, sample"):
@@ -184,6 +191,7 @@ def test_5b_compiles_for_512_devices(tmp_path):
     assert 8 * (42 + 18) <= count <= 12 * (42 + 18) + 4
     assert size <= 1.01 * count * 4 * (226 + 17550) / 8 * 3072
     assert report["operations"] == pytest.approx(64 * 1261.6e12, rel=1e-3)
+    assert 0.8 < report["estimate"] / report["peak"] < 1.25 and "computes bfloat16 in float32" in out
 
 
 @pytest.mark.parametrize(
@@ -192,6 +200,7 @@ def test_5b_compiles_for_512_devices(tmp_path):
         ((), "--config is missing"),
         (("--topology=v9:2x2",), "unknown topology 'v9:2x2'; expected one like v5e:4x4"),
         (("--topology=cpu:8", "--config.mesh.fsdp=3"), "mesh fsdp 3 needs 3 devices; there are 8; e.g."),
+        (("--topology=cpu:512", "--config.mesh.fsdp=4"), "or none at all: the config's own mesh takes any number"),
         (("--topology=cpu:64", "--config.mesh.fsdp=64"), "train.batch_size=32 does not divide by data 1 x fsdp 64"),
         (("--config.mesh.rows=2",), "the config has no field 'rows'"),
         (("--config.train.stepz=2",), "the config has no field 'stepz'; did you mean 'steps'?"),

@@ -49,6 +49,16 @@ def test_estimate_of_5b_is_near_what_the_compiler_said(row):
     assert 0.875 < got / row["measured_gib"] < 1.125
 
 
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "measured"),
+    [({"fsdp": 4, "context": 4}, 8, 24.53), ({"fsdp": 32, "context": 16}, 32, 3.15)],
+)
+def test_estimate_of_5b_on_cpus_counts_bfloat16_as_float32(sizes, batch_size, measured):
+    """What the CPU's compiler said of `cpu:16` and `cpu:512` on 2026-11-29; a TPU's needs 14.69 for the first."""
+    cpu, tpu = (memory.estimate(large(batch_size), mesh(kind, **sizes)).peak / GIB for kind in ("cpu", "tpu"))
+    assert 0.875 < cpu / measured < 1.125 and tpu < 0.65 * cpu
+
+
 @pytest.mark.parametrize("remat", ["full", "none"])
 def test_estimate_of_a_small_model_is_near_what_the_cpu_compiler_says(remat):
     """Within a factor of two: 4 blocks and 2 control blocks of width 128 on 256 + 12 tokens."""
