@@ -2,9 +2,10 @@
 
 On the scenes of `data/hard_scenes.py` ("moderate" and "hard": 49 frames of 480x720, 256 points each) every point is
 given in one frame drawn at random in which it is visible, and all other frames count ("strided"); the tracker sees the
-full size. On a file of TAP-Vid's the paper's protocol holds: videos are resized to 256x256; "first" gives every point
-where it is first visible and counts the frames after it; "strided" gives every visible point in every fifth frame and
-counts all frames but that one. A point that is never visible is given nowhere and does not count.
+full size. On a file of TAP-Vid's the paper's protocol holds: videos are resized to 256x256 by mediapy's
+`resize_video`, as for the published scores; "first" gives every point where it is first visible and counts the frames
+after it; "strided" gives every visible point in every fifth frame and counts all frames but that one. A point that is
+never visible is given nowhere and does not count.
 
 All scores are means over clips. "precision" and "recall" are those of claims to see a point, right within 6 pixels of
 the frames that the tracker saw (`metrics.claimed_visible`).
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from motionv2v import metrics, trackers, video
+from motionv2v import metrics, trackers
 from motionv2v.data import hard_scenes, tapvid_files
 from motionv2v.tracks import Tracks, resize
 from motionv2v.typing import Float, UInt8
@@ -80,13 +81,15 @@ def scene_examples(difficulty: str, num_scenes: int, seed: int) -> Iterator[Exam
 
 def pickle_examples(path: str, query_mode: str) -> Iterator[Example]:
     """Read a TAP-Vid pickle, resize it to 256x256 and choose queries; raises ValueError as `tapvid_files.read` does."""
+    import mediapy  # late: it brings matplotlib, which nothing else here needs
+
     for clip in tapvid_files.read(path):
         tracks = resize(clip.tracks, clip.frames.shape[1:3], RESOLUTION)
         queries, reference = first_queries(tracks) if query_mode == "first" else strided_queries(tracks)
         if len(queries):
             # Annotations may lie a little outside the frame, where no tracker can be asked.
             queries[:, 1:] = np.clip(queries[:, 1:], 0, RESOLUTION[::-1])
-            yield Example(video.resize(clip.frames, RESOLUTION), queries, reference)
+            yield Example(mediapy.resize_video(clip.frames, RESOLUTION), queries, reference)
 
 
 def score(tracker: trackers.Tracker, example: Example, query_mode: str) -> dict[str, float]:

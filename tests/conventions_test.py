@@ -261,6 +261,13 @@ def test_names_say_what_is_inside():
     assert [name for name in MODULES if vague & set(name.split("."))] == []
 
 
+def test_only_files_renames():
+    """What appears whole or not at all is written by `files`, not by hand."""
+    by_hand = re.compile(r"\bos\.(?:replace|rename)\(|\.rename\(|\bshutil\.move\(")
+    found = [name for name, path in MODULES.items() if by_hand.search(path.read_text(encoding="utf-8"))]
+    assert found == ["files"]
+
+
 def test_test_files_have_one_name_each():
     """Two test files of one name in different folders cannot be collected together."""
     names = [path.name for path in (ROOT / "tests").rglob("*_test.py")]

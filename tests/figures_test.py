@@ -55,6 +55,21 @@ def test_points_outside_the_frame_and_no_points_are_fine():
     np.testing.assert_array_equal(figures.draw_tracks(GREY, none), figures.enlarge(GREY))
 
 
+def test_frames_are_drawn_one_by_one_and_shown_as_arrays_are():
+    drawn = figures.track_frames(GREY, one_track())
+    assert drawn.shape == (5, 256, 320, 3) and len(drawn) == 5
+    np.testing.assert_array_equal(np.stack(list(drawn)), figures.draw_tracks(GREY, one_track()))
+    np.testing.assert_array_equal(drawn[3], figures.draw_tracks(GREY, one_track())[3])
+    with pytest.raises(IndexError, match="frame 5 of 5"):
+        drawn[5]
+    both = figures.frames_side_by_side([("lazy", drawn), ("array", GREY[:2])])
+    array = figures.side_by_side([("lazy", figures.draw_tracks(GREY, one_track())), ("array", GREY[:2])])
+    assert both.shape == array.shape
+    np.testing.assert_array_equal(both[4], array[4])
+    rows = [[("row", drawn)], [("row", figures.draw_tracks(GREY, one_track()))]]
+    np.testing.assert_array_equal(*(figures.contact_sheet(row, columns=3) for row in rows))
+
+
 def test_draw_tracks_leaves_its_input_and_wants_equal_lengths():
     before = np.array(GREY)
     figures.draw_tracks(GREY, one_track(), min_side=0)

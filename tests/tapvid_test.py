@@ -6,6 +6,7 @@ from operator import length_hint
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from motionv2v import tapvid, trackers
 from motionv2v.data import hard_scenes, tapvid_files
@@ -135,6 +136,17 @@ def test_a_file_is_scored_in_both_modes(tmp_path):
     text = tapvid.format_table(rows)
     assert len(text.splitlines()) == 6 and "| still | 1 slide.pkl | " in text
     assert tapvid.results(rows)["lk/slide.pkl/first/delta_avg"] == lk["delta_avg"]
+
+
+def test_files_are_resized_as_for_the_published_scores(tmp_path):
+    made = sliding_video()
+    noise = np.random.default_rng(0).integers(0, 256, made["video"].shape, np.uint8)
+    path = write(tmp_path / "noise.pkl", {"noise": made | {"video": noise}})
+    (example,) = tapvid.pickle_examples(str(path), "first")
+    assert example.frames.shape == (7, 256, 256, 3) and example.frames.dtype == np.uint8
+    # mediapy resizes picture by picture with Pillow's Lanczos filter.
+    expected = [np.asarray(Image.fromarray(frame).resize((256, 256), Image.Resampling.LANCZOS)) for frame in noise]
+    np.testing.assert_array_equal(example.frames, expected)
 
 
 def test_scenes_are_the_same_each_time_and_their_tracks_agree_with_their_pictures():

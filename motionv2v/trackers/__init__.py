@@ -31,7 +31,7 @@ class Tracker(Protocol):
         x and y are in pixels of `frames` with (0, 0) at the corner of the top-left pixel; t is a whole frame index.
         Where a point is not visible, xy holds the tracker's best guess, which is finite ("lk": the last position it
         saw; "dis" and "multistep": where the flow leads).
-        Raises ValueError for queries outside the clip.
+        Raises ValueError for queries outside the clip, and for frames of another kind.
         """
         ...
 

@@ -69,7 +69,7 @@ class LucasKanade:
 
         A point is visible in its query frame. Where it is invisible (lost, covered, or outside the picture), xy keeps
         the last position that was seen, counted from the query frame. Raises ValueError for queries that are not [N 3],
-        have a fractional t, lie outside the clip, or are not finite.
+        have a fractional t, lie outside the clip, or are not finite, and for frames that are not uint8 RGB.
         """
         return self.track_with_confidence(frames, queries)[0]
 
@@ -80,7 +80,7 @@ class LucasKanade:
 
         A point that was found again counts only what it missed from the query's picture to there.
         """
-        frames, queries = np.asarray(frames), np.asarray(queries, np.float64)
+        frames, queries = check_frames(frames), np.asarray(queries, np.float64)
         check_queries(queries, frames.shape)
         scale = max(1, -(-self.min_side // min(frames.shape[1:3])))
         pictures = enlarge(frames, scale)
@@ -153,6 +153,25 @@ class LucasKanade:
             inside = np.all((moved[rest] >= -0.5) & (moved[rest] <= np.array(new.shape[1::-1]) - 0.5), axis=-1)
             good[rest] = (found[:, 0] == 1) & (returned[:, 0] == 1) & (error < self.max_error) & inside
         return moved, good, missed
+
+
+def check_frames(frames: AnyArray) -> UInt8[np.ndarray, "T H W 3"]:
+    """Return frames as a numpy array; raise ValueError, with what to do, unless they are uint8 RGB [T H W 3], T >= 1.
+
+    Every tracker calls it: OpenCV would fail in words of its own, or take other numbers for colours.
+    """
+    frames = np.asarray(frames)
+    is_clip = frames.ndim == 4 and 0 not in frames.shape
+    if is_clip and frames.dtype == np.uint8 and frames.shape[-1] == 3:
+        return frames
+    advice = ""
+    if is_clip and frames.dtype.kind == "f":
+        advice = "; of floats from 0 to 1, (255 * frames).round().astype(np.uint8) makes them"
+    elif is_clip and frames.shape[-1] == 4:
+        advice = "; of RGBA, frames[..., :3] does without the fourth channel"
+    raise ValueError(
+        f"frames to track must be uint8 RGB [T H W 3], at least one, given {frames.dtype} {list(frames.shape)}{advice}"
+    )
 
 
 def check_queries(queries: Num[AnyArray, "..."], shape: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from motionv2v.trackers.classical import check_queries, enlarge
+from motionv2v.trackers.classical import check_frames, check_queries, enlarge
 from motionv2v.trackers.flows import Flows, is_inside
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, Num, UInt8
@@ -34,15 +34,16 @@ class FlowTracker:
         self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
     ) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
         """Track as `track` does, and say how far to trust it, 0 to 1; 0 where the point is not visible."""
-        frames = np.asarray(frames)
+        frames = check_frames(frames)
         return self.for_clip(frames).track_with_confidence(frames, queries)
 
     def for_clip(self, frames: UInt8[AnyArray, "T H W 3"]) -> "ClipTracker":
         """Return a tracker that computes the flows of this clip once for all its calls, and keeps them while it lives.
 
-        It keeps up to `memory` bytes. The frames must not be changed meanwhile.
+        It keeps up to `memory` bytes. The frames must not be changed meanwhile. Raises ValueError unless they are uint8
+        RGB.
         """
-        frames = np.asarray(frames)
+        frames = check_frames(frames)
         scale = max(1, -(-self.min_side // min(frames.shape[1:3])))
         return ClipTracker(self, frames, Flows(enlarge(frames, scale), self.memory))
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motionv2v.trackers.classical import check_queries
+from motionv2v.trackers.classical import check_frames, check_queries
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Num, UInt8
 from motionv2v.video import resize
@@ -133,9 +133,7 @@ class TapNextTracker:
         self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
     ) -> tuple[Tracks, Float[AnyArray, "N T"]]:
         """Return what `track` does, and each point's confidence in [0, 1]: it is visible where that is above 0.5."""
-        frames, queries = np.asarray(frames), np.asarray(queries, np.float64)
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
-            raise TapNextError(f"frames must be uint8 [T H W 3], given {frames.dtype} {list(frames.shape)}")
+        frames, queries = check_frames(frames), np.asarray(queries, np.float64)
         check_queries(queries, frames.shape)
         num_frames, size = len(frames), self._module.image_size
         # From (x, y) in the clip's pixels to (y, x) in the network's.

@@ -160,6 +160,35 @@ def test_bad_queries_are_named(query, message):
         trackers.get("classical").track(sliding(path(3, (0, 0))), np.array([(0.0, 3.0, 3.0), query]))
 
 
+FRAMES = sliding(path(3, (0, 0)))
+WRONG_FRAMES = {
+    "float": (FRAMES / 255.0, r"given float64 \[3, 64, 64, 3\]; of floats from 0 to 1, \(255 \* frames\)"),
+    "rgba": (FRAMES[..., [0, 1, 2, 0]], r"given uint8 \[3, 64, 64, 4\]; of RGBA, frames\[\.\.\., :3\]"),
+    "grey": (FRAMES[..., 0], r"given uint8 \[3, 64, 64\]$"),
+    "wide": (FRAMES.astype(np.int64), r"given int64 \[3, 64, 64, 3\]$"),
+    "none": (FRAMES[:0], r"given uint8 \[0, 64, 64, 3\]$"),
+}
+
+
+@pytest.mark.parametrize("frames", WRONG_FRAMES)
+@pytest.mark.parametrize("name", ["lk", "dis", "multistep", "tapnext"])
+def test_frames_of_another_kind_are_refused_by_all_trackers(name, frames):
+    frames, message = WRONG_FRAMES[frames]
+    tapnext = object.__new__(trackers.TapNextTracker)  # it looks at the frames before it uses its weights
+    tracker = tapnext if name == "tapnext" else trackers.get("classical", mode=name)
+    calls = [lambda: plain(type(tracker).track_with_confidence)(tracker, frames, np.array([(0.0, 3.0, 3.0)]))]
+    if hasattr(tracker, "for_clip"):
+        calls.append(lambda: plain(type(tracker).for_clip)(tracker, frames))
+    for call in calls:
+        with pytest.raises(ValueError, match=rf"frames to track must be uint8 RGB \[T H W 3\], .*{message}"):
+            call()
+
+
+def plain(function):
+    """The function under the shape checks of the tests: a person's call has none."""
+    return getattr(function, "__wrapped__", function)
+
+
 @pytest.mark.parametrize(
     "name, options, message",
     [
