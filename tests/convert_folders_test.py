@@ -371,7 +371,7 @@ WRONG = {
     "cut shard": (
         lambda f: next(f.glob("transformer/*.safetensors")).write_bytes(b"12345678"), "is damaged or cut off"
     ),
-    "not a number": (lambda f: spoil_weights(f, np.nan), "tensor decoder.+ is not finite in 1 places: copy"),
+    "not a number": (lambda f: spoil_weights(f, np.nan), "tensor .+ is not finite in 1 places: copy"),
     "infinite": (lambda f: spoil_weights(f, np.inf), "is not finite in 1 places"),
     "nested": (lambda f: nest(f / "transformer/config.json", 100_000), "transformer/config.json is not json"),
     "swapped": (
