@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags, logging
 
-from motionv2v import edit_run, launching
+from motionv2v import edit_run, example_scores, launching
 
 VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packaged example")
 EDIT = flags.DEFINE_string("edit", None, "the edit.json: points, and what to do with their paths")
@@ -48,10 +48,11 @@ def main(argv: list[str]) -> None:
             raise
         print(f"edit: {launching.line(error)}", file=sys.stderr)
         sys.exit(2)
-    if result.scores:
+    if VIDEO.value is None:
+        scores = example_scores.score(result.clip, result.edited, result.source)
         print(f"{'':12s}{'this edit':>12s}{'copying':>12s}   (against the example's known truth)")
         for name, unit in (("follow_epe", "px"), ("keep_epe", "px"), ("psnr", "dB")):
-            print(f"{name:12s}{result.scores[name]:9.2f} {unit}{result.scores[name + '_copy']:9.2f} {unit}")
+            print(f"{name:12s}{scores[name]:9.2f} {unit}{scores[name + '_copy']:9.2f} {unit}")
     for path in result.files.values():
         print(f"wrote   {path}")
 

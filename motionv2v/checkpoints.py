@@ -37,6 +37,8 @@ from motionv2v import ROOT, files, parameters, schema, sections
 from motionv2v.typing import PyTree
 
 WEIGHTS, CONFIG, FROZEN, CHECKPOINTS = "model.safetensors", "config.json", "frozen.safetensors", "checkpoints"
+STEP_CACHE = "step_cache.json"
+"""Lies beside the weights where the step cache was measured: the curve of `step_cache`."""
 _DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float16": np.float16}
 _EXPONENTS = {np.dtype(ml_dtypes.bfloat16): 0x7F80, np.dtype(np.float16): 0x7C00}
 """The bits of a number of 16 bits that are all set in infinity and NaN alone."""

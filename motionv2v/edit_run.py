@@ -13,7 +13,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from motionv2v import (
     checkpoints,
     edit_json,
     editing,
-    evaluate,
     figures,
     files,
     inference,
@@ -35,8 +34,6 @@ from motionv2v import (
     trackers,
     video,
 )
-from motionv2v import tracks as tracks_lib
-from motionv2v.data.synthetic import Pair
 from motionv2v.tracks import Tracks
 
 EXAMPLE = ROOT / "examples" / "shapes"
@@ -46,14 +43,13 @@ _LIBRARIES = ("motionv2v", "jax", "jaxlib", "flax", "numpy", "av", "opencv-pytho
 
 @dataclass
 class Result:
-    """What an edit made: the clips, the tracks, the files, and scores where the truth is known."""
+    """What an edit made: the clips, the tracks and the files."""
 
     clip: video.Clip
     edited: video.Clip
     source: Tracks
     target: Tracks
     files: dict[str, Path]
-    scores: dict[str, float] = field(default_factory=dict)
 
 
 def run(
@@ -86,7 +82,7 @@ def run(
         say: called with one line per step of the work, and with every notice.
 
     Returns:
-        The clips, tracks, files, and for the example its scores.
+        The clips, tracks and files; `example_scores.score` measures those of the example.
 
     Raises:
         ValueError: (VideoError, EditError, CheckpointError) in one line, before anything is sampled or written: for
@@ -127,8 +123,6 @@ def run(
     edited = editor.edit(clip, source, target, **options, notify=lambda line: say(f"notice  {line}"))
     result = Result(clip, edited, source, target, {})
     result.files = write(out, result, record, sound=video_path, notify=lambda line: say(f"notice  {line}"))
-    if example:
-        result.scores = score_example(clip, edited, source)
     return result
 
 
@@ -285,13 +279,3 @@ def moved(source: Tracks, target: Tracks, at_least: float = 0.5) -> np.ndarray:
     """Tell which points [N] an edit moves, by more than `at_least` pixels in some frame, or shows or hides."""
     far = np.linalg.norm(np.asarray(target.xy) - np.asarray(source.xy), axis=-1).max(-1) > at_least
     return far | (np.asarray(source.visible) != np.asarray(target.visible)).any(-1)
-
-
-def score_example(clip: video.Clip, edited: video.Clip, source: Tracks) -> dict[str, float]:
-    """Score the packaged example's edit against its known truth, next to what copying the source scores."""
-    truth = video.read(EXAMPLE / "target.mp4").frames
-    true_tracks = tracks_lib.load(EXAMPLE / "target_tracks.npz")
-    pair = Pair(clip.frames, truth, source, true_tracks, moved(source, true_tracks), "", "object")
-    tracker = trackers.get("classical")
-    scores = evaluate.score(edited.frames[None], [pair], tracker)
-    return scores | {f"{k}_copy": v for k, v in evaluate.score(clip.frames[None], [pair], tracker).items()}

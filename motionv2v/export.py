@@ -38,7 +38,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from motionv2v import checkpoints, files, inference, parameters, step_cache
+from motionv2v import checkpoints, files, inference, parameters
 from motionv2v import model as modeling
 from motionv2v.convert import folders
 from motionv2v.models.vae import latent_shape
@@ -94,12 +94,14 @@ def model_folder(
 def _beside(source: Path, ema: bool, say: Callable[[str], None]) -> dict[str, str | Path]:
     """List what belongs to a checkpoint's weights and lies beside them, {name: path}."""
     found: dict[str, str | Path] = {
-        name: source / name for name in (SPIECE, step_cache.FILE, folders.KEPT) if (source / name).exists()
+        name: source / name for name in (SPIECE, checkpoints.STEP_CACHE, folders.KEPT) if (source / name).exists()
     }
-    if step_cache.FILE in found and not ema:
+    if checkpoints.STEP_CACHE in found and not ema:
         # A checkpoint is measured by its averaged weights.
-        del found[step_cache.FILE]
-        say(f"{step_cache.FILE} was measured on the averaged weights and is left out; measure the raw ones again")
+        del found[checkpoints.STEP_CACHE]
+        say(
+            f"{checkpoints.STEP_CACHE} was measured on the averaged weights and is left out; measure the raw ones again"
+        )
     return found
 
 

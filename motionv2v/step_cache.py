@@ -23,9 +23,9 @@ import jax
 import numpy as np
 
 from motionv2v import files, sampling
+from motionv2v.checkpoints import STEP_CACHE
 from motionv2v.typing import AnyArray, Float, Int
 
-FILE = "step_cache.json"
 WARM_UP = 2
 """Steps at the start that are always computed: there is nothing to extrapolate from."""
 
@@ -73,14 +73,14 @@ def plan(curve: Curve, num_steps: int, threshold: float) -> tuple[bool, ...]:
 def save(folder: str | Path, curve: Curve) -> Path:
     """Write a curve beside a checkpoint, as `step_cache.json`, and return the file. Raises OSError if it cannot."""
     columns = {name: np.asarray(getattr(curve, name)).tolist() for name in ("timesteps", "ratio", "change")}
-    return files.write(Path(folder) / FILE, json.dumps({**curve.about, **columns}, indent=1) + "\n")
+    return files.write(Path(folder) / STEP_CACHE, json.dumps({**curve.about, **columns}, indent=1) + "\n")
 
 
 def load(folder: str | Path | None) -> Curve:
     """Read the curve of a model folder. Raises ValueError, in one line, if there is none or it is damaged."""
     advice = "measure it: python launch/evaluate.py --benchmark=step_cache --checkpoint=..."
-    if folder is None or not (path := Path(folder) / FILE).is_file():
-        raise ValueError(f"the step cache needs {FILE} in {folder or 'the folder of the model'}; {advice}")
+    if folder is None or not (path := Path(folder) / STEP_CACHE).is_file():
+        raise ValueError(f"the step cache needs {STEP_CACHE} in {folder or 'the folder of the model'}; {advice}")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         timesteps, ratio, change = (np.asarray(stored.pop(name), float) for name in ("timesteps", "ratio", "change"))

@@ -20,7 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, diffusion, editing, evaluate, flops, interpolate, prepare, render, sections
+from motionv2v import (
+    checkpoints,
+    diffusion,
+    editing,
+    evaluate,
+    flops,
+    interpolate,
+    interpolation_scores,
+    prepare,
+    render,
+    sections,
+)
 from motionv2v import model as modeling
 from motionv2v.data import synthetic
 from motionv2v.datasets import make_dataset, scene_config, start_folders, vocabulary_folder
@@ -284,7 +295,7 @@ class GeneratorTask(DenoiserTask):
         samples = [source[i] for i in range(self.config.train.probe_samples)]
         videos = np.stack([sample["target"] for sample in samples])
         with _lent(self._interpolator, params) as interpolator:
-            return interpolate.probe(interpolator, videos, [s["caption"] for s in samples])
+            return interpolation_scores.probe(interpolator, videos, [s["caption"] for s in samples])
 
 
 @contextlib.contextmanager

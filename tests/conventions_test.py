@@ -29,6 +29,7 @@ LAYERS = (
     {
         "train", "tasks", "datasets", "prepare", "prepare_videos", "inference", "editing", "edit_run", "evaluate",
         "tapvid", "editor", "experiment", "export", "interpolate", "step_cache_run", "compile_check",
+        "example_scores", "interpolation_scores",
     },
 )  # fmt: skip
 """From the bottom up: a part of the package imports parts of its own layer and of those below it."""

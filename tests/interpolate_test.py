@@ -10,7 +10,18 @@ import tiny_model
 from convert_test import DIT, MODULES, random_params
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, convert, diffusion, export, interpolate, prepare, sampling, tasks, train
+from motionv2v import (
+    checkpoints,
+    convert,
+    diffusion,
+    export,
+    interpolate,
+    interpolation_scores,
+    prepare,
+    sampling,
+    tasks,
+    train,
+)
 from motionv2v import model as modeling
 from motionv2v.convert import folders, pipeline, scheduler
 from motionv2v.models.dit import Control
@@ -127,7 +138,7 @@ def test_loop_probes_against_a_cross_fade(workdir):
 
 def test_cross_fade_goes_from_one_frame_to_the_other():
     first, last = frames()
-    video = interpolate.cross_fade(first, last, 5)
+    video = interpolation_scores.cross_fade(first, last, 5)
     assert video.dtype == np.uint8
     np.testing.assert_array_equal(video[[0, -1]], [first, last])
     # Rounding to whole levels.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import editing, sampling, step_cache
+from motionv2v import checkpoints, editing, sampling, step_cache
 from motionv2v.step_cache import Curve
 
 GRID = sampling.time_grid(20)
@@ -68,7 +68,7 @@ def test_files_come_back_and_damaged_ones_are_named(tmp_path):
     back = step_cache.load(tmp_path)
     for name in ("timesteps", "ratio", "change"):
         np.testing.assert_array_equal(getattr(back, name), getattr(EVEN, name))
-    assert back.about == {"model": "toy"} and [p.name for p in tmp_path.iterdir()] == [step_cache.FILE]
+    assert back.about == {"model": "toy"} and [p.name for p in tmp_path.iterdir()] == [checkpoints.STEP_CACHE]
     good = json.loads(path.read_text())
     bad = [
         "{",

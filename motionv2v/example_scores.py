@@ -1,0 +1,23 @@
+"""Score the edit of the packaged example, whose true result is known because a program drew it."""
+
+from motionv2v import edit_run, evaluate, trackers, video
+from motionv2v import tracks as tracks_lib
+from motionv2v.data.synthetic import Pair
+from motionv2v.tracks import Tracks
+
+
+def score(clip: video.Clip, edited: video.Clip, source: Tracks) -> dict[str, float]:
+    """Score an edit of the example against its truth, next to what copying the source scores.
+
+    Args:
+        clip: the example's. edited: what became of it. source: the tracks of its points as they were found.
+
+    Returns:
+        {"follow_epe", "keep_epe" in pixels, "psnr" in dB}, and the same of the unedited clip with "_copy" behind.
+    """
+    truth = video.read(edit_run.EXAMPLE / "target.mp4").frames
+    true_tracks = tracks_lib.load(edit_run.EXAMPLE / "target_tracks.npz")
+    pair = Pair(clip.frames, truth, source, true_tracks, edit_run.moved(source, true_tracks), "", "object")
+    tracker = trackers.get("classical")
+    scores = evaluate.score(edited.frames[None], [pair], tracker)
+    return scores | {f"{k}_copy": v for k, v in evaluate.score(clip.frames[None], [pair], tracker).items()}
