@@ -49,10 +49,7 @@ def main(argv: list[str]) -> None:
         print(f"edit: {launching.line(error)}", file=sys.stderr)
         sys.exit(2)
     if VIDEO.value is None:
-        scores = example_scores.score(result.clip, result.edited, result.source)
-        print(f"{'':12s}{'this edit':>12s}{'copying':>12s}   (against the example's known truth)")
-        for name, unit in (("follow_epe", "px"), ("keep_epe", "px"), ("psnr", "dB")):
-            print(f"{name:12s}{scores[name]:9.2f} {unit}{scores[name + '_copy']:9.2f} {unit}")
+        print(example_scores.format_scores(example_scores.score(result.clip, result.edited, result.source)))
     for path in result.files.values():
         print(f"wrote   {path}")
 

@@ -21,3 +21,11 @@ def score(clip: video.Clip, edited: video.Clip, source: Tracks) -> dict[str, flo
     tracker = trackers.get("classical")
     scores = evaluate.score(edited.frames[None], [pair], tracker)
     return scores | {f"{k}_copy": v for k, v in evaluate.score(clip.frames[None], [pair], tracker).items()}
+
+
+def format_scores(scores: dict[str, float]) -> str:
+    """Lay out scores in lines, what copying the source gives beside what the edit gives."""
+    lines = [f"{'':12s}{'this edit':>12s}{'copying':>12s}   (against the example's known truth)"]
+    for name, unit in (("follow_epe", "px"), ("keep_epe", "px"), ("psnr", "dB")):
+        lines.append(f"{name:12s}{scores[name]:9.2f} {unit}{scores[name + '_copy']:9.2f} {unit}")
+    return "\n".join(lines)
