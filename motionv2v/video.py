@@ -10,6 +10,7 @@ A resize keeps the coordinate convention of the package: a point at `xy` moves t
 import contextlib
 import functools
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -66,8 +67,10 @@ def read(
     decoder = Decoder(path)
     stop = None if num_frames is None else start + num_frames
     expected = decoder.num_frames if fps is None else int(decoder.num_frames * fps / decoder.fps) + 1
+    shape = (*(size or decoder.shown), 3)
     # Memory that is never written to costs nothing, so one frame too many is no waste.
-    frames = np.empty((max(1, min(expected, stop or expected) - start), *(size or decoder.shown), 3), np.uint8)
+    held = min(min(expected, stop or expected) - start, MAX_BYTES // math.prod(shape))
+    frames = np.empty((max(1, held), *shape), np.uint8)
     seen = count = 0
     with contextlib.closing(decoder.pictures(fps)) as pictures:
         for picture, times in pictures:
@@ -207,11 +210,12 @@ def _check_result(path: Path, num_read: int, num_seen: int, num_frames: int | No
 
 def _make_room(path: Path, frames: UInt8[AnyArray, "T H W 3"], count: int) -> UInt8[AnyArray, "S H W 3"]:
     """Return the frames in an array that holds at least `count` of them; raise VideoError above MAX_BYTES."""
-    if count * frames[0].nbytes > MAX_BYTES:
+    most = MAX_BYTES // frames[0].nbytes
+    if count > most:
         raise VideoError(f"{path}: more than {MAX_BYTES // 2**30} GiB of frames; give num_frames or a smaller size")
     if count <= len(frames):
         return frames
-    more = np.empty((max(count, len(frames) * 5 // 4), *frames.shape[1:]), np.uint8)
+    more = np.empty((min(most, max(count, len(frames) * 5 // 4)), *frames.shape[1:]), np.uint8)
     more[: len(frames)] = frames
     return more
 

@@ -86,6 +86,8 @@ class Decoder:
             try:
                 for picture, times in paced:
                     damage.see(picture, range(count, count + times))
+                    if fps is None and self._clock.even and times != 1:
+                        self._note(f"pictures are missing or too many from frame {count} on; frames keep the time")
                     yield picture, times
                     count += times
             finally:
@@ -118,11 +120,13 @@ class Decoder:
                 at = packet.dts if packet.pts is None else packet.pts
                 if not packet.size or packet.is_discard:
                     continue
+                if stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10:
+                    continue  # a picture that others are predicted from, itself not shown (RFC 6386, 9.1)
                 count += 1
                 if at is not None:
                     times.append(at)
                     last = max(last, (at, packet.duration))
-                if count >= _LOOK:
+                if count >= _LOOK and first is not None:
                     break
         except (av.error.FFmpegError, OSError) as error:
             failure = f" ({reason(error)})"
@@ -135,6 +139,7 @@ class Decoder:
         times, shown = np.array(times, np.float64) * self._tick, (last[1] or 0) * self._tick
         self._clock = video_clock.find(times, self._tick, stated, shown or None)
         self.fps = self._clock.rate
+        self._end = times.max() if len(times) else -np.inf
         length = np.ptp(times) if len(times) and not self._clock.even else 0.0
         self._expected = max(count, int(min(length * self.fps, 1e6)) + 1)
         return first
@@ -145,7 +150,7 @@ class Decoder:
 
     def _decode(self) -> Iterator[Any]:
         """Yield the file's pictures in the order they are shown."""
-        count, sizes = 0, {self._stored}
+        count, sizes, picture = 0, {self._stored}, None
         with self._open() as (container, stream):
             try:
                 for picture in container.decode(stream):
@@ -157,6 +162,8 @@ class Decoder:
                     yield picture
             except (av.error.FFmpegError, OSError) as error:
                 raise VideoError(f"{self.path}: damaged after frame {count} ({reason(error)})") from None
+        if picture is not None and picture.time is not None and picture.time + 0.5 / self.fps < self._end:
+            self._note(f"its pictures after {picture.time:.3g} s, up to {self._end:.3g} s, cannot be decoded")
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
