@@ -36,8 +36,8 @@ from motionv2v.memory import (
 from motionv2v.models.activations import BATCH
 from motionv2v.typing import PyTree
 
-ENCODER_FRAMES = 64
-"""Pictures that x264 holds back before it writes the first one, rounded up: 40 it looks ahead, and those in work."""
+ENCODER_FRAMES = 96
+"""Uncoded pictures that what x264 holds takes the memory of: 40 it looks ahead, those in work, and copies of theirs."""
 
 VARIABLE = "MOTIONV2V_MEMORY"
 """Environment variable: `ignore` starts what is estimated not to fit, with a warning."""

@@ -282,14 +282,14 @@ print(json.dumps([clip.frames.nbytes, peak - before]))
 
 
 def test_by_products_are_never_in_memory(repository, tmp_path):
-    """Clip-sized copies of the clip (147 MB): the edited frames, and what the encoder of the comparison holds back."""
+    """Beside the clip (147 MB): the edited frames, and what the encoder of the comparison holds. It was 9 clips."""
     child = subprocess.run(
-        [sys.executable, "-c", PEAK, str(tmp_path)], cwd=repository, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", PEAK, str(tmp_path)], cwd=repository, capture_output=True, text=True, timeout=900
     )
     assert child.returncode == 0, child.stderr
     size, above = json.loads(child.stdout.splitlines()[-1])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
-    assert above < size + 64 * 3 * 480 * 640 * 3
+    assert above < 4 * size
 
 
 def test_moved_matches_its_words():
