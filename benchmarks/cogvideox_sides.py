@@ -245,9 +245,8 @@ def sample_video(model: Any, num_steps: int, params: Any, noise: Any, text: Any)
         lambda xt, timestep: predict(xt, timestep, 0),
         noise,
         model.schedule,
-        num_steps=num_steps,
-        guidance=sampling.Guidance(GUIDANCE),
-        guided_fn=lambda xt, timestep: (predict(xt, timestep, 0), predict(xt, timestep, 1)),
+        sampling.Settings(num_steps, guidance=sampling.Guidance(GUIDANCE)),
+        lambda xt, timestep: (predict(xt, timestep, 0), predict(xt, timestep, 1)),
     )
     return (modeling.decode(model, params, latents) + 1) / 2
 

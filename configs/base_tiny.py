@@ -19,7 +19,7 @@ VAE_SCALING_FACTOR = 1.721
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict({"name": "base_tiny", "kind": "base", "init_from": ("runs/vae_tiny",), "resume_from": ()})
+    config = ConfigDict({"name": "base_tiny", "init_from": ("runs/vae_tiny",), "resume_from": ()})
     config.vae = common.vae_tiny()
     config.vae.scaling_factor = VAE_SCALING_FACTOR
     config.text = common.text_tiny()

@@ -15,7 +15,7 @@ from configs import common, motionv2v_cogvideox_5b
 
 def get_config() -> ConfigDict:
     config = motionv2v_cogvideox_5b.get_config()
-    config.name, config.kind = "interpolation_cogvideox_5b", "generator"
+    config.name = "interpolation_cogvideox_5b"
     config.dit = motionv2v_cogvideox_5b.dit_5b()
     config.dit.update({"in_channels": 32, "positions": "rope+learned", "sample_size": (13, 60, 90)})
     config.method = ConfigDict({"name": "interpolation", "drop_last": 0.1, "image_scale": 1.0})

@@ -18,7 +18,7 @@ from configs import base_tiny, common
 
 def get_config() -> ConfigDict:
     config = base_tiny.get_config()
-    config.name, config.kind = "interpolation_tiny", "generator"
+    config.name = "interpolation_tiny"
     config.init_from = ("tiny",)
     config.dit.in_channels = 32
     config.method = ConfigDict({"name": "interpolation", "drop_last": 0.1, "image_scale": 1.0})

@@ -73,7 +73,7 @@ def dit_5b() -> ConfigDict:
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict({"name": "motionv2v_cogvideox_5b", "kind": "control", "init_from": ()})
+    config = ConfigDict({"name": "motionv2v_cogvideox_5b", "init_from": ()})
     config.vae = vae_cogvideox()
     config.text = text_t5_xxl()
     config.dit = dit_5b()

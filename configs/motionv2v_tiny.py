@@ -27,7 +27,7 @@ from configs import base_tiny, common
 
 def get_config() -> ConfigDict:
     config = base_tiny.get_config()
-    config.name, config.kind = "motionv2v_tiny", "control"
+    config.name = "motionv2v_tiny"
     config.init_from = ("runs/vae_tiny", "runs/base_tiny")
     config.dit.update({"control_depth": 4, "control_wiring": "side", "control_start": "identity"})
     config.method = ConfigDict({"name": "motionv2v", "sigma": 3.0, "colors": "any", "first_frame_latents": False})

@@ -23,7 +23,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict({"name": "vae_tiny", "kind": "vae", "init_from": ()})
+    config = ConfigDict({"name": "vae_tiny", "init_from": ()})
     config.vae = common.vae_tiny()
     config.data = common.data_tiny()
     config.data.update({"crop": (5, 32, 32), "clips": 8, "blob_share": 0.4, "sigma": 3.0, "colors": "any"})

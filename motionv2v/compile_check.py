@@ -29,6 +29,7 @@ from motionv2v import (
     editing,
     flops,
     memory,
+    methods,
     optim,
     parameters,
     room,
@@ -41,6 +42,7 @@ from motionv2v import (
     train,
 )
 from motionv2v import model as modeling
+from motionv2v.data import latents
 from motionv2v.models import time_tables
 from motionv2v.models.activations import BATCH
 from motionv2v.models.vae import latent_shape
@@ -145,16 +147,16 @@ def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
     chip = flops.chip(mesh.devices.flat[0].device_kind)
     rules = room.sampling_rules(config, params, mesh, float(chip.memory)) if chip else sharding.RULES
     of_time, _ = time_tables.split(params["dit"])
-    tables = jax.eval_shape(lambda weights: modeling.tabulate(model, weights, config.sample.num_steps), of_time)
+    settings = sampling.from_config(config.sample)
+    tables = jax.eval_shape(lambda weights: modeling.tabulate(model, weights, settings), of_time)
     params = modeling.sampling_params(params, tables)
     # Bytes stand in for a vocabulary: the program sees no tokens, only their embeddings.
     tokens = tokenizer.make("bytes", config.data.text_length)
     # As `edit_run.device_mesh`: one device edits without a mesh, and predicts with and without the text in turns.
     editor = editing.Editor(config, {}, mesh=None if mesh.size == 1 else mesh, tokenizer=tokens)
-    model, settings = editor.model, config.sample
+    model = editor.model
     whole = NamedSharding(mesh, PartitionSpec())
-    given = pixels_batch(config, model, size)
-    del given["target"], given["edited"], given["tokens"]
+    given = _rows_of(modeling.sample_shapes(model, _num_points(config)), size)
     text = jax.ShapeDtypeStruct((size, config.data.text_length, model.denoiser.dit.text_dim), model.text.dtype)
     weights = {name: tree for name, tree in params.items() if name != "time"}
     arguments = (
@@ -162,24 +164,23 @@ def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
         | _place_whole({"time": tables}, whole),
         *_place_whole((jax.eval_shape(lambda: jax.random.key(0)), given, text, text), whole),
     )
-    guidance = sampling.Guidance(settings.scale, settings.guidance)
-    static = {"num_steps": settings.num_steps, "solver": settings.solver, "guidance": guidance}
-    static["use_control"] = model.method is not None
-    static["void"] = settings.guidance_void
-    _, *grid = latent_shape((1, *modeling.clip_shape(model)), model.vae.latent_channels)[:4]
-    timesteps = sampling.time_grid(settings.num_steps, model.schedule.num_timesteps)
-    passes = int(sampling.model_calls(guidance, timesteps, void=static["void"]).sum())
-    count = flops.forward(model.denoiser.dit, grid, config.data.text_length, use_control=static["use_control"]).total
-    generate = jax.jit(editor._generate_fn, static_argnames=tuple(static))
+    shape = modeling.clip_shape(model)[:3]
+    static = {"settings": settings, "use_control": model.method is not None, "shape": shape, "skip": 0}
+    _, *grid = latent_shape((1, *shape, 3), model.vae.latent_channels)[:4]
+    passes = int(sampling.model_calls(settings, model.schedule.num_timesteps).sum())
+    length = config.data.text_length
+    count = flops.forward(model.denoiser.dit, grid, length, static["use_control"], params).total
+    generate = jax.jit(editor._sample_fn, static_argnames=tuple(static))
     return Program(generate, arguments, static, 0, passes * size * count)
 
 
 def latents_batch(config: Any, model: modeling.Model, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes of a batch of `size` cached samples, as `data.latents` stores them, and `text_embeddings`."""
-    _, frames, *rest = latent_shape((1, *modeling.clip_shape(model)), model.vae.latent_channels)
-    lengths = {"source_video": frames} if model.method is None else modeling.condition_lengths(model)
-    lengths = {"target": frames, **lengths}
-    batch = {f"{name}_latents": jax.ShapeDtypeStruct((size, t, *rest), np.float16) for name, t in lengths.items()}
+    shape = latent_shape(modeling.clip_shape(model), model.vae.latent_channels)
+    target = jax.ShapeDtypeStruct(shape, np.float16)
+    conditions = {"videos": {"source_video": target}} if model.method is None else modeling.condition_shapes(model)
+    stored = {"target_latents": target, **latents.stored(conditions)}
+    batch = {name: jax.ShapeDtypeStruct((size, *x.shape), np.float16) for name, x in stored.items()}
     length = config.data.text_length
     if config.data.text_embeddings:
         batch["text"] = jax.ShapeDtypeStruct((size, length, model.denoiser.dit.text_dim), np.float16)
@@ -187,15 +188,22 @@ def latents_batch(config: Any, model: modeling.Model, size: int) -> dict[str, ja
 
 
 def pixels_batch(config: Any, model: modeling.Model, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of a batch of `size` drawn or stored pairs of clips."""
-    frames, points = model.config.data.num_frames, datasets.scene_config(config).num_points
-    batch = {"tokens": jax.ShapeDtypeStruct((size, config.data.text_length), np.int32)}
-    batch["edited"] = jax.ShapeDtypeStruct((size, points), bool)
-    for side in ("source", "target"):
-        batch[side] = jax.ShapeDtypeStruct((size, *modeling.clip_shape(model)), np.uint8)
-        batch[f"{side}_xy"] = jax.ShapeDtypeStruct((size, points, frames, 2), np.float32)
-        batch[f"{side}_visible"] = jax.ShapeDtypeStruct((size, points, frames), bool)
-    return batch
+    """Return the shapes of a batch of `size` drawn or stored pairs: clips, tracks, tokens, and what else is read."""
+    frames, height, width, _ = modeling.clip_shape(model)
+    sizes = {"T": frames, "H": height, "W": width, "N": _num_points(config)}
+    pair = methods.fields.shapes(methods.fields.select(("source", "target", "source_tracks", "target_tracks")), sizes)
+    rows = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in pair.items()}
+    rows |= {"edited": jax.ShapeDtypeStruct((sizes["N"],), bool)}
+    rows |= {"tokens": jax.ShapeDtypeStruct((config.data.text_length,), np.int32)}
+    return _rows_of(rows | modeling.sample_shapes(model, sizes["N"]), size)
+
+
+def _rows_of(sample: dict[str, jax.ShapeDtypeStruct], size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype) for name, x in sample.items()}
+
+
+def _num_points(config: Any) -> int:
+    return datasets.scene_config(config).num_points
 
 
 def check(config: Any, topology: str, what: str = "train") -> tuple[Report, Any]:

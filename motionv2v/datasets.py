@@ -9,7 +9,7 @@ from typing import Any
 import grain
 import jax
 
-from motionv2v import checkpoints, memory, parameters, sections, sharding
+from motionv2v import checkpoints, memory, methods, parameters, sections, sharding
 from motionv2v import tokenizer as tokenizers
 from motionv2v.data import latents as latent_data
 from motionv2v.data import pipeline, synthetic
@@ -205,7 +205,8 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
         if data.text_embeddings:
             check_text_is_frozen(config)
         source = latent_data.LatentSource(data.latents, text=data.text_embeddings)
-        return pipeline.make_dataset(source, latent_data.Vary(data.caption_dropout, data.swap), **batches)
+        vary = latent_data.Vary(data.caption_dropout, data.swap, _swapped(source) if data.swap else ())
+        return pipeline.make_dataset(source, vary, **batches)
     transform = pipeline.Prepare(tokenizer, data.caption_dropout)
     if not is_mixed:
         source = synthetic.SyntheticSource(scene_config(config), data.seed, split)
@@ -213,6 +214,18 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
     sources, weights = _mixed_sources(config, split)
     num_points = scene_config(config).num_points
     return pipeline.mix(sources, weights, transform, buckets=_buckets(config), num_points=num_points, **batches)
+
+
+def _swapped(source: latent_data.LatentSource) -> tuple[tuple[str, str], ...]:
+    """Tell which stored arrays change places when source becomes target. Raises ValueError where that cannot be."""
+    endings = latent_data.ENDINGS
+    ends = {name: next(end for end in endings if name.endswith(end)) for name in source.names if name.endswith(endings)}
+    streams = [name.removesuffix(end) for name, end in ends.items() if name != "target_latents"]
+    try:
+        pairs = methods.fields.swapped(streams)
+    except ValueError as error:
+        raise ValueError(f"data.swap: {error}; set it to 0, or encode the pairs of {source} again") from None
+    return tuple((f"{a}_latents", f"{b}_latents") for a, b in pairs)
 
 
 def samples(config: Any, split: str = "train") -> grain.MapDataset:

@@ -133,13 +133,10 @@ def load(checkpoint: str | Path, devices: int = 1, *, say: Callable[[str], None]
         ValueError: as `device_mesh` and `editing.load`, and if the devices are too small, before weights are read.
     """
     config = checkpoints.read_config(checkpoints.resolve(checkpoint))
-    is_editor = config.kind in editing.KINDS  # of another kind `editing.load` says what it is
-    if is_editor:
-        editing.check_inputs(config, checkpoint)
-        inference.expected_shapes(config, str(checkpoint))
+    editing.check_config(config, checkpoint)
+    inference.expected_shapes(config, str(checkpoint))
     mesh = device_mesh(checkpoint, devices)
-    if is_editor:
-        room.check(config, mesh, "sample", say=say)
+    room.check(config, mesh, "sample", say=say)
     return editing.load(checkpoint, mesh)
 
 

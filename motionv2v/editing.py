@@ -7,23 +7,18 @@ is mapped back to the clip's size, frame count and frame rate; each such step is
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import checkpoints, inference, sampling, sections, sharding, views
+from motionv2v import checkpoints, inference, methods, sampling, sections, views
 from motionv2v import model as modeling
 from motionv2v import video as video_io
-from motionv2v.models.activations import constrain
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Float, Int, Key, PyTree, UInt8
+from motionv2v.typing import AnyArray, Float, Int, Key, UInt8
 
 MAX_ADVISED_POINTS = 20
-KINDS = ("control", "base")
-"""Kinds of model that an `Editor` runs: one with a control branch, and a text-to-video base without."""
 
 
 def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = None) -> "Editor":
@@ -38,24 +33,25 @@ def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = Non
     """
     folder = checkpoints.resolve(name_or_folder)
     config = checkpoints.read_config(folder)
-    if config.kind not in KINDS:
-        raise ValueError(
-            f"{name_or_folder} holds a {config.kind or 'nameless'!r} model ({config.name}); "
-            "editing needs one of kind 'control', such as the released 'tiny'"
-        )
-    check_inputs(config, name_or_folder)
+    check_config(config, name_or_folder)
     return Editor(*inference.read(name_or_folder), folder, mesh)
 
 
-def check_inputs(config: Any, name: str | os.PathLike) -> None:
-    """Raise a ValueError for a config that lacks a section, or a published model that an `Editor` cannot feed.
+def check_config(config: Any, name: str | os.PathLike) -> None:
+    """Raise a ValueError for a config of no model that an `Editor` runs, saying what it is and what it can do.
 
-    The published ones read an image's latents beside the noise, or have a control branch for conditions that no
+    Some published models read an image's latents beside the noise, or have a control branch for conditions that no
     method here draws.
     """
     sections.require(config, inference.NEEDED, "to edit", str(name))
+    method = methods.get(config.method.name) if "method" in config else None
+    if method is not None and not method.edits():
+        raise ValueError(
+            f"{name} is a model of {config.method.name} ({config.name}), which reads {', '.join(method.reads)}: it "
+            "cannot edit a clip by its points, as the released 'tiny' does"
+        )
     given = config.dit.in_channels - config.dit.out_channels
-    if config.dit.control_depth and "method" not in config:
+    if config.dit.control_depth and method is None:
         base = "image-to-video" if given else "text-to-video"
         raise ValueError(
             f"{name} has a control branch that no method of this package draws conditions for, as "
@@ -75,9 +71,7 @@ class Editor(inference.LoadedModel):
     def __init__(self, *args: Any, **kwargs: Any):
         """Build as `inference.LoadedModel`; nothing is compiled before it is used."""
         super().__init__(*args, **kwargs)
-        static = ("num_steps", "solver", "guidance", "use_control", "void")
-        self._generate = self.program(self._generate_fn, (*static, "reuse"))
-        self._measure = self.program(self._measure_fn, static)
+        self._measure = self.program(self._measure_fn, ("settings", "use_control", "shape"))
 
     def edit(
         self,
@@ -114,8 +108,9 @@ class Editor(inference.LoadedModel):
             ValueError: if the tracks do not fit each other or the clip, saying both shapes; if the model cannot edit;
                 if `cache` is above 0 and the model's curve was not measured; for no number of `views.COUNTS`.
         """
-        if self.model.method is None:
-            raise ValueError(f"{self.config.name} has no control branch: it cannot edit motion")
+        if self.model.method is None or not self.model.method.edits():
+            reads = "only a base" if self.model.method is None else f"it reads {', '.join(self.model.method.reads)}"
+            raise ValueError(f"{self.config.name} has no method for edits, {reads}: it cannot edit motion")
         clip = clip if isinstance(clip, video_io.Clip) else video_io.Clip(np.asarray(clip), 8.0)
         frames = clip.frames
         check_tracks(frames, source, target)
@@ -180,9 +175,9 @@ class Editor(inference.LoadedModel):
         """Edit a batch that is already at the model's frames and size; one compiled call a view, pixels to pixels.
 
         Args:
-            key: of the noise and the blobs' colours.
-            batch: `source` uint8 [B T H W 3], `source_xy`, `target_xy` [B N T 2], `source_visible`,
-                `target_visible` [B N T].
+            key: of the noise and of what the method draws, such as the blobs' colours.
+            batch: what the method reads (`methods.fields`); for an edit `source` uint8 [B T H W 3], `source_xy`,
+                `target_xy` [B N T 2], `source_visible`, `target_visible` [B N T].
             tokens: of the prompts. num_steps, guidance: as in `edit`.
             use_control: False samples the frozen base without its control branch, for comparison.
             reuse: which steps are not computed, from `reused_steps` or `step_cache.plan`; None for none.
@@ -192,17 +187,13 @@ class Editor(inference.LoadedModel):
         Raises:
             inference.SampleError: for a sample that is not finite.
         """
-        options = {"num_steps": num_steps, "guidance": guidance, "use_control": use_control, "reuse": reuse}
+        settings = self.settings(num_steps, guidance, reuse)
         if num_views is None:
-            is_mean = use_control and int(num_steps or self.config.sample.num_steps) == 1
+            is_mean = use_control and settings.num_steps == 1
             num_views = self.config.sample.views if is_mean else 1
-
-        def one(key: Key, batch: dict[str, AnyArray]) -> AnyArray:
-            made, is_finite = self._call(self._generate, key, batch, tokens, **options)
-            inference.check_sample(is_finite, self.config)
-            return made
-
-        return views.average(key, one, batch, num_views)
+        one = lambda key, batch: self.sample(key, batch, tokens, settings, use_control=use_control)  # noqa: E731
+        read = {} if self.model.method is None else self.model.method.fields
+        return views.average(key, one, batch, num_views, read)
 
     def measure_changes(
         self,
@@ -215,40 +206,13 @@ class Editor(inference.LoadedModel):
         use_control: bool = True,
     ) -> dict[str, Float[AnyArray, "S"]]:
         """Sample as `generate` does, and return how the prediction changes from step to step: `sampling.changes`."""
-        options = {"num_steps": num_steps, "guidance": guidance, "use_control": use_control}
-        return self._call(self._measure, key, batch, tokens, **options)
+        settings, shape = self.settings(num_steps, guidance), modeling.clip_shape(self.model)[:3]
+        return self._call_sampler(self._measure, key, batch, tokens, settings, use_control, shape=shape)
 
-    def _call(
-        self,
-        function: Callable[..., Any],
-        key: Key,
-        batch: dict[str, AnyArray],
-        tokens: AnyArray,
-        *,
-        num_steps: int | None,
-        guidance: float | None,
-        **options: Any,
-    ) -> Any:
-        """Call a compiled function with the config's settings where none are given."""
-        settings = self.config.sample
-        scale = float(settings.scale if guidance is None else guidance)
-        kind = settings.guidance if guidance is None else "constant"
-        num_steps = int(num_steps or settings.num_steps)
-        text, null_text = self.embed_with_null(tokens)
-        params = self.sampling_params(num_steps)
-        with sharding.use(self.mesh):
-            return function(
-                params,
-                key,
-                {name: jnp.asarray(value) for name, value in batch.items() if name != "tokens"},
-                text,
-                null_text,
-                num_steps=num_steps,
-                solver=settings.solver,
-                guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
-                void=settings.guidance_void,
-                **options,
-            )
+    def _measure_fn(self, params, key, batch, text, null_text, *, settings, use_control, shape):
+        sample_key, noise, conditions = self._start(params, key, batch, len(text), shape, use_control)
+        functions = self._denoisers(params, text, null_text, conditions, use_control)
+        return sampling.changes(sample_key, functions[0], noise, self.model.schedule, settings, functions[1])[1]
 
     def text_to_video(
         self,
@@ -258,74 +222,8 @@ class Editor(inference.LoadedModel):
         notify: Callable[[str], None] = warnings.warn,
     ) -> UInt8[AnyArray, "B T H W 3"]:
         """Sample videos from text alone with the base model; `notify` is told of prompts that are cut."""
-        shape = (len(prompts), *modeling.clip_shape(self.model))
-        batch = {"source": np.zeros(shape, np.uint8)}
         tokens = self.tokenizer.encode(list(prompts), notify)
-        return np.asarray(self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, use_control=False))
-
-    def _generate_fn(self, params, key, batch, text, null_text, *, use_control, **settings):
-        """Edit from pixels to pixels, and tell whether the sample is finite: what `generate` compiles."""
-        sample_key, noise, conditions = self._start(params, key, batch, use_control)
-        latents = self.sample_latents(sample_key, params, noise, text, null_text, conditions, **settings)
-        video = modeling.decode(self.model, params, latents)
-        made = constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
-        return made, inference.all_finite(latents, video)
-
-    def _measure_fn(self, params, key, batch, text, null_text, *, use_control, **settings):
-        sample_key, noise, conditions = self._start(params, key, batch, use_control)
-        functions = self._denoisers(params, text, null_text, conditions)
-        return sampling.changes(sample_key, noise=noise, schedule=self.model.schedule, **functions, **settings)[1]
-
-    def _start(self, params: PyTree, key: Key, batch: dict[str, AnyArray], use_control: bool) -> tuple[Any, ...]:
-        """Draw the solver's key, the noise and, with the control branch, the conditions' latents."""
-        model = self.model
-        draw_key, noise_key, sample_key = jax.random.split(key, 3)
-        conditions = None
-        if use_control:
-            drawn = model.method.batch_conditions(draw_key, batch, self.config.method)
-            conditions = modeling.encode_conditions(model, params, drawn)
-        shape = modeling.latent_shape(batch["source"].shape, model.vae.latent_channels)
-        return sample_key, jax.random.normal(noise_key, shape), conditions
-
-    def sample_latents(
-        self,
-        key: Key,
-        params: PyTree,
-        noise: Float[AnyArray, "B t h w z"],
-        text: Float[AnyArray, "B L C"],
-        null_text: Float[AnyArray, "B L C"],
-        conditions: PyTree,
-        **settings: Any,
-    ) -> Float[AnyArray, "B t h w z"]:
-        """Sample scaled latents from noise; pure, for use under jit (and, on a mesh, within `sharding.use`).
-
-        Args:
-            key: of the solver's own noise. params: `sampling_params` for the number of steps.
-            noise: N(0, 1). text, null_text: embeddings of the prompts, and of what guidance moves away from.
-            conditions: latents of the method's conditions, or None for the base alone.
-            settings: num_steps, solver, guidance, reuse, void of `sampling.sample`.
-        """
-        functions = self._denoisers(params, text, null_text, conditions)
-        return sampling.sample(key, noise=noise, schedule=self.model.schedule, **functions, **settings)
-
-    def _denoisers(self, params: PyTree, text: AnyArray, null_text: AnyArray, conditions: PyTree) -> dict[str, Any]:
-        """Build `denoise_fn` and `guided_fn` of a sample."""
-        predict = partial(modeling.denoise, self.model, params)
-
-        def guided(xt: AnyArray, timestep: AnyArray) -> tuple[AnyArray, AnyArray]:
-            if self.mesh is None:
-                # One after the other, by one copy of the program: half the compilation of two calls.
-                both = jax.lax.map(lambda t: predict(xt, timestep, t, conditions), jnp.stack([text, null_text]))
-                return both[0], both[1]
-            # One batch of both: where `data` is 2, each half of the devices predicts one.
-            twice = lambda tree: jax.tree.map(lambda x: constrain(jnp.concatenate([x, x]), "batch"), tree)  # noqa: E731
-            texts = jnp.concatenate([text, null_text])
-            return tuple(jnp.split(predict(twice(xt), twice(timestep), texts, twice(conditions)), 2))
-
-        return {
-            "denoise_fn": lambda xt, timestep: predict(xt, timestep, text, conditions),
-            "guided_fn": guided,
-        }
+        return np.asarray(self.generate(jax.random.key(seed), {}, tokens, num_steps=num_steps, use_control=False))
 
 
 def check_tracks(frames: UInt8[np.ndarray, "T H W 3"], source: Tracks, target: Tracks) -> None:

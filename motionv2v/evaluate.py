@@ -145,18 +145,12 @@ def score(
             where = counted & rows[:, None]
             if where.any():
                 result.append(float(error[where].mean()))
-        psnr.append(clip_psnr(frames, pair.target))
+        psnr.append(metrics.clip_psnr(frames, pair.target))
     return {"follow_epe": _mean(follow), "keep_epe": _mean(keep), "psnr": _mean(psnr)}
 
 
 def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
-
-
-def clip_psnr(video: UInt8[np.ndarray, "T H W 3"], truth: UInt8[np.ndarray, "T H W 3"]) -> float:
-    """Return the PSNR in dB of the squared error pooled over a clip; infinity for equal clips."""
-    error = float(metrics.l2(video, truth))
-    return float("inf") if error == 0 else -10 * float(np.log10(error))
 
 
 def exact_copy_epe(pairs: list[scenes.Pair]) -> float:

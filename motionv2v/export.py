@@ -10,7 +10,8 @@ beside them the weights, which stay an argument: constants of 5B parameters fit 
 
     folder/encode.jaxexport     (weights, video [b T H W 3] in [-1, 1]) -> scaled latents [b t h w z]
     folder/text.jaxexport       (weights, tokens [b L]) -> [b L C]
-    folder/denoise.jaxexport    (weights, xt, timestep [b], text, {stream: latents}) -> v, one call of a denoising step
+    folder/denoise.jaxexport    (weights, xt, timestep [b], text, {condition: array}) -> v, one call of a
+                                denoising step; conditions are NAME_latents of videos, NAME_map of what else is drawn
     folder/decode.jaxexport     (weights, latents) -> video in [-1, 1]
     folder/weights.safetensors  every parameter by its path; each function takes the dict of those in its manifest
     folder/spiece.model         the vocabulary of `text.tokenizer` "sentencepiece", where the checkpoint has one
@@ -41,6 +42,7 @@ from safetensors.numpy import save_file
 from motionv2v import checkpoints, files, inference, parameters
 from motionv2v import model as modeling
 from motionv2v.convert import folders
+from motionv2v.data import latents as latent_data
 from motionv2v.models.vae import latent_shape
 from motionv2v.tokenizer import SPIECE
 from motionv2v.typing import PyTree
@@ -163,10 +165,10 @@ def functions(model: modeling.Model) -> dict[str, Function]:
     if model.method is None:
         call = lambda p, xt, time, text: modeling.denoise(model, p, xt, time, text)  # noqa: E731
     else:
-        streams = modeling.condition_lengths(model)
-        steps.append({name: (("b", length, *latents[2:]), "float32") for name, length in streams.items()})
+        wanted = modeling.condition_shapes(model)
+        steps.append({name: (("b", *x.shape), "float32") for name, x in latent_data.stored(wanted).items()})
         call = lambda p, xt, time, text, streams: modeling.denoise(  # noqa: E731
-            model, p, xt, time, text, {"videos": streams}
+            model, p, xt, time, text, latent_data.conditions(streams, wanted)
         )
     parts["denoise"] = Function(call, tuple(steps), ("dit", "conditioner"))
     return parts

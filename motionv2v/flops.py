@@ -6,14 +6,21 @@ A multiply-add is two operations. With N tokens (text and video), V of them vide
     attention of a block          4 N^2 D                  scores and their sum over values
     zero layers of a branch       2 V D^2 each             one before its blocks and one after every block
 
+    attention within frames (`axes` "hw")   4 N^2 D / t, with the text once a frame; along time ("t") 4 V t D
+    conditioner and low-rank updates        2 V times the numbers in their kernels
+
 Training counts what the mathematics needs, and no more: a backward pass needs the gradient to a layer's input (as many
 operations as forward) and, where the layer trains, to its weights (as many again); attention has no weights, and needs
 twice its forward operations. Frozen layers in front of everything that trains need no backward pass at all. Work that
 is repeated to save memory does not count, nor do text encoder and autoencoder, which cached data leave out.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from motionv2v import parameters
+from motionv2v.typing import PyTree
 
 
 class Chip(NamedTuple):
@@ -60,7 +67,10 @@ there; the GPUs' are from secondary sources: check them before you plan on them.
 
 
 class Count(NamedTuple):
-    """Operations of one sample: linear layers and attention of the main blocks and of the branch, and the rest."""
+    """Operations of one sample: linear layers and attention of the main blocks and of the branch, and the rest.
+
+    `lora` and `conditioner` are what a method's further weights cost.
+    """
 
     main_linear: float
     main_attention: float
@@ -68,6 +78,8 @@ class Count(NamedTuple):
     branch_attention: float
     zero_layers: float
     ends: float
+    lora: float = 0.0
+    conditioner: float = 0.0
 
     @property
     def total(self) -> float:
@@ -75,27 +87,34 @@ class Count(NamedTuple):
         return float(sum(self))
 
 
-def forward(dit: Any, grid: Sequence[int], text_length: int, use_control: bool = True) -> Count:
+def forward(
+    dit: Any, grid: Sequence[int], text_length: int, use_control: bool = True, params: PyTree | None = None
+) -> Count:
     """Count one forward pass of one sample.
 
     Args:
         dit: a `models.dit.DiT`, or anything with its fields.
         grid: (t, h, w) of the latents. text_length: tokens of text.
-        use_control: whether the control branch runs.
+        use_control: whether conditioner and control branch run.
+        params: the model's tree, or its shapes, of which `dit/lora` and `conditioner` are counted; None for neither.
     """
     width, patch = dit.width, dit.patch
-    video = 1
-    for length, side in zip(grid, patch, strict=True):
-        video *= length // side
+    sides = [length // side for length, side in zip(grid, patch, strict=True)]
+    video = math.prod(sides)
     tokens = video + text_length
-    linear = (8 + 4 * dit.mlp_ratio) * tokens * width**2
-    # Two modulated norms a block, each from one vector per sample to six vectors.
-    modulation = 2 * 2 * dit.time_embed_dim * 6 * width
-    attention = 4 * tokens**2 * width
+    axes = getattr(dit, "axes", ("thw",))
+    # Projections and feed-forward; every attention has projections of its own.
+    linear = (8 * len(axes) + 4 * dit.mlp_ratio) * tokens * width**2
+    # Modulated norms, each from one vector per sample to six vectors.
+    modulation = (len(axes) + 1) * 2 * dit.time_embed_dim * 6 * width
+    per_frame = video // sides[0] + text_length
+    pairs = {"thw": tokens**2, "hw": sides[0] * per_frame**2, "t": video * sides[0]}
+    attention = 4 * width * sum(pairs[along] for along in axes)
     depth = dit.control_depth if use_control else 0
-    volume = patch[0] * patch[1] * patch[2]
-    ends = 2 * video * width * volume * (dit.in_channels + dit.out_channels) + 2 * text_length * dit.text_dim * width
+    ends = 2 * video * width * math.prod(patch) * (dit.in_channels + dit.out_channels)
+    ends += 2 * text_length * dit.text_dim * width
     ends += 2 * width * dit.time_embed_dim + 2 * dit.time_embed_dim**2 + 2 * dit.time_embed_dim * 2 * width
+    params = params or {}
     return Count(
         dit.num_layers * (linear + modulation),
         dit.num_layers * attention,
@@ -103,24 +122,42 @@ def forward(dit: Any, grid: Sequence[int], text_length: int, use_control: bool =
         depth * attention,
         (depth + 1) * 2 * video * width**2 if depth else 0,
         ends,
+        2 * tokens * _size(params.get("dit", {}).get("lora", {})),
+        2 * video * _size(params.get("conditioner", {}), "kernel") if use_control else 0.0,
     )
 
 
-def train_step(dit: Any, grid: Sequence[int], text_length: int, kind: str) -> float:
-    """Count one training step of one sample: "base" trains all of the transformer, "control" the branch on it.
+def _size(tree: PyTree, ending: str = "") -> float:
+    return float(sum(math.prod(x.shape) for path, x in parameters.flatten(tree).items() if path.endswith(ending)))
 
-    The branch is added after main block 0, so that block needs no backward pass when the main blocks are frozen.
-    Raises ValueError for another kind.
+
+def train_step(
+    dit: Any, grid: Sequence[int], text_length: int, params: PyTree, schedule: Sequence[tuple[str, Any]]
+) -> float:
+    """Count one training step of one sample; what trains follows from the schedule.
+
+    A branch is added after main block 0, so that block needs no backward pass when the main blocks are frozen. Low-rank
+    updates and motion embeddings in block 0 leave it out too, but for what is behind the first of them in it.
+
+    Args:
+        dit, grid, text_length: as for `forward`. params: the model's tree, or its shapes.
+        schedule: as `parameters.partition` takes it.
     """
-    if kind not in ("base", "control"):
-        raise ValueError(f"kind is {kind!r}; operations are counted for base, control")
-    count = forward(dit, grid, text_length, use_control=kind == "control")
-    if kind == "base":
+    trainable, _ = parameters.partition(params, schedule)
+    paths = parameters.flatten({name: tree for name, tree in trainable.items() if name in ("dit", "conditioner")})
+    trains = {"/".join(path.split("/")[:2]) if path.startswith("dit/") else "conditioner" for path in paths}
+    count = forward(dit, grid, text_length, params=params)
+    if not trains <= {"dit/control", "dit/lora", "conditioner"}:
         return 3 * count.total
-    behind = (dit.num_layers - 1) / dit.num_layers
-    frozen = behind * (count.main_linear + 2 * count.main_attention)
-    trained = 2 * (count.branch_linear + count.branch_attention + count.zero_layers)
-    return count.total + frozen + trained
+    behind = (dit.num_layers - 1) / dit.num_layers if trains else 0.0
+    passed = behind * (count.main_linear + 2 * count.main_attention + count.lora)
+    # Gradients to the inputs of the branch's layers, and to the weights of what trains.
+    if trains & {"dit/control", "conditioner"}:
+        passed += count.branch_linear + 2 * count.branch_attention + count.zero_layers
+    weights = count.branch_linear + count.zero_layers if "dit/control" in trains else 0.0
+    weights += count.lora if "dit/lora" in trains else 0.0
+    weights += count.conditioner if "conditioner" in trains else 0.0
+    return count.total + passed + weights
 
 
 def chip(device_kind: str) -> Chip | None:

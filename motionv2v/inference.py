@@ -8,6 +8,7 @@ of which a sample reads tables (`models.time_tables`), wait too.
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, compiled, memory, parameters, room, sections, sharding, step_cache
+from motionv2v import checkpoints, compiled, memory, parameters, room, sampling, sections, sharding, step_cache
 from motionv2v import model as modeling
 from motionv2v import tokenizer as tokenizers
+from motionv2v.methods import fields
 from motionv2v.models import time_tables
 from motionv2v.models.activations import constrain
-from motionv2v.typing import AnyArray, Float, Int, PyTree
+from motionv2v.typing import AnyArray, Float, Int, Key, PyTree, UInt8
 
 NEGATIVE_PROMPT = (
     "The video is not of a high quality, it has a low resolution. Watermark present in each frame. The background is "
@@ -30,6 +32,8 @@ NEGATIVE_PROMPT = (
 NULL_PROMPT = sections.NULL_PROMPT
 NEEDED = ("vae", "text", "dit", "schedule", "data", "sample")
 """Sections of a config that a sample is made by."""
+SAMPLE_STATIC = ("settings", "use_control", "shape", "skip")
+"""Arguments of a sampler that are part of the compiled program."""
 REMEMBERED = 8
 """Calls of the text encoder whose results are kept: edits ask for the same prompt and negative prompt over and over."""
 
@@ -145,7 +149,8 @@ class LoadedModel:
         self.model = modeling.build(config)
         self.params = self._place(params)
         self._encode_text = self.program(self._encode_text_fn, ())
-        self._tabulate = self.program(self._tabulate_fn, ("num_steps",))
+        self._tabulate = self.program(self._tabulate_fn, ("settings",))
+        self._sample = self.program(self._sample_fn, SAMPLE_STATIC)
         kind, length = config.text.tokenizer, config.data.text_length
         self.tokenizer = tokenizers.make(kind, length, folder) if tokenizer is None else tokenizer
         if self.tokenizer.vocab_size > config.text.vocab_size:
@@ -162,7 +167,7 @@ class LoadedModel:
     def _place(self, params: PyTree) -> PyTree:
         """Put parameters on the devices, but what only visits them on the host; forget what followed from others."""
         self._embeddings: dict[bytes, AnyArray] = {}
-        self._tables: dict[int, PyTree] = {}
+        self._tables: dict[sampling.Settings, PyTree] = {}
         if _within_mesh() or not params:
             return sharding.place(params, self.mesh)
         of_time, rest = time_tables.split(params.get("dit", {}))
@@ -178,20 +183,132 @@ class LoadedModel:
         """Put parameters of the subtree `name` on the devices for a call, if they wait on the host."""
         return sharding.place({name: params}, self.mesh, rules=self._rules)[name] if _waits(params) else params
 
-    def sampling_params(self, num_steps: int | None = None) -> PyTree:
-        """Return what a sample of so many steps reads (`model.sampling_params`); None takes the config's steps."""
-        num_steps = int(num_steps or self.config.sample.num_steps)
+    def settings(
+        self, num_steps: int | None = None, guidance: float | None = None, reuse: Sequence[bool] | None = None
+    ) -> sampling.Settings:
+        """Return the settings of a sample: the config's, but for what is given (`sampling.from_config`)."""
+        return sampling.from_config(self.config.sample, num_steps=num_steps, guidance=guidance, reuse=reuse)
+
+    def sampling_params(self, settings: sampling.Settings | None = None) -> PyTree:
+        """Return what a sample reads (`model.sampling_params`); None takes the config's settings."""
+        settings = settings or self.settings()
+        # What the time says at a timestep is the same whatever else is set.
+        steps = sampling.Settings(settings.num_steps, start=settings.start)
 
         def tabulate() -> PyTree:
             of_time = self._visiting("dit", time_tables.split(self.params["dit"])[0])
             with sharding.use(self.mesh):
-                return self._tabulate(of_time, num_steps=num_steps)
+                return self._tabulate(of_time, settings=steps)
 
-        return modeling.sampling_params(self.params, _remember(self._tables, num_steps, tabulate, most=1))
+        return modeling.sampling_params(self.params, _remember(self._tables, steps, tabulate, most=1))
 
-    def _tabulate_fn(self, of_time, *, num_steps):
-        tables = modeling.tabulate(self.model, of_time, num_steps)
+    def _tabulate_fn(self, of_time, *, settings):
+        tables = modeling.tabulate(self.model, of_time, settings)
         return jax.tree.map(lambda x: constrain(x, "whole"), tables)
+
+    def sample(
+        self,
+        key: Key,
+        batch: dict[str, AnyArray],
+        tokens: Int[AnyArray, "B L"],
+        settings: sampling.Settings,
+        *,
+        use_control: bool = True,
+        shape: tuple[int, int, int] | None = None,
+        skip: int = 0,
+    ) -> UInt8[AnyArray, "B T H W 3"]:
+        """Make videos of what the method reads, at the model's frames and size; one compiled call, pixels to pixels.
+
+        Args:
+            key: of the noise, of what the method draws, and of the solver.
+            batch: the arrays of `methods.Method.fields`, [B ...]; others are left aside.
+            tokens: of the prompts. settings: of the sample.
+            use_control: False samples the base alone, whatever the batch holds.
+            shape: (T, H, W) of the videos; None takes the model's.
+            skip: latent frames at the start that are sampled and dropped again (`models.positions.extra_frames`).
+
+        Raises:
+            SampleError: for a sample that is not finite.
+        """
+        shape = tuple(shape or modeling.clip_shape(self.model)[:3])
+        static = {"shape": shape, "skip": skip}
+        videos, is_finite = self._call_sampler(self._sample, key, batch, tokens, settings, use_control, **static)
+        check_sample(is_finite, self.config)
+        return videos
+
+    def _call_sampler(self, program, key, batch, tokens, settings, use_control, **static):
+        names = {*self._field_arrays(), *self._field_arrays(is_optional=True)} if use_control else set()
+        read = {name: jnp.asarray(x) for name, x in batch.items() if name in names}
+        params = self.sampling_params(settings)
+        texts = self.embed_with_null(tokens)
+        static |= {"settings": settings, "use_control": use_control and self.model.method is not None}
+        with sharding.use(self.mesh):
+            return program(params, key, read, *texts, **static)
+
+    def _field_arrays(self, is_optional: bool = False) -> Sequence[str]:
+        if self.model.method is None:
+            return ()
+        read = self.model.method.fields
+        return fields.optional(read) if is_optional else tuple(fields.arrays(read))
+
+    def _sample_fn(self, params, key, batch, text, null_text, *, settings, use_control, shape, skip):
+        """Sample from what the method reads to pixels, and tell whether it is finite: what `sample` compiles."""
+        sample_key, noise, conditions = self._start(params, key, batch, len(text), shape, use_control)
+        latents = self.sample_latents(
+            sample_key, params, noise, text, null_text, conditions, settings, use_control=use_control
+        )
+        video = modeling.decode(self.model, params, latents[:, skip:])
+        videos = constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
+        return videos, all_finite(latents, video)
+
+    def sample_latents(
+        self,
+        key: Key,
+        params: PyTree,
+        noise: Float[AnyArray, "B t h w z"],
+        text: Float[AnyArray, "B L C"],
+        null_text: Float[AnyArray, "B L C"],
+        conditions: PyTree,
+        settings: sampling.Settings,
+        use_control: bool = True,
+    ) -> Float[AnyArray, "B t h w z"]:
+        """Sample scaled latents; pure, for use under jit (and, on a mesh, within `sharding.use`).
+
+        Args:
+            key: of the solver's own noise. params: `sampling_params` for the settings.
+            noise: what the sample starts from. text, null_text: embeddings of the prompts, and of what guidance moves
+                away from.
+            conditions: latents of the method's conditions. settings, use_control: as for `sample`.
+        """
+        functions = self._denoisers(params, text, null_text, conditions, use_control)
+        return sampling.sample(key, functions[0], noise, self.model.schedule, settings, functions[1])
+
+    def _start(self, params, key, batch, count, shape, use_control):
+        """Draw the solver's key, the noise and, with control, the conditions' latents."""
+        model = self.model
+        draw_key, noise_key, sample_key = jax.random.split(key, 3)
+        latents = modeling.latent_shape((count, *shape, 3), model.vae.latent_channels)
+        if not use_control:
+            return sample_key, jax.random.normal(noise_key, latents), None
+        conditions = modeling.encode_conditions(model, params, modeling.draw_conditions(draw_key, model, batch))
+        noise = model.method.initial_noise(noise_key, batch, latents, self.config.method)
+        return sample_key, noise, conditions
+
+    def _denoisers(self, params: PyTree, text: AnyArray, null_text: AnyArray, conditions: PyTree, use_control: bool):
+        """Build `denoise_fn` and `guided_fn` of a sample."""
+        predict = partial(modeling.denoise, self.model, params, use_control=use_control)
+
+        def guided(xt: AnyArray, timestep: AnyArray) -> tuple[AnyArray, AnyArray]:
+            if self.mesh is None:
+                # One after the other, by one copy of the program: half the compilation of two calls.
+                both = jax.lax.map(lambda t: predict(xt, timestep, t, conditions), jnp.stack([text, null_text]))
+                return both[0], both[1]
+            # One batch of both: where `data` is 2, each half of the devices predicts one.
+            twice = lambda tree: jax.tree.map(lambda x: constrain(jnp.concatenate([x, x]), "batch"), tree)  # noqa: E731
+            texts = jnp.concatenate([text, null_text])
+            return tuple(jnp.split(predict(twice(xt), twice(timestep), texts, twice(conditions)), 2))
+
+        return (lambda xt, timestep: predict(xt, timestep, text, conditions)), guided
 
     def embed(self, tokens: Int[AnyArray, "B L"]) -> Float[AnyArray, "B L C"]:
         """Encode the tokens of prompts; the last `REMEMBERED` answers are kept."""

@@ -1,6 +1,6 @@
 """Generate the video between two frames: `load(name)(first, last, "a dog turns around", num_frames=49, seed=0)`.
 
-The models are those of `methods.interpolation`: trained by this project (kind "generator"), or CogVideoX-I2V, which
+The models are those of `methods.interpolation`: trained by this project, or CogVideoX-I2V, which
 takes the first frame and was never shown a last one. An `Interpolator` is a plain function of arrays, which is how the
 recipes for counterfactual pairs (MotionV2V, arXiv 2511.20640, section 3.2) call it.
 
@@ -12,7 +12,6 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, inference, sampling, sections
-from motionv2v import model as modeling
-from motionv2v.methods import interpolation
+from motionv2v import checkpoints, inference, methods, sections
 from motionv2v.models import positions
-from motionv2v.models.activations import constrain
 from motionv2v.models.vae import check_video_shape, latent_shape
-from motionv2v.typing import AnyArray, Bool, Int, Key, PyTree, UInt8
-
-KIND = "generator"
+from motionv2v.typing import AnyArray, Bool, Int, Key, UInt8
 
 
 def load(name_or_folder: str | os.PathLike) -> "Interpolator":
     """Load a generator.
 
     Args:
-        name_or_folder: a model folder or training work dir of kind "generator"; or CogVideoX-I2V (5B-I2V, 1.5-5B-I2V
-            or any of their shape), as the folder that diffusers saved or as launch/convert.py made it from that.
+        name_or_folder: a model folder or training work dir of configs/interpolation_*.py; or CogVideoX-I2V (5B-I2V,
+            1.5-5B-I2V or any of their shape), as the folder that diffusers saved or as launch/convert.py made it.
 
     Raises:
         checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model or it is damaged.
@@ -57,8 +51,13 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
     else:
         config, params = inference.read(folder, as_stored=False)
         folder, tokenizer, image_scale = checkpoints.resolve(folder), None, None
-    if config.kind != KIND:
+    if "method" not in config:
         config = _as_generator(config, folder, image_scale)
+    elif not _fills_between(config):
+        raise ValueError(
+            f"{folder} is a model of {config.method.name} ({config.name}); interpolation needs one of "
+            "configs/interpolation_*.py, or CogVideoX-I2V"
+        )
     sections.require(config, inference.NEEDED, "to interpolate", str(name_or_folder))
     inference.check(config, params, str(name_or_folder))
     return Interpolator(config, params, folder, tokenizer=tokenizer)
@@ -70,29 +69,26 @@ def _as_generator(config: ConfigDict, folder: Path, image_scale: float | None) -
 
     inputs = 2 * config.vae.latent_channels
     channels = config.dit.in_channels if "dit" in config else 0
-    if config.kind != "base" or channels != inputs:
+    if channels != inputs:
         raise ValueError(
-            f"{folder} holds a {config.kind or 'nameless'!r} model ({config.name}) with {channels} "
-            f"input channels; interpolation needs one of kind {KIND!r} (configs/interpolation_*.py), or CogVideoX-I2V "
-            f"with {inputs}"
+            f"{folder} holds a model ({config.name}) with {channels} input channels; interpolation needs one of "
+            f"configs/interpolation_*.py, or CogVideoX-I2V with {inputs}"
         )
     kept, factor = folder / folders.KEPT / "vae" / parts.CONFIG, config.vae.scaling_factor
     if image_scale is None:
         image_scale = autoencoder.image_scale(json.loads(kept.read_text())) if kept.is_file() else factor
     config = ConfigDict(config)
-    config.kind = KIND
     config.method = ConfigDict({"name": "interpolation", "drop_last": 0.0, "image_scale": image_scale / factor})
     return config
 
 
+def _fills_between(config: Any) -> bool:
+    """Tell whether a config's method takes a clip's two ends."""
+    return {"target", "given"} == set(methods.get(config.method.name).reads)
+
+
 class Interpolator(inference.LoadedModel):
     """A model ready to generate, with its compiled function; built as `inference.LoadedModel`."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        """Build as `inference.LoadedModel`; nothing is compiled before it is used."""
-        super().__init__(*args, **kwargs)
-        static = ("num_frames", "num_steps", "solver", "guidance", "void")
-        self._generate = self.program(self._generate_fn, static)
 
     def __call__(
         self,
@@ -190,66 +186,17 @@ class Interpolator(inference.LoadedModel):
         Raises:
             inference.SampleError: for a sample that is not finite.
         """
-        settings = self.config.sample
-        scale = float(settings.scale if guidance is None else guidance)
-        kind = settings.guidance if guidance is None else "constant"
-        num_steps = int(num_steps or settings.num_steps)
-        made, is_finite = self._generate(
-            self.sampling_params(num_steps),
-            key,
-            jnp.asarray(ends),
-            jnp.asarray(has_last),
-            *self.embed_with_null(tokens),
-            num_frames=int(num_frames or self.num_frames),
-            num_steps=num_steps,
-            solver=settings.solver,
-            guidance=sampling.Guidance(scale, "off" if scale == 1.0 else kind),
-            void=settings.guidance_void,
-        )
-        inference.check_sample(is_finite, self.config)
-        return made
-
-    def _generate_fn(
-        self,
-        params: PyTree,
-        key: Key,
-        ends: AnyArray,
-        has_last: AnyArray,
-        text: AnyArray,
-        null_text: AnyArray,
-        *,
-        num_frames: int,
-        num_steps: int,
-        solver: str,
-        guidance: sampling.Guidance,
-        void: float = 0.0,
-    ) -> AnyArray:
-        model, method = self.model, interpolation
-        draw_key, noise_key, sample_key = jax.random.split(key, 3)
-        batch, _, height, width, _ = ends.shape
-        shape = latent_shape((batch, num_frames, height, width, 3), model.vae.latent_channels)
+        num_frames = int(num_frames or self.num_frames)
+        vae, patch_size_t = self.model.vae, self.model.denoiser.dit.patch_size_t
         # CogVideoX 1.5 samples a clip whose latent frames divide into patches and drops the first ones again.
-        extra = positions.extra_frames(shape[1], model.denoiser.dit.patch_size_t)
-        length = shape[1] + extra
-        drawn = method.batch_conditions(draw_key, {"target": ends}, self.config.method)
-        conditions = modeling.encode_conditions(model, params, drawn)
-        conditions["maps"] = {"given": method.given_frames(jnp.ones_like(has_last), has_last, length)}
-        noise = jax.random.normal(noise_key, (batch, length, *shape[2:]))
-        predict = partial(modeling.denoise, model, params, conditions=conditions)
-        latents = sampling.sample(
-            sample_key,
-            lambda xt, timestep: predict(xt, timestep, text),
-            noise,
-            model.schedule,
-            num_steps=num_steps,
-            solver=solver,
-            guidance=guidance,
-            void=void,
-            guided_fn=lambda xt, timestep: (predict(xt, timestep, text), predict(xt, timestep, null_text)),
-        )
-        video = modeling.decode(model, params, latents[:, extra:])
-        made = constrain(jnp.round((video + 1) * 127.5).astype(jnp.uint8), "whole")
-        return made, inference.all_finite(latents, video)
+        length = latent_shape((1, num_frames, *ends.shape[2:]), vae.latent_channels)[1]
+        skip = positions.extra_frames(length, patch_size_t)
+        shape = (num_frames + skip * vae.temporal_compression, *ends.shape[2:4])
+        # Frames between the ends are not read.
+        video = np.zeros((len(ends), *shape, 3), np.uint8)
+        video[:, 0], video[:, -1] = np.asarray(ends[:, 0]), np.asarray(ends[:, 1])
+        batch = {"target": video, "has_last": jnp.asarray(has_last, bool)}
+        return self.sample(key, batch, tokens, self.settings(num_steps, guidance), shape=shape, skip=skip)
 
 
 def _size(size: Sequence[int]) -> str:

@@ -261,12 +261,13 @@ def _saved(config, model, mesh):
     blocks = dit.num_layers + dit.control_depth
     remat = {True: "full", False: "none"}.get(dit.remat, dit.remat)
     if remat == "none":
-        return blocks * (9 + 3 * dit.mlp_ratio) * size.stream
+        return blocks * (1 + 8 * len(dit.axes) + 3 * dit.mlp_ratio) * size.stream
     saved = blocks * size.stream
+    attentions = blocks * len(dit.axes)
     if remat in REMAT_NAMES:
         heads = size.samples * size.tokens * dit.num_heads / size.head_parts
-        saved += blocks * heads * (dit.head_dim * size.item + 4)
-        more = {"qkv": 3, "mlp_up": dit.mlp_ratio}
+        saved += attentions * heads * (dit.head_dim * size.item + 4)
+        more = {"qkv": 3 * len(dit.axes), "mlp_up": dit.mlp_ratio}
         saved += blocks * size.stream / mesh.shape["tensor"] * sum(more[name] for name in REMAT_NAMES[remat])
     return saved
 
@@ -284,8 +285,11 @@ def _working(config, model, mesh, is_training):
     heads = size.samples * size.tokens * dit.width / size.head_parts
     attention = 4 * heads * (fit(mesh).attention_bytes or size.item) * passes
     # Weights of attention, float32, a few at once: all of them, or of one block of 512 queries and keys.
-    side = size.tokens if dit.attention_implementation == "xla" else min(size.tokens, 512)
-    attention += (1 + passes) * 4 * size.samples * side**2 * dit.num_heads / size.head_parts
+    frames = latent_shape((1, *modeling.clip_shape(model)), model.vae.latent_channels)[1] // dit.patch[0]
+    length = size.tokens if "thw" in dit.axes else size.tokens // frames + config.data.text_length
+    groups = 1 if "thw" in dit.axes else frames
+    side = length if dit.attention_implementation == "xla" else min(length, 512)
+    attention += (1 + passes) * 4 * size.samples * groups * side**2 * dit.num_heads / size.head_parts
     block = 12 * dit.width**2 * size.item  # one layer's weights, gathered
     return streams + attention + 2 * block
 

@@ -38,6 +38,12 @@ def psnr(
         return _mean(10 * np.log10(data_range**2 / errors))
 
 
+def clip_psnr(video: Num[AnyArray, "T H W 3"], truth: Num[AnyArray, "T H W 3"]) -> float:
+    """Return the PSNR in dB of the squared error pooled over a clip; infinity for equal clips."""
+    error = float(l2(video, truth))
+    return float("inf") if error == 0 else -10 * float(np.log10(error))
+
+
 def ssim(
     prediction: Num[AnyArray, "T H W C"], target: Num[AnyArray, "T H W C"], *, data_range: float | int | None = None
 ) -> float:

@@ -5,7 +5,6 @@ same functions serve a VAE alone, the text-to-video base and the base with a con
 """
 
 from functools import partial
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +27,7 @@ class Model(NamedTuple):
     vae: VAE
     text: T5Encoder | None
     denoiser: Denoiser | None
-    method: ModuleType | None
+    method: methods.Method | None
     schedule: diffusion.Schedule | None
 
 
@@ -76,7 +75,9 @@ def init_params(key: Key, model: Model) -> PyTree:
     channels = model.denoiser.dit.in_channels if model.method is None else model.vae.latent_channels
     latents = jnp.zeros(latent_shape(video.shape, channels))
     text = jnp.zeros((1, model.config.data.text_length, model.denoiser.dit.text_dim))
-    conditions = None if model.method is None else _empty_conditions(model, latents)
+    conditions = None
+    if model.method is not None:
+        conditions = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), condition_shapes(model))
     # Nothing attends here: shapes are the same with `xla`, which every machine has.
     dit = model.denoiser.dit.clone(attention_implementation="xla")
     return (
@@ -95,27 +96,35 @@ def step_reads(*, latents: bool, text: bool) -> tuple[str, ...]:
     return tuple(name for name, cached in is_cached.items() if not cached)
 
 
-def condition_lengths(model: Model) -> dict[str, int]:
-    """Return the number of latent frames t of each video that the method's conditions hold, without drawing them."""
+def sample_shapes(model: Model, num_points: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of what the method reads of one sample (`methods.fields`); nothing without a method."""
+    if model.method is None:
+        return {}
     frames, height, width, _ = clip_shape(model)
-    tracks = {"xy": jnp.zeros((1, frames, 2)), "visible": jnp.zeros((1, frames), bool)}
-    clip = {f"{side}_{name}": value for side in ("source", "target") for name, value in tracks.items()}
-    clip |= {side: jnp.zeros((frames, height, width, 3), jnp.uint8) for side in ("source", "target")}
-    drawn = jax.eval_shape(lambda k: model.method.conditions(k, clip, model.config.method), jax.random.key(0))
-    length = latent_shape((1, frames, height, width, 3), model.vae.latent_channels)[1]
-    return {name: 1 if video.shape[0] == 1 else length for name, video in drawn["videos"].items()}
+    t, h, w = latent_shape((1, frames, height, width, 3), model.vae.latent_channels)[1:4]
+    sizes = {"T": frames, "H": height, "W": width, "N": num_points, "t": t, "h": h, "w": w}
+    found = methods.fields.shapes(model.method.fields, sizes)
+    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in found.items()}
 
 
-def _empty_conditions(model: Model, latents: Float[AnyArray, "B t h w z"]) -> dict[str, dict[str, AnyArray]]:
-    """Make latents of a method's conditions: zeros of the right shapes."""
-    videos = {name: jnp.zeros_like(latents[:, :t]) for name, t in condition_lengths(model).items()}
-    return add_maps(jax.random.key(0), model, {"videos": videos}, latents.shape)
+def condition_shapes(model: Model) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+    """Return the shapes of one sample's conditions as the conditioner gets them, without drawing them.
+
+    Returns:
+        {"videos": {name: latents [t h w z]}, "maps": {name: as the method draws them}}.
+    """
+    draw = lambda key, clip: model.method.conditions(key, clip, model.config.method)  # noqa: E731
+    drawn = {"videos": {}, "maps": {}, **jax.eval_shape(draw, jax.random.key(0), sample_shapes(model))}
+    encoded = {
+        name: jax.ShapeDtypeStruct(latent_shape((1, *video.shape), model.vae.latent_channels)[1:], jnp.float32)
+        for name, video in drawn["videos"].items()
+    }
+    return {"videos": encoded, "maps": drawn["maps"]}
 
 
-def add_maps(key: Key, model: Model, conditions: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
-    """Add what the method draws for a batch's latents of `shape` [B t h w z] besides its videos, if it draws any."""
-    draw = getattr(model.method, "draw_maps", None)
-    return conditions if draw is None else {**conditions, "maps": draw(key, shape, model.config.method)}
+def draw_conditions(key: Key, model: Model, batch: dict[str, AnyArray]) -> dict[str, Any]:
+    """Draw the method's conditions of a batch, see `methods.Method.batch_conditions`."""
+    return model.method.batch_conditions(key, batch, model.config.method)
 
 
 def encode(model: Model, params: PyTree, video: Float[AnyArray, "B T H W 3"]) -> Float[AnyArray, "B t h w z"]:
@@ -160,23 +169,20 @@ def denoise(
     timestep: Int[AnyArray, "B"],
     text: Float[AnyArray, "B L C"],
     conditions: dict[str, Any] | None = None,
+    use_control: bool = True,
 ) -> Float[AnyArray, "B t h w z"]:
-    """Predict v at xt; without conditions the base model runs alone.
+    """Predict v at xt; without `use_control` the base model runs alone.
 
     With `params` of `sampling_params` all of a batch are at one of their timesteps.
     """
     tree = {name: params[name] for name in ("dit", "conditioner") if name in params}
-    is_tabulated = "time" in params
-    if is_tabulated:
-        tree["dit"] = time_tables.join(tree["dit"], time_tables.at(params["time"], timestep[0]))
-    return model.denoiser.apply({"params": tree}, xt, timestep, text, conditions, is_tabulated)
+    said = time_tables.at(params["time"], timestep[0]) if "time" in params else None
+    return model.denoiser.apply({"params": tree}, xt, timestep, text, conditions, use_control, said)
 
 
-def tabulate(model: Model, of_time: PyTree, num_steps: int) -> PyTree:
+def tabulate(model: Model, of_time: PyTree, settings: sampling.Settings) -> PyTree:
     """Work out what the time says at each step of a sample; `of_time` is `time_tables.split(params["dit"])[0]`."""
-    return time_tables.tabulate(
-        model.denoiser.dit, of_time, sampling.time_grid(num_steps, model.schedule.num_timesteps)
-    )
+    return time_tables.tabulate(model.denoiser.dit, of_time, settings.timesteps(model.schedule.num_timesteps))
 
 
 def sampling_params(params: PyTree, tables: PyTree) -> dict[str, Any]:

@@ -35,7 +35,7 @@ SHARD = 512
 def write_latents(
     config: Any, folder: str | Path | None, num_samples: int, say: Callable[[str], None] = print, batch_size: int = 0
 ) -> Path:
-    """Write latents of `num_samples` pairs: target video, source video, source blobs, target blobs.
+    """Write latents of `num_samples` pairs: the target video, and everything that the method draws.
 
     More samples than a stored data set has pairs are further draws of them: other frames, points and colours.
 
@@ -43,7 +43,7 @@ def write_latents(
     `data.text_embeddings` the captions' embeddings are written beside the latents, also of shards that were there.
 
     Args:
-        config: of kind "control" or "generator"; `config.init_from` names where the VAE's weights are.
+        config: one with a method; `config.init_from` names where the VAE's weights are.
         folder: where to write; None takes the config's data.latents, or runs/latents_NAME.
         num_samples: rounded up to whole shards of 512. say: called with progress lines.
         batch_size: pairs encoded at once, rounded down to a divisor of 512; 0 is as many as fit into the device's
@@ -189,10 +189,14 @@ def _digest(params: PyTree) -> str:
 
 
 def _encode_batch(model: modeling.Model, params: PyTree, key: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    drawn = model.method.batch_conditions(key, batch, model.config.method)
-    drawn["videos"]["target"] = batch["target"].astype(np.float32) / 127.5 - 1
-    latents = modeling.encode_conditions(model, params, drawn)["videos"]
-    return {f"{name}_latents": value.astype(np.float16) for name, value in latents.items()}
+    drawn = modeling.draw_conditions(key, model, batch)
+    videos = drawn["videos"]
+    target = batch["target"].astype(np.float32) / 127.5 - 1
+    drawn["videos"] = {**videos, "target": target}
+    if "source_video_first" in videos:
+        drawn["videos"]["target_first"] = target[:, :1]  # what takes its place when source becomes target
+    encoded = modeling.encode_conditions(model, params, drawn)
+    return {name: value.astype(np.float16) for name, value in latent_data.stored(encoded).items()}
 
 
 def _write_shards(

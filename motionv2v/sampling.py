@@ -12,13 +12,15 @@ growing along the trajectory. CogVideoX's two published forms of the dynamic sca
 `diffusers` the training timestep where the formula wants a step number, which makes w jump between 1 and 1 + scale.
 Where w is 1 the text-free prediction has no say and is left out: `model_calls` says what each step of a plan costs.
 
-A step may also take its prediction from those of the last two steps that computed one (`reuse`; `step_cache` chooses
-which). v is what to continue, because it is the slope of the path: with alpha = cos(a) and sigma = sin(a), dx/da = v. A
-reused step extrapolates v linearly in the angle a, as a linear multistep method does. Deep features, which other step
-caches keep unchanged (MagCache arXiv 2506.09045, TeaCache arXiv 2411.19108), would take 100 times the memory.
+A step may also take its prediction from those of the last two steps that computed one (`Settings.reuse`; `step_cache`
+chooses which). v is what to continue, because it is the slope of the path: with alpha = cos(a) and sigma = sin(a),
+dx/da = v. A reused step extrapolates v linearly in the angle a, as a linear multistep method does. Deep features, which
+other step caches keep unchanged (MagCache arXiv 2506.09045, TeaCache arXiv 2411.19108), would take 100 times the
+memory.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +33,7 @@ from motionv2v.typing import AnyArray, Float, Int, Key
 SOLVERS = ("ddim", "dpmpp_2m_sde")
 GUIDANCES = ("off", "constant", "sat", "diffusers")
 
+GuidedFn = Callable[..., tuple[Any, Any]]
 DenoiseFn = Callable[[Float[AnyArray, "B *x"], Int[AnyArray, "B"]], Float[AnyArray, "B *x"]]
 
 
@@ -42,6 +45,63 @@ class Guidance(NamedTuple):
 
 
 NO_GUIDANCE = Guidance(1.0, "off")
+
+
+class Settings(NamedTuple):
+    """How a sample is made: everything but the model, the noise and the conditions. Hashable, so static under jit.
+
+    Attributes:
+        num_steps: how many of the training's timesteps make up the grid (`time_grid`).
+        solver: one of `SOLVERS`.
+        guidance: on the text; `off`, or a kind of which the sampler needs `guided_fn`.
+        void: a step whose guidance weight is within this of 1 is not guided. 0 leaves out only what the weights make
+            void; 1e-3 changes v by at most a thousandth of the difference between the two predictions, and leaves out
+            20 of 50 guided passes of `sat`.
+        reuse: for each step of the grid, whether it may take its prediction from the last two; None computes all.
+        start: steps of the grid that are left out at its noisy end. What a sample then starts from is not noise but a
+            clip at the noise level of the first step taken (SDEdit, arXiv 2108.01073).
+    """
+
+    num_steps: int = 50
+    solver: str = "ddim"
+    guidance: Guidance = NO_GUIDANCE
+    void: float = 0.0
+    reuse: tuple[bool, ...] | None = None
+    start: int = 0
+
+    def timesteps(self, num_timesteps: int = 1000) -> Int[np.ndarray, "S"]:
+        """Return the timesteps that are visited, those of `time_grid` from `start` on.
+
+        Raises ValueError as `time_grid`, and unless 0 <= start < num_steps.
+        """
+        grid = time_grid(self.num_steps, num_timesteps)
+        if not 0 <= self.start < self.num_steps:
+            raise ValueError(f"start is {self.start}; it must leave at least one of {self.num_steps} steps")
+        return grid[self.start :]
+
+
+DEFAULTS = Settings()
+
+
+def from_config(
+    section: Any, *, num_steps: int | None = None, guidance: float | None = None, reuse: Sequence[bool] | None = None
+) -> Settings:
+    """Read the settings of a sample out of `config.sample`.
+
+    Args:
+        section: num_steps, solver, guidance (a kind), scale and guidance_void.
+        num_steps: in place of the config's. guidance: a constant scale in place of the config's; 1 switches it off.
+        reuse: as in `Settings`.
+    """
+    scale = float(section.scale if guidance is None else guidance)
+    kind = section.guidance if guidance is None else "constant"
+    return Settings(
+        int(num_steps or section.num_steps),
+        section.solver,
+        Guidance(scale, "off" if scale == 1.0 else kind),
+        float(section.guidance_void),
+        None if reuse is None else tuple(reuse),
+    )
 
 
 def time_grid(num_steps: int, num_timesteps: int = 1000) -> Int[np.ndarray, "S"]:
@@ -69,30 +129,19 @@ def guidance_weights(guidance: Guidance, timesteps: Int[np.ndarray, "S"]) -> Flo
     raise ValueError(f"unknown guidance {guidance.kind!r}; available: {', '.join(GUIDANCES)}")
 
 
-def model_calls(
-    guidance: Guidance,
-    timesteps: Int[np.ndarray, "S"],
-    reuse: Sequence[bool] | None = None,
-    void: float = 0.0,
-) -> Int[np.ndarray, "S"]:
-    """Return how many predictions each step of a plan computes: 0 if it reuses one, 1 without guidance, 2 with it.
-
-    Args:
-        guidance: of the text. A step whose float32 weight is within `void` of 1 is not guided.
-        timesteps: from `time_grid`. reuse: which steps want to reuse the last prediction; None for none.
-        void: 0 leaves out only what the weights make void. 1e-3 changes v by at most a thousandth of the difference
-            between the two predictions, and leaves out 20 of 50 guided passes of `sat`.
+def model_calls(settings: Settings, num_timesteps: int = 1000) -> Int[np.ndarray, "S"]:
+    """Return how many predictions each visited step computes: 0 if it reuses one, 1 without guidance, 2 with it.
 
     The first two steps always compute, and so does a guided step unless the last two predictions are guided too. Raises
     ValueError for an unknown kind or a plan of another length.
     """
-    calls = np.where(_is_guided(guidance, timesteps, void), 2, 1)
-    if reuse is None:
+    calls = np.where(_is_guided(settings, num_timesteps), 2, 1)
+    if settings.reuse is None:
         return calls
-    if len(reuse) != len(timesteps):
-        raise ValueError(f"the plan of reused steps has {len(reuse)} entries for {len(timesteps)} steps")
+    if len(settings.reuse) != settings.num_steps:
+        raise ValueError(f"the plan of reused steps has {len(settings.reuse)} entries for {settings.num_steps} steps")
     last, before = 0, 0
-    for step, wanted in enumerate(reuse):
+    for step, wanted in enumerate(settings.reuse[settings.start :]):
         if wanted and min(last, before) >= calls[step]:
             calls[step] = 0
         else:
@@ -105,24 +154,17 @@ def sample(
     denoise_fn: DenoiseFn,
     noise: Float[AnyArray, "B *x"],
     schedule: Schedule,
-    *,
-    num_steps: int,
-    solver: str = "ddim",
-    guidance: Guidance = NO_GUIDANCE,
-    guided_fn: Callable[..., tuple[Any, Any]] | None = None,
-    reuse: Sequence[bool] | None = None,
-    void: float = 0.0,
+    settings: Settings = DEFAULTS,
+    guided_fn: GuidedFn | None = None,
 ) -> Float[AnyArray, "B *x"]:
     """Turn noise into a sample of x0; same key and noise, same sample.
 
     Args:
         key: of the noise that `dpmpp_2m_sde` adds; unused by `ddim`.
         denoise_fn: (xt [B ...], timestep [B]) -> v with the text. Called once per step that guidance leaves alone.
-        noise: the starting point, N(0, 1).
-        schedule: of the training. num_steps: how many of its timesteps are visited. solver: one of `SOLVERS`.
-        guidance: `off`, or a kind that needs `guided_fn`: (xt, timestep) -> (v with text, v without).
-        reuse: for each step, whether it may take its prediction from the last two; None computes every step.
-        void: see `model_calls`.
+        noise: the starting point: N(0, 1), or with `settings.start` a clip noised to the first step's level.
+        schedule: of the training. settings: of the sample.
+        guided_fn: (xt, timestep) -> (v with text, v without), needed by every guidance but `off`.
 
     Returns:
         x0, float32.
@@ -130,23 +172,60 @@ def sample(
     Raises:
         ValueError: for an unknown solver or guidance, guidance without `guided_fn`, or a plan of another length.
     """
-    options = {"num_steps": num_steps, "solver": solver, "guidance": guidance, "guided_fn": guided_fn}
-    return _run(key, denoise_fn, noise, schedule, **options, reuse=reuse, void=void)[0]
+    return _run(key, denoise_fn, noise, schedule, settings, guided_fn, measure=False)[0]
 
 
 def changes(
-    key: Key, denoise_fn: DenoiseFn, noise: Float[AnyArray, "B *x"], schedule: Schedule, **options: Any
+    key: Key,
+    denoise_fn: DenoiseFn,
+    noise: Float[AnyArray, "B *x"],
+    schedule: Schedule,
+    settings: Settings = DEFAULTS,
+    guided_fn: GuidedFn | None = None,
 ) -> tuple[Float[AnyArray, "B *x"], dict[str, Float[AnyArray, "S"]]]:
     """Sample, and measure how the prediction with the text changes from each step to the next.
 
     Args:
-        key, denoise_fn, noise, schedule, options: as for `sample`; every step is computed.
+        key, denoise_fn, noise, schedule, settings, guided_fn: as for `sample`; every step is computed.
 
     Returns:
         x0, and {"ratio": |v_i| / |v_i-1|, MagCache's measure; "change": |v_i - v_i-1| / |v_i-1|, TeaCache's, both in
         root mean squares over the batch}; the first step, which has none before it, has ratio 1 and change 0.
     """
-    return _run(key, denoise_fn, noise, schedule, measure=True, **options)
+    return _run(key, denoise_fn, noise, schedule, settings._replace(reuse=None), guided_fn, measure=True)
+
+
+class _Prediction(NamedTuple):
+    """What one step computed: v with the text and without; the same twice where guidance has no say."""
+
+    with_text: Any
+    without: Any
+
+
+class _Step(NamedTuple):
+    """What the three kinds of step are given: x_t, the timestep [B], how far to extrapolate, the last predictions."""
+
+    x: Any
+    timestep: Any
+    ahead: Any
+    last: _Prediction
+    before: _Prediction
+
+
+def _reuse(step: _Step) -> _Prediction:
+    """Continue the line through the last two computed predictions."""
+    return jax.tree.map(lambda last, before: last + step.ahead * (last - before), step.last, step.before)
+
+
+def _predict_alone(denoise_fn: DenoiseFn, step: _Step) -> _Prediction:
+    """Compute the prediction with the text, which stands for both."""
+    v = denoise_fn(step.x, step.timestep).astype(jnp.float32)
+    return _Prediction(v, v)
+
+
+def _predict_guided(guided_fn: GuidedFn, step: _Step) -> _Prediction:
+    """Compute both predictions."""
+    return _Prediction(*(v.astype(jnp.float32) for v in guided_fn(step.x, step.timestep)))
 
 
 def _run(
@@ -154,103 +233,79 @@ def _run(
     denoise_fn: DenoiseFn,
     noise: Any,
     schedule: Schedule,
-    *,
-    num_steps: int,
-    solver: str = "ddim",
-    guidance: Guidance = NO_GUIDANCE,
-    guided_fn: Callable[..., tuple[Any, Any]] | None = None,
-    reuse: Sequence[bool] | None = None,
-    void: float = 0.0,
-    measure: bool = False,
+    settings: Settings,
+    guided_fn: GuidedFn | None,
+    measure: bool,
 ) -> tuple[Any, dict[str, Any]]:
     """Scan over the steps; with `measure`, also return how v changes."""
-    if solver not in SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}; available: {', '.join(SOLVERS)}")
-    timesteps = time_grid(num_steps, schedule.num_timesteps)
-    weights, calls = guidance_weights(guidance, timesteps), model_calls(guidance, timesteps, reuse, void)
-    if guidance.kind != "off" and guided_fn is None:
-        raise ValueError(f"guidance {guidance.kind!r} needs guided_fn, which predicts with and without the text")
-    predict, start_held = _predictor(denoise_fn, guided_fn, noise, calls, keep=measure)
-    table = _ddim_table(schedule, timesteps) if solver == "ddim" else _dpm_table(schedule, timesteps)
-    table = {name: jnp.asarray(column, jnp.float32) for name, column in table.items()}
+    if settings.solver not in SOLVERS:
+        raise ValueError(f"unknown solver {settings.solver!r}; available: {', '.join(SOLVERS)}")
+    settings.timesteps(schedule.num_timesteps)  # refuses what leaves no step
+    rows = _rows(schedule, settings)
+    if settings.guidance.kind != "off" and guided_fn is None:
+        raise ValueError(
+            f"guidance {settings.guidance.kind!r} needs guided_fn, which predicts with and without the text"
+        )
+    calls = model_calls(settings, schedule.num_timesteps)
+    # Only the kinds of step that occur are compiled, cheapest first; where all are of one kind there is no switch.
+    kinds = np.unique(calls)
+    functions = (_reuse, partial(_predict_alone, denoise_fn), partial(_predict_guided, guided_fn))
+    branches = [functions[kind] for kind in kinds]
+    rows |= {"branch": np.searchsorted(kinds, calls), "computed": calls > 0}
 
     def step(carry: tuple[Any, ...], row: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        x, last_x0, held = carry
-        pair, held = predict(row, x, held)
-        v = pair[0]
-        if len(pair) == 2:
-            v = jnp.where(row["guided"], pair[1] + row["weight"] * (pair[0] - pair[1]), pair[0])
-        c = row["table"]
-        x0 = c["alpha"] * x - c["sigma"] * v
-        x = c["x"] * x + c["x0"] * x0
-        if solver == "dpmpp_2m_sde":
+        x, last_x0, last, before = carry
+        given = _Step(x, jnp.full(x.shape[:1], row["timestep"]), row["ahead"], last, before)
+        found = branches[0](given) if len(branches) == 1 else jax.lax.switch(row["branch"], branches, given)
+        # Only what was computed is a point to extrapolate from.
+        kept = jax.tree.map(lambda new, old: jnp.where(row["computed"], new, old), (found, last), (last, before))
+        difference = found.with_text - found.without
+        v = jnp.where(row["guided"], found.without + row["weight"] * difference, found.with_text)
+        x0 = row["alpha"] * x - row["sigma"] * v
+        x = row["x"] * x + row["x0"] * x0
+        if settings.solver == "dpmpp_2m_sde":
             fresh = jax.random.normal(jax.random.fold_in(key, row["index"]), x.shape)
-            x = x + c["last"] * last_x0 + c["noise"] * fresh
-        return (x, x0, held), _compare(*(p[0] for p in held)) if measure else {}
+            x = x + row["last"] * last_x0 + row["noise"] * fresh
+        return (x, x0, *kept), _compare(found.with_text, last.with_text) if measure else {}
 
-    rows = {
-        "timestep": jnp.asarray(timesteps),
-        "weight": jnp.asarray(weights, jnp.float32),
-        "guided": jnp.asarray(_is_guided(guidance, timesteps, void)),
-        "ahead": jnp.asarray(_ahead(schedule, timesteps, calls), jnp.float32),
-        "branch": jnp.asarray(np.searchsorted(np.unique(calls), calls)),
-        "index": jnp.arange(num_steps),
-        "table": table,
-    }
     start = noise.astype(jnp.float32)
-    (x, _, _), measured = jax.lax.scan(step, (start, jnp.zeros_like(start), start_held), rows)
+    zeros = jnp.zeros_like(start)
+    nothing = _Prediction(zeros, zeros)
+    (x, *_), measured = jax.lax.scan(step, (start, zeros, nothing, nothing), jax.tree.map(jnp.asarray, rows))
     return x, measured
 
 
-def _is_guided(guidance: Guidance, timesteps: Int[np.ndarray, "S"], void: float) -> np.ndarray:
-    """Tell at which steps guidance has a say; in float32, as the weight is applied."""
-    return np.abs(guidance_weights(guidance, timesteps).astype(np.float32) - 1) > void
+def _rows(schedule: Schedule, settings: Settings) -> dict[str, np.ndarray]:
+    """Lay out what each visited step needs: its timestep and number, guidance weight, and the solver's coefficients."""
+    num, first = schedule.num_timesteps, settings.start
+    grid = time_grid(settings.num_steps, num)
+    table = _ddim_table(schedule, grid) if settings.solver == "ddim" else _dpm_table(schedule, grid, first)
+    table["weight"] = guidance_weights(settings.guidance, grid)
+    rows = {name: column[first:].astype(np.float32) for name, column in table.items()}
+    rows["ahead"] = _ahead(schedule, settings).astype(np.float32)
+    return rows | {
+        "timestep": settings.timesteps(num),
+        "guided": _is_guided(settings, num),
+        "index": np.arange(first, settings.num_steps),
+    }
 
 
-def _ahead(schedule: Schedule, timesteps: Int[np.ndarray, "S"], calls: Int[np.ndarray, "S"]) -> np.ndarray:
+def _is_guided(settings: Settings, num_timesteps: int) -> np.ndarray:
+    """Tell at which visited steps guidance has a say; in float32, as the weight is applied."""
+    weights = guidance_weights(settings.guidance, time_grid(settings.num_steps, num_timesteps))
+    return (np.abs(weights.astype(np.float32) - 1) > settings.void)[settings.start :]
+
+
+def _ahead(schedule: Schedule, settings: Settings) -> np.ndarray:
     """Return how far each step lies behind the last computed one, in angles between the last two computed ones."""
-    abar = np.asarray(schedule.alphas_cumprod, np.float64)[timesteps]
+    calls = model_calls(settings, schedule.num_timesteps)
+    abar = np.asarray(schedule.alphas_cumprod, np.float64)[settings.timesteps(schedule.num_timesteps)]
     angle = np.arctan2(np.sqrt(1 - abar), np.sqrt(abar))
-    ahead = np.zeros(len(timesteps))
+    ahead = np.zeros(len(calls))
     for step in np.flatnonzero(calls == 0):
         before, last = np.flatnonzero(calls[:step])[-2:]
         ahead[step] = (angle[step] - angle[last]) / (angle[last] - angle[before])
     return ahead
-
-
-def _predictor(
-    denoise_fn: DenoiseFn, guided_fn: Any, noise: Any, calls: Int[np.ndarray, "S"], keep: bool
-) -> tuple[Callable[..., tuple[Any, Any]], tuple[Any, ...]]:
-    """Build (row, x, held) -> (prediction, held), and the first held.
-
-    A prediction is a tuple: with the text, and if any step is guided without. Held are the last two that were computed.
-    The branches are the kinds of step that occur, cheapest first; where all steps are of one kind there is no switch,
-    and where none is reused nothing is held, unless told to `keep`.
-    """
-    width, kinds = int(calls.max()), np.unique(calls)
-    keep = keep or 0 in kinds
-
-    def computed(pair: tuple[Any, ...], held: tuple[Any, ...]) -> tuple[Any, Any]:
-        pair = tuple(v.astype(jnp.float32) for v in pair)
-        return pair, (pair, held[0]) if keep else ()
-
-    def extrapolated(row: Any, x: Any, t: Any, held: Any) -> tuple[Any, Any]:
-        return jax.tree.map(lambda last, before: last + row["ahead"] * (last - before), *held), held
-
-    def alone(row: Any, x: Any, t: Any, held: Any) -> tuple[Any, Any]:
-        return computed((denoise_fn(x, t),) * width, held)
-
-    def guided(row: Any, x: Any, t: Any, held: Any) -> tuple[Any, Any]:
-        return computed(guided_fn(x, t), held)
-
-    branches = [(extrapolated, alone, guided)[kind] for kind in kinds]
-
-    def predict(row: Any, x: Any, held: Any) -> tuple[Any, Any]:
-        given = (row, x, jnp.full(x.shape[:1], row["timestep"]), held)
-        return branches[0](*given) if len(branches) == 1 else jax.lax.switch(row["branch"], branches, *given)
-
-    zeros = (jnp.zeros(noise.shape, jnp.float32),) * width
-    return predict, (zeros, zeros) if keep else ()
 
 
 def _compare(v: Any, before: Any) -> dict[str, Any]:
@@ -282,11 +337,12 @@ def _ddim_table(schedule: Schedule, timesteps: Int[np.ndarray, "S"]) -> dict[str
     return {"alpha": np.sqrt(abar), "sigma": np.sqrt(1 - abar), "x": a, "x0": np.sqrt(after) - a * np.sqrt(abar)}
 
 
-def _dpm_table(schedule: Schedule, timesteps: Int[np.ndarray, "S"]) -> dict[str, np.ndarray]:
+def _dpm_table(schedule: Schedule, timesteps: Int[np.ndarray, "S"], first: int) -> dict[str, np.ndarray]:
     """Return per-step coefficients of DPM++(2M SDE): x' = x xt + x0 x0_hat + last x0_hat_before + noise z.
 
     With lambda = log(alpha/sigma) and h its increase: x = (sigma'/sigma) e^-h, data weight d = alpha' (1 - e^-2h) split
-    between this and the last estimate of x0 by r = h_before/h, noise = sigma' sqrt(1 - e^-2h).
+    between this and the last estimate of x0 by r = h_before/h, noise = sigma' sqrt(1 - e^-2h). The `first` step taken
+    has no estimate before it.
     """
     abar, after = _levels(schedule, timesteps)
     with np.errstate(divide="ignore"):
@@ -299,6 +355,7 @@ def _dpm_table(schedule: Schedule, timesteps: Int[np.ndarray, "S"]) -> dict[str,
     second = np.zeros_like(h)
     h_before = np.concatenate([[np.nan], lam[1:] - lam[:-1]])
     usable = np.isfinite(h_before) & np.isfinite(h)
+    usable[first] = False
     second[usable] = h[usable] / h_before[usable] / 2
     return {
         "alpha": np.sqrt(abar),

@@ -27,7 +27,6 @@ from motionv2v.models.vae import VAE
 from motionv2v.schema import Field, choice, either, flag, number, optional, several, text, whole
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-KINDS = ("vae", "text", "dit", "base", "control", "generator")
 NULL_PROMPT = "."
 
 # Bounds that no model comes near, so that a slip of the pen cannot ask for more memory than there is.
@@ -121,6 +120,9 @@ _DIT = _of(
         "control_wiring": (choice("side", "chained"), "how the branch's outputs reach the main blocks"),
         "control_start": (choice("zero", "identity"), "how the branch's first layer starts"),
         "zero_init_modulation": (flag, "start the main blocks as the identity"),
+        "axes": (several(choice("thw", "hw", "t"), least=1, most=2), "along what each block attends, in turn"),
+        "lora_rank": (whole(0, 1024), "of low-rank updates of the main blocks, 0 for none"),
+        "lora_targets": (several(text), "layers of a block that have a low-rank update"),
         "attention_implementation": (choice(*attention.IMPLEMENTATIONS), "how attention is computed"),
         "remat": _remat,
         "scan_unroll": _unroll,
@@ -253,16 +255,17 @@ SECTIONS: dict[str, dict[str, Field]] = {
 
 TOP = {
     "name": Field(text, "of the model or run", "unnamed"),
-    "kind": Field(optional(choice(*KINDS)), "what is trained", None),
     "init_from": Field(_names, "models whose weights a run starts from", ()),
     "resume_from": Field(_names, "models whose weights take the place of those, the branch's too", ()),
-    "branch_from_base": Field(flag, "start the control branch from the base's blocks", True),
 }
+
+GONE = ("kind", "branch_from_base")
+"""Fields of earlier configs that say nothing any more, and are left out: what trains says `optim.schedule`."""
 
 
 def method_fields(name: str) -> dict[str, Field]:
     """Return the fields of a method's section, its name included. Raises ValueError for an unknown method."""
-    own = methods.get(name).FIELDS
+    own = methods.get(name).settings
     return {"name": Field(text, "the method"), **own}
 
 
@@ -281,7 +284,7 @@ def complete(config: Any, where: str = "the config") -> ConfigDict:
     parts = dict.fromkeys((*SECTIONS, "method", "task"), Field(anything.kind, "", None))
     if not isinstance(given, dict):
         raise schema.SchemaError(f"{where} is {schema.shown(given)}, expected sections: {', '.join(parts)}")
-    top = {name: value for name, value in given.items() if name not in parts}
+    top = {name: value for name, value in given.items() if name not in parts and name not in GONE}
     if unknown := [name for name in top if name not in TOP]:
         # Through the same door as every other field, with the sections among what there is.
         schema.read({unknown[0]: None}, {**TOP, **parts}, where)
@@ -350,7 +353,7 @@ def default(name: str) -> Any:
     tables = {"": TOP, "data.scene": _SCENE, "mesh.dcn": _AXES, **SECTIONS}
     section, field = name.rpartition(".")[::2]
     if section == "method":
-        own = (method_fields(each) for each in methods.AVAILABLE)
+        own = (method_fields(each) for each in methods.available())
         table = next((fields for fields in own if field in fields), {})
     else:
         table = tables.get(section, {})

@@ -10,6 +10,7 @@ matches the whole path decides, and a parameter that nobody named is an error. D
 as the stack of blocks, stay whole; so does a dimension that the axes do not divide. Optimizer state and averages lie
 where their parameter lies. Kernels that read the width are divided along it over `EMBED`, the other side of a large
 kernel over `tensor`; norms, biases, what embeds patches and time, conditioners and autoencoder are whole everywhere.
+A conditioner's embeddings of every layer, which are large, have names that start with `motion_` and are divided too.
 """
 
 import contextlib
@@ -40,6 +41,9 @@ def _rules(embed: tuple[str, ...]) -> Rules:
         ("dit/(.*_modulation|control/zero_in|control/zero_out|text_embed|out)/kernel", (embed, None)),
         ("text/token_embed|dit/position_table", (None, embed)),
         ("dit/(patch_embed|time_in|time_out|ofs_in|ofs_out)/kernel|text/position_bias", ()),
+        ("dit/lora/.*/a", (embed, None)),
+        ("dit/lora/.*/b", (None, embed)),
+        ("conditioner/motion_.*", (embed,)),
         ("(vae|conditioner)/.*|.*/(bias|scale)", ()),
     )
 

@@ -1,4 +1,6 @@
-"""What is trained: the VAE, the text-to-video base, a method's control branch on it, or the base with its channels.
+"""What is trained: the autoencoder, or the denoiser: a text-to-video base, or a method on one. A config says which.
+
+Without a section `dit` it is the autoencoder. Which parameters train says `optim.schedule` alone.
 
 `train.train` runs any object with this protocol:
 
@@ -12,7 +14,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import grain
@@ -26,17 +27,19 @@ from motionv2v import (
     editing,
     evaluate,
     flops,
-    interpolate,
-    interpolation_scores,
+    inference,
+    memory,
+    methods,
+    parameters,
     prepare,
     render,
     sections,
 )
 from motionv2v import model as modeling
-from motionv2v.data import synthetic
+from motionv2v.data import latents, synthetic
 from motionv2v.datasets import make_dataset, scene_config, start_folders, vocabulary_folder
 from motionv2v.models.activations import constrain
-from motionv2v.models.dit import base_params, init_control_from_base
+from motionv2v.models.dit import is_addition
 from motionv2v.models.vae import sample_latents
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Key, PyTree
@@ -46,20 +49,19 @@ Scalars = dict[str, Any]
 
 
 def make(config: Any) -> "VaeTask | DenoiserTask":
-    """Build the task that `config.kind` names, see `kinds`. Raises ValueError for another kind."""
+    """Build the task of a config, completed by `sections.complete`."""
     config = sections.complete(config)
-    kinds = {"vae": VaeTask, "base": DenoiserTask, "control": DenoiserTask, "generator": GeneratorTask}
-    if config.kind not in kinds:
-        raise ValueError(f"unknown kind {config.kind!r}; available: {', '.join(kinds)}")
-    return kinds[config.kind](config)
+    return DenoiserTask(config) if "dit" in config else VaeTask(config)
 
 
-def take_weights(params: PyTree, folders: Any, fit: Callable[[PyTree], PyTree] | None = None) -> PyTree:
-    """Replace subtrees of `params` by those of earlier stages, folder by folder; leaves nothing half-loaded.
+def start_from(params: PyTree, folders: Any, model: modeling.Model, say: Callable[[str], None] = print) -> PyTree:
+    """Start a model from trained ones, folder by folder: the networks they share, and the transformer by its method.
+
+    What a method adds to a base (`methods.Method.start_from`) is fresh afterwards, or made from the base.
 
     Args:
-        params: the full tree. folders: released names, model folders or training work dirs.
-        fit: changes a transformer's subtree before its shapes are checked (a method's `fit_base`).
+        params: the full tree, as drawn. folders: released names, model folders or training work dirs.
+        model: its modules. say: called with a line on what starts fresh.
 
     Raises:
         checkpoints.CheckpointError: if a folder cannot be read or a shape does not fit, naming both.
@@ -67,14 +69,49 @@ def take_weights(params: PyTree, folders: Any, fit: Callable[[PyTree], PyTree] |
     params = dict(params)
     for folder in folders:
         _, loaded = checkpoints.load_model(folder)
-        for name, subtree in loaded.items():
-            if name not in params:
-                continue
-            if name == "dit":
-                # A base and a model with a branch may start from one another.
-                branch = (subtree if "control" in subtree else params["dit"]).get("control")
-                subtree = base_params(subtree) | ({"control": branch} if "control" in params["dit"] else {})
-                subtree = subtree if fit is None else fit(subtree)
+        for name in ("vae", "text"):
+            if name in params and name in loaded:
+                checkpoints.check_shapes(loaded[name], params[name], f"{folder} ({name})")
+                params[name] = jax.tree.map(jnp.asarray, loaded[name])
+        if "dit" in params and "dit" in loaded:
+            start = methods.start_from_base if model.method is None else model.method.start_from
+            own = {name: params[name] for name in ("dit", "conditioner") if name in params}
+            base = jax.tree.map(jnp.asarray, loaded["dit"])
+            started = start(own, base, model.denoiser.dit, model.config.get("method"))
+            checkpoints.check_shapes(started, own, f"{folder} (dit)")
+            fresh = {path.split("/")[0] for path in parameters.flatten(own["dit"]) if is_addition(path)}
+            fresh |= {name for name in ("conditioner",) if own.get(name)}
+            if fresh:
+                say(f"{folder}: the base's weights are taken; {', '.join(sorted(fresh))} start anew")
+            params |= started
+    return params
+
+
+def take_weights(params: PyTree, folders: Any, say: Callable[[str], None] = print) -> PyTree:
+    """Go on from trained models, folder by folder: every parameter that they and `params` have in common.
+
+    Parts that a base may lack (control branch, low-rank updates, a conditioner) stay as they are where a folder has
+    none, and are left out where `params` has none, which is said.
+
+    Args:
+        params: the full tree. folders: released names, model folders or training work dirs. say: called with a line.
+
+    Raises:
+        checkpoints.CheckpointError: if a folder cannot be read, lacks something else or a shape does not fit.
+    """
+    params = dict(params)
+    for folder in folders:
+        _, loaded = checkpoints.load_model(folder)
+        for name in [name for name in loaded if name in params]:
+            own, theirs = (parameters.flatten(tree[name]) for tree in (params, loaded))
+            may_lack = is_addition if name == "dit" else lambda path, name=name: name == "conditioner"
+            kept = {path: leaf for path, leaf in own.items() if path not in theirs and may_lack(path)}
+            left = [path for path in theirs if path not in own and may_lack(path)]
+            for verb, paths in (("keeps its own", kept), ("leaves out", left)):
+                if paths:
+                    parts = sorted({"/".join((name, *path.split("/")[:1])) for path in paths})
+                    say(f"{folder}: this run {verb} {', '.join(parts)}")
+            subtree = parameters.unflatten({path: x for path, x in theirs.items() if path not in left} | kept)
             checkpoints.check_shapes(subtree, params[name], f"{folder} ({name})")
             params[name] = jax.tree.map(jnp.asarray, subtree)
     return params
@@ -100,9 +137,9 @@ class VaeTask:
         self._blobs = jax.jit(lambda key, batch: constrain(self.blobs(key, batch), "whole"))
 
     def init(self, key: Key) -> PyTree:
-        """Draw the parameters, or take them from `config.init_from`."""
+        """Draw the parameters, or take them from `config.init_from` or `config.resume_from`."""
         params = jax.jit(lambda k: modeling.init_params(k, self.model))(key)
-        return take_weights(params, self.config.get("init_from", ()))
+        return take_weights(params, (*self.config.init_from, *self.config.resume_from))
 
     def dataset(self, split: str = "train") -> grain.IterDataset:
         """Build the stream of batches."""
@@ -154,7 +191,7 @@ class VaeTask:
         kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
         psnr = -10 * jnp.log10(jnp.square((output - video) / 2).mean((1, 2, 3, 4)) + 1e-10).mean()
         weights = self.config.loss
-        total = weights.l1 * l1 + weights.mse * mse + weights.get("edges", 0.0) * edges + weights.kl * kl
+        total = weights.l1 * l1 + weights.mse * mse + weights.edges * edges + weights.kl * kl
         return total, {
             "l1": l1,
             "edges": edges,
@@ -184,42 +221,33 @@ class VaeTask:
 
 
 class DenoiserTask:
-    """Train the denoiser by v-prediction: the text-to-video base, or a method's branch on the frozen base."""
+    """Train the denoiser by v-prediction: a text-to-video base or, with a section `method`, what the method adds."""
 
     def __init__(self, config: Any):
         self.config, self.model = config, modeling.build(config)
         self.trainable = config.optim.schedule
-        self.is_control = config.kind == "control"
-        self._editor: editing.Editor | None = None
+        self._sampler: inference.LoadedModel | None = None
 
     def init(self, key: Key) -> PyTree:
-        """Draw the parameters, take those of earlier stages, and start the branch from the base's own blocks."""
+        """Draw the parameters; start them from the models of `init_from`, then go on from those of `resume_from`."""
         params = jax.jit(lambda k: modeling.init_params(k, self.model))(key)
-        fit = getattr(self.model.method, "fit_base", None)
-        take = partial(take_weights, fit=fit and partial(fit, dit=self.model.denoiser.dit))
         init_from, resume_from = start_folders(self.config, params)
-        params = take(params, init_from)
-        if self.is_control and self.config.get("branch_from_base", True):
-            params["dit"] = init_control_from_base(params["dit"])
-        if self.is_control and self.config.method.get("patch_embed_from_base", False):
-            base = params["dit"]["patch_embed"]
-            init = self.model.method.init_from_base
-            params["conditioner"] = init(params["conditioner"], base["kernel"], base["bias"])
-        params = take(params, resume_from)
-        if self.config.data.get("text_embeddings"):
+        params = start_from(params, init_from, self.model)
+        params = take_weights(params, resume_from)
+        if self.config.data.text_embeddings:
             prepare.check_text(self.config.data.latents, params)
         return params
 
     def step_reads(self) -> tuple[str, ...]:
         """Name the subtrees of the parameters that the loss reads: what is cached in the data needs none."""
         data = self.config.data
-        return modeling.step_reads(latents=bool(data.get("latents")), text=bool(data.get("text_embeddings")))
+        return modeling.step_reads(latents=bool(data.latents), text=data.text_embeddings)
 
     def flops_per_sample(self) -> float:
         """Count the operations that one sample's training step needs in the transformer (`flops.train_step`)."""
         grid = modeling.latent_shape((1, *modeling.clip_shape(self.model)), self.model.vae.latent_channels)[1:4]
-        trained = "control" if self.is_control else "base"
-        return flops.train_step(self.model.denoiser.dit, grid, self.config.data.text_length, trained)
+        shapes = memory.parameter_shapes(self.config)
+        return flops.train_step(self.model.denoiser.dit, grid, self.config.data.text_length, shapes, self.trainable)
 
     def dataset(self, split: str = "train") -> grain.IterDataset:
         """Build the stream of batches."""
@@ -229,11 +257,9 @@ class DenoiserTask:
         """Return the v-prediction loss (mean squared error), and it at low and at high noise apart."""
         draw_key, time_key, noise_key, pick_key = jax.random.split(key, 4)
         x0, conditions = self._latents(draw_key, pick_key, params, batch)
-        if conditions is not None:
-            conditions = modeling.add_maps(jax.random.fold_in(draw_key, 1), self.model, conditions, x0.shape)
         settings = self.config.loss
         timestep = diffusion.sample_timesteps(
-            time_key, (x0.shape[0],), self.model.schedule, settings.timesteps, power=settings.get("power", 2.0)
+            time_key, (x0.shape[0],), self.model.schedule, settings.timesteps, power=settings.power
         )
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         xt = diffusion.corrupt(self.model.schedule, x0, eps, timestep)
@@ -242,7 +268,9 @@ class DenoiserTask:
         else:
             text = modeling.embed_text(self.model, params, batch["tokens"])
         prediction = modeling.denoise(self.model, params, xt, timestep, text, conditions)
-        each = diffusion.loss(prediction, x0, eps, timestep, self.model.schedule)
+        of_method = methods.v_loss if self.model.method is None else self.model.method.loss
+        options = (self.model.schedule, self.config.get("method"))
+        each = of_method(jax.random.fold_in(key, 1), prediction, x0, eps, timestep, *options)
         high = timestep >= 800
         parts = {
             "loss_low_noise": jnp.sum(each * ~high) / jnp.maximum(jnp.sum(~high), 1),
@@ -253,49 +281,41 @@ class DenoiserTask:
     def _latents(self, draw_key: Key, pick_key: Key, params: PyTree, batch: Batch) -> tuple[jax.Array, Any]:
         """Return (x0, conditions) of a batch, from cached latents or by drawing and encoding on the device."""
         if "target_latents" in batch:
-            x0 = batch["target_latents"].astype(jnp.float32)
+            stored = {name: x.astype(jnp.float32) for name, x in batch.items() if name.endswith(latents.ENDINGS)}
+            x0 = stored["target_latents"]
             if self.model.method is not None:
-                cached = {name.removesuffix("_latents"): x for name, x in batch.items() if name.endswith("_latents")}
-                del cached["target"]
-                return x0, {"videos": {name: x.astype(jnp.float32) for name, x in cached.items()}}
+                return x0, latents.conditions(stored, modeling.condition_shapes(self.model))
             # Both videos of a pair show the same scene under a plausible motion: the base learns from either.
-            other = batch["source_video_latents"].astype(jnp.float32)
             pick = jax.random.bernoulli(pick_key, 0.5, (x0.shape[0], 1, 1, 1, 1))
-            return jnp.where(pick, x0, other), None
+            return jnp.where(pick, x0, stored.get("source_video_latents", x0)), None
         x0 = modeling.encode(self.model, params, batch["target"].astype(jnp.float32) / 127.5 - 1)
         if self.model.method is None:
             return x0, None
-        drawn = self.model.method.batch_conditions(draw_key, batch, self.config.method)
+        drawn = modeling.draw_conditions(draw_key, self.model, batch)
         return x0, modeling.encode_conditions(self.model, params, drawn)
 
     def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
-        """Sample on held-out scenes: text to video for the base, edits with follow-EPE for the branch."""
-        if self._editor is None:
-            self._editor = editing.Editor(self.config, params, vocabulary_folder(self.config))
-        # The same editor every time: its compiled functions take the parameters as an argument.
-        with _lent(self._editor, params) as editor:
-            pairs = self.config.train.probe_samples
-            if self.is_control:
-                return evaluate.probe_synthetic(editor, num_pairs=pairs, seed=self.config.data.seed)
-            source = synthetic.SyntheticSource(scene_config(self.config), self.config.data.seed, "test")
-            captions = [source[i]["caption"] for i in range(pairs)]
-            return {"scalars": {}, "videos": {"text_to_video": np.concatenate(list(editor.text_to_video(captions)), 2)}}
+        """Sample on held-out scenes and measure what the method's `probe` says, or the scores of an edit.
 
-
-class GeneratorTask(DenoiserTask):
-    """Train the whole transformer with a method's further input channels, from a base that does not have them."""
-
-    _interpolator: interpolate.Interpolator | None = None
-
-    def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
-        """Generate held-out scenes again from their first and last frames; PSNR, and that of a cross-fade."""
-        if self._interpolator is None:
-            self._interpolator = interpolate.Interpolator(self.config, params, vocabulary_folder(self.config))
-        source = synthetic.SyntheticSource(scene_config(self.config), self.config.data.seed, "test")
-        samples = [source[i] for i in range(self.config.train.probe_samples)]
-        videos = np.stack([sample["target"] for sample in samples])
-        with _lent(self._interpolator, params) as interpolator:
-            return interpolation_scores.probe(interpolator, videos, [s["caption"] for s in samples])
+        A model without a method makes videos of held-out captions.
+        """
+        if self._sampler is None:
+            self._sampler = editing.Editor(self.config, params, vocabulary_folder(self.config))
+        # The same one every time: its compiled functions take the parameters as an argument.
+        with _lent(self._sampler, params) as sampler:
+            count, seed = self.config.train.probe_samples, self.config.data.seed
+            method = self.model.method
+            if method is not None and method.probe is None:
+                return evaluate.probe_synthetic(sampler, num_pairs=count, seed=seed)
+            source = synthetic.SyntheticSource(scene_config(self.config), seed, "test")
+            samples = [source[i] for i in range(count)]
+            captions = [sample["caption"] for sample in samples]
+            if method is None:
+                videos = sampler.text_to_video(captions)
+                return {"scalars": {}, "videos": {"text_to_video": np.concatenate(list(videos), 2)}}
+            tokens = sampler.tokenizer.encode(captions)
+            generate = lambda batch: sampler.generate(jax.random.key(0), batch, tokens)  # noqa: E731
+            return method.probe(generate, samples)
 
 
 @contextlib.contextmanager

@@ -51,9 +51,10 @@ def test_schedule_covers_every_parameter(name):
     """Each stage trains its own part and nothing else; a pattern that decides nothing is an error in `partition`."""
     config, _, shapes = build(name)
     trainable, _ = parameters.partition(shapes, config.optim.schedule)
-    parts = {"vae": {"vae"}, "base": {"text", "dit"}, "control": {"dit", "conditioner"}, "generator": {"dit"}}
-    assert set(trainable) == parts[config.kind]
-    if config.kind == "control":
+    parts = {"vae": {"vae"}, "base": {"text", "dit"}, "motionv2v": {"dit", "conditioner"}, "interpolation": {"dit"}}
+    stage = name.split("_")[0]
+    assert set(trainable) == parts[stage]
+    if stage == "motionv2v":
         assert set(trainable["dit"]) == {"control"}
 
 
@@ -83,7 +84,7 @@ def test_5b_runs_on_shapes():
     _, model, params = build("motionv2v_cogvideox_5b")
     latents = jax.ShapeDtypeStruct((1, 13, 60, 90, 16), np.float32)
     text = jax.ShapeDtypeStruct((1, 226, 4096), np.float32)
-    conditions = {"videos": dict.fromkeys(model.method.STREAMS, latents)}
+    conditions = {"videos": dict.fromkeys(modeling.condition_shapes(model)["videos"], latents)}
     timestep = jax.ShapeDtypeStruct((1,), np.int32)
     out = jax.eval_shape(
         lambda p, *given: modeling.denoise(model, p, *given), params, latents, timestep, text, conditions

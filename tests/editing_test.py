@@ -64,7 +64,7 @@ def test_models_of_other_kinds_are_refused_in_one_line(tmp_path):
     folder = tiny_model.save(tmp_path / "model", "vae")
     with pytest.raises(ValueError) as error:
         editing.load(folder)
-    assert "holds a 'vae' model (vae_tiny); editing needs one of kind 'control'" in str(error.value)
+    assert "holds an autoencoder (vae_tiny) without a transformer; editing needs a model with both" in str(error.value)
 
 
 def test_a_base_makes_videos_from_text_and_cannot_edit(tmp_path):
@@ -76,7 +76,7 @@ def test_a_base_makes_videos_from_text_and_cannot_edit(tmp_path):
     editor.text_to_video(["red disk dances", "red disk sings"], num_steps=1, notify=notices.append)
     assert len(notices) == 1 and "after 'red disk da' it does not read 'nces'; 1 more" in notices[0]
     tracks = Tracks(np.ones((1, 5, 2), np.float32), np.ones((1, 5), bool))
-    with pytest.raises(ValueError, match="base_tiny has no control branch: it cannot edit motion"):
+    with pytest.raises(ValueError, match="base_tiny has no method for edits, only a base: it cannot edit motion"):
         editor.edit(video[0], tracks, tracks)
 
 
@@ -218,16 +218,16 @@ def test_options_reach_the_sampler(editor, monkeypatch):
 
     def remember(params, key, batch, tokens, null, **options):
         calls.append(options)
-        return batch["source"], True
+        return np.zeros((len(tokens), 5, 16, 16, 3), np.uint8), True
 
-    monkeypatch.setattr(editor, "_generate", remember)
+    monkeypatch.setattr(editor, "_sample", remember)
     batch = {"source": np.zeros((1, 5, 16, 16, 3), np.uint8)}
     tokens = editor.tokenizer.encode(["x"])
     for options in ({}, {"guidance": 3.0, "num_steps": 9}, {"guidance": 1.0}, {"use_control": False}):
         editor.generate(jax.random.key(0), batch, tokens, **options)
-    guidances = [tuple(call["guidance"]) for call in calls]
+    guidances = [tuple(call["settings"].guidance) for call in calls]
     assert guidances == [(1.0, "off"), (3.0, "constant"), (1.0, "off"), (1.0, "off")]
-    assert [call["num_steps"] for call in calls] == [2, 9, 2, 2]
+    assert [call["settings"].num_steps for call in calls] == [2, 9, 2, 2]
     assert [call["use_control"] for call in calls] == [True, True, True, False]
     editor.text_to_video(["a", "b"], seed=1)
     assert calls[-1]["use_control"] is False

@@ -122,6 +122,6 @@ def test_work_dir_edits_a_clip(stages, tmp_path):
 def test_exported_model_is_the_averaged_one(stages, tmp_path):
     folder = export.model_folder(stages / "control", tmp_path / "model", dtype="float32")
     config, params = checkpoints.load_model(folder)
-    assert config.kind == "control"
+    assert config.name == "motionv2v_tiny"
     expected = checkpoints.load_workdir(stages / "control", ema=True)[1]
     jax.tree.map(np.testing.assert_array_equal, params, expected)

@@ -163,16 +163,6 @@ def test_no_such_points_is_nan(pairs):
     assert np.isnan(evaluate.score(pair.target[None], [pair], tracker)["follow_epe"])
 
 
-def test_psnr_pools_the_error_over_the_clip():
-    """Ten levels off in one of four frames: mean squared error 25, whatever the other three frames are."""
-    truth = np.full((4, 8, 8, 3), 100, np.uint8)
-    video = truth.copy()
-    video[2] += 10
-    # Float32 sums of 768 numbers.
-    assert evaluate.clip_psnr(video, truth) == pytest.approx(10 * np.log10(255**2 / 25), abs=1e-3)
-    assert evaluate.clip_psnr(truth, truth) == np.inf
-
-
 def test_exact_copy_distance_matches_loop(pairs):
     means = []
     for pair in pairs:

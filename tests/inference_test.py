@@ -82,7 +82,7 @@ def test_a_text_encoder_without_room_waits_on_the_host(folder, monkeypatch, is_s
     monkeypatch.setattr(sharding, "place", lambda params, *a, **k: placed.extend(params) or place(params, *a, **k))
     got = editing.Editor(expected.config, expected.params) if is_stored else editing.load(folder)
     assert {type(leaf) for leaf in jax.tree.leaves(got.params["text"])} == {np.ndarray}
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got.sampling_params(1)))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got.sampling_params(got.settings(1))))
     np.testing.assert_array_equal(got.generate(jax.random.key(1), batch(got), tokens, num_steps=1, guidance=2.0), made)
     assert {type(leaf) for leaf in jax.tree.leaves(got.params["text"])} == {np.ndarray}
     assert ("text" in placed) == visits

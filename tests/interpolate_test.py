@@ -16,7 +16,6 @@ from motionv2v import (
     diffusion,
     export,
     interpolate,
-    interpolation_scores,
     prepare,
     sampling,
     tasks,
@@ -24,6 +23,7 @@ from motionv2v import (
 )
 from motionv2v import model as modeling
 from motionv2v.convert import folders, pipeline, scheduler
+from motionv2v.methods import interpolation
 from motionv2v.models.dit import Control
 from motionv2v.tokenizer import ByteTokenizer
 
@@ -32,7 +32,7 @@ QUIET = {"say": lambda line: None}
 
 def config(base):
     cfg = tiny_model.config("base")
-    cfg.name, cfg.kind, cfg.init_from = "interpolation_tiny", "generator", (str(base),)
+    cfg.name, cfg.init_from = "interpolation_tiny", (str(base),)
     cfg.dit.in_channels = 32
     cfg.method = ConfigDict({"name": "interpolation", "drop_last": 0.1, "image_scale": 1.0})
     cfg.optim.schedule = (("(vae|text)/.*", None), ("dit/.*", {"peak": 1e-2, "warmup": 2}))
@@ -59,7 +59,7 @@ def latents(base, tmp_path_factory):
 def workdir(base, latents, tmp_path_factory):
     """A generator that was trained for eight steps on one batch."""
     cfg = config(base)
-    cfg.train.steps, cfg.data.latents = 8, str(latents)
+    cfg.train.steps, cfg.train.probe_every, cfg.data.latents = 8, 8, str(latents)
     folder = tmp_path_factory.mktemp("runs") / "generator"
     train.train(cfg, folder)
     return folder
@@ -86,7 +86,7 @@ def test_starts_as_the_base(base):
     text = rng.normal(size=(2, tiny_model.LENGTH, 8)).astype(np.float32)
     videos = {name: rng.normal(size=(2, 1, 2, 2, 16)).astype(np.float32) for name in ("first", "last")}
     timestep = jnp.array([999, 300])
-    conditions = modeling.add_maps(jax.random.key(0), task.model, {"videos": videos}, xt.shape)
+    conditions = {"videos": videos, "maps": {"given": np.ones((2, 2, 1, 1, 1), np.float32)}}
     base_model = modeling.build(base_config)
     expected = jax.jit(lambda p: modeling.denoise(base_model, p, xt, timestep, text))(base_params)
     start = jax.jit(lambda p: modeling.denoise(task.model, p, xt, timestep, text, conditions))(params)
@@ -123,6 +123,7 @@ def test_training_takes_latents_and_pixels(base, latents):
         if folder:
             shapes = {name: x.shape for name, x in batch.items() if name.endswith("latents")}
             one = (2, 1, 2, 2, 16)
+            assert batch["given_map"].shape == (2, 2, 1, 1, 1)
             assert shapes == {"target_latents": (2, 2, 2, 2, 16), "first_latents": one, "last_latents": one}
         params = interpolate.Interpolator(cfg, {}).expected_shapes()
         loss, metrics = jax.eval_shape(task.loss, jax.random.key(0), params, batch)
@@ -131,14 +132,14 @@ def test_training_takes_latents_and_pixels(base, latents):
 
 def test_loop_probes_against_a_cross_fade(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    (probe,) = (line for line in lines if "probe/psnr" in line)
+    *_, probe = (line for line in lines if "probe/psnr" in line)  # before the first step, and behind the last
     assert 0 < probe["probe/psnr"] < 60 and 0 < probe["probe/psnr_cross_fade"] < 60
-    assert len(list((workdir / "samples").rglob("between_*.mp4"))) == 2
+    assert len(list((workdir / "samples" / "00000008").rglob("between_*.mp4"))) == 2
 
 
 def test_cross_fade_goes_from_one_frame_to_the_other():
     first, last = frames()
-    video = interpolation_scores.cross_fade(first, last, 5)
+    video = interpolation.cross_fade(first, last, 5)
     assert video.dtype == np.uint8
     np.testing.assert_array_equal(video[[0, -1]], [first, last])
     # Rounding to whole levels.
@@ -189,10 +190,16 @@ def test_what_it_cannot_take_is_refused_in_one_line(generator, given, message):
     assert "\n" not in str(caught.value)
 
 
+def test_it_is_exported_as_programs(workdir, tmp_path):
+    programs = export.stablehlo(workdir, tmp_path / "programs", platforms=("cpu",), dtype="float32", **QUIET)
+    arguments = json.loads((programs / "manifest.json").read_text())["functions"]["denoise"]["arguments"]
+    assert sorted(arguments[3]) == ["first_latents", "given_map", "last_latents"]
+
+
 def test_other_models_are_refused(base):
-    with pytest.raises(ValueError, match=r"'control' model .* with 16 input channels; interpolation needs .* with 32"):
+    with pytest.raises(ValueError, match=r"tiny is a model of motionv2v \(motionv2v_tiny\); interpolation needs"):
         interpolate.load("tiny")
-    with pytest.raises(ValueError, match=r"'base' model .* with 16 input channels"):
+    with pytest.raises(ValueError, match=r"a model .* with 16 input channels; interpolation needs .* with 32"):
         interpolate.load(base)
     with pytest.raises(checkpoints.CheckpointError, match="no checkpoint 'nowhere'"):
         interpolate.load("nowhere")
@@ -268,7 +275,7 @@ def test_image_to_video_is_what_diffusers_makes(tmp_path):
             lambda xt, t: dit.apply({"params": params["dit"]}, xt, t, embedded, Control(concat=image)),
             jax.random.normal(jax.random.split(jax.random.key(4), 3)[1], (1, 4, 2, 2, 4)),
             diffusion.make_schedule(snr_shift_scale=3.0),
-            num_steps=2,
+            sampling.Settings(2),
         )
         return vae.apply({"params": params["vae"]}, latents[:, 1:] / FACTOR, method="decode")[0]
 

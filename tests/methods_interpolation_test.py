@@ -17,12 +17,14 @@ SHAPE = (2, 3, 4, 6, 5)
 
 
 def test_it_is_found_by_name():
-    assert methods.get("interpolation") is method
+    assert methods.get("interpolation") is method.METHOD
 
 
 def test_conditions_are_the_first_and_the_last_frame():
     videos = np.random.default_rng(0).integers(0, 256, (2, 5, 8, 16, 3), dtype=np.uint8)
-    drawn = method.batch_conditions(jax.random.key(0), {"target": videos, "tokens": np.zeros((2, 3), np.int32)}, CONFIG)
+    drawn = method.METHOD.batch_conditions(
+        jax.random.key(0), {"target": videos, "tokens": np.zeros((2, 3), np.int32)}, CONFIG
+    )
     assert sorted(drawn["videos"]) == ["first", "last"]
     for name, index in (("first", 0), ("last", -1)):
         frame = np.asarray(drawn["videos"][name])
@@ -32,11 +34,26 @@ def test_conditions_are_the_first_and_the_last_frame():
 
 
 def test_share_of_clips_without_a_last_frame():
-    given = np.asarray(method.draw_maps(jax.random.key(0), (4000, *SHAPE[1:]), CONFIG)["given"])
+    batch = {"target": np.zeros((4000, 9, 8, 8, 3), np.uint8)}
+    given = np.asarray(method.METHOD.batch_conditions(jax.random.key(0), batch, CONFIG)["maps"]["given"])
     assert given.shape == (4000, 3, 1, 1, 1)
     assert (given[:, 0] == 1).all() and (given[:, 1] == 0).all() and set(np.unique(given[:, 2])) == {0, 1}
     # Four standard deviations of a mean of 4,000 draws, sqrt(0.25 * 0.75 / 4000) = 0.0068.
     assert abs((given[:, 2] == 0).mean() - 0.25) < 0.028
+
+
+def test_a_sampler_says_whether_there_is_a_last_frame():
+    batch = {"target": np.zeros((4, 5, 8, 8, 3), np.uint8), "has_last": np.array([True, False, True, False])}
+    given = method.METHOD.batch_conditions(jax.random.key(0), batch, CONFIG)["maps"]["given"]
+    np.testing.assert_array_equal(given[..., 0, 0, 0], [[1, 1], [1, 0], [1, 1], [1, 0]])
+
+
+def given_frames(has_first, has_last, length):
+    """Mark the latent frames that hold a given frame, by a loop."""
+    given = np.zeros((len(has_first), length, 1, 1, 1), np.float32)
+    for row, (first, last) in enumerate(zip(has_first, has_last, strict=True)):
+        given[row, 0], given[row, -1] = first, last
+    return given
 
 
 def latents(seed=0):
@@ -46,7 +63,7 @@ def latents(seed=0):
 
 def lay_out(videos, has_first, has_last, image_scale=1.0, length=SHAPE[1]):
     module = method.make_conditioner(ConfigDict({**CONFIG, "image_scale": image_scale}), width=8, patch_size=2)
-    given = method.given_frames(jnp.array(has_first), jnp.array(has_last), length)
+    given = given_frames(has_first, has_last, length)
     conditions = {"videos": videos, "maps": {"given": given}}
     assert not module.init(jax.random.key(0), conditions), "nothing to train"
     return np.asarray(module.apply({}, conditions).concat)
@@ -75,13 +92,13 @@ def test_a_frame_that_is_not_given_does_not_show():
 
 def test_what_is_missing_is_named():
     module = method.make_conditioner(CONFIG, width=8, patch_size=2)
-    given = {"given": method.given_frames(jnp.ones(2, bool), jnp.ones(2, bool), 3)}
+    given = {"given": given_frames([True] * 2, [True] * 2, 3)}
     with pytest.raises(ValueError, match="condition 'last' is missing; got first, given"):
         module.apply({}, {"videos": {"first": latents()["first"]}, "maps": given})
     with pytest.raises(ValueError, match="condition 'given' is missing; got first, last"):
         module.apply({}, {"videos": latents()})
     with pytest.raises(ValueError, match="1 latent frame; interpolation needs a first and a last one"):
-        method.given_frames(jnp.ones(2, bool), jnp.ones(2, bool), 1)
+        method.conditions(jax.random.key(0), {"target": np.zeros((1, 8, 8, 3), np.uint8)}, CONFIG)
 
 
 @pytest.mark.parametrize("patch_size_t", [None, 2])
@@ -101,14 +118,16 @@ def test_a_widened_base_predicts_what_the_base_predicts(patch_size_t):
     run = jax.jit(wide.apply)
     wanted = shapes(wide, xt, *rest, control)
     params = tiny_model.random_params(shapes(base, xt, *rest))
-    fitted = method.fit_base(params, wide)
+    fresh = tiny_model.random_params(wanted, seed=1)
+    fitted = method.start_from({"dit": fresh}, params, wide, CONFIG)["dit"]
     checkpoints.check_shapes(fitted, wanted, "widened")
     expected = jax.jit(base.apply)({"params": params}, xt, *rest)
     # The same sums, with products of zero between.
     np.testing.assert_allclose(run({"params": fitted}, xt, *rest, control), expected, atol=1e-5)
 
     trained = tiny_model.random_params(wanted)
-    assert method.fit_base(trained, wide) is trained, "already wide"
+    same = method.start_from({"dit": fresh}, trained, wide, CONFIG)["dit"]
+    assert jax.tree.all(jax.tree.map(np.array_equal, same, trained)), "already wide"
     gap = run({"params": trained}, xt, *rest, control) - run({"params": trained}, xt, *rest, Control(concat=0 * concat))
     assert np.abs(gap).max() > 1e-2, "a trained model sees the frames"
 
@@ -116,7 +135,7 @@ def test_a_widened_base_predicts_what_the_base_predicts(patch_size_t):
 def test_other_shapes_are_left_to_the_check_of_shapes():
     dit = DiT(in_channels=8, out_channels=4)
     odd = {"patch_embed": {"kernel": np.zeros((12, 5)), "bias": np.zeros(5)}}
-    assert method.fit_base(odd, dit) is odd
+    assert method.start_from({"dit": {}}, odd, dit, CONFIG)["dit"]["patch_embed"]["kernel"].shape == (12, 5)
 
 
 def test_5b_has_the_published_shapes():

@@ -11,11 +11,13 @@ from ml_collections import ConfigDict
 from motionv2v import methods
 from motionv2v.methods import motionv2v as method
 from motionv2v.models import layers
+from motionv2v.models.dit import DiT
 
 SIZE = (24, 32)
 # Small programs that run once: less time spent on optimising them.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 CONFIG = ConfigDict({"name": "motionv2v", "sigma": 1.5, "colors": "any", "first_frame_latents": False})
+CONFIG.update({"subpixel": True, "patch_embed_from_base": False})
 
 
 def clip(num_points=3, num_frames=2, seed=0):
@@ -120,7 +122,7 @@ def test_blobs_sit_between_pixels_or_snap_to_one(settings, offset):
 def test_batch_equals_samples_one_by_one():
     samples = [clip(seed=seed) for seed in range(2)]
     batch = {name: np.stack([s[name] for s in samples]) for name in samples[0]} | {"tokens": np.zeros((2, 4), np.int32)}
-    draw_batch = jax.jit(lambda key, batch: method.batch_conditions(key, batch, CONFIG), compiler_options=FAST)
+    draw_batch = jax.jit(lambda key, batch: method.METHOD.batch_conditions(key, batch, CONFIG), compiler_options=FAST)
     together = draw_batch(jax.random.key(5), batch)["videos"]
     for row, (key, sample) in enumerate(zip(jax.random.split(jax.random.key(5), 2), samples, strict=True)):
         alone = program(False)(key, sample)["videos"]
@@ -177,7 +179,10 @@ def test_starts_as_the_bases_embedding_of_the_target_tracks():
     for first_frames in (False, True):
         channels = 96 if first_frames else 48
         fresh = {"patch_embed": {"kernel": np.ones((4 * channels, 10), np.float32), "bias": np.ones(10, np.float32)}}
-        params = method.init_from_base(fresh, base_kernel, base_bias)["patch_embed"]
+        base = {"patch_embed": {"kernel": base_kernel, "bias": base_bias}}
+        config = ConfigDict({"patch_embed_from_base": True})
+        started = method.start_from({"dit": {}, "conditioner": fresh}, base, DiT(), config)
+        params = started["conditioner"]["patch_embed"]
         videos = {name: np.zeros_like(v) for name, v in latents(first_frames).items()}
         videos["target_tracks"] = latents()["target_tracks"]
         out = tokens(videos, params["kernel"], params["bias"], first_frames)
@@ -198,6 +203,6 @@ def test_missing_stream_is_named():
 
 
 def test_unknown_method_lists_what_there_is():
-    assert methods.get("motionv2v") is method
-    with pytest.raises(ValueError, match="unknown method 'revideo2'; available: motionv2v"):
+    assert methods.get("motionv2v") is method.METHOD
+    with pytest.raises(ValueError, match="unknown method 'revideo2'; available: interpolation, motionv2v"):
         methods.get("revideo2")

@@ -193,3 +193,13 @@ def test_claims_are_right_where_the_point_is_seen_and_near():
     assert late == pytest.approx({"precision": 0, "recall": 0})  # of frames 3 and 4: one claim, which is hidden
     wide = metrics.claimed_visible(estimated, reference, np.array([0]), threshold=9)
     assert wide["precision"] == pytest.approx(2 / 3)
+
+
+def test_psnr_pools_the_error_over_the_clip():
+    """Ten levels off in one of four frames: mean squared error 25, whatever the other three frames are."""
+    truth = np.full((4, 8, 8, 3), 100, np.uint8)
+    video = truth.copy()
+    video[2] += 10
+    # Float32 sums of 768 numbers.
+    assert metrics.clip_psnr(video, truth) == pytest.approx(10 * np.log10(255**2 / 25), abs=1e-3)
+    assert metrics.clip_psnr(truth, truth) == np.inf

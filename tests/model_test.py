@@ -104,10 +104,11 @@ def test_denoise_predicts_latents_with_and_without_conditions(control):
     tokens = jax.ShapeDtypeStruct((2, tiny_model.LENGTH), jnp.int32)
     text = jax.eval_shape(lambda p, t: modeling.embed_text(model, p, t), params, tokens)
     assert text.shape == (2, tiny_model.LENGTH, 8)
-    videos = {name: latents for name in model.method.STREAMS}
-    for conditions in (None, {"videos": videos}):
+    videos = dict.fromkeys(modeling.condition_shapes(model)["videos"], latents)
+    for conditions, use_control in ((None, False), ({"videos": videos}, True)):
         out = jax.eval_shape(
-            lambda *given: modeling.denoise(model, *given), params, latents, timestep, text, conditions
+            lambda *given, use=use_control: modeling.denoise(model, *given, use_control=use),
+            *(params, latents, timestep, text, conditions),
         )
         assert out.shape == latents.shape
 

@@ -30,16 +30,8 @@ def other(xt, timestep):
 
 @functools.partial(jax.jit, static_argnames=("denoise_fn", "num_steps", "solver", "guidance", "guided_fn"))
 def run(key, denoise_fn, noise=NOISE, num_steps=6, solver="ddim", guidance=sampling.NO_GUIDANCE, guided_fn=None):
-    return sampling.sample(
-        key,
-        denoise_fn,
-        noise,
-        SCHEDULE,
-        num_steps=num_steps,
-        solver=solver,
-        guidance=guidance,
-        guided_fn=guided_fn,
-    )
+    settings = sampling.Settings(num_steps, solver, guidance)
+    return sampling.sample(key, denoise_fn, noise, SCHEDULE, settings, guided_fn)
 
 
 def test_time_grid_is_trailing():
@@ -179,7 +171,7 @@ def test_diffusers_guidance_has_the_published_jumps():
 )
 def test_sample_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
-        sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, **{"num_steps": 2, **arguments})
+        sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, sampling.Settings(**{"num_steps": 2, **arguments}))
 
 
 # --- passes that are left out ----------------------------------------------------------------------------------------
@@ -204,11 +196,8 @@ def guided_sample(guidance, solver="ddim", num_steps=50, **options):
         conditional,
         NOISE,
         SCHEDULE,
-        num_steps=num_steps,
-        solver=solver,
-        guidance=guidance,
-        guided_fn=lambda x, t: (conditional(x, t), free(x, t)),
-        **options,
+        sampling.Settings(num_steps, solver, guidance, **options),
+        lambda x, t: (conditional(x, t), free(x, t)),
     )
     jax.effects_barrier()
     return result, with_text, without
@@ -223,7 +212,7 @@ def always_both(guidance, solver, num_steps=50):
         weight = weights[jnp.searchsorted(-timesteps, -timestep[0])]
         return other(xt, timestep) + weight * (toy(xt, timestep) - other(xt, timestep))
 
-    return sampling.sample(jax.random.key(0), denoise_fn, NOISE, SCHEDULE, num_steps=num_steps, solver=solver)
+    return sampling.sample(jax.random.key(0), denoise_fn, NOISE, SCHEDULE, sampling.Settings(num_steps, solver))
 
 
 @pytest.mark.parametrize("solver", sampling.SOLVERS)
@@ -253,7 +242,7 @@ def test_guidance_of_scale_one_calls_the_text_free_model_never():
 
 # --- reused steps ----------------------------------------------------------------------------------------------------
 
-PLAN = [i % 3 != 0 and 2 <= i < 19 for i in range(20)]
+PLAN = tuple(i % 3 != 0 and 2 <= i < 19 for i in range(20))
 
 
 def linear_in_the_angle(xt, timestep):
@@ -265,22 +254,21 @@ def linear_in_the_angle(xt, timestep):
 @pytest.mark.parametrize("solver", sampling.SOLVERS)
 def test_reuse_is_exact_where_the_prediction_is_linear_in_the_angle(solver):
     calls = []
-    options = {"num_steps": 20, "solver": solver}
-    result = sampling.sample(
-        jax.random.key(0), counted(linear_in_the_angle, calls), NOISE, SCHEDULE, reuse=PLAN, **options
-    )
+    full_plan = sampling.Settings(20, solver)
+    fewer = full_plan._replace(reuse=PLAN)
+    result = sampling.sample(jax.random.key(0), counted(linear_in_the_angle, calls), NOISE, SCHEDULE, fewer)
     jax.effects_barrier()
     assert calls == [t for t, skipped in zip(sampling.time_grid(20), PLAN, strict=True) if not skipped]
-    full = sampling.sample(jax.random.key(0), linear_in_the_angle, NOISE, SCHEDULE, **options)
+    full = sampling.sample(jax.random.key(0), linear_in_the_angle, NOISE, SCHEDULE, full_plan)
     np.testing.assert_allclose(result, full, atol=2e-5)  # float32 rounding of the angles
-    other_plan = sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, reuse=PLAN, **options)
-    assert np.abs(other_plan - sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, **options)).max() > 1e-5
+    other_plan = sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, fewer)
+    assert np.abs(other_plan - sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, full_plan)).max() > 1e-5
 
 
 @pytest.mark.parametrize("solver", sampling.SOLVERS)
 def test_reuse_keeps_both_predictions_of_guidance(solver):
     """With guidance whose weight changes, the two predictions are extrapolated apart and weighted anew."""
-    plan = [i % 2 == 1 and i > 4 for i in range(20)]
+    plan = tuple(i % 2 == 1 and i > 4 for i in range(20))
     guidance = Guidance(6.0, "sat")
 
     def pair(x, t):
@@ -292,11 +280,8 @@ def test_reuse_keeps_both_predictions_of_guidance(solver):
             linear_in_the_angle,
             NOISE,
             SCHEDULE,
-            num_steps=20,
-            solver=solver,
-            guidance=guidance,
-            guided_fn=pair,
-            reuse=reuse,
+            sampling.Settings(20, solver, guidance, reuse=reuse),
+            pair,
         )
 
     # Seven times the rounding of one prediction.
@@ -308,22 +293,51 @@ def test_a_plan_without_reuse_is_bit_equal_to_none():
         none = run(jax.random.key(0), toy, num_steps=8, solver=solver)
         empty = jax.jit(
             lambda solver=solver: sampling.sample(
-                jax.random.key(0), toy, NOISE, SCHEDULE, num_steps=8, solver=solver, reuse=[False] * 8
+                jax.random.key(0), toy, NOISE, SCHEDULE, sampling.Settings(8, solver, reuse=(False,) * 8)
             )
         )()
         np.testing.assert_array_equal(none, empty)
 
 
 def test_model_calls_force_what_cannot_be_extrapolated():
-    grid = sampling.time_grid(10)
-    wanted = [True] * 10
-    np.testing.assert_array_equal(sampling.model_calls(sampling.NO_GUIDANCE, grid, wanted), [1, 1] + [0] * 8)
+    plan = sampling.Settings(10, reuse=(True,) * 10)
+    np.testing.assert_array_equal(sampling.model_calls(plan), [1, 1] + [0] * 8)
     # Steps 0 and 1 are not guided: the first two guided ones have to be computed.
-    calls = sampling.model_calls(Guidance(6.0, "sat"), grid, wanted)
+    calls = sampling.model_calls(plan._replace(guidance=Guidance(6.0, "sat")))
     np.testing.assert_array_equal(calls, [1, 1, 2, 2] + [0] * 6)
-    np.testing.assert_array_equal(sampling.model_calls(Guidance(6.0), grid), [2] * 10)
+    np.testing.assert_array_equal(sampling.model_calls(sampling.Settings(10, guidance=Guidance(6.0))), [2] * 10)
     with pytest.raises(ValueError, match="3 entries for 10 steps"):
-        sampling.model_calls(sampling.NO_GUIDANCE, grid, [False] * 3)
+        sampling.model_calls(plan._replace(reuse=(False,) * 3))
+
+
+@pytest.mark.parametrize("solver", sampling.SOLVERS)
+def test_a_later_start_goes_on_from_a_noised_clip(solver):
+    """With the exact denoiser a sample from any step on recovers the clip, in the steps that are left."""
+    settings, calls = sampling.Settings(8, solver, start=5), []
+    first = int(settings.timesteps()[0])
+    assert first == sampling.time_grid(8)[5]
+    noised = SCHEDULE.alpha[first] * TRUTH + SCHEDULE.sigma[first] * NOISE
+    result = sampling.sample(jax.random.key(0), counted(toward(TRUTH), calls), noised, SCHEDULE, settings)
+    jax.effects_barrier()
+    assert calls == list(sampling.time_grid(8)[5:])
+    np.testing.assert_allclose(result, TRUTH, atol=1e-5)  # float32 rounding of the last step
+    with pytest.raises(ValueError, match=r"start is 8.*one of 8 steps"):
+        sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, settings._replace(start=8))
+
+
+def test_a_later_start_equals_the_end_of_a_whole_sample():
+    """Deterministic steps: stopping at a step and going on from there is the sample without a stop."""
+    whole = sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, sampling.Settings(6))
+    seen = []
+
+    def denoise_fn(xt, timestep):
+        jax.debug.callback(lambda x: seen.append(np.array(x)), xt, ordered=True)
+        return toy(xt, timestep)
+
+    sampling.sample(jax.random.key(0), denoise_fn, NOISE, SCHEDULE, sampling.Settings(6))
+    jax.effects_barrier()
+    rest = sampling.sample(jax.random.key(0), toy, seen[2], SCHEDULE, sampling.Settings(6, start=2))
+    np.testing.assert_allclose(rest, whole, atol=1e-6)  # another program, other rounding
 
 
 def test_changes_match_a_slow_loop():
@@ -334,7 +348,7 @@ def test_changes_match_a_slow_loop():
         jax.debug.callback(lambda value: seen.append(np.array(value, np.float64)), v, ordered=True)
         return v
 
-    sample, measured = sampling.changes(jax.random.key(0), denoise_fn, NOISE, SCHEDULE, num_steps=6)
+    sample, measured = sampling.changes(jax.random.key(0), denoise_fn, NOISE, SCHEDULE, sampling.Settings(6))
     jax.effects_barrier()
     norm = np.linalg.norm
     ratio = [1] + [norm(b) / norm(a) for a, b in itertools.pairwise(seen)]

@@ -82,12 +82,12 @@ def results(mesh):
 
     editor = editing.Editor(cfg, params, mesh=mesh)
     videos = {name: batch[f"{name}_latents"][:1] for name in VIDEOS}
-    settings = {"num_steps": 2, "solver": "dpmpp_2m_sde", "guidance": sampling.Guidance(3.0)}
-    sample = jax.jit(partial(editor.sample_latents, **settings))
+    settings = sampling.Settings(2, "dpmpp_2m_sde", sampling.Guidance(3.0))
+    sample = jax.jit(partial(editor.sample_latents, settings=settings))
     with sharding.use(mesh):
         value, grads = jax.jit(jax.value_and_grad(loss))(trainable, frozen, sharding.place_batch(batch, mesh))
         noise, text = batch["target_latents"][:1], [editor.embed(batch["tokens"][i : i + 1]) for i in range(2)]
-        latents = sample(jax.random.key(2), editor.sampling_params(2), noise, *text, {"videos": videos})
+        latents = sample(jax.random.key(2), editor.sampling_params(settings), noise, *text, {"videos": videos})
     flat = {f"gradient {path}": leaf for path, leaf in parameters.flatten(grads).items()}
     return jax.tree.map(np.asarray, flat | {"loss": value, "sample": latents})
 

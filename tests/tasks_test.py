@@ -106,7 +106,7 @@ def run(config, workdir, monkeypatch, **changes):
     given, make = set(), train.make_train_step
 
     def probe(editor, num_pairs, seed):
-        read = jax.tree.leaves((editor.sampling_params(1), editor.params["text"]))
+        read = jax.tree.leaves((editor.sampling_params(), editor.params["text"]))
         assert all(isinstance(leaf, jax.Array) for leaf in read)
         means = {name: [np.abs(leaf).mean() for leaf in jax.tree.leaves(editor.params[name])] for name in editor.params}
         return {"scalars": {name: np.mean(values) for name, values in means.items()}}

@@ -4,10 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from motionv2v import editing, views
+from motionv2v import editing, methods, views
 from tests import tiny_model
 
 SIZE, FRAMES = (6, 10), 5
+READ = methods.get("motionv2v").fields
+
+
+def turned(batch, view):
+    return methods.fields.turn(batch, READ, view, batch["source"].shape[2:4])
 
 
 def batch(size=SIZE):
@@ -42,7 +47,7 @@ def draw(key, batch):
 @pytest.mark.parametrize("count", views.COUNTS)
 def test_views_of_a_model_without_errors_are_equal(count):
     given = batch()
-    np.testing.assert_array_equal(views.average(jax.random.key(0), draw, given, count), draw(None, given))
+    np.testing.assert_array_equal(views.average(jax.random.key(0), draw, given, count, READ), draw(None, given))
 
 
 @pytest.mark.parametrize("count", views.COUNTS)
@@ -50,9 +55,9 @@ def test_every_view_is_another_and_is_turned_back(count):
     """Every pixel that a view says it has is as it was; no other view is needed for the first, and none has nothing."""
     given = batch()
     for name in ("source", "source_xy", "target_xy"):
-        assert len({np.asarray(views.turn(given, view)[name]).tobytes() for view in views.first(count)}) == count
+        assert len({np.asarray(turned(given, view)[name]).tobytes() for view in views.first(count)}) == count
     for index, view in enumerate(views.first(count)):
-        back, has = views.turn_back(views.turn(given, view)["source"], view)
+        back, has = views.turn_back(turned(given, view)["source"], view)
         has = np.broadcast_to(has, back.shape)
         np.testing.assert_array_equal(back[has], given["source"][has])
         shares = (1 - abs(view.down) / SIZE[0]) * (1 - abs(view.right) / SIZE[1])
@@ -68,7 +73,7 @@ def test_points_go_with_the_picture_or_hide():
         x, y = given["source_xy"][b, n, t]
         given["source"][b, t, int(y), int(x)] = 200
     for view in views.first(8):
-        seen = views.turn(given, view)
+        seen = turned(given, view)
         for b, n, t in np.ndindex(seen["source_visible"].shape):
             x, y = seen["source_xy"][b, n, t]
             inside = 0 <= x < SIZE[1] and 0 <= y < SIZE[0]
@@ -84,7 +89,7 @@ def test_mean_of_errors_is_taken_with_a_key_for_each_view():
         return np.full_like(batch["source"], 100 + len(keys))  # 101, 102, 103, 104
 
     key = jax.random.key(3)
-    result = views.average(key, wrong, batch((20, 24)), 4)
+    result = views.average(key, wrong, batch((20, 24)), 4, READ)
     assert result.dtype == np.uint8 and (result[:, :, 8:12, 8:16] == 102).all()  # 102.5, rounded to even
     assert (result[:, :, -4:, -4:] == 101).all()  # the corner that all but the first view moved out of the picture
     assert len(set(keys)) == 4 and keys[0] == tuple(np.asarray(jax.random.key_data(key)))
@@ -92,7 +97,7 @@ def test_mean_of_errors_is_taken_with_a_key_for_each_view():
 
 def test_one_view_is_the_call_itself():
     given, key, seen, answer = batch(), jax.random.key(1), [], np.ones((2, FRAMES, *SIZE, 3), np.uint8)
-    assert views.average(key, lambda *call: seen.append(call) or answer, given, 1) is answer
+    assert views.average(key, lambda *call: seen.append(call) or answer, given, 1, READ) is answer
     assert seen[0][0] is key and seen[0][1] is given
 
 
@@ -105,10 +110,10 @@ def test_other_counts_are_refused(count):
 def test_default_is_the_config_s_for_one_step_only(tmp_path, monkeypatch):
     editor = editing.load(str(tiny_model.save(tmp_path)))
     calls = []
-    monkeypatch.setattr(editor, "_generate", lambda p, k, batch, *a, **o: calls.append(o) or (batch["source"], True))
+    monkeypatch.setattr(editor, "sample", lambda k, batch, *a, **o: calls.append(o) or batch["source"])
     editor.config.sample.views = 4
-    given = {"source": np.zeros((1, 5, 16, 16, 3), np.uint8)}
-    tokens = editor.tokenizer.encode(["x"])
+    given = batch((16, 16))
+    tokens = editor.tokenizer.encode(["x", "y"])
 
     def count(**options):
         calls.clear()

@@ -164,7 +164,7 @@ def _to_ours(folder: Path, target: str | os.PathLike, job: str, dtype: str, say:
 def _part_config(name: str, source: parts.Source) -> ConfigDict:
     """Describe one network: the section of a config that it is."""
     module = parts.dit_of(source.module)
-    config = ConfigDict({"name": name, "kind": source.part.key, source.part.key: pipeline.section(module)})
+    config = ConfigDict({"name": name, source.part.key: pipeline.section(module)})
     if isinstance(source.module, Denoiser):
         config.method = ConfigDict(parts.method_config(source.module))
     return config

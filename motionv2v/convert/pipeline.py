@@ -166,7 +166,7 @@ def make_config(
     """Describe a pipeline as a config with the sections of `configs/*.py`; `compute` is the modules' dtype."""
     model, dit = modules["dit"], parts.dit_of(modules["dit"])
     has_conditioner = isinstance(model, Denoiser)
-    config = ConfigDict({"name": name, "kind": "control" if has_conditioner else "base", "init_from": ()})
+    config = ConfigDict({"name": name, "init_from": ()})
     for key, module in (("vae", modules["vae"]), ("text", modules["text"]), ("dit", dit)):
         config[key] = ConfigDict({**section(module), "dtype": compute})
     config.text.tokenizer = "bytes" if isinstance(tokenizer, ByteTokenizer) else "sentencepiece"

@@ -19,8 +19,35 @@ import numpy as np
 from motionv2v import files
 
 META, TEXT, NULL = "meta.json", "text", "null.npy"
-SWAPPED = (("target_latents", "source_video_latents"), ("target_tracks_latents", "source_tracks_latents"))
-"""What changes places when source becomes target."""
+ENDINGS = ("_latents", "_map")
+"""How the names of stored arrays end: a video's latents [t h w z], and what a method draws besides videos."""
+
+
+def stored(conditions: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Name a method's conditions, {"videos": {name: latents}, "maps": {name: array}}, as they are stored."""
+    both = zip(ENDINGS, ("videos", "maps"), strict=True)
+    return {f"{name}{ending}": x for ending, part in both for name, x in conditions.get(part, {}).items()}
+
+
+def conditions(arrays: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Find a method's conditions among stored arrays; the inverse of `stored`, for those that are wanted.
+
+    Args:
+        arrays: by their stored names. wanted: {"videos": {name: ...}, "maps": {name: ...}}; the values are not read.
+
+    Raises:
+        ValueError: for a condition that was not stored, naming what is there.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for ending, part in zip(ENDINGS, ("videos", "maps"), strict=True):
+        for name in wanted[part]:
+            if f"{name}{ending}" not in arrays:
+                raise ValueError(
+                    f"the latents hold no {name}{ending}, which the method needs, but {', '.join(sorted(arrays))}; "
+                    "make them again with launch/prepare.py, in an empty folder"
+                )
+        found[part] = {name: arrays[f"{name}{ending}"] for name in wanted[part]}
+    return found
 
 
 def write_shard(folder: str | Path, index: int, records: dict[str, np.ndarray]) -> None:
@@ -95,6 +122,11 @@ class LatentSource:
             sample |= {"text": np.array(self._texts[shard][row]), "null_text": self._null}
         return sample
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the arrays of a sample, without those of `text`."""
+        return self._shards[0].dtype.names
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes open the shards themselves: a memory map would be pickled with all it maps.
         return LatentSource, (self.folder, self.text)
@@ -111,13 +143,15 @@ class Vary(grain.transforms.RandomMap):
         caption_dropout: share of samples whose tokens become the null caption's (paper, section 4.1: one half).
         swap: share of samples in which source becomes target and target source. Either video of a pair is a motion
             counterfactual of the other, so this makes two pairs of one.
+        swapped: which stored arrays then change places, (name, name of the one that takes its place).
     """
 
     caption_dropout: float
     swap: float = 0.0
+    swapped: tuple[tuple[str, str], ...] = ()
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Apply to one sample with `tokens`, `null_tokens` and the latents of both videos and both sets of tracks.
+        """Apply to one sample with `tokens`, `null_tokens` and the latents of its pair.
 
         `text` and `null_text`, where there are any, go the way of the tokens.
         """
@@ -127,6 +161,5 @@ class Vary(grain.transforms.RandomMap):
             if "text" in element:
                 sample["text"] = element["null_text"]
         if rng.random() < self.swap:
-            for a, b in SWAPPED:
-                sample[a], sample[b] = element[b], element[a]
+            sample |= {name: element[other] for name, other in self.swapped}
         return sample

@@ -1,32 +1,141 @@
-"""Methods as thin plug-ins on one backbone. A method is a module of this package with these names:
+"""Methods as thin plug-ins on one backbone: each is one file of this package that exports one record, `METHOD`.
 
-    conditions(key, clip, config) -> {"videos": {name: [T H W 3]}, "maps": {name: [T H W C]}}
-        drawn in jax.numpy, jittable and vmappable; `videos` reach the conditioner as latents of the frozen VAE
-    make_conditioner(config, width=, patch_size=, dtype=) -> linen module: (conditions, time) -> models.dit.Control
-    init_from_base(params, base_kernel, base_bias) -> params        how the conditioner starts from a trained base
-    draw_maps(key, shape, config) -> {name: [B ...]}    optional: "maps" that need no clip, for latents of `shape`
-    fit_base(params, dit) -> params                     optional: how the transformer itself starts from a base
-    loss(...), initial_noise(...)                       optional; the defaults are diffusion.loss and N(0, 1)
-    LAYOUTS = (models.layouts.Layout, ...)              optional: how published weights of the method are laid out
-
-Nothing else in the package asks which method runs: `get(config.method.name)` is the only look-up.
+Nothing else in the package asks which method runs: `get(config.method.name)` is the only look-up, and everything that
+differs between methods stands in `Method`. `register` adds a method from outside, such as a test or a user's own file.
 """
 
 import importlib
-from types import ModuleType
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from motionv2v import diffusion, schema
+from motionv2v.methods import fields
+from motionv2v.models.dit import base_params, init_control_from_base
 from motionv2v.models.layouts import Layout
+from motionv2v.typing import AnyArray, Float, Key, PyTree
 
-AVAILABLE = ("motionv2v", "interpolation")
+_REGISTERED: dict[str, "Method"] = {}
 
 
-def get(name: str) -> ModuleType:
-    """Return a method's module by name. Raises ValueError listing what is available."""
-    if name not in AVAILABLE:
-        raise ValueError(f"unknown method {name!r}; available: {', '.join(AVAILABLE)}")
-    return importlib.import_module(f"motionv2v.methods.{name}")
+def normal_noise(key: Key, batch: Mapping[str, AnyArray], shape: Sequence[int], config: Any) -> AnyArray:
+    """Draw what a sample starts from: N(0, 1) of `shape` [B t h w z], whatever the batch."""
+    del batch, config
+    return jax.random.normal(key, tuple(shape))
+
+
+def v_loss(
+    key: Key,
+    prediction: Float[AnyArray, "B *x"],
+    x0: Float[AnyArray, "B *x"],
+    eps: Float[AnyArray, "B *x"],
+    timestep: AnyArray,
+    schedule: diffusion.Schedule,
+    config: Any,
+) -> Float[AnyArray, "B"]:
+    """Return each sample's mean squared error of v (`diffusion.loss`)."""
+    del key, config
+    return diffusion.loss(prediction, x0, eps, timestep, schedule)
+
+
+def start_from_base(params: PyTree, base: PyTree, dit: Any, config: Any) -> PyTree:
+    """Start from a trained transformer: its weights, a control branch that copies its first blocks, the rest fresh.
+
+    Args:
+        params: {"dit", "conditioner"} as drawn. base: a transformer's tree; what it has beside its base is left out.
+        dit: the module that shall run. config: of the method.
+    """
+    del dit, config
+    started = {**params["dit"], **base_params(base)}
+    if "blocks" in base:
+        # Attentions that the base's blocks lack stay as they were drawn.
+        started["blocks"] = {**params["dit"]["blocks"], **base["blocks"]}
+    if "control" in started:
+        started = init_control_from_base(started)
+    return {**params, "dit": started}
+
+
+class Method(NamedTuple):
+    """What one method is. Every field but the first three has a default.
+
+    Attributes:
+        reads: fields of a clip or pair that it needs, such as "source" and "target_tracks" (`fields.FIELDS`).
+        conditions: (key, clip, config) -> {"videos": {name: [T H W 3] in [-1, 1]}, "maps": {name: [t h w C]}}, of ONE
+            sample whose arrays are `fields.arrays(reads)`; jittable, the same in training, caching and editing. Videos
+            reach the conditioner as latents of the frozen autoencoder, maps as they are; either may be left out.
+        make_conditioner: (config, width=, patch_size=, dtype=) -> linen module: (conditions, time) -> `dit.Control`.
+        settings: what `config.method` may hold besides `name`, see `schema`.
+        loss: see `v_loss`. initial_noise: see `normal_noise`.
+        turn: further fields, by name, for methods that read what `fields.FIELDS` does not have.
+        start_from: see `start_from_base`.
+        probe: (generate, samples) -> {"scalars", "videos"}: what is measured on held-out samples while training, with
+            generate(batch of `reads`) -> uint8 videos; None scores the videos against each sample's target.
+        layouts: how published weights of the method are laid out, for `convert`; one that builds on another stands
+            before it.
+    """
+
+    reads: tuple[str, ...]
+    conditions: Callable[..., dict[str, dict[str, AnyArray]]]
+    make_conditioner: Callable[..., Any]
+    settings: Mapping[str, schema.Field] = {}
+    loss: Callable[..., Float[AnyArray, "B"]] = v_loss
+    initial_noise: Callable[..., AnyArray] = normal_noise
+    turn: Mapping[str, fields.Field] = {}
+    start_from: Callable[..., PyTree] = start_from_base
+    probe: Callable[..., dict[str, Any]] | None = None
+    layouts: tuple[Layout, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, fields.Field]:
+        """Return the fields it reads by name, as `fields.select`."""
+        return fields.select(self.reads, self.turn)
+
+    def edits(self) -> bool:
+        """Tell whether an edit brings all that the method reads: a clip, its tracks and where they shall go."""
+        return set(self.reads) <= {"source", "source_tracks", "target_tracks"} and "target_tracks" in self.reads
+
+    def batch_conditions(self, key: Key, batch: Mapping[str, AnyArray], config: Any) -> dict[str, dict[str, AnyArray]]:
+        """Draw the conditions of a batch: `conditions` mapped over its leading axis, each sample with a key of its own.
+
+        Raises:
+            ValueError: if the batch lacks what the method reads, naming what is there.
+        """
+        names = fields.arrays(self.fields)
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise ValueError(f"the method reads {', '.join(missing)}; the batch has {', '.join(sorted(batch))}")
+        clips = {name: jnp.asarray(batch[name]) for name in names}
+        clips |= {name: jnp.asarray(batch[name]) for name in fields.optional(self.fields) if name in batch}
+        count = next(iter(clips.values())).shape[0]
+        drawn = jax.vmap(lambda k, clip: self.conditions(k, clip, config))(jax.random.split(key, count), clips)
+        return {"videos": {}, "maps": {}, **drawn}
+
+
+def available() -> tuple[str, ...]:
+    """List the methods of this package and those that were registered."""
+    own = (module.name for module in pkgutil.iter_modules(__path__) if module.name != "fields")
+    return tuple(sorted({*own, *_REGISTERED}))
+
+
+def register(name: str, method: Method) -> None:
+    """Make a method available to configs under a name. Raises ValueError if this package has one of that name."""
+    if name in available() and name not in _REGISTERED:
+        raise ValueError(f"the method {name!r} exists already")
+    _REGISTERED[name] = method
+
+
+def get(name: str) -> Method:
+    """Return a method by name. Raises ValueError listing what is available."""
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    if name not in available():
+        raise ValueError(f"unknown method {name!r}; available: {', '.join(available())}")
+    return importlib.import_module(f"motionv2v.methods.{name}").METHOD
 
 
 def layouts() -> tuple[Layout, ...]:
-    """List the layouts of all methods' published weights; one that builds on another stands before it."""
-    return tuple(layout for name in AVAILABLE for layout in getattr(get(name), "LAYOUTS", ()))
+    """List the layouts of all methods' published weights."""
+    return tuple(layout for name in available() for layout in get(name).layouts)

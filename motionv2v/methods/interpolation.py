@@ -10,73 +10,59 @@ and its latents stand beside the noise, in 16 channels of their own, at the late
 with zeros, not latents of a black video, where nothing is given. Without `last` this is image-to-video, so published
 I2V weights fit. They never saw a last frame; a model trained here is shown one most of the time (`drop_last`).
 
-A model starts from a text-to-video base: its patch embedding gets zero rows for the new channels (`fit_base`), so that
-it predicts what the base predicts until it has been trained. All of the transformer trains, on the base's own loss.
+A model starts from a text-to-video base: its patch embedding gets zero rows for the new channels (`start_from`), so
+that it predicts what the base predicts until it has been trained. All of the transformer trains, on the base's loss.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from motionv2v import figures, metrics
+from motionv2v.methods import Method, fields, start_from_base
 from motionv2v.models.dit import Control, DiT
+from motionv2v.models.vae import latent_shape
 from motionv2v.schema import Field, number
-from motionv2v.typing import AnyArray, Bool, Float, Key, PyTree
+from motionv2v.typing import AnyArray, Key, PyTree, UInt8
 
 ENDS = ("first", "last")
 
-FIELDS = {
+SETTINGS = {
     "drop_last": Field(number(0, 1), "share of clips whose last frame is hidden in training", 0.0),
     "image_scale": Field(number(above=0), "the given frames' latents are multiplied by this", 1.0),
 }
 """The fields of `config.method`, see `schema`."""
 
 
-def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, dict[str, Float[AnyArray, "1 H W 3"]]]:
-    """Take the first and the last frame of one sample; jittable and vmappable, the same in training and in sampling.
+def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, dict[str, AnyArray]]:
+    """Take the first and the last frame of one sample, and tell which of them the model sees; jittable and vmappable.
 
     Args:
-        key: unused; part of the protocol.
-        clip: `target` uint8 [T H W 3], of which the frames between the ends are not read.
-        config: unused.
+        key: draws, for a share `drop_last` of the samples, that there is no last frame.
+        clip: `target` uint8 [T H W 3], of which the frames between the ends are not read; `has_last`, a truth value
+            that takes the place of the draw, in sampling.
+        config: `drop_last`, in 0..1.
 
     Returns:
-        {"videos": {"first", "last": [1 H W 3] in [-1, 1]}}; which of them the model sees, `draw_maps` says.
-    """
-    del key, config
-    ends = {"first": clip["target"][:1], "last": clip["target"][-1:]}
-    return {"videos": {name: frame.astype(jnp.float32) / 127.5 - 1 for name, frame in ends.items()}}
-
-
-def batch_conditions(key: Key, batch: dict[str, AnyArray], config: Any) -> dict[str, Any]:
-    """Take the conditions of a batch: `conditions` mapped over its leading axis."""
-    return jax.vmap(lambda target: conditions(key, {"target": target}, config))(batch["target"])
-
-
-def draw_maps(key: Key, shape: tuple[int, ...], config: Any) -> dict[str, Float[AnyArray, "B t 1 1 1"]]:
-    """Draw which frames the model gets to see in training: always the first, the last but for a share `drop_last`.
-
-    Args:
-        key: of the draw. shape: of the batch's latents, [B t h w z]. config: `drop_last`, in 0..1.
-    """
-    count, length = shape[:2]
-    has_last = ~jax.random.bernoulli(key, config.drop_last, (count,))
-    return {"given": given_frames(jnp.ones(count, bool), has_last, length)}
-
-
-def given_frames(
-    has_first: Bool[AnyArray, "B"], has_last: Bool[AnyArray, "B"], length: int
-) -> Float[AnyArray, "B t 1 1 1"]:
-    """Mark the latent frames that hold a given frame with 1, the others with 0.
+        {"videos": {"first", "last": [1 H W 3] in [-1, 1]}, "maps": {"given": [t 1 1 1], 1 at the latent frames that
+        hold a given frame, else 0}}.
 
     Raises:
-        ValueError: for a clip of `length` 1, whose first and last frames would be the same.
+        ValueError: for a clip of one latent frame, whose first and last frames would be the same.
     """
+    frames = clip["target"]
+    length = latent_shape((1, *frames.shape))[1]
     if length < 2:
         raise ValueError(f"the clip has {length} latent frame; interpolation needs a first and a last one, at least 2")
-    given = jnp.zeros((has_first.shape[0], length)).at[:, 0].set(has_first).at[:, -1].set(has_last)
-    return given[:, :, None, None, None]
+    has_last = clip["has_last"] if "has_last" in clip else ~jax.random.bernoulli(key, config.drop_last)
+    given = jnp.zeros(length).at[0].set(1.0).at[-1].set(has_last)
+    ends = {"first": frames[:1], "last": frames[-1:]}
+    videos = {name: frame.astype(jnp.float32) / 127.5 - 1 for name, frame in ends.items()}
+    return {"videos": videos, "maps": {"given": given[:, None, None, None]}}
 
 
 class Conditioner(nn.Module):
@@ -114,21 +100,61 @@ class Conditioner(nn.Module):
 def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = jnp.float32) -> Conditioner:
     """Build the conditioner that a config asks for; sizes and type are the transformer's business."""
     del width, patch_size, dtype
-    return Conditioner(config.get("image_scale", 1.0))
+    return Conditioner(config.image_scale)
 
 
-def fit_base(params: PyTree, dit: DiT) -> PyTree:
-    """Give a base's patch embedding zero rows for the given frames' channels: the same prediction, whatever they hold.
+def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:
+    """Start from a base whose patch embedding gets zero rows for the given frames' channels: the same prediction.
 
     Args:
-        params: a transformer's tree, of half of `dit`'s input channels. Any other comes back as it is.
-        dit: the transformer that shall take it.
+        params, dit, config: as for `methods.start_from_base`.
+        base: a transformer's tree, of half of `dit`'s input channels, or of all of them, as CogVideoX-I2V's.
     """
-    kernel = params["patch_embed"]["kernel"]
+    kernel = base["patch_embed"]["kernel"]
     own, wanted = kernel.shape[0] * 2, dit.in_channels * dit.patch[0] * dit.patch[1] * dit.patch[2]
-    if own != wanted:
-        return params
-    # Rows are positions in a patch, each with all channels: the new ones come behind the old ones of each position.
-    rows = kernel.reshape(-1, dit.in_channels // 2, kernel.shape[1])
-    rows = jnp.concatenate([rows, jnp.zeros_like(rows)], axis=1).reshape(wanted, -1)
-    return {**params, "patch_embed": {**params["patch_embed"], "kernel": rows}}
+    if own == wanted:
+        # Rows are positions in a patch, each with all channels: the new ones come behind the old ones of each position.
+        rows = kernel.reshape(-1, dit.in_channels // 2, kernel.shape[1])
+        rows = jnp.concatenate([rows, jnp.zeros_like(rows)], axis=1).reshape(wanted, -1)
+        base = {**base, "patch_embed": {**base["patch_embed"], "kernel": rows}}
+    return start_from_base(params, base, dit, config)
+
+
+def cross_fade(
+    first: UInt8[np.ndarray, "H W 3"], last: UInt8[np.ndarray, "H W 3"], num_frames: int
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Blend from one frame into the other at even steps: what a generator has to beat."""
+    weight = np.linspace(0, 1, num_frames, dtype=np.float32)[:, None, None, None]
+    return np.round((1 - weight) * first + weight * last).astype(np.uint8)
+
+
+def probe(generate: Callable[[dict[str, Any]], AnyArray], samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Generate videos again from their first and last frames, and compare.
+
+    Args:
+        generate: the model, as `Method.probe` says. samples: held-out ones with `target`, the true video.
+
+    Returns:
+        {"scalars": {"psnr", "psnr_cross_fade"} in dB, means over the videos; "videos": the first four, side by side}.
+    """
+    videos = np.stack([sample["target"] for sample in samples])
+    made = np.asarray(generate({"target": videos, "has_last": np.ones(len(videos), bool)}))
+    faded = np.stack([cross_fade(video[0], video[-1], len(video)) for video in videos])
+    shown = {
+        f"between_{i}": figures.side_by_side([("cross-fade", faded[i]), ("generated", made[i]), ("true", videos[i])])
+        for i in range(min(4, len(videos)))
+    }
+    mean = lambda found: float(np.mean([metrics.clip_psnr(*pair) for pair in zip(found, videos, strict=True)]))  # noqa: E731
+    return {"scalars": {"psnr": mean(made), "psnr_cross_fade": mean(faded)}, "videos": shown}
+
+
+METHOD = Method(
+    reads=("target", "given"),
+    conditions=conditions,
+    make_conditioner=make_conditioner,
+    settings=SETTINGS,
+    # Not a field that a view could turn: first and last would have to change places.
+    turn={"given": fields.Field({"has_last": ((), bool)}, None, optional=("has_last",))},
+    start_from=start_from,
+    probe=probe,
+)

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from motionv2v import render
+from motionv2v.methods import Method, start_from_base
+from motionv2v.models import layers
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.layouts import Layout, Shapes, Trim
 from motionv2v.schema import Field, choice, flag, number
@@ -23,7 +24,7 @@ from motionv2v.typing import AnyArray, Float, Key, PyTree
 
 STREAMS = ("target_tracks", "source_tracks", "source_video")
 
-FIELDS = {
+SETTINGS = {
     "sigma": Field(number(above=0, most=4096), "standard deviation of a blob in pixels", 10.0),
     "colors": Field(choice("any", *render.POOLS), "pool of the blobs' colours", "any"),
     "first_frame_latents": Field(flag, "96 conditioning channels instead of 48", False),
@@ -51,7 +52,7 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     videos = {"source_video": clip["source"].astype(jnp.float32) / 127.5 - 1}
     for side in ("source", "target"):
         tracks = Tracks(clip[f"{side}_xy"], clip[f"{side}_visible"])
-        drawn = render.blobs(tracks, colors, size, config.sigma, subpixel=config.get("subpixel", True))
+        drawn = render.blobs(tracks, colors, size, config.sigma, subpixel=config.subpixel)
         videos[f"{side}_tracks"] = drawn * 2 - 1
     if config.first_frame_latents:
         videos |= {f"{name}_first": video[:1] for name, video in videos.items()}
@@ -84,10 +85,7 @@ class Conditioner(nn.Module):
             ValueError: if a stream is missing, naming those that are there.
         """
         latents = jnp.concatenate(self._streams(conditions["videos"]), -1).astype(self.dtype)
-        b, t, h, w, c = latents.shape
-        p = self.patch_size
-        patches = latents.reshape(b, t, h // p, p, w // p, p, c).transpose(0, 1, 2, 4, 3, 5, 6)
-        patches = patches.reshape(b, t * (h // p) * (w // p), p * p * c)
+        patches = layers.patchify(latents, self.patch_size)
         return Control(tokens=nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(patches))
 
     def _streams(self, videos: dict[str, Float[AnyArray, "B t h w z"]]) -> list[Float[AnyArray, "B t h w z"]]:
@@ -111,29 +109,27 @@ def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = j
     return Conditioner(width, patch_size, config.first_frame_latents, dtype)
 
 
-def init_from_base(params: PyTree, base_kernel: Float[AnyArray, "P D"], base_bias: Float[AnyArray, "D"]) -> PyTree:
-    """Start the patch embedding from the base model's: its kernel on the target tracks' latents, zeros elsewhere.
+def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:
+    """Start branch and transformer from a base, and with `patch_embed_from_base` the conditioner too.
 
-    This is the 48-channel form of how the released code starts its second patch embedding: with two streams of zeros
-    the tokens are the base's own embedding of the target tracks.
+    Its kernel is then the base's patch embedding on the target tracks' latents, and zeros elsewhere: with two streams
+    of zeros the tokens are the base's own embedding of the target tracks. This is the 48-channel form of how the
+    released code starts its second patch embedding.
 
     Args:
-        params: the conditioner's parameters. base_kernel: [p*p*16, D], pixels of a patch major, channels minor.
+        params, base, dit: as for `methods.start_from_base`. config: `patch_embed_from_base`.
     """
-    embed = params["patch_embed"]
-    patch_area = base_kernel.shape[0] // 16
-    channels = embed["kernel"].shape[0] // patch_area
-    kernel = jnp.zeros((patch_area, channels, base_kernel.shape[1]), embed["kernel"].dtype)
-    kernel = kernel.at[:, :16].set(base_kernel.reshape(patch_area, 16, -1))
-    return {**params, "patch_embed": {"kernel": kernel.reshape(-1, kernel.shape[-1]), "bias": jnp.asarray(base_bias)}}
-
-
-def batch_conditions(key: Key, batch: dict[str, AnyArray], config: Any) -> dict[str, Any]:
-    """Draw the conditions of a batch: `conditions` mapped over its leading axis."""
-    names = ("source", "source_xy", "source_visible", "target_xy", "target_visible")
-    clips = {name: batch[name] for name in names}
-    keys = jax.random.split(key, batch["source"].shape[0])
-    return jax.vmap(lambda k, clip: conditions(k, clip, config))(keys, clips)
+    params = start_from_base(params, base, dit, config)
+    if not config.patch_embed_from_base:
+        return params
+    own, of_base = params["conditioner"]["patch_embed"], params["dit"]["patch_embed"]
+    # Kernels are [p*p*channels, D], the places of a patch major.
+    patch_area = dit.patch_size**2
+    kernel = jnp.zeros((patch_area, own["kernel"].shape[0] // patch_area, own["kernel"].shape[1]), own["kernel"].dtype)
+    rows = jnp.asarray(of_base["kernel"]).reshape(patch_area, -1, kernel.shape[-1])
+    kernel = kernel.at[:, : rows.shape[1]].set(rows)
+    embed = {"kernel": kernel.reshape(own["kernel"].shape), "bias": jnp.asarray(of_base["bias"])}
+    return {**params, "conditioner": {**params["conditioner"], "patch_embed": embed}}
 
 
 # --- published weights -----------------------------------------------------------------------------------------------
@@ -217,3 +213,13 @@ LAYOUTS = (
     Layout(name="shader", mark="transformer_blocks_copy.", prefix="Original", **_BRANCH),
 )
 """MotionV2V's released code and, as `shader`, Diffusion-as-Shader."""
+
+
+METHOD = Method(
+    reads=("source", "source_tracks", "target_tracks"),
+    conditions=conditions,
+    make_conditioner=make_conditioner,
+    settings=SETTINGS,
+    start_from=start_from,
+    layouts=LAYOUTS,
+)

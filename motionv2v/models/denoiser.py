@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from motionv2v.models.dit import DiT
-from motionv2v.typing import AnyArray, Float, Num
+from motionv2v.typing import AnyArray, Float, Num, PyTree
 
 
 class Denoiser(nn.Module):
@@ -26,24 +26,26 @@ class Denoiser(nn.Module):
         timestep: Num[AnyArray, "B"],
         text: Float[AnyArray, "B L C"],
         conditions: dict | None = None,
-        is_tabulated: bool = False,
+        use_control: bool = True,
+        said: PyTree | None = None,
     ) -> Float[AnyArray, "B t h w zout"]:
-        """Predict for one batch; without `conditions` only the transformer runs.
+        """Predict for one batch.
 
         Args:
             xt: noisy latents.
             timestep: in the schedule's units.
             text: the text encoder's output.
-            conditions: what the conditioner takes. Pass them to `init`, or it has no parameters to create.
-            is_tabulated: whether the transformer's parameters are those of this timestep, see `models.time_tables`.
+            conditions: what the conditioner takes, {"videos": ..., "maps": ...}; None for a method that draws nothing.
+            use_control: False runs the transformer alone, as if there were no conditioner.
+            said: a row of `models.time_tables`, see `DiT`.
 
         Raises:
             ValueError: when conditions are given and there is no conditioner for them.
         """
-        of_dit = None if is_tabulated else timestep
-        if conditions is None:
-            return self.dit(xt, of_dit, text)
-        if self.conditioner is None:
+        if conditions is not None and self.conditioner is None:
             raise ValueError(f"conditions {sorted(conditions)} were given, but the model has no conditioner.")
-        time = jnp.asarray(timestep, jnp.float32) / (self.num_timesteps - 1)
-        return self.dit(xt, of_dit, text, self.conditioner(conditions, time))
+        control = None
+        if self.conditioner is not None and use_control:
+            time = jnp.asarray(timestep, jnp.float32) / (self.num_timesteps - 1)
+            control = self.conditioner({"videos": {}, "maps": {}, **(conditions or {})}, time)
+        return self.dit(xt, timestep, text, control, said=said)

@@ -21,6 +21,12 @@ under the one key `control`; the rest of the tree is that of a model without a b
 Settings of the published models, besides the sizes: 2B positions="sincos"; 5B "rope"; 5B-I2V "rope+learned" and 32
 input channels; 1.5-5B "rope" and patch_size_t=2; 1.5-5B-I2V the same, 32 input channels and ofs_embed_dim=512. The
 image of an I2V model enters as `Control.concat`. `convert.transformer.from_config` reads them from a config.json.
+
+Further parts that a model may have, each of which leaves it unchanged when new: `axes` ("hw", "t") attends within
+frames, then along time, as the networks did on which Motion Inversion and ReVideo are defined; `lora_rank` adds
+low-rank updates to the main blocks' Linear layers, under the key `lora` (`models.lora`); `Control.motion` adds
+embeddings to what the main blocks' attention reads (Motion Inversion, equation 3). What is different in each layer is
+scanned beside the layers' parameters.
 """
 
 import functools
@@ -31,7 +37,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from motionv2v.models import layers
+from motionv2v.models import layers, lora
 from motionv2v.models import positions as places
 from motionv2v.models.activations import constrain
 from motionv2v.typing import AnyArray, Float, Num, PyTree
@@ -42,12 +48,15 @@ class Control(NamedTuple):
 
     `tokens` [B n D] enter the control branch, one per video patch. `concat` [B t h w C] are further latent channels,
     put after those of xt before the patches are embedded. `latents` [B t h w zin] take the place of tokens: they enter
-    the branch through the model's own patch embedding, positions included, as in Diffusion-as-Shader.
+    the branch through the model's own patch embedding, positions included, as in Diffusion-as-Shader. `motion` are
+    embeddings for each main block, of the whole batch: "qk" [depth t D] for queries and keys, "v" [depth t h w D] for
+    values, t h w counted in patches; either may be left out.
     """
 
     tokens: Float[AnyArray, "B n D"] | None = None
     concat: Float[AnyArray, "B t h w C"] | None = None
     latents: Float[AnyArray, "B t h w zin"] | None = None
+    motion: dict[str, Float[AnyArray, "depth ..."]] | None = None
 
 
 class Conditioner(Protocol):
@@ -91,6 +100,9 @@ class DiT(nn.Module):
         zero_init_modulation: start the main blocks as the identity and the prediction at zero (adaLN-Zero), for
             training from scratch. The control blocks always start with open gates: behind zero_in and zero_out, closed
             gates would never receive a gradient.
+        axes: along what each block attends, in turn: ("thw",) as CogVideoX, or ("hw", "t"), see `layers.Block`.
+        lora_rank: of the main blocks' low-rank updates, 0 for none.
+        lora_targets: the Linear layers that have one, by their paths in a block.
         attention_implementation: see `attention.IMPLEMENTATIONS`.
         remat: see `layers.scan_stack`.
         scan_unroll: see `layers.scan_stack`.
@@ -117,6 +129,9 @@ class DiT(nn.Module):
     control_wiring: str = "side"
     control_start: str = "zero"
     zero_init_modulation: bool = True
+    axes: tuple[str, ...] = ("thw",)
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] = ("attention/k", "attention/v")
     attention_implementation: str = "auto"
     remat: str | bool = "none"
     scan_unroll: int | bool = 1
@@ -136,20 +151,22 @@ class DiT(nn.Module):
     def __call__(
         self,
         xt: Float[AnyArray, "B t h w zin"],
-        timestep: Num[AnyArray, "B"] | None,
+        timestep: Num[AnyArray, "B"],
         text: Float[AnyArray, "B L C"],
         control: Control | None = None,
         ofs: float = 2.0,
+        said: PyTree | None = None,
     ) -> Float[AnyArray, "B t h w zout"]:
         """Predict, in the training schedule's terms (CogVideoX: v), for one batch of noisy latents.
 
         Args:
             xt: noisy latents; t, h and w must be multiples of `patch`.
-            timestep: in the schedule's units, 0..999 for CogVideoX; None if the parameters hold what the time has to
-                say (`models.time_tables`).
+            timestep: in the schedule's units, 0..999 for CogVideoX; unused with `said`.
             text: the text encoder's output, at most `text_length` tokens, used without a padding mask.
             control: a method's extra inputs. Without `tokens` or `latents` the control branch is not run.
             ofs: the second number that 1.5-5B-I2V is conditioned on; its pipeline always gives 2.
+            said: what the layers that read the time say at this timestep, a row of `models.time_tables`; the parameters
+                then need not have these layers.
 
         Raises:
             ValueError: for settings or sizes that do not fit, naming both sides.
@@ -161,19 +178,20 @@ class DiT(nn.Module):
         self._check_inputs(xt, text, control)
         grid = tuple(length // side for length, side in zip(xt.shape[1:4], self.patch, strict=True))
 
-        time = self._embed_time(timestep, ofs, xt.shape[0])
+        time = self._embed_time(timestep, ofs) if said is None else None
         rope = None
         if self.positions != "sincos":
             rope = places.rope(grid, self.head_dim, text.shape[1], self.patch, self.sample_size)
         video, text, tokens = self._embed(xt, text, control, grid)
 
-        video = self._run_blocks(video, text, time, rope, tokens)
+        video = self._run_blocks(video, text, time, said, rope, grid, tokens, control.motion)
 
-        shift, scale = jnp.split(
-            layers.modulation("out_modulation", 2 * self.width, self.zero_init_modulation, self.dtype)(time)[:, None],
-            2,
-            -1,
-        )
+        if said is None:
+            read_time = layers.modulation(2 * self.width, self.zero_init_modulation, self.dtype, "out_modulation")
+            shift_and_scale = read_time(nn.silu(time))
+        else:
+            shift_and_scale = said["out_modulation"]
+        shift, scale = jnp.split(shift_and_scale[:, None], 2, -1)
         video = layers.layer_norm("final_norm", self.dtype)(video)
         video = layers.layer_norm("out_norm", self.dtype)(video) * (1 + scale) + shift
         kernel_init = nn.initializers.zeros if self.zero_init_modulation else nn.initializers.lecun_normal()
@@ -181,9 +199,7 @@ class DiT(nn.Module):
         video = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="out")(video)
         return constrain(layers.unpatchify(video, grid, self.patch_size, self.patch[0]), "latents")
 
-    def _embed_time(self, timestep, ofs, batch):
-        if timestep is None:
-            return jnp.zeros((batch, 0), self.dtype)
+    def _embed_time(self, timestep, ofs):
         time = self._embed_number("time", timestep, self.width, self.time_embed_dim)
         if self.ofs_embed_dim is not None:
             time = time + self._embed_number("ofs", jnp.full((1,), ofs), self.ofs_embed_dim, self.ofs_embed_dim)
@@ -220,42 +236,51 @@ class DiT(nn.Module):
             tokens = tokens + rows.astype(tokens.dtype)
         return video, text, tokens
 
-    def _run_blocks(self, video, text, time, rope, tokens):
+    def _run_blocks(self, video, text, time, said, rope, grid, tokens, motion):
         """Run the main blocks, the first `control_depth` of them zipped with the control branch."""
         block = self._block()
-        features = time.shape[-1]  # none where tables stand in for what reads the time
-        blocks = self.param("blocks", self._init_blocks, self.num_layers, self.zero_init_modulation, features)
-        branch = self.param("control", self._init_control, features) if self.control_depth else None
+        reads_time = said is None
+        blocks = self.param("blocks", self._init_blocks, self.num_layers, self.zero_init_modulation, reads_time)
+        branch = self.param("control", self._init_control, reads_time) if self.control_depth else None
+        updates = self.param("lora", self._init_lora) if self.lora_rank else None
         settings = {"remat": self.remat, "unroll": self.scan_unroll}
+        # Everything that differs from layer to layer, with the layers on the first axis.
+        main = {"params": blocks, "said": None if said is None else said["blocks"]}
+        main |= {"inputs": layers.LayerInputs(**(motion or {}), lora=updates)}
 
         length, is_chained = text.shape[1], self.control_wiring == "chained"
         # Both streams are one sequence throughout, text first: see `layers._per_stream`.
         join = lambda tokens: constrain(jnp.concatenate([text, tokens], axis=1), "tokens")  # noqa: E731
 
         def main_step(x, layer):
-            return block.apply({"params": layer}, x, length, time, rope)
+            variables, of_time = {"params": layer["params"]}, layer["said"]
+            if of_time is None:
+                of_time = block.apply(variables, time, method="read_time")
+            inputs = layer.get("inputs", layers.NO_INPUTS)
+            return block.apply(variables, x, length, of_time, rope, grid, inputs)
 
         def main_step_at(x, index):
             # Taken from the whole stack by number: `blocks[:depth]` and `blocks[depth:]` as inputs of the two loops
             # would hold a second copy of all main blocks in memory (11 GB of bfloat16 in the 5B model).
             take = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
-            return main_step(x, jax.tree.map(take, blocks))
+            return main_step(x, jax.tree.map(take, main))
 
         def control_step(carry, layer):
             x, stream = carry
             x = main_step_at(x, layer["index"])
             # The branch has no text of its own: it reads the main blocks', and adds nothing to it.
             is_text = jnp.arange(x.shape[1])[:, None] < length
-            stream = main_step(jnp.where(is_text, x, stream), layer["blocks"])
+            stream = main_step(jnp.where(is_text, x, stream), layer)
             out = _linear(layer["zero_out"], stream)
             return constrain(x + jnp.where(is_text, 0, out), "tokens"), out if is_chained else stream
 
         x = join(video)
         if tokens is None or not self.control_depth:
-            return layers.scan_stack(main_step, x, blocks, **settings)[:, length:]
+            return layers.scan_stack(main_step, x, main, **settings)[:, length:]
         depth = self.control_depth
         stream = join(_linear(branch["zero_in"], video + tokens.astype(video.dtype)))
-        layer = {"index": jnp.arange(depth), "blocks": branch["blocks"], "zero_out": branch["zero_out"]}
+        layer = {"index": jnp.arange(depth), "params": branch["blocks"], "zero_out": branch["zero_out"]}
+        layer["said"] = None if said is None else said["control"]["blocks"]
         x, _ = layers.scan_stack(control_step, (x, stream), layer, **settings)
         if depth < self.num_layers:
             x = layers.scan_stack(main_step_at, x, jnp.arange(depth, self.num_layers), **settings)
@@ -264,25 +289,35 @@ class DiT(nn.Module):
     def _block(self, zero_init=False):
         # Detached (parent=None): its parameters are slices of the stack, passed to `apply` by hand.
         sizes = (self.num_heads, self.head_dim, self.mlp_ratio)
-        return layers.Block(*sizes, self.attention_implementation, zero_init, self.dtype, parent=None)
+        return layers.Block(*sizes, self.attention_implementation, zero_init, self.axes, self.dtype, parent=None)
 
-    def _init_blocks(self, key, depth, zero_init, time_features):
-        # One token is enough to learn the shapes, and `xla` runs everywhere.
+    def _init_blocks(self, key, depth, zero_init, reads_time=True):
+        # One token of text and one of video are enough to learn the shapes, and `xla` runs everywhere.
         block = self._block(zero_init).clone(attention_implementation="xla")
-        token, time = jnp.zeros((1, 1, self.width), self.dtype), jnp.zeros((1, time_features), self.dtype)
-        return layers.init_stack(key, lambda one: block.init(one, token, 0, time)["params"], depth)
+        tokens, time = jnp.zeros((1, 2, self.width), self.dtype), jnp.zeros((1, self.time_embed_dim), self.dtype)
+        nothing = dict.fromkeys((f"{name}_modulation" for name in block.step_names), jnp.zeros((1, 6 * self.width)))
 
-    def _init_control(self, key, time_features):
+        def run(block):
+            said = block.read_time(time) if reads_time else nothing
+            return block(tokens, 1, said, grid=(1, 1, 1))
+
+        return layers.init_stack(key, lambda one: block.init(one, method=run)["params"], depth)
+
+    def _init_control(self, key, reads_time):
         square = (self.width, self.width)
         start = jnp.eye(self.width) if self.control_start == "identity" else jnp.zeros(square)
         return {
             "zero_in": {"kernel": start, "bias": jnp.zeros(self.width)},
-            "blocks": self._init_blocks(key, self.control_depth, False, time_features),
+            "blocks": self._init_blocks(key, self.control_depth, False, reads_time),
             "zero_out": {
                 "kernel": jnp.zeros((self.control_depth, *square)),
                 "bias": jnp.zeros((self.control_depth, self.width)),
             },
         }
+
+    def _init_lora(self, key):
+        kernels = jax.eval_shape(lambda: self._init_blocks(jax.random.key(0), self.num_layers, False))
+        return lora.init(key, kernels, self.lora_targets, self.lora_rank)
 
     def check_settings(self) -> None:
         """Check the settings that have few choices or depend on each other.
@@ -297,6 +332,7 @@ class DiT(nn.Module):
             )
         _check_choice("control_wiring", self.control_wiring, ("side", "chained"))
         _check_choice("control_start", self.control_start, ("zero", "identity"))
+        _check_choice("axes", tuple(self.axes), (("thw",), ("hw", "t")))
         if not 0 <= self.control_depth <= self.num_layers:
             raise ValueError(f"control_depth={self.control_depth} must lie in 0..num_layers={self.num_layers}.")
 
@@ -317,6 +353,12 @@ class DiT(nn.Module):
         self._check_control(control, xt.shape)
 
     def _check_control(self, control, shape):
+        t, h, w = (length // side for length, side in zip(shape[1:4], self.patch, strict=True))
+        expected = {"qk": (self.num_layers, t, self.width), "v": (self.num_layers, t, h, w, self.width)}
+        for name, embedding in (control.motion or {}).items():
+            _check_choice("Control.motion", name, tuple(expected))
+            if embedding.shape != expected[name]:
+                raise ValueError(f"Control.motion[{name!r}] has shape {embedding.shape}, expected {expected[name]}.")
         if control.tokens is None and control.latents is None:
             return
         name = "tokens" if control.latents is None else "latents"
@@ -330,9 +372,21 @@ class DiT(nn.Module):
             raise ValueError(f"Control.{name} have shape {getattr(control, name).shape}, expected {expected}.")
 
 
+ADDITIONS = ("control", "lora")
+"""Parts of a DiT's tree that a model may have beside its base; leaves of further attentions are found by name."""
+
+
+def is_addition(path: str) -> bool:
+    """Tell whether a parameter, by its path in a DiT's tree, is of a part that a base may lack: such parts start fresh.
+
+    These are the control branch, low-rank updates, and every block's attentions after the first.
+    """
+    return path.startswith(tuple(f"{name}/" for name in ADDITIONS)) or path.startswith("blocks/attention_t")
+
+
 def base_params(params: PyTree) -> PyTree:
-    """Return a DiT's parameters without its control branch: the tree of the same DiT with control_depth=0."""
-    return {name: value for name, value in params.items() if name != "control"}
+    """Return a DiT's parameters without what a base lacks: the tree of the same DiT without branch and updates."""
+    return {name: value for name, value in params.items() if name not in ADDITIONS}
 
 
 def init_control_from_base(params: PyTree) -> PyTree:
@@ -360,4 +414,4 @@ def _linear(params, x):
 
 def _check_choice(name, value, choices):
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; available: {', '.join(choices)}.")
+        raise ValueError(f"{name}={value!r} is unknown; available: {', '.join(map(str, choices))}.")

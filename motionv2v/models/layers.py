@@ -3,14 +3,16 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from motionv2v.models import lora
 from motionv2v.models.activations import constrain, layout
 from motionv2v.models.attention import attention, save_policy
 from motionv2v.typing import AnyArray, Float, Key, Num, PyTree
@@ -215,22 +217,56 @@ def scan_stack(
     return jax.lax.scan(step, carry, stack, unroll=unroll)[0]
 
 
+class LayerInputs(NamedTuple):
+    """What a method adds inside one layer (`dit.Control.motion`, `models.lora`); None leaves a part out.
+
+    `qk` [t D] is added to what queries and keys are read from, `v` [t h w D] to what values are read from, both for
+    the video's tokens alone. `lora` holds low-rank updates of the layer's Linear layers.
+    """
+
+    qk: Float[AnyArray, "t D"] | None = None
+    v: Float[AnyArray, "t h w D"] | None = None
+    lora: dict[str, Any] | None = None
+
+
+NO_INPUTS = LayerInputs()
+
+
 class Attention(nn.Module):
-    """Attend over all tokens at once; queries and keys are normalised per head, then rotated."""
+    """Attend along some axes of the tokens; queries and keys are normalised per head, then rotated."""
 
     num_heads: int
     head_dim: int
     implementation: str = "xla"
+    axes: str = "thw"
+    zero_init: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[AnyArray, "B S D"], rope: tuple[AnyArray, AnyArray] | None = None
+        self,
+        x: Float[AnyArray, "B S D"],
+        rope: tuple[AnyArray, AnyArray] | None = None,
+        grid: tuple[int, int, int] | None = None,
+        inputs: LayerInputs = NO_INPUTS,
     ) -> Float[AnyArray, "B S D"]:
-        """Return the attended tokens; `rope` is `rope_table` for S tokens, or None."""
+        """Return the attended tokens.
+
+        Args:
+            x: text tokens, then the video's. rope: `rope_table` for all S, or None.
+            grid: (t, h, w) of the video's tokens, needed for other axes than `thw` and for `inputs`.
+            inputs: of this layer; motion embeddings enter where attention runs along time.
+        """
+        moves = "t" in self.axes
+        read = {
+            "qk": _with_motion(x, inputs.qk if moves else None, grid),
+            "v": _with_motion(x, inputs.v if moves else None, grid),
+        }
 
         def heads(name):
-            projected = nn.Dense(self.num_heads * self.head_dim, dtype=self.dtype, name=name)(x)
+            source = read["v" if name == "v" else "qk"]
+            projected = nn.Dense(self.num_heads * self.head_dim, dtype=self.dtype, name=name)(source)
+            projected = lora.update(projected, source, inputs.lora, name)
             projected = checkpoint_name(constrain(projected, "features"), "qkv")
             return projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)
 
@@ -239,9 +275,44 @@ class Attention(nn.Module):
         if rope is not None:
             # Pinned, because they are exchanged next, and their gradients here: in this dtype, not in the rotation's.
             query, key = (constrain(apply_rope(x, rope), "features") for x in (query, key))
-        out = _attend(query, key, heads("v"), self.implementation)
+        out = _attend_along(self.axes, grid, query, key, heads("v"), self.implementation)
         out = constrain(out.reshape(x.shape), "features")
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="o")(out)
+        kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
+        y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name="o")(out)
+        return lora.update(y, out, inputs.lora, "o")
+
+
+def _with_motion(x, motion, grid):
+    """Add an embedding [t D] or [t h w D] to the video's tokens of x [B S D]."""
+    if motion is None:
+        return x
+    if motion.ndim == 2:
+        motion = jnp.broadcast_to(motion[:, None, None], (*grid, motion.shape[-1]))
+    motion = motion.reshape(-1, motion.shape[-1])  # [n D]
+    return x + jnp.pad(motion, ((x.shape[1] - motion.shape[0], 0), (0, 0))).astype(x.dtype)
+
+
+def _attend_along(axes, grid, query, key, value, implementation):
+    """Attend over all tokens (`thw`), within each frame and its text (`hw`), or each place's frames (`t`).
+
+    Text attends once per frame in `hw` and takes the mean; in `t` it takes no part, and its rows are zeros.
+    """
+    if axes == "thw":
+        return _attend(query, key, value, implementation)
+    t, h, w = grid
+    length = query.shape[1] - t * h * w
+    text, video = zip(*(jnp.split(x, [length], axis=1) for x in (query, key, value)), strict=True)
+    if axes == "hw":
+        parts = [
+            jnp.concatenate([jnp.repeat(of_text, t, 0), einops.rearrange(x, "B (t n) K d -> (B t) n K d", t=t)], 1)
+            for of_text, x in zip(text, video, strict=True)
+        ]
+        out_text, out = jnp.split(_attend(*parts, implementation), [length], axis=1)
+        out_text = einops.reduce(out_text, "(B t) L K d -> B L K d", "mean", t=t)
+        return jnp.concatenate([out_text, einops.rearrange(out, "(B t) n K d -> B (t n) K d", t=t)], axis=1)
+    parts = [einops.rearrange(x, "B (t n) K d -> (B n) t K d", t=t) for x in video]
+    out = einops.rearrange(_attend(*parts, implementation), "(B n) t K d -> B (t n) K d", n=h * w)
+    return jnp.concatenate([jnp.zeros_like(text[0]), out], axis=1)
 
 
 def _attend(query, key, value, implementation):
@@ -256,44 +327,81 @@ def _attend(query, key, value, implementation):
     return jax.shard_map(attend, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(query, key, value)
 
 
+def attention_names(axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Name a block's attention modules: the first as in CogVideoX, so that its weights fit, others by their axes."""
+    return ("attention", *(f"attention_{along}" for along in axes[1:]))
+
+
 class Block(nn.Module):
-    """Update text and video tokens by joint attention and a shared MLP, each stream modulated by the time embedding."""
+    """Update text and video tokens by joint attention and a shared MLP, each stream modulated by the time embedding.
+
+    Attributes:
+        axes: along which axes the block attends, one attention after the other, see `_attend_along`.
+        zero_init_modulation: start as the identity. Attentions after the first one always do, so that a model without
+            them can be grown.
+    """
 
     num_heads: int
     head_dim: int
     mlp_ratio: int = 4
     attention_implementation: str = "xla"
     zero_init_modulation: bool = False
+    axes: tuple[str, ...] = ("thw",)
     dtype: Any = jnp.float32
 
-    @nn.compact
+    @property
+    def step_names(self) -> tuple[str, ...]:
+        """Name what the block does in turn, each step with a norm and a modulation of its own."""
+        return (*attention_names(self.axes), "mlp")
+
+    def setup(self) -> None:
+        """Declare the layers; those that read the time have parameters only where `read_time` is called."""
+        width = self.num_heads * self.head_dim
+        for along, name in zip(self.axes, attention_names(self.axes), strict=True):
+            is_added = name != "attention"
+            sizes = (self.num_heads, self.head_dim, self.attention_implementation)
+            setattr(self, name, Attention(*sizes, along, is_added, self.dtype))
+        for name in self.step_names:
+            setattr(self, f"{name}_norm", layer_norm(None, self.dtype))
+            setattr(self, f"{name}_modulation", modulation(6 * width, self.zero_init_modulation, self.dtype))
+        self.mlp_up = nn.Dense(self.mlp_ratio * width, dtype=self.dtype)
+        self.mlp_down = nn.Dense(width, dtype=self.dtype)
+
+    def read_time(self, time: Float[AnyArray, "B E"]) -> dict[str, Float[AnyArray, "B F"]]:
+        """Return what the time embedding says to this block: shifts, scales and gates of each of its steps."""
+        return {f"{name}_modulation": getattr(self, f"{name}_modulation")(nn.silu(time)) for name in self.step_names}
+
     def __call__(
         self,
         x: Float[AnyArray, "B S D"],
         text_length: int,
-        time: Float[AnyArray, "B E"],
+        said: PyTree,
         rope: tuple[AnyArray, AnyArray] | None = None,
+        grid: tuple[int, int, int] | None = None,
+        inputs: LayerInputs = NO_INPUTS,
     ) -> Float[AnyArray, "B S D"]:
-        """Return the updated tokens; the first `text_length` of them are text, `rope` covers all S."""
-        width = x.shape[-1]
-        attend = Attention(
-            self.num_heads, self.head_dim, self.attention_implementation, dtype=self.dtype, name="attention"
-        )
-        y, gate = self._modulate("attention", x, text_length, time)
-        x = x + _per_stream(jnp.multiply, text_length, attend(y, rope), gate)
+        """Return the updated tokens.
 
-        y, gate = self._modulate("mlp", x, text_length, time)
-        y = constrain(nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp_up")(y), "features")
-        y = checkpoint_name(y, "mlp_up")
-        y = nn.Dense(width, dtype=self.dtype, name="mlp_down")(nn.gelu(y, approximate=True))
+        Args:
+            x: the first `text_length` of the tokens are text. said: {name: [B F]} from `read_time`, or from a
+                table, for all of the batch, [1 F].
+            rope, grid, inputs: as for `Attention`; `lora` by the names of the steps.
+        """
+        for name in self.step_names[:-1]:
+            y, gate = self._modulate(name, x, text_length, said)
+            y = getattr(self, name)(y, rope, grid, inputs._replace(lora=lora.within(inputs.lora, name)))
+            x = x + _per_stream(jnp.multiply, text_length, y, gate)
+
+        y, gate = self._modulate("mlp", x, text_length, said)
+        up = constrain(lora.update(self.mlp_up(y), y, inputs.lora, "mlp_up"), "features")
+        up = nn.gelu(checkpoint_name(up, "mlp_up"), approximate=True)
+        y = lora.update(self.mlp_down(up), up, inputs.lora, "mlp_down")
         return constrain(x + _per_stream(jnp.multiply, text_length, y, gate), "tokens")
 
-    def _modulate(self, name, x, text_length, time):
+    def _modulate(self, name, x, text_length, said):
         """Normalise, shift and scale the tokens of both streams; return them and the streams' gates [B 2 D]."""
-        width = x.shape[-1]
-        parts = modulation(f"{name}_modulation", 6 * width, self.zero_init_modulation, self.dtype)(time)
-        shift, scale, gate = jnp.moveaxis(parts.reshape(-1, 2, 3, width), 2, 0)
-        normed = layer_norm(f"{name}_norm", self.dtype)(x)
+        shift, scale, gate = jnp.moveaxis(said[f"{name}_modulation"].reshape(-1, 2, 3, x.shape[-1]), 2, 0)
+        normed = getattr(self, f"{name}_norm")(x)
         y = _per_stream(lambda x, scale, shift: x * (1 + scale) + shift, text_length, normed, scale, shift)
         return constrain(y, "tokens"), gate
 
@@ -314,7 +422,7 @@ def _per_stream(fn, text_length, x, *values):
     return run(x, *values)
 
 
-def layer_norm(name: str, dtype: Any, epsilon: float = 1e-5) -> nn.LayerNorm:
+def layer_norm(name: str | None, dtype: Any, epsilon: float = 1e-5) -> nn.LayerNorm:
     """Build a LayerNorm with scale and bias whose statistics are float32 and taken in two passes.
 
     The one-pass variance E[x^2] - E[x]^2 loses digits that parity with the released weights needs.
@@ -322,18 +430,10 @@ def layer_norm(name: str, dtype: Any, epsilon: float = 1e-5) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
-def modulation(
-    name: str, features: int, zero_init: bool, dtype: Any
-) -> Callable[[Float[AnyArray, "B E"]], Float[AnyArray, "B F"]]:
-    """Build the Linear layer that reads shifts, scales and gates off the time embedding, behind a SiLU.
+def modulation(features: int, zero_init: bool, dtype: Any, name: str | None = None) -> nn.Dense:
+    """Build the Linear layer that reads shifts, scales and gates off the time embedding; give it `silu(time)`.
 
     With `zero_init` everything it yields starts at 0.
     """
-
-    def read(time: Float[AnyArray, "B E"]) -> Float[AnyArray, "B F"]:
-        # A kernel without rows, of `time_tables`, has nothing to start from.
-        is_zero = zero_init or time.shape[-1] == 0
-        kernel_init = nn.initializers.zeros if is_zero else nn.initializers.lecun_normal()
-        return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)(nn.silu(time))
-
-    return read
+    kernel_init = nn.initializers.zeros if zero_init else nn.initializers.lecun_normal()
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)

@@ -5,9 +5,8 @@ weights (CogVideoX-5B with its branch: 1.14 of 8.13 billion). A sampler visits a
 clip, so what these layers say is a table of a row per step: 50 steps take a tenth of the room of these weights, and no
 step runs the layers.
 
-A table takes the place of a layer's bias, and its kernel has no rows left; a step takes its row (`at`), and the
-transformer runs as ever on a time embedding without features (`DiT`, `timestep=None`). Rows are what the layers would
-have said, up to the rounding of a product over another number of rows.
+A row of the table is what `DiT` takes as `said` in place of the layers. Rows are what the layers would have said, up to
+the rounding of a product over another number of rows.
 """
 
 from typing import Any
@@ -55,8 +54,8 @@ def tabulate(dit: Any, of_time: PyTree, timesteps: Int[np.ndarray, "S"], ofs: fl
         timesteps: in the schedule's units, each once. ofs: as for the DiT.
 
     Returns:
-        {"timesteps": [S], "layers": a tree like `of_time` without the embeddings, each layer's kernel [.. 0 F] and bias
-        [.. S F], in the DiT's dtype; stacks of blocks keep their first axis}.
+        {"timesteps": [S], "rows": a tree like `of_time` without the embeddings that holds, where a layer was, what it
+        says [S F], in the DiT's dtype; in stacks of blocks [depth S F]}.
     """
 
     def dense(layer: PyTree, x: AnyArray) -> AnyArray:
@@ -70,31 +69,20 @@ def tabulate(dit: Any, of_time: PyTree, timesteps: Int[np.ndarray, "S"], ofs: fl
     if dit.ofs_embed_dim is not None:
         time = time + embed("ofs", jnp.full((1,), ofs), dit.ofs_embed_dim)
 
-    def table(layer: PyTree) -> dict[str, AnyArray]:
-        if layer["kernel"].ndim == 3:
-            return jax.vmap(table)(layer)
-        rows = dense(layer, nn.silu(time))
-        return {"kernel": jnp.zeros((0, rows.shape[-1]), rows.dtype), "bias": rows}
+    def says(layer: PyTree) -> AnyArray:
+        return jax.vmap(says)(layer) if layer["kernel"].ndim == 3 else dense(layer, nn.silu(time))
 
     def visit(tree: PyTree) -> dict[str, Any]:
         return {
-            name: table(inner) if name.endswith(MODULATION) else visit(inner)
+            name: says(inner) if name.endswith(MODULATION) else visit(inner)
             for name, inner in tree.items()
             if name not in EMBEDDINGS
         }
 
-    return {"timesteps": jnp.asarray(timesteps), "layers": visit(of_time)}
+    return {"timesteps": jnp.asarray(timesteps), "rows": visit(of_time)}
 
 
 def at(tables: PyTree, timestep: Int[AnyArray, ""]) -> dict[str, Any]:
-    """Take the rows of one of the tables' timesteps; they are not numbers for another one, and nor is what follows."""
-    hits = tables["timesteps"] == timestep
-    index, unknown = jnp.argmax(hits), jnp.where(hits.any(), 0.0, jnp.nan)
-
-    def row(tree: PyTree) -> dict[str, Any]:
-        if "bias" not in tree:
-            return {name: row(inner) for name, inner in tree.items()}
-        bias = jax.lax.dynamic_index_in_dim(tree["bias"], index, axis=-2, keepdims=False)
-        return {**tree, "bias": bias + unknown.astype(bias.dtype)}
-
-    return row(tables["layers"])
+    """Take the row [.. 1 F] of one of the tables' timesteps; for another timestep it is the first step's."""
+    index = jnp.argmax(tables["timesteps"] == timestep)
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, index, 1, axis=-2), tables["rows"])

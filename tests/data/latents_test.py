@@ -10,6 +10,7 @@ import tiny_model
 from motionv2v import checkpoints, datasets, prepare
 from motionv2v import model as modeling
 from motionv2v.data import latents, pipeline
+from motionv2v.methods import fields
 
 LENGTHS = (3, 5, 2)
 
@@ -127,18 +128,49 @@ def test_captions_are_dropped_at_their_rate(share):
     assert abs(dropped / 400 - share) <= 4 * np.sqrt(share * (1 - share) / 400)
 
 
-def test_swapped_pairs_change_places_whole():
-    """Videos and tracks go together: never the one video with the other's tracks."""
-    names = [name for pair in latents.SWAPPED for name in pair]
-    element = {name: np.full(2, i) for i, name in enumerate(names)} | {"tokens": np.zeros(1), "null_tokens": np.ones(1)}
-    rng, seen = np.random.default_rng(0), []
+BOTH = ("source_video", "source_tracks", "target_tracks")
+
+
+@pytest.mark.parametrize("first_frames", [False, True])
+def test_swapped_pairs_change_places_whole(first_frames):
+    """Videos and tracks go together, the latents of their first frames too: never the one with the other's."""
+    streams = [*BOTH, *(f"{name}_first" for name in BOTH if first_frames)] + ["target_first"] * first_frames
+    pairs = [("target", "source_video"), ("target_tracks", "source_tracks")]
+    pairs += [("target_first", "source_video_first"), ("target_tracks_first", "source_tracks_first")] * first_frames
+    places = {name: index for index, pair in enumerate(pairs) for name in pair}
+    element = {f"{name}_latents": np.array([name.startswith("source"), place]) for name, place in places.items()}
+    element |= {"tokens": np.zeros(1), "null_tokens": np.ones(1)}
+    swapped = tuple((f"{a}_latents", f"{b}_latents") for a, b in fields.swapped(streams))
+    rng, swaps = np.random.default_rng(0), 0
     for _ in range(200):
-        got = latents.Vary(0.0, swap=0.5).random_map(element, rng)
-        seen.append(tuple(int(got[name][0]) for name in names))
-    assert set(seen) == {(0, 1, 2, 3), (1, 0, 3, 2)}
+        got = latents.Vary(0.0, 0.5, swapped).random_map(element, rng)
+        is_swapped = bool(got["target_latents"][0])
+        for name, place in places.items():
+            # The first frame of the target is read by nobody, and keeps its place.
+            moves = is_swapped and name != "target_first"
+            assert got[f"{name}_latents"].tolist() == [name.startswith("source") != moves, place], name
+        swaps += is_swapped
     # Four standard deviations of 200 draws at one half.
-    assert abs(seen.count((0, 1, 2, 3)) - 100) <= 4 * np.sqrt(50)
+    assert abs(swaps - 100) <= 4 * np.sqrt(50)
     assert latents.Vary(0.0).random_map(element, rng)["target_latents"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "streams", [("target_tracks",), ("source_video", "target_tracks"), (*BOTH, "marks"), (*BOTH, "source_video_first")]
+)
+def test_pairs_that_cannot_be_swapped_are_errors(streams):
+    """As those stored before the target's first frame was: half of two pairs would be trained on."""
+    with pytest.raises(ValueError, match="cannot be swapped"):
+        fields.swapped(streams)
+
+
+def test_conditions_are_stored_and_found_again():
+    given = {"videos": {"a": 1, "b": 2}, "maps": {"m": 3}}
+    stored = latents.stored(given)
+    assert stored == {"a_latents": 1, "b_latents": 2, "m_map": 3}
+    assert latents.conditions({**stored, "target_latents": 0}, given) == given
+    with pytest.raises(ValueError, match="hold no m_map, which the method needs, but a_latents, b_latents"):
+        latents.conditions({"a_latents": 1, "b_latents": 2}, given)
 
 
 def test_batches_from_shards(folder):

