@@ -133,7 +133,7 @@ class Decoder:
         stated = stream.average_rate or stream.guessed_rate
         if first is None:
             self._check_rate(float(stated or 25))
-            what = f"no picture can be read{failure}" if count else "a video stream with zero frames"
+            what = f"no picture can be read{failure}" if count or failure else "a video stream with zero frames"
             raise VideoError(f"{self.path}: {what}{'; the file is cut short' if is_cut_short(self.path) else ''}")
         self._tick = float(stream.time_base)
         times, shown = np.array(times, np.float64) * self._tick, (last[1] or 0) * self._tick

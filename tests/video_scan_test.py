@@ -138,3 +138,10 @@ def test_chunks_and_spans_take_each_frame_once():
 def test_spans_that_cannot_be_taken_are_refused(spans, message):
     with pytest.raises(ValueError, match=message):
         list(video_scan.take(iter([np.zeros((2, 2, 3), np.uint8)] * 10), spans))
+
+
+def test_a_file_whose_first_picture_is_cut_off_says_why(tmp_path):
+    path = video.write(tmp_path / "a.mp4", moving_texture(2, 14), 24, crf=5)
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(VideoError, match=r"no picture can be read \(Invalid data .*; the file is cut short"):
+        Reader(path, (64, 96))
