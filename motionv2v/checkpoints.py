@@ -256,8 +256,8 @@ def check_shapes(params: PyTree, expected: PyTree, where: str) -> None:
         if p in got and tuple(got[p].shape) != tuple(want[p].shape)
     ]
     if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise CheckpointError(f"{where} holds another model: {'; '.join(wrong[:3])}{more}")
+        more = f" (and {len(wrong) - 4} more)" if len(wrong) > 4 else ""
+        raise CheckpointError(f"{where} holds another model: {'; '.join(wrong[:4])}{more}")
 
 
 def check_finite(params: PyTree, where: str) -> None:

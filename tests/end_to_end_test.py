@@ -24,7 +24,7 @@ def stages(tmp_path_factory):
     """Train the three stages, each from the one before, as the configs' docstrings say; return the folder of all."""
     root = tmp_path_factory.mktemp("runs")
     vae = rates(tiny_model.config("vae"), 5e-3)
-    vae.train.steps = 30
+    vae.train.steps, vae.train.probe_every = 30, 30
     train.train(vae, root / "vae")
 
     control = rates(tiny_model.config("control"), 1e-2)
@@ -34,9 +34,11 @@ def stages(tmp_path_factory):
         prepare.write_latents(control, root / "latents", 7, batch_size=4)
 
     base = rates(tiny_model.config("base"), 1e-2)
+    base.train.probe_every = 3
     base.init_from, base.data.latents = (str(root / "vae"),), str(root / "latents")
     train.train(base, root / "base")
 
+    control.train.probe_every = 3
     control.init_from, control.data.latents = (str(root / "vae"), str(root / "base")), str(root / "latents")
     train.train(control, root / "control")
     return root

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_model
+from ml_collections import ConfigDict
 
 from motionv2v import checkpoints, convert, editing, export, files
 from motionv2v import model as modeling
@@ -135,7 +136,7 @@ def test_an_exported_model_keeps_its_step_cache(tmp_path):
 def test_a_curve_of_averaged_weights_does_not_go_with_raw_ones(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "step_cache.json").write_text("{}")
-    monkeypatch.setattr(export, "_load", lambda *_: ({"name": "x"}, {"w": np.ones(2, np.float32)}))
+    monkeypatch.setattr(export, "_load", lambda *_: (ConfigDict({"name": "x"}), {"w": np.ones(2, np.float32)}))
     lines = []
     folder = export.model_folder(tmp_path / "run", tmp_path / "raw", ema=False, say=lines.append)
     assert not (folder / "step_cache.json").exists()

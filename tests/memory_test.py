@@ -150,8 +150,8 @@ def test_what_does_not_fit_is_refused_with_what_would():
     assert "\n" not in str(e.value) and "mesh.fsdp=" in str(e.value)
     # What is advised does fit.
     with pytest.raises(ValueError, match=r"would fit: dit\.remat='full'"):
-        room.check(large(4), mesh(fsdp=4), available=36.0 * GIB, say=lambda _: None)
-    room.check(large(4, "full"), mesh(fsdp=4), available=36.0 * GIB, say=lambda _: None)
+        room.check(large(4), mesh("tpu", fsdp=4), available=36.0 * GIB, say=lambda _: None)
+    room.check(large(4, "full"), mesh("tpu", fsdp=4), available=36.0 * GIB, say=lambda _: None)
     with pytest.raises(ValueError, match=r"no smaller batch, remat, number type or mesh would fit"):
         room.check(large(4), available=1e6, say=lambda _: None)
 

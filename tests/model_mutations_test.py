@@ -171,19 +171,15 @@ def trace(editor):
     """Go through an edit on shapes alone, nothing compiled: what a sound model does without a word."""
     model, config = editor.model, editor.config
     shape = (1, *modeling.clip_shape(model))
-    points = {"xy": jax.ShapeDtypeStruct((1, 4, shape[1], 2), np.float32)}
-    points["visible"] = jax.ShapeDtypeStruct((1, 4, shape[1]), bool)
-    batch = {f"{side}_{name}": x for side in ("source", "target") for name, x in points.items()}
-    batch["source"] = jax.ShapeDtypeStruct(shape, np.uint8)
-    settings = config.sample
+    read = modeling.sample_shapes(model, num_points=4)
+    batch = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in read.items()}
+    settings = sampling.from_config(config.sample)
 
     def edit(params, key, batch, tokens):
         text = modeling.embed_text(model, params, tokens)
-        tables = modeling.tabulate(model, time_tables.split(params["dit"])[0], settings.num_steps)
-        guidance = sampling.Guidance(settings.scale, settings.guidance)
-        options = {"num_steps": settings.num_steps, "solver": settings.solver, "guidance": guidance}
-        options |= {"void": settings.guidance_void, "use_control": model.method is not None}
-        return editor._generate_fn(modeling.sampling_params(params, tables), key, batch, text, text, **options)
+        tables = modeling.tabulate(model, time_tables.split(params["dit"])[0], settings)
+        options = {"settings": settings, "use_control": model.method is not None, "shape": shape[1:4], "skip": 0}
+        return editor._sample_fn(modeling.sampling_params(params, tables), key, batch, text, text, **options)
 
     tokens = jax.ShapeDtypeStruct((1, config.data.text_length), np.int32)
     made, _ = jax.eval_shape(edit, editor.params, jax.random.key(0), batch, tokens)
