@@ -187,8 +187,7 @@ class JaxSide:
         import jax
         import jax.numpy as jnp
 
-        from motionv2v import convert, diffusion
-        from motionv2v import model as modeling
+        from motionv2v import backbone, convert, diffusion
         from motionv2v.models.denoiser import Denoiser
 
         # First calls compile, whatever earlier runs left behind.
@@ -200,11 +199,11 @@ class JaxSide:
             self._params[key] = jax.tree.map(jnp.array, params)
         denoiser = Denoiser(modules["dit"]) if "dit" in modules else None
         schedule = diffusion.make_schedule()
-        model = modeling.Model(None, modules.get("vae"), modules.get("text"), denoiser, None, schedule)
+        model = backbone.Model(None, modules.get("vae"), modules.get("text"), denoiser, None, schedule)
         self._given = {name: jnp.array(value) for name, value in make_inputs(size).items()} | {"time": jnp.array([500])}
-        self._denoise = jax.jit(partial(modeling.denoise, model))
+        self._denoise = jax.jit(partial(backbone.denoise, model))
         self._encode, self._decode, self._text = (
-            jax.jit(partial(f, model)) for f in (modeling.encode, modeling.decode, modeling.embed_text)
+            jax.jit(partial(f, model)) for f in (backbone.encode, backbone.decode, backbone.embed_text)
         )
         self._sample = jax.jit(partial(sample_video, model, num_steps))
 
@@ -234,11 +233,10 @@ def sample_video(model: Any, num_steps: int, params: Any, noise: Any, text: Any)
     """Sample with guidance from `text` [2 L C], the text and the empty one, and decode, as `editing.Editor` does."""
     import jax
 
-    from motionv2v import model as modeling
-    from motionv2v import sampling
+    from motionv2v import backbone, sampling
 
     def predict(xt: Any, timestep: Any, which: int) -> Any:
-        return modeling.denoise(model, params, xt, timestep, text[which : which + 1])
+        return backbone.denoise(model, params, xt, timestep, text[which : which + 1])
 
     latents = sampling.sample(
         jax.random.key(0),
@@ -248,7 +246,7 @@ def sample_video(model: Any, num_steps: int, params: Any, noise: Any, text: Any)
         sampling.Settings(num_steps, guidance=sampling.Guidance(GUIDANCE)),
         lambda xt, timestep: (predict(xt, timestep, 0), predict(xt, timestep, 1)),
     )
-    return (modeling.decode(model, params, latents) + 1) / 2
+    return (backbone.decode(model, params, latents) + 1) / 2
 
 
 class TorchSide:

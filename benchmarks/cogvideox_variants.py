@@ -31,9 +31,9 @@ import torch
 from against_diffusers import number, print_table
 from cogvideox_sides import SIZES, Checked, Size, clock, make_config
 
-from motionv2v.models import vae_conv
-from motionv2v.models.vae import VAE
-from motionv2v.models.vae_layers import CausalConv3d
+from motionv2v.models.vae import convolution
+from motionv2v.models.vae.autoencoder import VAE
+from motionv2v.models.vae.layers import CausalConv3d
 
 Shape = tuple[int, int, int, int, int]
 """Frames, rows, columns, channels in, channels out."""
@@ -169,19 +169,19 @@ def _im2col_matmul(seen: Any, kernel: Any) -> Any:
 def _winograd_space(count: int, x: Any, cache: Any, kernel: Any, bias: Any) -> Any:
     """Take the filters F(count, 3) over rows and columns instead of time; sizes must be multiples of count."""
     padded, frames = jnp.pad(jnp.concatenate([cache, x], 1)[0], ((0, 0), *SPACE, (0, 0))), x.shape[1]
-    rule, size = vae_conv.FILTERS[count - 1], count + 2
+    rule, size = convolution.FILTERS[count - 1], count + 2
 
     def cut(a: Any, axis: int) -> list[Any]:
         return [jax.lax.slice_in_dim(a, i, a.shape[axis] - size + i + 1, count, axis) for i in range(size)]
 
-    rows = [vae_conv.combine(weights, cut(padded, 1)) for weights in rule.inputs]
-    tiles = [[vae_conv.combine(weights, cut(row, 2)) for weights in rule.inputs] for row in rows]
+    rows = [convolution.combine(weights, cut(padded, 1)) for weights in rule.inputs]
+    tiles = [[convolution.combine(weights, cut(row, 2)) for weights in rule.inputs] for row in rows]
     small = jnp.array(rule.kernels)
     kernels = jnp.einsum("ai,bj,tijcd->abtcd", small, small, kernel).reshape(size, size, -1, kernel.shape[-1])
     seen = lambda tile: jnp.concatenate([tile[i : i + frames] for i in range(3)], -1)  # noqa: E731
     products = [[seen(tiles[a][b]) @ kernels[a, b] for a in range(size)] for b in range(size)]
-    lines = [[vae_conv.combine(weights, column) for column in products] for weights in rule.outputs]
-    pixels = [jnp.stack([vae_conv.combine(weights, line) for weights in rule.outputs], 3) for line in lines]
+    lines = [[convolution.combine(weights, column) for column in products] for weights in rule.outputs]
+    pixels = [jnp.stack([convolution.combine(weights, line) for weights in rule.outputs], 3) for line in lines]
     return jnp.stack(pixels, 2).reshape(x.shape[:4] + kernel.shape[-1:]) + bias
 
 

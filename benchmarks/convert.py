@@ -23,12 +23,12 @@ import ml_dtypes
 import numpy as np
 
 from motionv2v import convert, parameters
-from motionv2v.convert import folders, parts, pipeline, writing
+from motionv2v.convert import networks, pipeline, stream, writing
 from motionv2v.convert.scheduler import Sampler
+from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.models.dit import DiT
 from motionv2v.models.text import T5Encoder
-from motionv2v.models.vae import VAE
-from motionv2v.tokenizer import ByteTokenizer
+from motionv2v.models.vae.autoencoder import VAE
 
 COLUMNS = ("network", "from", "to", "read GB", "s", "cpu s", "GB/s", "result GB", "largest stack GB", "peak RSS GB")
 COLUMNS += ("above result GB",)
@@ -44,8 +44,8 @@ def make(folder: Path, layers: int) -> None:
     nets = modules(layers)
     bits = np.random.default_rng(0).standard_normal(1 << 20).astype(ml_dtypes.bfloat16)
     given = {}
-    for part in parts.PARTS:
-        for path, shape in parts.shapes_of(part, nets[part.key]).items():
+    for part in networks.PARTS:
+        for path, shape in networks.shapes_of(part, nets[part.key]).items():
             given[f"{part.key}/{path}"] = jax.ShapeDtypeStruct(shape, ml_dtypes.bfloat16)
 
     def read(path: str, index: int | None) -> np.ndarray:
@@ -74,7 +74,7 @@ def measure(job: str, source: Path, target: Path) -> dict:
     """Run one conversion in this process; sizes in bytes. `result` is what stays in memory."""
     row = {"result": 0, "stack": 0, "read": size(source)}
     if job == "to_disk":
-        _, times = timed(lambda: folders.convert(source, target, say=lambda line: None))
+        _, times = timed(lambda: stream.convert(source, target, say=lambda line: None))
     else:
         (module, params), times = timed(lambda: convert.from_diffusers(source))
         leaves = parameters.flatten(params)
@@ -122,7 +122,7 @@ def main() -> None:
         there, here, back = (Path(temporary) / name for name in ("diffusers", "ours", "back"))
         child("make", there, options.layers)
         print(f"{options.layers} layers, {size(there) / 1e9:.2f} GB in bfloat16", flush=True)
-        for part in parts.PARTS:
+        for part in networks.PARTS:
             folder = there / part.subfolder
             lines.append(line(part.subfolder, "diffusers bf16", "memory fp32", child("in", folder, back)))
             lines.append(line(part.subfolder, "memory fp32", "diffusers bf16", child("out", folder, back)))

@@ -25,18 +25,19 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from motionv2v.data import buckets, pipeline, synthetic
+from motionv2v.data import batches, buckets
+from motionv2v.data.scenes import pairs
 
 PARTS = ("draw", "track", "random_points", "random_content", "random_motion", "_source_motion")
 TEXT_LENGTH = 32
 Stages = dict[str, Callable[[Any], Any]]
 
 
-def print_shares(config: synthetic.SceneConfig, count: int) -> None:
+def print_shares(config: pairs.SceneConfig, count: int) -> None:
     """Profile `count` pairs and print each part's share of the time, parts within parts included."""
     with cProfile.Profile() as profile:
         for index in range(count):
-            synthetic.make_pair(config, 2, index)
+            pairs.make_pair(config, 2, index)
     rows = {name: row for (_, _, name), row in pstats.Stats(profile).stats.items()}
     total = rows["make_pair"][3]
     print(f"  where the time of drawing goes ({1e3 * total / count:.1f} ms under the profiler):")
@@ -45,12 +46,12 @@ def print_shares(config: synthetic.SceneConfig, count: int) -> None:
     print("    within them: " + ", ".join(f"{name} {share:.0%}" for name, share in inner.items()))
 
 
-def scene_stages(source: synthetic.SyntheticSource) -> Stages:
+def scene_stages(source: pairs.SyntheticSource) -> Stages:
     """Return what happens to a drawn pair, in order; the first takes an index."""
     rng = np.random.default_rng(0)
     return {
         "draw": source.__getitem__,
-        "prepare": lambda sample: pipeline.Prepare(TEXT_LENGTH).random_map(sample, rng),
+        "prepare": lambda sample: batches.Prepare(TEXT_LENGTH).random_map(sample, rng),
     }
 
 
@@ -63,7 +64,7 @@ def stored_stages(source: Any, bucket: buckets.Bucket, num_points: int) -> Stage
         "read": lambda index: source.record(index % len(source)),
         "decode": records.decode,
         "fit": lambda sample: buckets.Fit(bucket, num_points).random_map(sample, rng),
-        "prepare": lambda sample: pipeline.Prepare(TEXT_LENGTH).random_map(sample, rng),
+        "prepare": lambda sample: batches.Prepare(TEXT_LENGTH).random_map(sample, rng),
     }
 
 
@@ -123,8 +124,8 @@ def set_defaults(options: argparse.Namespace, shape: tuple[int, int, int], pairs
 def bench_scenes(options: argparse.Namespace) -> None:
     """Time scenes drawn on the fly."""
     frames, *size = options.size
-    config = synthetic.SceneConfig(num_frames=frames, size=tuple(size), num_points=options.num_points)
-    source = synthetic.SyntheticSource(config)
+    config = pairs.SceneConfig(num_frames=frames, size=tuple(size), num_points=options.num_points)
+    source = pairs.SyntheticSource(config)
     set_defaults(options, (frames, *size), 200)
     what = f"{frames}x{size[0]}x{size[1]}, {options.num_points} points, batches of {options.batch_size}"
     print(f"scenes drawn on the fly, {what}")
@@ -132,13 +133,13 @@ def bench_scenes(options: argparse.Namespace) -> None:
     print_shares(config, max(options.pairs // 4, 1))
     for workers in options.workers:
         settings = {"batch_size": options.batch_size, "seed": 0, "num_workers": workers, "prefetch": 1}
-        stream = pipeline.make_dataset(source, pipeline.Prepare(TEXT_LENGTH), **settings)
+        stream = batches.make_dataset(source, batches.Prepare(TEXT_LENGTH), **settings)
         print_pipeline(stream, workers, options.pairs, options.batch_size)
 
 
 def bench_stored(options: argparse.Namespace) -> None:
     """Time a data set in ArrayRecord files at its own shape."""
-    from motionv2v.data.sources import PairSource
+    from motionv2v.data.stored_pairs import PairSource
 
     source = PairSource(options.dataset, options.split)
     bucket = source[0]["source"].shape[:3]
@@ -149,8 +150,8 @@ def bench_stored(options: argparse.Namespace) -> None:
     print(f"{options.dataset}: {what}, batches of {options.batch_size}")
     print_stages(stored_stages(source, bucket, options.num_points), options.pairs, options.batch_size)
     for workers in options.workers:
-        stream = pipeline.mix(
-            {"stored": source}, {"stored": 1.0}, pipeline.Prepare(TEXT_LENGTH), buckets=[bucket],
+        stream = batches.mix(
+            {"stored": source}, {"stored": 1.0}, batches.Prepare(TEXT_LENGTH), buckets=[bucket],
             num_points=options.num_points, batch_size=options.batch_size, seed=0, num_workers=workers, prefetch=1,
         )  # fmt: skip
         print_pipeline(stream, workers, options.pairs, options.batch_size)

@@ -27,12 +27,12 @@ class StoredClips:
     """Drawn pairs as a data set stores them: their clips encoded, in memory; read by decoding (grain's protocol)."""
 
     def __init__(self, scene: Any, count: int):
-        from motionv2v import video_bytes
-        from motionv2v.data import synthetic
+        from motionv2v.data.scenes import pairs
+        from motionv2v.data.videos import stored_clip
 
-        drawn = [synthetic.SyntheticSource(scene)[index] for index in range(count)]
+        drawn = [pairs.SyntheticSource(scene)[index] for index in range(count)]
         clips = ("source", "target")
-        self._records = [pair | {name: video_bytes.encode(pair[name]) for name in clips} for pair in drawn]
+        self._records = [pair | {name: stored_clip.encode(pair[name]) for name in clips} for pair in drawn]
 
     def __len__(self) -> int:
         return len(self._records)
@@ -63,29 +63,29 @@ def write_latents(folder: Path, count: int, grid: tuple[int, int, int], length: 
 
 def streams(options: argparse.Namespace, config: Any, folder: Path) -> dict[str, Callable[[int], Any]]:
     """Return what opens each kind of input with a number of workers."""
-    from motionv2v import datasets
-    from motionv2v.data import latents, pipeline
-    from motionv2v.models.vae import latent_shape
+    from motionv2v.data import batches, latents
+    from motionv2v.models.vae.autoencoder import latent_shape
+    from motionv2v.training import dataset
 
     frames, *size = options.size
     grid = latent_shape((1, frames, *size, 3), 16)[1:4]
     write_latents(folder, SAMPLES, grid, config.data.text_length)
     settings = {"batch_size": options.batch_size, "seed": 0, "prefetch": 2}
     if options.dataset:
-        from motionv2v.data.sources import PairSource
+        from motionv2v.data.stored_pairs import PairSource
 
         stored = PairSource(options.dataset, options.split)
     else:
-        stored = StoredClips(datasets.scene_config(config), SAMPLES)
+        stored = StoredClips(dataset.scene_config(config), SAMPLES)
 
     def cached(workers: int) -> Any:
         vary = latents.Vary(config.data.caption_dropout, config.data.swap)
-        return pipeline.make_dataset(latents.LatentSource(folder), vary, num_workers=workers, **settings)
+        return batches.make_dataset(latents.LatentSource(folder), vary, num_workers=workers, **settings)
 
     def clips(workers: int) -> Any:
-        prepare = pipeline.Prepare(config.data.text_length, config.data.caption_dropout)
+        prepare = batches.Prepare(config.data.text_length, config.data.caption_dropout)
         mixed = {"buckets": [tuple(options.size)], "num_points": options.num_points, "num_workers": workers}
-        return pipeline.mix({"stored": stored}, {"stored": 1.0}, prepare, **mixed, **settings)
+        return batches.mix({"stored": stored}, {"stored": 1.0}, prepare, **mixed, **settings)
 
     return {"cached latents": cached, "stored clips": clips}
 
@@ -105,8 +105,7 @@ def make_config(options: argparse.Namespace, workdir_steps: int) -> Any:
 
 def train(config: Any, dataset: Callable[[], Any]) -> dict[str, float]:
     """Run the training loop on a stream; return what it tells of its last steps."""
-    from motionv2v import tasks
-    from motionv2v import train as training
+    from motionv2v.training import loop, tasks
 
     class Task(tasks.DenoiserTask):
         """The control branch's training without its probe, on the stream that is measured."""
@@ -118,7 +117,7 @@ def train(config: Any, dataset: Callable[[], Any]) -> dict[str, float]:
             return {}
 
     with tempfile.TemporaryDirectory() as workdir:
-        training.train(config, workdir, Task(config))
+        loop.train(config, workdir, Task(config))
         lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return next(told for told in map(json.loads, reversed(lines)) if "data_wait" in told)
 
@@ -139,13 +138,13 @@ def rate(stream: Any, count: int) -> float:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table, and what the pipeline gives of samples of the 5B model's size."""
-    from motionv2v import compiled
+    from motionv2v.devices import program_cache
 
     options.batch_size = options.batch_size or 8
     config, rows = make_config(options, options.steps), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        compiled.use_cache(folder / "cache")  # one compilation for all numbers of workers
+        program_cache.use_cache(folder / "cache")  # one compilation for all numbers of workers
         (folder / "latents").mkdir()
         for kind, open_stream in streams(options, config, folder / "latents").items():
             for workers in options.workers:
@@ -164,7 +163,7 @@ def run(options: argparse.Namespace) -> None:
 
 def print_5b(options: argparse.Namespace, folder: Path) -> None:
     """Measure reading of the 5B model's cached samples; set beside it what training wants, which is arithmetic."""
-    from motionv2v.data import latents, pipeline
+    from motionv2v.data import batches, latents
 
     folder.mkdir()
     write_latents(folder, 4 * options.batch_size, LATENTS_5B, TEXT_5B[0], text=True)
@@ -175,7 +174,7 @@ def print_5b(options: argparse.Namespace, folder: Path) -> None:
     )
     for workers in options.workers:
         settings = {"batch_size": options.batch_size, "seed": 0, "prefetch": 1, "num_workers": workers}
-        found = rate(pipeline.make_dataset(source, latents.Vary(0.5, 0.5), **settings), options.count)
+        found = rate(batches.make_dataset(source, latents.Vary(0.5, 0.5), **settings), options.count)
         share = f"{1 / STEP_5B / found:.0%}"
         print(
             f"  {workers} workers: {found:.2f} batches/s; a host whose devices take {STEP_5B} s for such a batch (the "

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from motionv2v import editing, optim, parameters, sampling, tasks, train
-from motionv2v import model as modeling
-from motionv2v.models.vae import latent_shape
+from motionv2v import backbone, editing, parameters, sampling
+from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.tracks import Tracks
+from motionv2v.training import loop, tasks
+from motionv2v.training.optimizer import make_optimizer, update_ema
 from motionv2v.typing import PyTree
 
 
@@ -31,7 +32,7 @@ class WholeClips(tasks.VaeTask):
 
 def random_params(config: Any) -> PyTree:
     """Draw a tree of the shapes that `config` has; nothing is zero, so that no work can be skipped."""
-    shapes = jax.eval_shape(lambda k: modeling.init_params(k, modeling.build(config)), jax.random.key(0))
+    shapes = jax.eval_shape(lambda k: backbone.init_params(k, backbone.build(config)), jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: jnp.asarray(0.05 * rng.standard_normal(s.shape, np.float32)), shapes)
 
@@ -55,11 +56,11 @@ class JaxSide:
             "transformer": parameters.count(base),
             "control branch": parameters.count((branch, self.params["conditioner"])),
         }
-        self.model = modeling.build(configs["control"])
+        self.model = backbone.build(configs["control"])
         self.editor = editing.Editor(configs["control"], self.params)
         self._steps: dict[str, Callable[[], np.ndarray]] = {}
         self._encode, self._decode, self._text = (
-            jax.jit(partial(f, self.model)) for f in (modeling.encode, modeling.decode, modeling.embed_text)
+            jax.jit(partial(f, self.model)) for f in (backbone.encode, backbone.decode, backbone.embed_text)
         )
 
     def train_base(self) -> np.ndarray:
@@ -100,11 +101,11 @@ class JaxSide:
 
 def make_stepper(config: Any, params: PyTree, batch: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
     """Build a call that makes the training loop's own step on a batch in host memory and returns the loss."""
-    optimizer = optim.make_optimizer(config, params)
+    optimizer = make_optimizer(config, params)
     trainable, frozen = parameters.partition(params, config.optim.schedule)
     task = WholeClips(config) if config.kind == "vae" else tasks.make(config)
-    step = train.make_train_step(task.loss, optimizer, config)
-    state = train.init_state(trainable, optimizer)
+    step = loop.make_train_step(task.loss, optimizer, config)
+    state = loop.init_state(trainable, optimizer)
 
     def run() -> np.ndarray:
         nonlocal state
@@ -117,12 +118,12 @@ def make_stepper(config: Any, params: PyTree, batch: dict[str, np.ndarray]) -> C
 def control_step_parts(side: JaxSide) -> dict[str, Callable[[], Any]]:
     """Return the parts of the control training step as compiled calls of their own; each contains what is named."""
     config, params, batch, model = side.configs["control"], side.params, side.inputs["batch"], side.model
-    task, optimizer = tasks.make(config), optim.make_optimizer(config, params)
+    task, optimizer = tasks.make(config), make_optimizer(config, params)
     trainable, frozen = parameters.partition(params, config.optim.schedule)
     x0 = jnp.asarray(batch["target_latents"], jnp.float32)
     conditions = {"videos": {n: jnp.asarray(batch[f"{n}_latents"], jnp.float32) for n in model.method.STREAMS}}
     timestep, text = jnp.full(len(x0), 500), jax.block_until_ready(side._text(params, batch["tokens"]))
-    predict = jax.jit(partial(modeling.denoise, model))
+    predict = jax.jit(partial(backbone.denoise, model))
 
     @jax.jit
     def gradients(trainable: PyTree, frozen: PyTree, batch: Any) -> Any:
@@ -133,10 +134,10 @@ def control_step_parts(side: JaxSide) -> dict[str, Callable[[], Any]]:
     def update(grads: PyTree, trainable: PyTree, average: PyTree, opt_state: Any) -> Any:
         updates, opt_state = optimizer.tx.update(grads, opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
-        return trainable, optim.update_ema(average, trainable, 0, config.train.ema_decay), opt_state
+        return trainable, update_ema(average, trainable, 0, config.train.ema_decay), opt_state
 
     grads = jax.tree.map(lambda x: 1e-3 * x, trainable)
-    state = train.init_state(trainable, optimizer)
+    state = loop.init_state(trainable, optimizer)
     held = [state.trainable, state.ema, state.opt_state]
 
     def run_update() -> Any:
@@ -163,7 +164,7 @@ def edit_parts(side: JaxSide) -> dict[str, Callable[[], Any]]:
     }
     draw = jax.jit(lambda key, b: model.method.batch_conditions(key, b, config.method))
     drawn = draw(jax.random.key(0), batch)
-    encode = jax.jit(partial(modeling.encode_conditions, model))
+    encode = jax.jit(partial(backbone.encode_conditions, model))
     conditions = encode(params, drawn)
     tokens = side.inputs["prompt_tokens"]
     text = side._text(params, tokens)
@@ -172,13 +173,13 @@ def edit_parts(side: JaxSide) -> dict[str, Callable[[], Any]]:
 
     @jax.jit
     def denoise(params: PyTree, noise: Any, text: Any, conditions: Any) -> Any:
-        predict = lambda xt, timestep: modeling.denoise(model, params, xt, timestep, text, conditions)  # noqa: E731
+        predict = lambda xt, timestep: backbone.denoise(model, params, xt, timestep, text, conditions)  # noqa: E731
         settings = config.sample
         return sampling.sample(
             jax.random.key(0), predict, noise, model.schedule, num_steps=settings.num_steps, solver=settings.solver
         )
 
-    decode = jax.jit(lambda p, z: jnp.round((modeling.decode(model, p, z) + 1) * 127.5).astype(jnp.uint8))
+    decode = jax.jit(lambda p, z: jnp.round((backbone.decode(model, p, z) + 1) * 127.5).astype(jnp.uint8))
     return {
         "draw": lambda: jax.block_until_ready(draw(jax.random.key(0), batch)),
         "encode": lambda: jax.block_until_ready(encode(params, drawn)),

@@ -19,10 +19,10 @@ seconds. With --out every row is written as soon as it is there, and a second st
 
 GB are the peak that the device tells, where a row raised it; on a CPU (r) how far a run lifts the process above its
 loaded weights; else (c) what the compiler sets aside: arguments, results and temporary arrays. TFLOP are what the
-transformer needs (`motionv2v.flops`), MFU those over the whole time, the autoencoder's included, as a share of the
-device's stated peak or, where none is known, of the rate of a large float32 product measured in the same run. The text
-encoder of --size 5b has one layer: text is encoded once and does not belong to the steps. --size dry is the 5B config
-with everything small: it shows that all of this runs, and its numbers mean nothing.
+transformer needs (`motionv2v.devices.flops`), MFU those over the whole time, the autoencoder's included, as a share of
+the device's stated peak or, where none is known, of the rate of a large float32 product measured in the same run. The
+text encoder of --size 5b has one layer: text is encoded once and does not belong to the steps. --size dry is the 5B
+config with everything small: it shows that all of this runs, and its numbers mean nothing.
 """
 
 import argparse
@@ -234,9 +234,9 @@ def gigabytes(side: dict[str, Any]) -> str:
 
 def peak_rate(device: str) -> float | None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from motionv2v import flops
+    from motionv2v.devices import chips
 
-    return flops.peak(device)
+    return chips.peak(device)
 
 
 def describe(told: dict[str, Any], options: argparse.Namespace) -> str:

@@ -61,14 +61,14 @@ class JaxSide:
         import jax
         import jax.numpy as jnp
 
-        from motionv2v import model as modeling
-        from motionv2v.models.vae import latent_shape
+        from motionv2v import backbone
+        from motionv2v.models.vae.autoencoder import latent_shape
 
         # First calls compile, whatever earlier runs left behind.
         jax.config.update("jax_enable_compilation_cache", False)
-        self.config, self.num_steps, self.model = config, num_steps, modeling.build(config)
+        self.config, self.num_steps, self.model = config, num_steps, backbone.build(config)
         dtype = jnp.dtype(config.dit.get("dtype", "float32"))
-        shapes = jax.eval_shape(lambda k: modeling.init_params(k, self.model), jax.random.key(0))
+        shapes = jax.eval_shape(lambda k: backbone.init_params(k, self.model), jax.random.key(0))
         if abstract:
             self.params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
         else:
@@ -77,21 +77,21 @@ class JaxSide:
             leaves, tree = jax.tree.flatten(shapes)
             keys = jax.random.split(jax.random.key(0, impl="rbg"), len(leaves))
             self.params = tree.unflatten([draw(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
-        _, *self.grid, self.channels = latent_shape((1, *modeling.clip_shape(self.model)), config.vae.latent_channels)
+        _, *self.grid, self.channels = latent_shape((1, *backbone.clip_shape(self.model)), config.vae.latent_channels)
         self._rng, self._call, self._peak = np.random.default_rng(0), None, 0
 
     def about(self) -> dict[str, Any]:
         """Name the device, and compare its attention with a plain one: what is fast and wrong shall not be timed."""
         import jax
 
-        from motionv2v import flops
+        from motionv2v.devices import chips
 
         error = _attention_error(self.config.dit.get("dtype", "float32"))
         if not error < 0.02:  # bfloat16 has 8 bits: 0.4 % for a number, less for a norm over many
             raise ValueError(f"attention on this device is off by {error:.1%}: its times would mean nothing")
         device = jax.devices()[0]
         told = {"device": device.device_kind, "platform": device.platform, "attention_error": error}
-        return told if flops.peak(device.device_kind) else told | {"rate": _product_rate()}
+        return told if chips.peak(device.device_kind) else told | {"rate": _product_rate()}
 
     def lower(self, row: Row) -> str:
         """Trace and lower a row without compiling it; return its program's text."""
@@ -133,8 +133,8 @@ class JaxSide:
         return {}
 
     def operations(self, row: Row) -> float:
-        """Count what one run needs of the transformer; see `motionv2v.flops`."""
-        from motionv2v import flops
+        """Count what one run needs of the transformer; see `motionv2v.devices.flops`."""
+        from motionv2v.devices import flops
 
         dit, length = self.model.denoiser.dit, self.config.data.text_length
         if row.kind == "train":
@@ -170,22 +170,22 @@ class JaxSide:
         """Predict v once, latents to latents."""
         import jax
 
-        from motionv2v import model as modeling
+        from motionv2v import backbone
 
         conditions = None
         if row.use_control:
             conditions = {"videos": {name: self._latents() for name in self.model.method.STREAMS}}
         arguments = (self.params, self._latents(), np.full(1, 500, np.int32), self._text(), conditions)
-        return jax.jit(partial(modeling.denoise, self.model)).lower(*arguments), arguments
+        return jax.jit(partial(backbone.denoise, self.model)).lower(*arguments), arguments
 
     def _sample(self, row: Row) -> tuple[Any, tuple[Any, ...]]:
         """Make a video, from noise (with control: from frames and tracks) to uint8 frames."""
         import jax
 
-        from motionv2v import editing, sharding
-        from motionv2v import model as modeling
+        from motionv2v import backbone, editing
+        from motionv2v.data.tokenizer import ByteTokenizer
+        from motionv2v.devices import sharding
         from motionv2v.models import time_tables
-        from motionv2v.tokenizer import ByteTokenizer
 
         count = {"batch": 1, "data": 2}.get(row.guidance, 0)
         if count > len(jax.devices()):
@@ -196,9 +196,9 @@ class JaxSide:
         editor = editing.Editor(self.config, {} if is_abstract else self.params, mesh=mesh, tokenizer=tokenizer)
         if is_abstract:
             editor.embed = lambda tokens: self._text()
-            tabulate = partial(modeling.tabulate, self.model, num_steps=self.num_steps)
+            tabulate = partial(backbone.tabulate, self.model, num_steps=self.num_steps)
             tables = jax.eval_shape(tabulate, time_tables.split(self.params["dit"])[0])
-            editor.sampling_params = lambda num_steps: modeling.sampling_params(self.params, tables)
+            editor.sampling_params = lambda num_steps: backbone.sampling_params(self.params, tables)
 
         def lower(*arguments: Any, **static: Any) -> tuple[Any, Any]:
             return editor._generate.jitted.lower(*arguments, **static), arguments
@@ -218,14 +218,16 @@ class JaxSide:
         """Make the training loop's own step of one sample, from cached latents."""
         import jax
 
-        from motionv2v import optim, parameters, tasks, train
+        from motionv2v import parameters
+        from motionv2v.training import loop, tasks
+        from motionv2v.training.optimizer import make_optimizer
 
         if jax.default_backend() != "cpu":
             self.config.dit.remat = roomiest_remat(self.config)
-        task, optimizer = tasks.make(self.config), optim.make_optimizer(self.config, self.params)
+        task, optimizer = tasks.make(self.config), make_optimizer(self.config, self.params)
         trainable, frozen = parameters.partition(self.params, self.config.optim.schedule)
         is_abstract = isinstance(jax.tree.leaves(trainable)[0], jax.ShapeDtypeStruct)
-        start = partial(train.init_state, optimizer=optimizer)
+        start = partial(loop.init_state, optimizer=optimizer)
         state = jax.eval_shape(start, trainable) if is_abstract else start(trainable)
         names = ("target", *self.model.method.STREAMS)
         batch = {f"{name}_latents": self._latents(np.float16) for name in names}
@@ -235,7 +237,7 @@ class JaxSide:
             batch["text"] = self._text(np.float16)
             unread.add("text")
         frozen = {name: tree for name, tree in frozen.items() if name not in unread}
-        step = train.make_train_step(task.loss, optimizer, self.config)
+        step = loop.make_train_step(task.loss, optimizer, self.config)
         return step.lower(state, frozen, batch), (state, frozen, batch)
 
     def _pixels(self) -> dict[str, np.ndarray]:
@@ -249,10 +251,10 @@ class JaxSide:
 
 def roomiest_remat(config: Any, available: float | None = None) -> str:
     """Choose the remat policy that computes least twice of those that fit the device; `available`: its bytes."""
-    from motionv2v import memory, room
+    from motionv2v.devices import fit, memory
     from motionv2v.models.layers import REMAT_NAMES
 
-    available, config = room.capacity() if available is None else available, config.copy_and_resolve_references()
+    available, config = fit.capacity() if available is None else available, config.copy_and_resolve_references()
     for policy in reversed(REMAT_NAMES):
         config.dit.remat = policy
         if available is None or memory.estimate(config).peak <= memory.MARGIN * available:
@@ -265,7 +267,7 @@ def _attention_error(dtype: str) -> float:
     import jax
     import jax.numpy as jnp
 
-    from motionv2v.models.attention import attention
+    from motionv2v.models.attention.dispatch import attention
 
     rng = np.random.default_rng(0)
     arrays = [jnp.asarray(rng.standard_normal((1, 1024, 4, 64), np.float32), dtype) for _ in range(3)]

@@ -8,7 +8,7 @@ one edit of the model's own size, down to its frames in memory. Three kinds of s
 
     first       nothing on disk; it fills both caches
     XLA cache   jax's persistent compilation cache alone (stored programs are taken away)
-    programs    stored programs (`motionv2v.compiled`)
+    programs    stored programs (`motionv2v.devices.program_cache`)
 
 `again` is a second edit in the same process, which every kind of start pays alike; "to ready" is the first without it.
 All edits must be bit-equal, else the run ends.
@@ -103,12 +103,14 @@ def save_model(size: str, folder: Path) -> Path:
 
 def start(model: Path, cache: Path, options: argparse.Namespace) -> dict[str, float]:
     """Run a child and return its seconds, `whole` as seen from outside."""
-    from motionv2v import compiled
+    from motionv2v.devices import program_cache
 
     command = [sys.executable, __file__, "--child", str(model), "--steps", str(options.steps)]
     command += ["--threads", str(options.threads)]
     begin = time.perf_counter()
-    told = subprocess.run(command, env=os.environ | {compiled.VARIABLE: str(cache)}, capture_output=True, text=True)
+    told = subprocess.run(
+        command, env=os.environ | {program_cache.VARIABLE: str(cache)}, capture_output=True, text=True
+    )
     whole = time.perf_counter() - begin
     if told.returncode:
         sys.exit(f"startup: a start failed:\n{told.stderr}")
@@ -121,9 +123,10 @@ def child(folder: str, steps: int) -> None:
     times = [time.perf_counter()]
     import jax
 
-    from motionv2v import compiled, editing
+    from motionv2v import editing
+    from motionv2v.devices import program_cache
 
-    compiled.use_cache()
+    program_cache.use_cache()
     times.append(time.perf_counter())
     editor = editing.load(folder)
     times.append(time.perf_counter())

@@ -59,7 +59,7 @@ class ControlledTransformer(nn.Module):
 
 
 class Trainer:
-    """What `train.make_train_step` does after the loss: backward, clipping by global norm, AdamW, moving average."""
+    """What `loop.make_train_step` does after the loss: backward, clipping by global norm, AdamW, moving average."""
 
     def __init__(self, parameters: Any, config: Any):
         self.parameters = list(parameters)

@@ -1,8 +1,8 @@
 """Measure the point trackers that need no weights: `python benchmarks/trackers.py`.
 
-Prints their scores on the scenes of `motionv2v/tapvid.py`, which also defines them, and then their times for growing
-numbers of points on one scene: wall time, and CPU time, which a busy machine changes less. Times are of both directions
-and of the first call; OpenCV uses all cores.
+Prints their scores on the scenes of `motionv2v/evaluation/tapvid.py`, which also defines them, and then their times for
+growing numbers of points on one scene: wall time, and CPU time, which a busy machine changes less. Times are of both
+directions and of the first call; OpenCV uses all cores.
 """
 
 import argparse
@@ -16,11 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from motionv2v import tapvid, trackers
-from motionv2v.data import hard_scenes
+from motionv2v import trackers
+from motionv2v.data.scenes import hard
+from motionv2v.evaluation import tapvid
 
 
-def seconds(tracker: trackers.Tracker, scene: hard_scenes.Scene, num_points: int) -> tuple[float, float]:
+def seconds(tracker: trackers.Tracker, scene: hard.Scene, num_points: int) -> tuple[float, float]:
     """Time one call with points on a grid of the middle frame: wall time and CPU time in seconds."""
     frames, height, width, _ = scene.frames.shape
     side = int(np.ceil(np.sqrt(num_points)))
@@ -45,7 +46,7 @@ def main() -> None:
         shown = functools.partial(track, console=Console(stderr=True))
         rows = tapvid.run(entrants, num_scenes=options.scenes, seed=options.seed, progress=shown)
         print(tapvid.format_table(rows))
-    scene = hard_scenes.make_scene("moderate", options.seed)
+    scene = hard.make_scene("moderate", options.seed)
     print("| points | " + " | ".join(f"{mode}: s (CPU s)" for mode in options.modes) + " |")
     print("|---" * (1 + len(options.modes)) + "|")
     for count in options.points:

@@ -24,7 +24,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=720)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--strips", type=int, nargs="*", default=[120, 60, 30, 15], help="rows of a strip")
-    parser.add_argument("--conv-impl", default="auto", help="formulation of the convolutions, see models/vae_conv.py")
+    parser.add_argument(
+        "--conv-impl", default="auto", help="formulation of the convolutions, see models/vae/convolution.py"
+    )
     options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     tile = (options.height // 16 * 8, options.width // 16 * 8)
@@ -40,7 +42,7 @@ def main() -> None:
 
 def work_space(options: argparse.Namespace, fields: dict) -> tuple[int, float]:
     """Compile one way of working; return the bytes of temporary memory and the seconds it took to compile."""
-    from motionv2v.models.vae import VAE, latent_shape
+    from motionv2v.models.vae.autoencoder import VAE, latent_shape
 
     module = VAE(dtype=jnp.dtype(options.dtype), conv_impl=options.conv_impl, **fields)
     shape = (1, options.frames, options.height, options.width, 3)

@@ -18,7 +18,7 @@ This project has not run it: it states the shapes for which the library is check
 from ml_collections import ConfigDict, FieldReference
 
 from configs import common
-from motionv2v.inference import NEGATIVE_PROMPT
+from motionv2v.data.tokenizer import NEGATIVE_PROMPT
 
 
 def vae_cogvideox() -> ConfigDict:

@@ -17,7 +17,7 @@ final table.
 One denoising step by default: on 60 held-out pairs of seed 11 the model of the second run scored 22.8 / 22.4 / 21.9 /
 21.5 dB and follow-EPE 6.5 / 7.5 / 8.2 / 8.6 px with 1 / 2 / 4 / 8 steps. An unconverged model is better at guessing the
 mean than at drawing detail, and one step is the mean. What such a sample makes of eight views of the clip is averaged
-(`motionv2v.views`); README has the numbers with and without.
+(`motionv2v.editing.ensemble`); README has the numbers with and without.
 """
 
 from ml_collections import ConfigDict

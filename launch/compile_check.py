@@ -1,9 +1,9 @@
 """Compile for a machine that is not here: python launch/compile_check.py --config=configs/motionv2v_cogvideox_5b.py
 
 --topology=v5p:4x4x8 names a TPU slice (needs libtpu, no TPU), h200:8 GPUs (jax's CUDA plugin, no GPU), cpu:512 as many
-devices on this machine. Prints what each program needs of every device, see motionv2v/compile_check.py. Fields of the
-config change on the command line: --config.mesh.fsdp=8. Bad input ends in one line and exit code 2; --verbosity=1 shows
-the traceback.
+devices on this machine. Prints what each program needs of every device, see motionv2v/training/compile_check.py. Fields
+of the config change on the command line: --config.mesh.fsdp=8. Bad input ends in one line and exit code 2;
+--verbosity=1 shows the traceback.
 """
 
 import json
@@ -13,7 +13,9 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import compile_check, launching, memory, topologies
+from motionv2v import cli
+from motionv2v.devices import memory, topologies
+from motionv2v.training import compile_check
 
 # Configs import each other as `configs.*`, from wherever this is started.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -43,4 +45,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=launching.parser("compile_check"))
+    app.run(main, flags_parser=cli.parser("compile_check"))

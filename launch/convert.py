@@ -11,11 +11,11 @@ import time
 
 from absl import app, flags, logging
 
-from motionv2v.convert import folders, writing
+from motionv2v.convert import stream, writing
 
 SOURCE = flags.DEFINE_string("source", None, "a folder of diffusers, a model folder or a released name")
 TARGET = flags.DEFINE_string("target", None, "folder to write; one that this program wrote is replaced")
-DIRECTION = flags.DEFINE_enum("direction", None, list(folders.DIRECTIONS), "default: told from the source")
+DIRECTION = flags.DEFINE_enum("direction", None, list(stream.DIRECTIONS), "default: told from the source")
 DTYPE = flags.DEFINE_enum("dtype", "stored", ["stored", "bfloat16", "float16", "float32"], "of the stored numbers")
 SHARD = flags.DEFINE_string("shard_size", "5GB", "most bytes per file of a folder for diffusers")
 DROP = flags.DEFINE_bool("drop_control", False, "write the base for diffusers, without the control branch")
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         print(f"converting {SOURCE.value} to {TARGET.value}, numbers {DTYPE.value}")
         start = time.perf_counter()
         settings = {"direction": DIRECTION.value, "dtype": DTYPE.value, "shard_size": SHARD.value}
-        folder = folders.convert(SOURCE.value, TARGET.value, drop_control=DROP.value, **settings)
+        folder = stream.convert(SOURCE.value, TARGET.value, drop_control=DROP.value, **settings)
         seconds = time.perf_counter() - start
         if VERIFY.value:
             print(f"{writing.verify(folder)} files of {folder} are as they were written")

@@ -1,8 +1,8 @@
 """Edit the motion in a video: python launch/edit.py --video=dog.mp4 --edit=edit.json
 
 Without flags it edits the packaged example clip with the packaged `tiny` model and scores the result against the truth.
-`edit.json` is described in motionv2v/edit_json.py. Bad input ends in one line and exit code 2. Compiled programs are
-kept for the next start in MOTIONV2V_CACHE, by default the user's cache folder; MOTIONV2V_CACHE=off keeps none.
+`edit.json` is described in motionv2v/edits/document.py. Bad input ends in one line and exit code 2. Compiled programs
+are kept for the next start in MOTIONV2V_CACHE, by default the user's cache folder; MOTIONV2V_CACHE=off keeps none.
 The folder of the results holds one edit: another one needs another --out, or --overwrite.
 """
 
@@ -10,7 +10,9 @@ import sys
 
 from absl import app, flags, logging
 
-from motionv2v import edit_run, example_scores, launching
+from motionv2v import cli
+from motionv2v.editing import files
+from motionv2v.evaluation import example
 
 VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packaged example")
 EDIT = flags.DEFINE_string("edit", None, "the edit.json: points, and what to do with their paths")
@@ -28,9 +30,9 @@ SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lo
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    launching.start()
+    cli.start()
     try:
-        result = edit_run.run(
+        result = files.run(
             VIDEO.value,
             EDIT.value,
             checkpoint=CHECKPOINT.value,
@@ -43,13 +45,13 @@ def main(argv: list[str]) -> None:
             devices=DEVICES.value,
             overwrite=OVERWRITE.value,
         )
-    except launching.EXPECTED as error:
+    except cli.EXPECTED as error:
         if logging.level_debug():
             raise
-        print(f"edit: {launching.line(error)}", file=sys.stderr)
+        print(f"edit: {cli.line(error)}", file=sys.stderr)
         sys.exit(2)
     if VIDEO.value is None:
-        print(example_scores.format_scores(example_scores.score(result.clip, result.edited, result.source)))
+        print(example.format_scores(example.score(result.clip, result.edited, result.source)))
     for path in result.files.values():
         print(f"wrote   {path}")
 

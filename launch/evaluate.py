@@ -7,7 +7,9 @@ from pathlib import Path
 from absl import app, flags, logging
 from rich.progress import track
 
-from motionv2v import edit_run, evaluate, launching, step_cache_run, tapvid
+from motionv2v import cli
+from motionv2v.editing import files
+from motionv2v.evaluation import step_cache, synthetic, tapvid
 
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid", "step_cache"], "what to measure")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder or work dir, tracker's weights")
@@ -26,28 +28,27 @@ PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as 
 
 def edits() -> tuple[str, dict[str, float]]:
     options = {"num_pairs": NUM_PAIRS.value, "seed": SEED.value, "num_steps": STEPS.value, "progress": track}
-    load = lambda name: edit_run.load(name, DEVICES.value)  # noqa: E731
-    editor, views = load(CHECKPOINT.value), VIEWS.value and int(VIEWS.value)
-    rows = [evaluate.run_row(CHECKPOINT.value, editor, num_views=views, **options)]
-    rows.append(evaluate.run_row("frozen base, no control", editor, use_control=False, **options))
-    rows += [evaluate.run_row(name, load(name), num_views=views, **options) for name in COMPARE.value]
-    wrote = f"\nwrote videos in {evaluate.write_videos(rows[0], OUT.value)}" if OUT.value else ""
-    return evaluate.format_table(rows) + wrote, rows[0].results
+    editor, views = files.load(CHECKPOINT.value, DEVICES.value), VIEWS.value and int(VIEWS.value)
+    rows = [synthetic.run_row(CHECKPOINT.value, editor, num_views=views, **options)]
+    rows.append(synthetic.run_row("frozen base, no control", editor, use_control=False, **options))
+    rows += [synthetic.run_row(n, files.load(n, DEVICES.value), num_views=views, **options) for n in COMPARE.value]
+    wrote = f"\nwrote videos in {synthetic.write_videos(rows[0], OUT.value)}" if OUT.value else ""
+    return synthetic.format_table(rows) + wrote, rows[0].results
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     tracker = (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED)
-    cache = (step_cache_run.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS)
-    launching.start()
+    cache = (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS)
+    cli.start()
     try:
         table, *options = tracker if BENCHMARK.value == "tapvid" else cache
         text, results = edits() if BENCHMARK.value == "synthetic" else table(*(o.value for o in options), track)
-    except launching.EXPECTED as error:
+    except cli.EXPECTED as error:
         if logging.level_debug():
             raise
-        print(f"evaluate: {launching.line(error)}", file=sys.stderr)
+        print(f"evaluate: {cli.line(error)}", file=sys.stderr)
         sys.exit(2)
     print(text)
     if JSON.value:

@@ -2,7 +2,7 @@
 
 --format=model      one folder that launch/edit.py --checkpoint takes: weights, config, checksums, licence note
 --format=diffusers  a pipeline folder that diffusers loads; --drop_control for the base alone
---format=stablehlo  programs for cpu, cuda and tpu that run with jax alone, see motionv2v/export.py
+--format=stablehlo  programs for cpu, cuda and tpu that run with jax alone, see motionv2v/convert/export.py
 
 Bad input ends in one line and exit code 2, and leaves nothing half-written.
 """
@@ -11,7 +11,7 @@ import sys
 
 from absl import app, flags, logging
 
-from motionv2v import export
+from motionv2v.convert import export
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a training work dir, a model folder or a released name")
 OUT = flags.DEFINE_string("out", None, "folder to write; one of that name is replaced")

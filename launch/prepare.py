@@ -6,7 +6,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from motionv2v import launching, prepare, prepare_videos
+from motionv2v import cli
+from motionv2v.training import prepare_latents, prepare_pairs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # config files import one another as `configs.common`
 
@@ -37,22 +38,22 @@ RUN = "test_share preview num_workers runner pipeline_options".split()
 
 
 def main(_: list[str]) -> None:
-    launching.start()
+    cli.start()
     try:
         if STAGE.value == "pairs" or (STAGE.value is None and (VIDEOS.value or MOVI.value)):
-            kind, folder = prepare_videos.choose_source(OUT.value, videos=VIDEOS.value, movi=MOVI.value)
+            kind, folder = prepare_pairs.choose_source(OUT.value, videos=VIDEOS.value, movi=MOVI.value)
             job, options = ({name: flags.FLAGS[name].value for name in names} for names in (JOB, RUN))
-            prepare_videos.write_pairs(folder, OUT.value, prepare_videos.make_job(kind=kind, **job), **options)
+            prepare_pairs.write_pairs(folder, OUT.value, prepare_pairs.make_job(kind=kind, **job), **options)
         elif CONFIG.value is None:
             raise ValueError("expected --videos=DIR --out=DIR, or --config=configs/motionv2v_tiny.py for stage latents")
         else:
-            prepare.write_latents(CONFIG.value, OUT.value, NUM.value, batch_size=BATCH.value)
-    except launching.EXPECTED as error:
+            prepare_latents.write_latents(CONFIG.value, OUT.value, NUM.value, batch_size=BATCH.value)
+    except cli.EXPECTED as error:
         if logging.level_debug():
             raise
-        print(f"prepare: {launching.line(error)}", file=sys.stderr)
+        print(f"prepare: {cli.line(error)}", file=sys.stderr)
         sys.exit(2)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=launching.parser("prepare", needs_config=False))
+    app.run(main, flags_parser=cli.parser("prepare", needs_config=False))

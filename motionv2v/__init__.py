@@ -1,21 +1,28 @@
 """Edit the motion in a video with a diffusion model: MotionV2V (arXiv 2511.20640) in JAX and Flax.
 
-The map, from the ground up (a module imports only from lines above its own):
+The map, floor by floor; a file or folder imports only what lies on floors below its own (tests/conventions_test.py):
 
-    typing                                   axis letters, array annotations
-    tracks, camera, video                    point tracks, homographies, video files
-    selection, groups, edits, edit_fields, edit_json
-                                             what can be done to tracks, and the file that says so
-    trackers, metrics, figures               find tracks, measure, draw for people
-    render, diffusion, models, flops         tracks as pixels, the noise process, the networks, their operations
-    methods, data, optim, sharding, checkpoints, sampling, tokenizer
-    convert                                  published weights in and out
-    model, editing, evaluate, edit_run       one config's modules, the editor, its scores, an edit from files to files
-    interpolate, tapvid                      generate between two frames, score trackers
-    datasets, tasks, train, export           a config's batches, what is trained, the loop, models for inference
-    prepare, prepare_videos                  training data: latents, and pairs from folders of videos
+    12  training      the loop, what is trained, runs' settings; data prepared beforehand
+    11  evaluation    what a model, a tracker or a generator is worth
+    10  editing       the editor, from arrays and from files; the generator of videos between two frames
+        cli           what launchers share
+     9  convert       published weights in and out, stored models in, exports for inference
+     8  devices       meshes, processes, memory, chips, compiled programs
+     7  backbone      one config's networks: autoencoder, text encoder, denoiser, schedule
+        checkpoints   save, restore, released models
+     6  sections      what a config may hold, section by section
+     5  data          scenes, videos and MOVi as pairs; batches, latents, tokens (numpy)
+     4  methods       MotionV2V and interpolation: conditions and conditioners, one file each
+        edits         what can be done to tracks, and the file that says so (numpy)
+     3  trackers      find tracks
+        sampling      time grids, solvers, guidance
+        camera, render, figures, metrics    homographies, tracks as pixels, pictures for people, numbers about videos
+     2  models        the networks
+        diffusion, tracks, video, parameters, progress    the noise process, point tracks, video files, parameters by
+                      path, progress lines
+     1  typing, files, schema    axis letters, whole files or none, fields of configs
 
-Import the submodules by name: `from motionv2v import edits, editing, trackers, video`. Importing the package alone
+Import modules by their own names: `from motionv2v import edits, editing, trackers, video`. Importing the package alone
 loads nothing, so that the input pipeline's worker processes stay free of jax.
 """
 

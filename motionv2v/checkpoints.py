@@ -1,6 +1,6 @@
 """Read what training runs saved, and write and read the model folders that people pass around.
 
-A *work dir* belongs to `train.train`:
+A *work dir* belongs to `loop.train`:
 
     workdir/config.json             the experiment
     workdir/frozen.safetensors      the weights that do not train, written once

@@ -4,7 +4,7 @@
     method              declared by each method          sample      how samples are made
     data, loss          what training reads, and how its error is measured
     optim, train, mesh  how it is optimised, for how long, on what machines
-    task                settings of a task of one's own (`train.train(config, workdir, task)`); nothing here reads them
+    task                settings of a task of one's own (`loop.train(config, workdir, task)`); nothing here reads them
 
 A section that is absent stays absent, for a config without `dit` is an autoencoder's; in the others `complete` fills in
 what was left out. Configs of earlier versions lack fields that came later: a field's default is how things were before.
@@ -18,16 +18,20 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from motionv2v import diffusion, methods, sampling, schema, tokenizer, views
-from motionv2v.data.synthetic import SceneConfig
-from motionv2v.models import attention, layers, positions, vae_conv
+from motionv2v import diffusion, methods, sampling, schema
+from motionv2v.data import tokenizer
+from motionv2v.data.scenes.pairs import SceneConfig
+from motionv2v.models import layers, positions
+from motionv2v.models.attention import dispatch
 from motionv2v.models.dit import DiT
 from motionv2v.models.text import T5Encoder
-from motionv2v.models.vae import VAE
+from motionv2v.models.vae import convolution
+from motionv2v.models.vae.autoencoder import VAE
 from motionv2v.schema import Field, choice, either, flag, number, optional, several, text, whole
 
+VIEWS = (1, 2, 4, 8)
+"""How many views of an edit can be averaged."""
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-NULL_PROMPT = "."
 
 # Bounds that no model comes near, so that a slip of the pen cannot ask for more memory than there is.
 _count, _width, _side = whole(1, 1024), whole(1, 2**17), whole(1, 2**14)
@@ -68,7 +72,7 @@ _VAE = _of(
         "scaling_factor": (_positive, "what latents are multiplied by before diffusion"),
         "num_sample_frames_batch_size": (whole(1, 2**14), "frames encoded at a time"),
         "num_latent_frames_batch_size": (whole(1, 2**14), "latent frames decoded at a time"),
-        "conv_impl": (choice(*vae_conv.FORMULATIONS), "how convolutions are computed"),
+        "conv_impl": (choice(*convolution.FORMULATIONS), "how convolutions are computed"),
         "strip_rows": (optional(_side), "rows convolved at a time, None for all; changes nothing but memory"),
         "tile_size": (optional(several(_side, 2)), "height and width of blended tiles in pixels, None for none"),
         "tile_overlap": (several(number(0, below=1), 2), "share of a tile that overlaps its neighbour"),
@@ -123,7 +127,7 @@ _DIT = _of(
         "axes": (several(choice("thw", "hw", "t"), least=1, most=2), "along what each block attends, in turn"),
         "lora_rank": (whole(0, 1024), "of low-rank updates of the main blocks, 0 for none"),
         "lora_targets": (several(text), "layers of a block that have a low-rank update"),
-        "attention_implementation": (choice(*attention.IMPLEMENTATIONS), "how attention is computed"),
+        "attention_implementation": (choice(*dispatch.IMPLEMENTATIONS), "how attention is computed"),
         "remat": _remat,
         "scan_unroll": _unroll,
         "dtype": _dtype,
@@ -197,8 +201,8 @@ _SAMPLE = {
     "guidance": Field(choice(*sampling.GUIDANCES), "how guidance on the text changes along a sample", "constant"),
     "scale": Field(_not_negative, "of the guidance; 1 is off", 6.0),
     "guidance_void": Field(_not_negative, "guided passes whose weight is so near to 1 are left out", 0.0),
-    "negative_prompt": Field(text, "what guidance moves away from", NULL_PROMPT),
-    "views": Field(choice(*views.COUNTS), "views of an edit of one step that are averaged", 1),
+    "negative_prompt": Field(text, "what guidance moves away from", tokenizer.NULL_PROMPT),
+    "views": Field(choice(*VIEWS), "views of an edit of one step that are averaged", 1),
     "step_cache": Field(_not_negative, "steps that change less are extrapolated; 0 is off", 0.0),
 }
 

@@ -15,8 +15,11 @@ import tiny_model
 import toy_task
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, export, files, inference, optim, sections, train
-from motionv2v.run_checkpoints import RunCheckpoints
+from motionv2v import checkpoints, files, sections
+from motionv2v.convert import checked, export
+from motionv2v.training import loop
+from motionv2v.training.optimizer import make_optimizer
+from motionv2v.training.saver import RunCheckpoints
 
 PARAMS = {
     "dit": {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "steps": np.arange(3, dtype=np.int32)},
@@ -106,7 +109,7 @@ def test_unknown_name_lists_released_ones(tmp_path):
 
 
 def make_state():
-    optimizer = optim.make_optimizer(toy_task.config(), {"base": {"w": jnp.ones(1)}, "head": {"w": jnp.ones((2, 2))}})
+    optimizer = make_optimizer(toy_task.config(), {"base": {"w": jnp.ones(1)}, "head": {"w": jnp.ones((2, 2))}})
     trainable = {"head": {"w": jnp.arange(4.0).reshape(2, 2)}}
     return trainable, optimizer.tx.init(trainable)
 
@@ -196,19 +199,19 @@ def test_a_full_disk_stops_training_and_keeps_the_last_checkpoint(tmp_path, capl
             return {**params, "head": {**params["head"], "unused": unused}}
 
     cfg = toy_task.config(steps=5, probe_every=0)
-    train.train(cfg, tmp_path, Wide(cfg))
+    loop.train(cfg, tmp_path, Wide(cfg))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     cfg.train.steps = 15
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(checkpoints.CheckpointError) as error:
-            train.train(cfg, tmp_path, Wide(cfg))
+            loop.train(cfg, tmp_path, Wide(cfg))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "checkpoints: File too large; step 5 is complete and kept, and the same command" in str(error.value)
     assert "\n" not in str(error.value) and not [record for record in caplog.records if record.exc_info]
     assert checkpoints.latest_step(tmp_path) == 5
-    assert int(train.train(cfg, tmp_path, Wide(cfg)).step) == 15
+    assert int(loop.train(cfg, tmp_path, Wide(cfg)).step) == 15
 
 
 @pytest.mark.parametrize(("file", "is_told"), [("/lib/orbax/checkpoint/serialize.py", False), ("/app/server.py", True)])
@@ -260,7 +263,7 @@ def test_load_workdir_lists_what_is_there(tmp_path):
 
 def test_export_holds_averaged_and_frozen_weights(tmp_path):
     config, run = tiny_model.config("vae"), tmp_path / "run"
-    shapes = inference.expected_shapes(config)["vae"]
+    shapes = checked.expected_shapes(config)["vae"]
     trainable = {"vae": {"decoder": jax.tree.map(lambda x: jnp.full(x.shape, 2.0), shapes["decoder"])}}
     frozen = {"vae": {"encoder": jax.tree.map(lambda x: jnp.full(x.shape, 0.5, jnp.bfloat16), shapes["encoder"])}}
     saver = RunCheckpoints(run)

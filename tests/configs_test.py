@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from motionv2v import checkpoints, parameters, tasks, train
-from motionv2v import model as modeling
+from motionv2v import backbone, checkpoints, parameters
 from motionv2v.models.dit import base_params
+from motionv2v.training import loop, tasks
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "__init__"))
@@ -28,8 +28,8 @@ def test_there_are_configs():
 def build(name):
     """Build a config's model and the shapes of its parameters: (config, model, shapes)."""
     config = load(name)
-    model = modeling.build(config)
-    return config, model, jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    model = backbone.build(config)
+    return config, model, jax.eval_shape(lambda key: backbone.init_params(key, model), jax.random.key(0))
 
 
 each_config = pytest.mark.parametrize("name", NAMES)
@@ -39,7 +39,7 @@ each_config = pytest.mark.parametrize("name", NAMES)
 def test_config_builds_and_its_shapes_are_known(name):
     config, _, shapes = build(name)
     assert config.name == name
-    train.check_config(config)
+    loop.check_config(config)
     assert tasks.make(config).trainable == config.optim.schedule
     assert tasks.scene_config(config).num_frames == config.data.num_frames
     # Shapes alone: 13 billion numbers would be more than fits into memory.
@@ -63,7 +63,7 @@ def test_config_survives_json(name, tmp_path):
     """A checkpoint carries its config as json and is rebuilt from it."""
     config, model, _ = build(name)
     checkpoints.write_config(tmp_path, config)
-    rebuilt = modeling.build(checkpoints.read_config(tmp_path))
+    rebuilt = backbone.build(checkpoints.read_config(tmp_path))
     assert rebuilt.vae == model.vae and rebuilt.text == model.text and rebuilt.denoiser == model.denoiser
 
 
@@ -84,9 +84,9 @@ def test_5b_runs_on_shapes():
     _, model, params = build("motionv2v_cogvideox_5b")
     latents = jax.ShapeDtypeStruct((1, 13, 60, 90, 16), np.float32)
     text = jax.ShapeDtypeStruct((1, 226, 4096), np.float32)
-    conditions = {"videos": dict.fromkeys(modeling.condition_shapes(model)["videos"], latents)}
+    conditions = {"videos": dict.fromkeys(backbone.condition_shapes(model)["videos"], latents)}
     timestep = jax.ShapeDtypeStruct((1,), np.int32)
     out = jax.eval_shape(
-        lambda p, *given: modeling.denoise(model, p, *given), params, latents, timestep, text, conditions
+        lambda p, *given: backbone.denoise(model, p, *given), params, latents, timestep, text, conditions
     )
     assert out.shape == latents.shape

@@ -11,34 +11,36 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "motionv2v"
 
-LAYERS = (
-    {"typing", "files"},
-    {
-        "tracks", "camera", "video", "video_bytes", "video_clock", "video_colours", "video_decoding", "video_scan",
-        "video_sound", "selection", "groups", "tokenizer", "roll_call", "parameters", "schema",
-    },
-    {
-        "models", "diffusion", "flops", "collectives", "render", "prompts", "edits", "edit_fields", "edit_json",
-        "metrics", "trackers", "figures",
-    },
-    {
-        "methods", "data", "optim", "sharding", "memory", "room", "topologies", "distributed", "checkpoints",
-        "run_checkpoints", "convert", "launching", "sampling", "compiled", "step_cache", "model", "progress", "views",
-        "sections",
-    },
-    {
-        "train", "tasks", "datasets", "prepare", "prepare_videos", "inference", "editing", "edit_run", "evaluate",
-        "tapvid", "editor", "experiment", "export", "interpolate", "step_cache_run", "compile_check",
-        "example_scores",
-    },
-)  # fmt: skip
-"""From the bottom up: a part of the package imports parts of its own layer and of those below it."""
+FLOORS = (
+    {"typing", "files", "schema"},
+    {"models", "diffusion", "tracks", "video", "parameters", "progress"},
+    {"trackers", "sampling", "camera", "render", "figures", "metrics"},
+    {"methods", "edits", "draft"},
+    {"data"},
+    {"sections"},
+    {"backbone", "checkpoints"},
+    {"devices"},
+    {"convert"},
+    {"editing", "cli"},
+    {"evaluation"},
+    {"training"},
+)
+"""From the bottom up: the rooms of the package, files and folders at its top. A room imports only rooms below it."""
 
 NO_JAX = {
-    "typing", "files", "tracks", "camera", "video", "video_bytes", "video_clock", "video_colours", "video_decoding",
-    "video_scan", "video_sound", "selection", "groups", "tokenizer", "edits", "edit_fields", "edit_json", "trackers",
-    "figures", "metrics", "data", "progress", "schema",
-}  # fmt: skip
+    "typing",
+    "files",
+    "progress",
+    "tracks",
+    "video",
+    "trackers",
+    "camera",
+    "figures",
+    "metrics",
+    "edits",
+    "draft",
+    "data",
+}
 """What worker processes of the input pipeline, or a page that only shows an edit, may import."""
 
 LATE_JAX = {"trackers.tapnext"}
@@ -97,23 +99,55 @@ def own_imports(name, everywhere=True):
     return found - {name}
 
 
-def layer(name):
-    part = name.split(".")[0]
-    return next((level for level, parts in enumerate(LAYERS) if part in parts), None)
+def floor(name):
+    room = name.split(".")[0]
+    return next((number for number, rooms in enumerate(FLOORS, 1) if room in rooms), None)
 
 
-def test_every_module_has_a_layer():
-    assert [name for name in MODULES if name and layer(name) is None] == []
+def test_every_module_has_a_floor():
+    assert [name for name in MODULES if name and floor(name) is None] == []
 
 
-def test_imports_go_downwards():
+def test_a_room_imports_only_rooms_below_it():
     wrong = [
-        f"{name} (layer {layer(name)}) imports {other} (layer {layer(other)})"
+        f"{name} (floor {floor(name)}) imports {other} (floor {floor(other)})"
         for name in MODULES
         if name
         for other in own_imports(name)
-        if other and layer(other) > layer(name)
+        if other and other.split(".")[0] != name.split(".")[0] and floor(other) >= floor(name)
     ]
+    assert wrong == []
+
+
+def test_no_import_renames_a_module():
+    """A module that importers would rename has the wrong name."""
+    wrong = []
+    for path in PYTHON_FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("motionv2v", "configs"):
+                package = node.module.removeprefix("motionv2v").lstrip(".")
+                for alias in node.names:
+                    is_module = node.module == "configs" or f"{package}.{alias.name}".lstrip(".") in MODULES
+                    if alias.asname and is_module:
+                        wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {alias.name} as {alias.asname}")
+            elif isinstance(node, ast.Import):
+                wrong += [
+                    f"{path.relative_to(ROOT)}:{node.lineno}: {alias.name} as {alias.asname}"
+                    for alias in node.names
+                    if alias.name.split(".")[0] == "motionv2v" and alias.asname
+                ]
+    assert wrong == []
+
+
+def test_folders_say_what_lives_in_them():
+    """A folder of the package with more than four files has a page that says so, and how to add one."""
+    wrong = []
+    for folder in {path.parent for path in MODULES.values()} - {PACKAGE}:
+        page = folder / "README.md"
+        if len(list(folder.glob("*.py"))) > 4 and not page.is_file():
+            wrong.append(f"{folder.relative_to(ROOT)}: no README.md")
+        if page.is_file() and len(page.read_text(encoding="utf-8").splitlines()) > 60:
+            wrong.append(f"{page.relative_to(ROOT)}: longer than a page")
     assert wrong == []
 
 
@@ -138,7 +172,7 @@ def test_methods_know_neither_each_other_nor_data_nor_training():
             # The record that each of them is, and the fields that they read, are everybody's.
             others = own_imports(name) - {"methods", "methods.fields"}
             parts = {other.split(".")[0] for other in others}
-            assert not parts & {"methods", "data", "train", "tasks", "editing"}, name
+            assert not parts & {"methods", "data", "training", "editing"}, name
 
 
 def test_no_part_but_the_methods_asks_which_method_runs():
@@ -168,8 +202,9 @@ def test_numpy_parts_do_not_import_jax():
 def test_scenes_and_tracks_are_drawn_without_loading_jax():
     """Stronger than reading the source: in a fresh process, nothing pulls jax in by a detour."""
     code = (
-        "import sys; from motionv2v.data import synthetic, counterfactual; from motionv2v import edits, edit_json;"
-        "from motionv2v import trackers; synthetic.make_pair(synthetic.SceneConfig(num_frames=5, size=(8, 8)), 0, 0);"
+        "import sys; from motionv2v import edits, trackers; from motionv2v.data import counterfactual; "
+        "from motionv2v.data.scenes import pairs; from motionv2v.edits import document; "
+        "pairs.make_pair(pairs.SceneConfig(num_frames=5, size=(8, 8)), 0, 0);"
         "assert not {'jax', 'flax'} & set(sys.modules)"
     )
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, edit_run, export, parameters, prepare, tasks, train, video
+from motionv2v import checkpoints, parameters, video
+from motionv2v.convert import export
 from motionv2v.data.latents import LatentSource
+from motionv2v.editing import files
+from motionv2v.training import loop, prepare_latents, tasks
 
 
 def rates(cfg, peak):
@@ -25,22 +28,22 @@ def stages(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     vae = rates(tiny_model.config("vae"), 5e-3)
     vae.train.steps, vae.train.probe_every = 30, 30
-    train.train(vae, root / "vae")
+    loop.train(vae, root / "vae")
 
     control = rates(tiny_model.config("control"), 1e-2)
     control.init_from = (str(root / "vae"),)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "SHARD", 4)
-        prepare.write_latents(control, root / "latents", 7, batch_size=4)
+        patch.setattr(prepare_latents, "SHARD", 4)
+        prepare_latents.write_latents(control, root / "latents", 7, batch_size=4)
 
     base = rates(tiny_model.config("base"), 1e-2)
     base.train.probe_every = 3
     base.init_from, base.data.latents = (str(root / "vae"),), str(root / "latents")
-    train.train(base, root / "base")
+    loop.train(base, root / "base")
 
     control.train.probe_every = 3
     control.init_from, control.data.latents = (str(root / "vae"), str(root / "base")), str(root / "latents")
-    train.train(control, root / "control")
+    loop.train(control, root / "control")
     return root
 
 
@@ -78,12 +81,12 @@ def test_latents_are_encoded_once(stages):
     cfg = checkpoints.read_config(stages / "control")
     stamps = {path: path.stat().st_mtime_ns for path in (stages / "latents").glob("*.npy")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "SHARD", 4)
-        prepare.write_latents(cfg, stages / "latents", 8)
+        patch.setattr(prepare_latents, "SHARD", 4)
+        prepare_latents.write_latents(cfg, stages / "latents", 8)
     assert stamps == {path: path.stat().st_mtime_ns for path in (stages / "latents").glob("*.npy")}
     cfg.method.sigma = 1.0
     with pytest.raises(ValueError, match=r"made with other settings \(method\)"):
-        prepare.write_latents(cfg, stages / "latents", 8)
+        prepare_latents.write_latents(cfg, stages / "latents", 8)
 
 
 def test_each_stage_starts_from_the_one_before_and_leaves_it_alone(stages):
@@ -114,7 +117,7 @@ def test_work_dir_edits_a_clip(stages, tmp_path):
     video.write(tmp_path / "clip.mp4", rng.integers(0, 256, (6, 24, 32, 3), dtype=np.uint8), fps=6)
     edit = {"queries": [[0, 10, 12], [2, 20, 12]], "operations": [{"op": "drag", "points": 0, "by": [4, 3]}]}
     (tmp_path / "edit.json").write_text(json.dumps(edit))
-    result = edit_run.run(
+    result = files.run(
         tmp_path / "clip.mp4", tmp_path / "edit.json", checkpoint=str(stages / "control"), out=tmp_path / "out"
     )
     edited = video.read(result.files["edited.mp4"])

@@ -10,8 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny_model
 
-from motionv2v import checkpoints
-from motionv2v import model as modeling
+from motionv2v import backbone, checkpoints
 from motionv2v.data import latents
 
 SAMPLES = 22  # no multiple of the batch, so that batches cross the ends of epochs
@@ -44,6 +43,6 @@ def write(folder):
     (folder / "latents").mkdir()
     latents.write_shard(folder / "latents", 0, videos | {"tokens": tokens, "null_tokens": np.full_like(tokens, 46)})
     cfg = get_config()
-    model = modeling.build(cfg)
-    shapes = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    model = backbone.build(cfg)
+    shapes = jax.eval_shape(lambda key: backbone.init_params(key, model), jax.random.key(0))
     checkpoints.save_model(folder / "model", cfg, tiny_model.random_params(shapes), dtype="float32")

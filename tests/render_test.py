@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v import edit_json, render
+from motionv2v import render
+from motionv2v.edits import document
 from motionv2v.tracks import Tracks
 
 SIZE = (24, 32)
@@ -188,10 +189,10 @@ def test_colors_of_more_points_go_on_after_those_of_fewer():
 
 @pytest.mark.slow
 def test_as_many_colors_as_an_edit_may_have_points():
-    colors = np.asarray(render.random_colors(jax.random.key(0), edit_json.MAX_POINTS))
-    assert len(np.unique(colors, axis=0)) == edit_json.MAX_POINTS
+    colors = np.asarray(render.random_colors(jax.random.key(0), document.MAX_POINTS))
+    assert len(np.unique(colors, axis=0)) == document.MAX_POINTS
     with pytest.raises(ValueError, match="4096"):
-        render.random_colors(jax.random.key(0), edit_json.MAX_POINTS + 1)
+        render.random_colors(jax.random.key(0), document.MAX_POINTS + 1)
 
 
 @pytest.mark.parametrize(

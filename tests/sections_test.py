@@ -7,12 +7,11 @@ import pytest
 import tiny_model
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, diffusion, methods, schema, sections
-from motionv2v import model as modeling
-from motionv2v.data.synthetic import SceneConfig
+from motionv2v import backbone, checkpoints, diffusion, methods, schema, sections
+from motionv2v.data.scenes.pairs import SceneConfig
 from motionv2v.models.dit import DiT
 from motionv2v.models.text import T5Encoder
-from motionv2v.models.vae import VAE
+from motionv2v.models.vae.autoencoder import VAE
 from motionv2v.schema import Field, choice, flag, number, several, whole
 
 
@@ -99,7 +98,7 @@ def test_every_argument_of_a_network_is_a_field_with_its_default():
         arguments -= {"num_frames", "size"} if name == "scene" else set()  # those of the clips
         assert set(table) - own.get(name, set()) == arguments
     assert set(sections.SECTIONS["schedule"]) == set(inspect.signature(diffusion.make_schedule).parameters)
-    assert modeling.build(ConfigDict({"vae": {}})).vae == VAE()
+    assert backbone.build(ConfigDict({"vae": {}})).vae == VAE()
     for name, table in sections.SECTIONS.items():
         for field, entry in table.items():
             if entry.default is not schema.REQUIRED:

@@ -14,8 +14,10 @@ import jax
 import numpy as np
 import tiny_model
 
-from motionv2v import collectives, edit_run, editing, parameters, sampling, sharding, tasks, train
-from motionv2v import model as modeling
+from motionv2v import backbone, editing, parameters, sampling
+from motionv2v.devices import sharding, traffic
+from motionv2v.editing import files
+from motionv2v.training import loop, tasks
 
 MESHES = {
     "data 8": {"data": 8},
@@ -46,7 +48,7 @@ class Task(tasks.DenoiserTask):
 
     def init(self, key):
         """Draw the parameters."""
-        return tiny_model.random_params(jax.eval_shape(lambda k: modeling.init_params(k, self.model), key))
+        return tiny_model.random_params(jax.eval_shape(lambda k: backbone.init_params(k, self.model), key))
 
     def draw(self, index):
         """Draw one sample."""
@@ -66,7 +68,7 @@ class Task(tasks.DenoiserTask):
 def run(workdir, steps, **mesh):
     """Train up to `steps` in a work dir."""
     cfg = config(steps, **mesh)
-    return train.train(cfg, workdir, Task(cfg))
+    return loop.train(cfg, workdir, Task(cfg))
 
 
 def results(mesh):
@@ -108,14 +110,14 @@ def edit(mesh):
 def autoencoder_traffic(mesh):
     """Compile encoder and decoder for clips divided in space: {name: kinds of collectives}."""
     cfg = tiny_model.config("vae", size=(64, 64))
-    model = modeling.build(cfg)
-    params = jax.eval_shape(lambda key: modeling.init_params(key, model), jax.random.key(0))
+    model = backbone.build(cfg)
+    params = jax.eval_shape(lambda key: backbone.init_params(key, model), jax.random.key(0))
     kinds = {}
     with sharding.use(mesh):
-        for function, shape in ((modeling.decode, (2, 2, 8, 8, 16)), (modeling.encode, (2, 5, 64, 64, 3))):
+        for function, shape in ((backbone.decode, (2, 2, 8, 8, 16)), (backbone.encode, (2, 5, 64, 64, 3))):
             x = jax.ShapeDtypeStruct(shape, np.float32)
             program = jax.jit(partial(function, model)).lower(params, x).compile()
-            kinds[function.__name__] = sorted(collectives.traffic(program.as_text()))
+            kinds[function.__name__] = sorted(traffic.traffic(program.as_text()))
     return kinds
 
 
@@ -131,8 +133,8 @@ def main(folder):
         scale = {key: float(np.abs(value).max()) for key, value in expected.items()}
         found[name] = {key: float(np.abs(got[key] - expected[key]).max()) / scale[key] for key in expected}
     found["edit"] = float(np.abs(edit(None) - edit(sharding.make_mesh({"data": 2, "context": 4}))).max())
-    found["shared edits"] = {n: dict(edit_run.device_mesh(folder / "run", n).shape) for n in (2, 8)}
-    found["shared edits"] |= {"all": dict(edit_run.device_mesh(folder / "run", -1).shape)}
+    found["shared edits"] = {n: dict(files.device_mesh(folder / "run", n).shape) for n in (2, 8)}
+    found["shared edits"] |= {"all": dict(files.device_mesh(folder / "run", -1).shape)}
     found["autoencoder"] = autoencoder_traffic(sharding.make_mesh({"data": 2, "context": 4}))
     (folder / "differences.json").write_text(json.dumps(found), encoding="utf-8")
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from motionv2v import diffusion, methods
-from motionv2v.models import layers
+from motionv2v.models import patches
 from motionv2v.models.dit import Control
 from motionv2v.schema import Field, number, whole
 
@@ -36,7 +36,7 @@ class Conditioner(nn.Module):
         """Return tokens and motion embeddings."""
         both = jnp.concatenate([conditions["videos"]["source_video"], conditions["maps"]["marks"]], -1)
         motion = self.param("motion_qk", nn.initializers.zeros, (self.depth, both.shape[1], self.width))
-        tokens = nn.Dense(self.width, name="patch_embed")(layers.patchify(both, self.patch_size))
+        tokens = nn.Dense(self.width, name="patch_embed")(patches.patchify(both, self.patch_size))
         return Control(tokens=tokens, motion={"qk": motion})
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from motionv2v.models.tapnext import parameter_shapes
+from motionv2v.models.tapnext.network import parameter_shapes
 
 SIZES = dict(
     image_size=32,

@@ -8,8 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v import tracks as tracks_lib
-from motionv2v.tracks import Tracks
+from motionv2v.tracks import (
+    Tracks,
+    array_namespace,
+    concatenate,
+    crop,
+    from_arrays,
+    hide_outside,
+    load,
+    resize,
+    retime,
+    save,
+    select,
+    take_frames,
+    validate,
+    warp,
+)
 
 
 def random_tracks(num_points=3, num_frames=5, seed=0):
@@ -25,10 +39,10 @@ def random_homographies(num_frames=5, seed=1):
 
 
 def test_array_namespace_follows_its_arguments():
-    assert tracks_lib.array_namespace(np.zeros(2), [1, 2], 3.0) is np
-    assert tracks_lib.array_namespace(np.zeros(2), jnp.zeros(2)) is jnp
+    assert array_namespace(np.zeros(2), [1, 2], 3.0) is np
+    assert array_namespace(np.zeros(2), jnp.zeros(2)) is jnp
     traced = []
-    jax.jit(lambda x: traced.append(tracks_lib.array_namespace(x)) or x)(jnp.zeros(2))
+    jax.jit(lambda x: traced.append(array_namespace(x)) or x)(jnp.zeros(2))
     assert traced == [jnp]
 
 
@@ -40,7 +54,7 @@ def test_workers_do_not_import_jax():
 
 def test_warp_matches_loop():
     tracks, homographies = random_tracks(), random_homographies()
-    warped = tracks_lib.warp(tracks, homographies)
+    warped = warp(tracks, homographies)
     for n in range(3):
         for t in range(5):
             x, y, w = homographies[t] @ [*tracks.xy[n, t], 1.0]
@@ -52,31 +66,31 @@ def test_warp_matches_loop():
 
 def test_warp_and_back_is_identity():
     tracks, homographies = random_tracks(), random_homographies()
-    back = tracks_lib.warp(tracks_lib.warp(tracks, homographies), np.linalg.inv(homographies))
+    back = warp(warp(tracks, homographies), np.linalg.inv(homographies))
     np.testing.assert_allclose(back.xy, tracks.xy, atol=1e-4)  # float32 in between, scales up to 1.5
 
 
 def test_warp_on_the_horizon_stays_finite():
     horizon = np.broadcast_to(np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0.0]]), (5, 3, 3))
-    assert np.isfinite(tracks_lib.warp(random_tracks(), horizon).xy).all()
+    assert np.isfinite(warp(random_tracks(), horizon).xy).all()
 
 
 def test_resize_keeps_corners_and_pixel_centres():
     corners = Tracks(np.array([[[0, 0]], [[40, 20]], [[0.5, 0.5]]], np.float32), np.ones((3, 1), bool))
-    grown = tracks_lib.resize(corners, (20, 40), (80, 120))
+    grown = resize(corners, (20, 40), (80, 120))
     np.testing.assert_allclose(grown.xy[:, 0], [[0, 0], [120, 80], [1.5, 2.0]])
-    np.testing.assert_allclose(tracks_lib.resize(grown, (80, 120), (20, 40)).xy, corners.xy, rtol=1e-6)
+    np.testing.assert_allclose(resize(grown, (80, 120), (20, 40)).xy, corners.xy, rtol=1e-6)
 
 
 def test_crop_moves_the_origin():
     tracks = random_tracks()
-    np.testing.assert_allclose(tracks_lib.crop(tracks, top=3, left=7).xy, tracks.xy - [7, 3], rtol=1e-6)
+    np.testing.assert_allclose(crop(tracks, top=3, left=7).xy, tracks.xy - [7, 3], rtol=1e-6)
 
 
 def test_retime_matches_loop():
     tracks = random_tracks()
     times = np.array([-1.0, 0.0, 0.25, 1.5, 2.5, 3.75, 4.0, 9.0])
-    played = tracks_lib.retime(tracks, times)
+    played = retime(tracks, times)
     for s, time in enumerate(np.clip(times, 0, 4)):
         before, after = int(np.floor(time)), int(np.ceil(time))
         expected = tracks.xy[:, before] + (time - before) * (tracks.xy[:, after] - tracks.xy[:, before])
@@ -89,8 +103,8 @@ def test_jax_gives_what_numpy_gives():
     on_device = Tracks(jnp.asarray(tracks.xy), jnp.asarray(tracks.visible))
 
     def everything(tracks):
-        moved = tracks_lib.crop(tracks_lib.warp(tracks, homographies.astype(np.float32)), 1, 2)
-        return tracks_lib.retime(tracks_lib.resize(moved, (8, 8), (16, 4)), times)
+        moved = crop(warp(tracks, homographies.astype(np.float32)), 1, 2)
+        return retime(resize(moved, (8, 8), (16, 4)), times)
 
     got, expected = jax.jit(everything)(on_device), everything(tracks)
     np.testing.assert_allclose(got.xy, expected.xy, rtol=1e-5, atol=1e-4)  # float32 in another order
@@ -100,37 +114,37 @@ def test_jax_gives_what_numpy_gives():
 def test_batches_are_mapped_one_by_one():
     parts = [random_tracks(seed=seed) for seed in range(2)]
     batch = Tracks(np.stack([p.xy for p in parts]), np.stack([p.visible for p in parts]))
-    got = tracks_lib.retime(tracks_lib.warp(batch, random_homographies()), np.arange(4) + 0.5)
+    got = retime(warp(batch, random_homographies()), np.arange(4) + 0.5)
     for b, part in enumerate(parts):
-        expected = tracks_lib.retime(tracks_lib.warp(part, random_homographies()), np.arange(4) + 0.5)
+        expected = retime(warp(part, random_homographies()), np.arange(4) + 0.5)
         np.testing.assert_array_equal(got.xy[b], expected.xy)
         np.testing.assert_array_equal(got.visible[b], expected.visible)
 
 
 def test_select_and_concatenate_round_trip():
     tracks = random_tracks(4)
-    joined = tracks_lib.concatenate([tracks_lib.select(tracks, [2, 0]), tracks_lib.select(tracks, [1, 3])])
-    back = tracks_lib.select(joined, np.argsort([2, 0, 1, 3]))
+    joined = concatenate([select(tracks, [2, 0]), select(tracks, [1, 3])])
+    back = select(joined, np.argsort([2, 0, 1, 3]))
     np.testing.assert_array_equal(back.xy, tracks.xy)
     np.testing.assert_array_equal(back.visible, tracks.visible)
     with pytest.raises(ValueError, match=r"no point 4: the tracks have points 0\.\.3"):
-        tracks_lib.select(tracks, [1, 4])
+        select(tracks, [1, 4])
     with pytest.raises(ValueError, match=r"same number of frames, got \[5, 6\]"):
-        tracks_lib.concatenate([tracks, random_tracks(num_frames=6)])
+        concatenate([tracks, random_tracks(num_frames=6)])
     with pytest.raises(ValueError, match="empty"):
-        tracks_lib.concatenate([])
+        concatenate([])
 
 
 def test_take_frames_and_hide_outside():
     tracks = Tracks(np.array([[[0, 0], [9.9, 4.9], [10, 2], [-0.1, 2]]], np.float32), np.ones((1, 4), bool))
-    assert tracks_lib.hide_outside(tracks, (5, 10)).visible.tolist() == [[True, True, False, False]]
-    np.testing.assert_array_equal(tracks_lib.take_frames(tracks, np.array([3, 0])).xy, tracks.xy[:, [3, 0]])
+    assert hide_outside(tracks, (5, 10)).visible.tolist() == [[True, True, False, False]]
+    np.testing.assert_array_equal(take_frames(tracks, np.array([3, 0])).xy, tracks.xy[:, [3, 0]])
 
 
 def test_save_load_round_trip(tmp_path):
     tracks = random_tracks()
-    tracks_lib.save(tmp_path / "points", tracks)
-    loaded = tracks_lib.load(tmp_path / "points.npz")
+    save(tmp_path / "points", tracks)
+    loaded = load(tmp_path / "points.npz")
     np.testing.assert_array_equal(loaded.xy, tracks.xy)
     np.testing.assert_array_equal(loaded.visible, tracks.visible)
 
@@ -142,11 +156,11 @@ def test_load_explains_bad_files(tmp_path):
     np.save(tmp_path / "array.npy", np.zeros(3))
     for name in ("text.npz", "cut.npz", "array.npy"):
         with pytest.raises(ValueError, match=r"not a readable \.npz file of tracks"):
-            tracks_lib.load(tmp_path / name)
+            load(tmp_path / name)
     with pytest.raises(ValueError, match="holds the arrays"):
-        tracks_lib.load(tmp_path / "other.npz")
+        load(tmp_path / "other.npz")
     with pytest.raises(FileNotFoundError):
-        tracks_lib.load(tmp_path / "missing.npz")
+        load(tmp_path / "missing.npz")
 
 
 @pytest.mark.parametrize(
@@ -161,14 +175,14 @@ def test_load_explains_bad_files(tmp_path):
 )
 def test_validate_names_what_is_wrong(xy, visible, message):
     with pytest.raises(ValueError, match=message):
-        tracks_lib.validate(Tracks(xy, visible))
+        validate(Tracks(xy, visible))
 
 
 def test_from_arrays_fills_in_visibility_and_checks_counts():
-    tracks = tracks_lib.from_arrays([[[1, 2], [3, 4]]])
+    tracks = from_arrays([[[1, 2], [3, 4]]])
     assert tracks.xy.dtype == np.float32
     assert tracks.visible.tolist() == [[True, True]]
     with pytest.raises(ValueError, match="have 2 frames, but the clip has 3"):
-        tracks_lib.validate(tracks, num_frames=3)
+        validate(tracks, num_frames=3)
     with pytest.raises(ValueError, match="have 1 points, but 4"):
-        tracks_lib.validate(tracks, num_points=4)
+        validate(tracks, num_points=4)

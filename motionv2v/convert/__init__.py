@@ -4,27 +4,28 @@
     convert.to_diffusers(module, params, "out/transformer")                 loads with from_pretrained
     pipeline = convert.pipeline_from_diffusers("CogVideoX-5b")              networks, tokenizer, scheduler
     convert.pipeline_to_diffusers(pipeline, "out")
-    convert.folders.convert("CogVideoX-5b", "cogvideox_5b")                 disk to disk, what launch/convert.py does
+    convert.stream.convert("CogVideoX-5b", "cogvideox_5b")                 disk to disk, what launch/convert.py does
 
 `rules` says how one layout becomes the other; `autoencoder`, `text_encoder`, `transformer` and `scheduler` hold what is
-peculiar to each; `files` reads, `writing` writes; `parts` and `pipeline` put it together.
+peculiar to each; `tensors` reads, `writing` writes; `networks` and `pipeline` put
+it together.
 
 What a method's own code adds to CogVideoX, its control branch and conditioner, stands in the method's file as
 `models.layouts.Layout`: MotionV2V's and Diffusion-as-Shader's in `methods/motionv2v.py`. What carries nothing in such a
 checkpoint is left out with a notice. Files of a variant (`*.fp16.safetensors`) are read where there are no others.
 """
 
-from motionv2v.convert import folders
-from motionv2v.convert.files import ConvertError
-from motionv2v.convert.parts import from_diffusers, to_diffusers
+from motionv2v.convert import stream
+from motionv2v.convert.networks import from_diffusers, to_diffusers
 from motionv2v.convert.pipeline import Pipeline, pipeline_from_diffusers, pipeline_to_diffusers
+from motionv2v.convert.tensors import ConvertError
 
 __all__ = [
     "ConvertError",
     "Pipeline",
-    "folders",
     "from_diffusers",
     "pipeline_from_diffusers",
     "pipeline_to_diffusers",
+    "stream",
     "to_diffusers",
 ]

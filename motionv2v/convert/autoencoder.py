@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from motionv2v.convert import fields
-from motionv2v.convert.files import ConvertError
 from motionv2v.convert.rules import SAME, Rule, conv, norm, point_conv
-from motionv2v.models.vae import VAE
+from motionv2v.convert.tensors import ConvertError
+from motionv2v.models.vae.autoencoder import VAE
 
 CLASS = "AutoencoderKLCogVideoX"
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from motionv2v.convert.files import ConvertError
+from motionv2v.convert.tensors import ConvertError
 
 
 def read(

@@ -4,9 +4,9 @@
     scheduler/scheduler_config.json          noise schedule and solver, see `scheduler`
     tokenizer/                               see `spiece`
 
-A pipeline becomes a config with the sections of `configs/*.py`, so that `model.build(pipeline.config)` makes the
-modules and `model.embed_text`, `denoise` and `decode` take `pipeline.params`. What the config has no place for is kept
-as it was (`Pipeline.kept`) and written back.
+A pipeline becomes a config with the sections of `configs/*.py`, so that `backbone.build(pipeline.config)` makes the
+modules and `backbone.embed_text`, `denoise` and `decode` take `pipeline.params`. What the config has no place for is
+kept as it was (`Pipeline.kept`) and written back.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from motionv2v import diffusion, methods, parameters
-from motionv2v.convert import autoencoder, files, parts, scheduler, spiece, writing
-from motionv2v.convert.files import ConvertError
-from motionv2v.convert.parts import PARTS, Part, Source
+from motionv2v.convert import autoencoder, networks, scheduler, spiece, tensors, writing
+from motionv2v.convert.networks import PARTS, Part, Source
 from motionv2v.convert.scheduler import Sampler
+from motionv2v.convert.tensors import ConvertError
 from motionv2v.convert.writing import OutputFolder
+from motionv2v.data.tokenizer import ByteTokenizer, Tokenizer
 from motionv2v.models.denoiser import Denoiser
-from motionv2v.tokenizer import ByteTokenizer, Tokenizer
 from motionv2v.typing import PyTree
 
 INDEX, SCHEDULER, TOKENIZER = "model_index.json", "scheduler/scheduler_config.json", "tokenizer"
@@ -43,7 +43,7 @@ class Pipeline(NamedTuple):
     """A text-to-video or image-to-video model.
 
     Attributes:
-        config: sections as in `configs/*.py`; `model.build(config)` makes the modules.
+        config: sections as in `configs/*.py`; `backbone.build(config)` makes the modules.
         modules: {"vae": VAE, "text": T5Encoder, "dit": DiT, or Denoiser with a method's conditioner}.
         params: {"vae", "text", "dit"} and, with a conditioner, "conditioner".
         tokenizer: of the captions. sampler: arguments of the noise schedule, and the solver.
@@ -66,7 +66,7 @@ class Pipeline(NamedTuple):
 
 
 def pipeline_from_diffusers(
-    folder: str | os.PathLike, dtype: str | None = None, notify: parts.Notify = warnings.warn
+    folder: str | os.PathLike, dtype: str | None = None, notify: networks.Notify = warnings.warn
 ) -> Pipeline:
     """Load a pipeline that diffusers saved.
 
@@ -79,7 +79,7 @@ def pipeline_from_diffusers(
     pipeline, sources = outline(folder, notify)
     params: dict[str, Any] = {}
     for source in sources:
-        tree = parts.load(source, dtype)
+        tree = networks.load(source, dtype)
         params |= tree if isinstance(source.module, Denoiser) else {source.part.key: tree}
     return pipeline._replace(params=params)
 
@@ -101,32 +101,32 @@ def pipeline_to_diffusers(
         ConvertError: as `to_diffusers` does.
     """
     flat = parameters.flatten(pipeline.params)
-    read, given = parts.memory_reader(flat)
+    read, given = networks.memory_reader(flat)
     plans = plan_parts(pipeline.modules, read, given, dtype)
     with OutputFolder(folder) as out:
         write_pipeline(out, pipeline, plans, shard_size)
     return out.folder
 
 
-def outline(folder: str | os.PathLike, notify: parts.Notify = warnings.warn) -> tuple[Pipeline, list[Source]]:
+def outline(folder: str | os.PathLike, notify: networks.Notify = warnings.warn) -> tuple[Pipeline, list[Source]]:
     """Read everything of a pipeline's folder but the weights; the sources are checked and ready to be read."""
     folder = Path(folder)
-    index = files.read_json(folder / INDEX)
+    index = tensors.read_json(folder / INDEX)
     _check_index(index, folder)
     kept = {name: (folder / name).read_bytes() for name in (INDEX, SCHEDULER) if (folder / name).is_file()}
-    sampler = scheduler.from_config(files.read_json(folder / SCHEDULER))
-    sources = [parts.open_source(folder / part.subfolder, notify) for part in PARTS]
+    sampler = scheduler.from_config(tensors.read_json(folder / SCHEDULER))
+    sources = [networks.open_source(folder / part.subfolder, notify) for part in PARTS]
     for source, part in zip(sources, PARTS, strict=True):
         if source.part is not part:
             raise ConvertError(
                 f"{folder / part.subfolder} holds a {source.part.classes[0]}, expected {part.classes[0]}"
             )
-        name = f"{part.subfolder}/{parts.CONFIG}"
+        name = f"{part.subfolder}/{networks.CONFIG}"
         kept[name] = (folder / name).read_bytes()
     modules = {source.part.key: source.module for source in sources}
     content = {p.name: p.read_bytes() for p in sorted((folder / TOKENIZER).glob("*")) if p.is_file()}
     kept |= {f"{TOKENIZER}/{name}": value for name, value in content.items()}
-    length = parts.dit_of(modules["dit"]).text_length
+    length = networks.dit_of(modules["dit"]).text_length
     tokenizer = spiece.read(index[TOKENIZER][1], content, length, str(folder / TOKENIZER))
     if tokenizer.vocab_size > modules["text"].vocab_size:
         raise ConvertError(
@@ -164,14 +164,14 @@ def make_config(
     name: str, modules: Mapping[str, nn.Module], tokenizer: Tokenizer, sampler: Sampler, compute: str
 ) -> ConfigDict:
     """Describe a pipeline as a config with the sections of `configs/*.py`; `compute` is the modules' dtype."""
-    model, dit = modules["dit"], parts.dit_of(modules["dit"])
+    model, dit = modules["dit"], networks.dit_of(modules["dit"])
     has_conditioner = isinstance(model, Denoiser)
     config = ConfigDict({"name": name, "init_from": ()})
     for key, module in (("vae", modules["vae"]), ("text", modules["text"]), ("dit", dit)):
         config[key] = ConfigDict({**section(module), "dtype": compute})
     config.text.tokenizer = "bytes" if isinstance(tokenizer, ByteTokenizer) else "sentencepiece"
     if has_conditioner:
-        config.method = ConfigDict(parts.method_config(model))
+        config.method = ConfigDict(networks.method_config(model))
     config.schedule = ConfigDict(sampler.schedule)
     vae, (frames, height, width) = modules["vae"], dit.sample_size
     side = vae.spatial_compression
@@ -190,7 +190,7 @@ def section(module: nn.Module) -> dict[str, Any]:
 
 
 def plan_parts(
-    modules: Mapping[str, nn.Module], read: parts.Read, given: Mapping[str, Any], dtype: str
+    modules: Mapping[str, nn.Module], read: networks.Read, given: Mapping[str, Any], dtype: str
 ) -> dict[str, list[writing.Planned]]:
     """Plan the networks' tensors, {key: tensors}; `read` and `given` are of the whole tree, see `parts.plan_theirs`."""
     plans = {}
@@ -201,8 +201,8 @@ def plan_parts(
         prefixes = ("dit/", "conditioner/") if isinstance(module, Denoiser) else (f"{part.key}/",)
         cut = 0 if isinstance(module, Denoiser) else len(prefixes[0])
         own = {path[cut:]: leaf for path, leaf in given.items() if path.startswith(prefixes)}
-        reader = parts.with_prefix(read, "" if not cut else prefixes[0])
-        plans[part.key] = parts.plan_theirs(part, module, reader, own, dtype)
+        reader = networks.with_prefix(read, "" if not cut else prefixes[0])
+        plans[part.key] = networks.plan_theirs(part, module, reader, own, dtype)
     return plans
 
 
@@ -212,10 +212,10 @@ def write_pipeline(
     """Write all files of a pipeline's folder."""
     named = {}
     for part in PARTS:
-        kept = _kept_json(pipeline, f"{part.subfolder}/{parts.CONFIG}")
+        kept = _kept_json(pipeline, f"{part.subfolder}/{networks.CONFIG}")
         config = part_config(part, pipeline.modules[part.key], kept)
         named[part.subfolder] = [part.library, config.get("_class_name", part.classes[0])]
-        parts.write_part(out, part.subfolder, part, config, plans[part.key], shard_size)
+        networks.write_part(out, part.subfolder, part, config, plans[part.key], shard_size)
     kept = _kept_json(pipeline, SCHEDULER)
     if not kept or scheduler.from_config(kept) != pipeline.sampler:
         kept |= scheduler.to_config(pipeline.sampler)
@@ -246,7 +246,7 @@ def _tokenizer_files(pipeline: Pipeline, index: Mapping[str, Any]) -> tuple[str,
 
 def _class_to_write(name: str, pipeline: Pipeline) -> str:
     """Return the class that was read, or one that goes with what the pipeline is now."""
-    dit, plain = parts.dit_of(pipeline.modules["dit"]), _plain_class(name)
+    dit, plain = networks.dit_of(pipeline.modules["dit"]), _plain_class(name)
     suffix = name.removeprefix(plain) if dit.control_depth else ""
     takes_image = plain == CLASSES[1]
     return (plain if takes_image == (dit.in_channels != dit.out_channels) else _pipeline_class(pipeline)) + suffix
@@ -254,19 +254,19 @@ def _class_to_write(name: str, pipeline: Pipeline) -> str:
 
 def _pipeline_class(pipeline: Pipeline) -> str:
     """Return the class for a pipeline of ours: with an image's latents beside the noise it is image-to-video."""
-    dit = parts.dit_of(pipeline.modules["dit"])
+    dit = networks.dit_of(pipeline.modules["dit"])
     return CLASSES[0] if dit.in_channels == dit.out_channels else CLASSES[1]
 
 
 def part_config(part: Part, module: nn.Module, kept: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config.json to write: the one that was read if it still describes the module, else a new one."""
-    config = parts.to_config(part, module)
+    config = networks.to_config(part, module)
     if kept:
-        before = parts.build(part, kept, files.Tensors({}, part.subfolder))
-        if section(before) == section(parts.dit_of(module)):
+        before = networks.build(part, kept, tensors.Tensors({}, part.subfolder))
+        if section(before) == section(networks.dit_of(module)):
             return dict(kept)
         # Of the old one stays what says nothing about the module.
-        kept = {name: value for name, value in kept.items() if name not in parts.to_config(part, before)}
+        kept = {name: value for name, value in kept.items() if name not in networks.to_config(part, before)}
     return {**kept, **config}
 
 

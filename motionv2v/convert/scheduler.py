@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from motionv2v import diffusion
 from motionv2v.convert import fields
-from motionv2v.convert.files import ConvertError
+from motionv2v.convert.tensors import ConvertError
 
 SOLVERS = {"CogVideoXDDIMScheduler": "ddim", "CogVideoXDPMScheduler": "dpmpp_2m_sde"}
 """diffusers' class -> our solver (`sampling.SOLVERS`)."""

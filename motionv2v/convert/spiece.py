@@ -9,8 +9,8 @@ import json
 import struct
 from collections.abc import Mapping
 
-from motionv2v.convert.files import ConvertError
-from motionv2v.tokenizer import SPIECE, ByteTokenizer, SentencePieceTokenizer, Tokenizer
+from motionv2v.convert.tensors import ConvertError
+from motionv2v.data.tokenizer import SPIECE, ByteTokenizer, SentencePieceTokenizer, Tokenizer
 
 JSON = "tokenizer.json"
 CLASSES = {"T5Tokenizer": "sentencepiece", "T5TokenizerFast": "sentencepiece", "ByT5Tokenizer": "bytes"}

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from motionv2v.convert import fields
-from motionv2v.convert.files import ConvertError, Tensors
 from motionv2v.convert.rules import SAME, TRANSPOSE, Rule
+from motionv2v.convert.tensors import ConvertError, Tensors
 from motionv2v.models.text import T5Encoder
 
 CLASS = "T5EncoderModel"

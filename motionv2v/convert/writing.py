@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from motionv2v import files
-from motionv2v.convert.files import STORED, ConvertError, copy_into, listing, read_json, some
+from motionv2v.convert.tensors import STORED, ConvertError, copy_into, listing, read_json, some
 
 CHECKSUMS, PROGRESS = "checksums.json", "progress.json"
 SHARD_SIZE = 5_000_000_000

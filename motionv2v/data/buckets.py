@@ -13,9 +13,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from motionv2v import tracks as tracks_lib
 from motionv2v.data import counterfactual, transforms
-from motionv2v.tracks import Tracks
+from motionv2v.tracks import Tracks, hide_outside
 
 Bucket = tuple[int, int, int]
 """Frames T, height H and width W of the clips of a batch."""
@@ -72,7 +71,7 @@ class Fit(grain.transforms.RandomMap):
         for side in ("source", "target"):
             tracks = Tracks(element[f"{side}_xy"][:, window], element[f"{side}_visible"][:, window])
             clip = transforms.cover_crop(transforms.TrackedClip(element[side][window], tracks), tuple(size))
-            clips[side] = clip._replace(tracks=tracks_lib.hide_outside(clip.tracks, tuple(size)))
+            clips[side] = clip._replace(tracks=hide_outside(clip.tracks, tuple(size)))
         points = self._draw_points(rng, *(clip.tracks.visible for clip in clips.values()))
         result = dict(element)
         for side, clip in clips.items():

@@ -2,7 +2,7 @@
 
 Field (`FIELDS`): shape, numpy type, meaning. N points, T frames, the same for all records of a data set.
 
-    source, target                   ()       bytes    the two clips, T frames of H x W, H.264 (`video_bytes`)
+    source, target                   ()       bytes    the two clips, T frames of H x W, H.264 (`stored_clip`)
     source_xy, target_xy             [N T 2]  float32  tracks in pixels of the clips, (0, 0) the top-left pixel's corner
     source_visible, target_visible   [N T]    bool     which of them can be seen; row n is one point in both clips
     edited                           [N]      bool     whether the point's motion differs between the two
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motionv2v import video_bytes
-from motionv2v.data.recipes import PairSample
+from motionv2v.data.videos import stored_clip
+from motionv2v.data.videos.recipes import PairSample
 from motionv2v.video import VideoError
 
 VERSION = "1.0.0"
@@ -51,11 +51,11 @@ FIELDS: dict[str, Field] = {
 }
 
 SAMPLE = tuple(name for name in FIELDS if name not in ("source_frames", "target_frames", "video", "fps"))
-"""The fields of a training sample: those of `data.synthetic.SyntheticSource`."""
+"""The fields of a training sample: those of `data.scenes.pairs.SyntheticSource`."""
 
 
 def encode(
-    pair: PairSample, *, video: str, fps: float | int, first_frame: int = 0, crf: int = video_bytes.CRF
+    pair: PairSample, *, video: str, fps: float | int, first_frame: int = 0, crf: int = stored_clip.CRF
 ) -> dict[str, Any]:
     """Turn a pair into a record, see the module.
 
@@ -63,15 +63,15 @@ def encode(
         pair: source and target uint8 [T H W 3], their tracks [N T], what they were made of.
         video: name of the video. fps: its frames a second.
         first_frame: the frame of the video at which the clip starts that `pair.source_frames` count from.
-        crf: quality of the stored clips, see `video_bytes.encode`.
+        crf: quality of the stored clips, see `stored_clip.encode`.
 
     Raises:
         VideoError: for clips that cannot be stored (odd sizes).
     """
     shift = {name: np.asarray(getattr(pair, name)) for name in ("source_frames", "target_frames")}
     values = {
-        "source": video_bytes.encode(pair.source, crf),
-        "target": video_bytes.encode(pair.target, crf),
+        "source": stored_clip.encode(pair.source, crf),
+        "target": stored_clip.encode(pair.target, crf),
         "source_xy": pair.source_tracks.xy,
         "target_xy": pair.target_tracks.xy,
         "source_visible": pair.source_tracks.visible,
@@ -94,7 +94,7 @@ def decode(record: dict[str, Any]) -> dict[str, Any]:
     """
     sample = {name: record[name] for name in SAMPLE}
     for name in ("source", "target"):
-        sample[name] = video_bytes.decode(_as_bytes(record[name]))
+        sample[name] = stored_clip.decode(_as_bytes(record[name]))
         expected = record[f"{name}_xy"].shape[1]
         if len(sample[name]) != expected:
             raise VideoError(f"a stored {name} has {len(sample[name])} frames, its tracks have {expected}")

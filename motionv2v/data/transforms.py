@@ -10,8 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from motionv2v import tracks as tracks_lib
-from motionv2v.tracks import Tracks
+from motionv2v.tracks import Tracks, crop, resize, warp
+from motionv2v.tracks import take_frames as take_track_frames
 from motionv2v.typing import Bool, Float, Int, UInt8
 
 SPEEDS = ("regular", "half", "half_middle", "half_second_half", "two_thirds", "two_thirds_middle", "two_thirds_later")
@@ -52,7 +52,7 @@ def sliding_crop(clip: TrackedClip, homographies: Float[np.ndarray, "T 3 3"]) ->
 
     Points that the crop leaves out keep their visibility and lie outside the frame, as in the paper's released code.
     """
-    return TrackedClip(warp_video(clip.frames, homographies), tracks_lib.warp(clip.tracks, homographies))
+    return TrackedClip(warp_video(clip.frames, homographies), warp(clip.tracks, homographies))
 
 
 def cover_crop(clip: TrackedClip, size: tuple[int, int]) -> TrackedClip:
@@ -76,8 +76,8 @@ def cover_crop(clip: TrackedClip, size: tuple[int, int]) -> TrackedClip:
             for frame in clip.frames
         ]
     )
-    tracks = tracks_lib.resize(clip.tracks, (old_height, old_width), new)
-    return TrackedClip(frames, tracks_lib.crop(tracks, top, left))
+    tracks = resize(clip.tracks, (old_height, old_width), new)
+    return TrackedClip(frames, crop(tracks, top, left))
 
 
 def take_frames(clip: TrackedClip, indices: Int[np.ndarray, "S"]) -> TrackedClip:
@@ -86,7 +86,7 @@ def take_frames(clip: TrackedClip, indices: Int[np.ndarray, "S"]) -> TrackedClip
     outside = indices[(indices < 0) | (indices >= num_frames)]
     if outside.size:
         raise ValueError(f"there is no frame {outside[0]}: the clip has frames 0..{num_frames - 1}")
-    return TrackedClip(clip.frames[indices], tracks_lib.take_frames(clip.tracks, indices))
+    return TrackedClip(clip.frames[indices], take_track_frames(clip.tracks, indices))
 
 
 def resample_indices(num_in: int, num_out: int) -> Int[np.ndarray, "S"]:

@@ -25,7 +25,7 @@ import numpy as np
 from motionv2v import figures, metrics
 from motionv2v.methods import Method, fields, start_from_base
 from motionv2v.models.dit import Control, DiT
-from motionv2v.models.vae import latent_shape
+from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.schema import Field, number
 from motionv2v.typing import AnyArray, Key, PyTree, UInt8
 

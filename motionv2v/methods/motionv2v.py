@@ -15,9 +15,9 @@ import numpy as np
 
 from motionv2v import render
 from motionv2v.methods import Method, start_from_base
-from motionv2v.models import layers
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.layouts import Layout, Shapes, Trim
+from motionv2v.models.patches import patchify
 from motionv2v.schema import Field, choice, flag, number
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Key, PyTree
@@ -85,7 +85,7 @@ class Conditioner(nn.Module):
             ValueError: if a stream is missing, naming those that are there.
         """
         latents = jnp.concatenate(self._streams(conditions["videos"]), -1).astype(self.dtype)
-        patches = layers.patchify(latents, self.patch_size)
+        patches = patchify(latents, self.patch_size)
         return Control(tokens=nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(patches))
 
     def _streams(self, videos: dict[str, Float[AnyArray, "B t h w z"]]) -> list[Float[AnyArray, "B t h w z"]]:

@@ -37,8 +37,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from motionv2v.models import layers, lora
-from motionv2v.models import positions as places
+from motionv2v.models import layers, lora, patches, positions
 from motionv2v.models.activations import constrain
 from motionv2v.typing import AnyArray, Float, Num, PyTree
 
@@ -181,7 +180,7 @@ class DiT(nn.Module):
         time = self._embed_time(timestep, ofs) if said is None else None
         rope = None
         if self.positions != "sincos":
-            rope = places.rope(grid, self.head_dim, text.shape[1], self.patch, self.sample_size)
+            rope = positions.rope(grid, self.head_dim, text.shape[1], self.patch, self.sample_size)
         video, text, tokens = self._embed(xt, text, control, grid)
 
         video = self._run_blocks(video, text, time, said, rope, grid, tokens, control.motion)
@@ -197,7 +196,7 @@ class DiT(nn.Module):
         kernel_init = nn.initializers.zeros if self.zero_init_modulation else nn.initializers.lecun_normal()
         features = self.out_channels * math.prod(self.patch)
         video = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="out")(video)
-        return constrain(layers.unpatchify(video, grid, self.patch_size, self.patch[0]), "latents")
+        return constrain(patches.unpatchify(video, grid, self.patch_size, self.patch[0]), "latents")
 
     def _embed_time(self, timestep, ofs):
         time = self._embed_number("time", timestep, self.width, self.time_embed_dim)
@@ -214,15 +213,15 @@ class DiT(nn.Module):
     def _embed(self, xt, text, control, grid):
         """Turn latents, text and `Control.latents` into tokens, and add the positions that are not rotations."""
         embed = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")
-        video = constrain(embed(layers.patchify(xt, self.patch_size, self.patch[0])), "tokens")
+        video = constrain(embed(patches.patchify(xt, self.patch_size, self.patch[0])), "tokens")
         text = constrain(nn.Dense(self.width, dtype=self.dtype, name="text_embed")(text), "batch")
         tokens = control.tokens
         if control.latents is not None:
-            tokens = embed(layers.patchify(control.latents, self.patch_size, self.patch[0]))
+            tokens = embed(patches.patchify(control.latents, self.patch_size, self.patch[0]))
         if self.positions == "rope":
             return video, text, tokens
         scales = (self.spatial_interpolation_scale, self.temporal_interpolation_scale)
-        sincos = functools.partial(places.sincos_with_text, self.text_length, self.width, scales)
+        sincos = functools.partial(positions.sincos_with_text, self.text_length, self.width, scales)
         table = sincos(grid)
         if self.positions == "rope+learned":
             whole = tuple(length // side for length, side in zip(self.sample_size, self.patch, strict=True))
@@ -325,7 +324,7 @@ class DiT(nn.Module):
         Raises:
             ValueError: naming the setting, its value and what is possible.
         """
-        places.check(self.positions, self.patch, self.sample_size)
+        positions.check(self.positions, self.patch, self.sample_size)
         if self.ofs_embed_dim not in (None, self.time_embed_dim):
             raise ValueError(
                 f"ofs_embed_dim={self.ofs_embed_dim} must be None or equal time_embed_dim={self.time_embed_dim}."
@@ -342,14 +341,14 @@ class DiT(nn.Module):
             raise ValueError(
                 f"latents have {channels} channels, those of Control.concat included; in_channels={self.in_channels}."
             )
-        places.check_size(xt.shape[1:4], self.patch)
+        positions.check_size(xt.shape[1:4], self.patch)
         if text.shape[1] > self.text_length or text.shape[2] != self.text_dim:
             raise ValueError(
                 f"text of {text.shape[1]} tokens, {text.shape[2]} wide, does not fit: at most "
                 f"text_length={self.text_length} tokens, text_dim={self.text_dim} wide."
             )
         if self.positions == "rope+learned":
-            places.check_table(xt.shape[1:4], text.shape[1], self.sample_size, self.text_length)
+            positions.check_table(xt.shape[1:4], text.shape[1], self.sample_size, self.text_length)
         self._check_control(control, xt.shape)
 
     def _check_control(self, control, shape):

@@ -1,4 +1,4 @@
-"""Parts of the transformers: patches, position tables, the timestep embedding, the block and stacks of blocks."""
+"""Parts of the transformers: the timestep embedding, attention, the block and stacks of blocks."""
 
 import functools
 import math
@@ -9,12 +9,12 @@ import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from motionv2v.models import lora
 from motionv2v.models.activations import constrain, layout
-from motionv2v.models.attention import attention, save_policy
+from motionv2v.models.attention.dispatch import attention, save_policy
+from motionv2v.models.positions import apply_rope
 from motionv2v.typing import AnyArray, Float, Key, Num, PyTree
 
 REMAT_NAMES = {
@@ -24,56 +24,6 @@ REMAT_NAMES = {
 }
 """Policies that keep attention's output and more: projections to queries, keys and values; the MLP's hidden layer."""
 REMAT_POLICIES = ("none", "full", *REMAT_NAMES)
-
-
-def patchify(x: Float[AnyArray, "B t h w C"], patch_size: int, patch_size_t: int = 1) -> Float[AnyArray, "B n F"]:
-    """Cut latents into patches and flatten each patch in the order (frame, row, column, channel).
-
-    Args:
-        x: latents, channels last.
-        patch_size: side of a patch in latent pixels.
-        patch_size_t: latent frames of a patch.
-
-    Returns:
-        One row per patch, in the order frame, row, column: n = (t / patch_size_t) * (h / patch_size) * (w / patch_size)
-        and F = patch_size_t * patch_size^2 * C.
-
-    Raises:
-        ValueError: when the size is not a multiple of the patch's.
-    """
-    batch, frames, height, width, channels = x.shape
-    if height % patch_size or width % patch_size:
-        raise ValueError(
-            f"latents of height {height} and width {width} do not divide into patches of {patch_size}; "
-            f"both must be multiples of {patch_size}."
-        )
-    if frames % patch_size_t:
-        raise ValueError(f"{frames} latent frames do not divide into patches of {patch_size_t} frames.")
-    grid = (frames // patch_size_t, height // patch_size, width // patch_size)
-    x = x.reshape(batch, grid[0], patch_size_t, grid[1], patch_size, grid[2], patch_size, channels)
-    x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(batch, math.prod(grid), patch_size_t * patch_size * patch_size * channels)
-
-
-def unpatchify(
-    tokens: Float[AnyArray, "B n F"], grid: tuple[int, int, int], patch_size: int, patch_size_t: int = 1
-) -> Float[AnyArray, "B t h w C"]:
-    """Put output patches back in place; each patch is flattened in the order (channel, frame, row, column).
-
-    CogVideoX's output projection is channel-major although its input patches are not read that way here, so this is
-    not the inverse of `patchify`.
-
-    Args:
-        tokens: one row per patch, F = C * patch_size_t * patch_size^2.
-        grid: frames, rows and columns counted in patches; their product is n.
-        patch_size: side of a patch in latent pixels.
-        patch_size_t: latent frames of a patch.
-    """
-    frames, rows, columns = grid
-    batch = tokens.shape[0]
-    x = tokens.reshape(batch, frames, rows, columns, -1, patch_size_t, patch_size, patch_size)
-    x = x.transpose(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(batch, frames * patch_size_t, rows * patch_size, columns * patch_size, -1)
 
 
 def timestep_embedding(timestep: Num[AnyArray, "B"], width: int) -> Float[AnyArray, "B D"]:
@@ -87,96 +37,6 @@ def timestep_embedding(timestep: Num[AnyArray, "B"], width: int) -> Float[AnyArr
     frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
     angle = jnp.asarray(timestep, jnp.float32)[:, None] * frequency[None]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-
-
-def rope_table(
-    grid: tuple[int, int, int],
-    head_dim: int,
-    text_length: int,
-    positions: tuple[AnyArray, AnyArray, AnyArray] | None = None,
-) -> tuple[Float[AnyArray, "S d2"], Float[AnyArray, "S d2"]]:
-    """Compute cosines and sines that rotate each pair of features by the token's frame, row and column.
-
-    A quarter of the head's features follow time and three eighths each follow rows and columns (64 = 16 + 24 + 24); the
-    base is 10,000. The rows of text tokens, which come first, are the identity: cosine 1, sine 0.
-
-    Args:
-        grid: frames, rows and columns counted in patches.
-        head_dim: features per head, a multiple of 16.
-        text_length: text tokens in front of the video's.
-        positions: of the frames, rows and columns, one numpy array each; None counts them from 0.
-
-    Returns:
-        (cosine, sine), float32, S = text_length + product of `grid`, d2 = head_dim / 2.
-
-    Raises:
-        ValueError: when `head_dim` does not split into pairs for all three axes.
-    """
-    if head_dim % 16:
-        raise ValueError(f"rotary positions need a head_dim that is a multiple of 16, got {head_dim}.")
-    sizes = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
-    positions = [np.arange(length) for length in grid] if positions is None else positions
-    angles = []
-    for axis, (position, size) in enumerate(zip(positions, sizes, strict=True)):
-        frequency = 1.0 / 10_000.0 ** (np.arange(0, size, 2, dtype=np.float32) / size)
-        angle = np.outer(position.astype(np.float32), frequency).astype(np.float32)
-        shape = [1, 1, 1, size // 2]
-        shape[axis] = grid[axis]
-        # The three one-dimensional tables are constants of the program; the large one is built on the device.
-        angles.append(jnp.broadcast_to(jnp.asarray(angle).reshape(shape), (*grid, size // 2)))
-    angle = jnp.concatenate(angles, axis=-1).reshape(-1, head_dim // 2)
-    # An angle of 0 turns nothing, which is what the text needs.
-    angle = jnp.pad(angle, ((text_length, 0), (0, 0)))
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def apply_rope(
-    x: Float[AnyArray, "B S K d"], table: tuple[Float[AnyArray, "S d2"], Float[AnyArray, "S d2"]]
-) -> Float[AnyArray, "B S K d"]:
-    """Rotate the feature pairs (0, 1), (2, 3), ... of every head by `rope_table`'s angles, in float32."""
-    cosine, sine = (part[None, :, None, :] for part in table)
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    rotated = jnp.stack([even * cosine - odd * sine, odd * cosine + even * sine], axis=-1)
-    return rotated.reshape(x.shape).astype(x.dtype)
-
-
-def sincos_table(
-    grid: tuple[int, int, int], width: int, spatial_scale: float, temporal_scale: float
-) -> Float[AnyArray, "n D"]:
-    """Compute CogVideoX-2B's fixed position table: a quarter of the width for time, then columns, then rows.
-
-    Args:
-        grid: frames, patch rows and patch columns.
-        width: D, a multiple of 16.
-        spatial_scale: patch positions are divided by this.
-        temporal_scale: frame positions are divided by this.
-
-    Returns:
-        One float32 row per video token, in the order of `patchify`.
-
-    Raises:
-        ValueError: when `width` does not split into sines and cosines for all three axes.
-    """
-    if width % 16:
-        raise ValueError(f"sin-cos positions need a width that is a multiple of 16, got {width}.")
-    frames, rows, columns = grid
-    spatial = width * 3 // 8
-    parts = (
-        (_sincos(frames, temporal_scale, width // 4), (frames, 1, 1)),
-        (_sincos(columns, spatial_scale, spatial), (1, 1, columns)),
-        (_sincos(rows, spatial_scale, spatial), (1, rows, 1)),
-    )
-    full = [jnp.broadcast_to(jnp.asarray(part).reshape(*shape, -1), (*grid, part.shape[-1])) for part, shape in parts]
-    return jnp.concatenate(full, axis=-1).reshape(-1, width)
-
-
-def _sincos(length, scale, size):
-    position = np.arange(length, dtype=np.float32) / np.float32(scale)
-    # float64 as in CogVideoX: the highest frequencies lose digits otherwise.
-    frequency = 1.0 / 10_000.0 ** (np.arange(size // 2, dtype=np.float64) / (size / 2.0))
-    angle = np.outer(position, frequency)
-    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
 
 def init_stack(key: Key, init_fn: Callable[[Key], PyTree], depth: int) -> PyTree:

@@ -1,4 +1,4 @@
-"""Which place every token of a published CogVideoX model is told: the tables of `layers`, at any size of clip.
+"""Which place every token of a published CogVideoX model is told: the tables below, at any size of clip.
 
 | model | `positions` | at the size the model was made for | at another size |
 |---|---|---|---|
@@ -14,7 +14,6 @@ numbers at any size.
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v.models import layers
 from motionv2v.typing import AnyArray, Float
 
 SCHEMES = ("rope", "sincos", "rope+learned")
@@ -81,7 +80,7 @@ def check_table(size: Grid, text_length: int, sample_size: Grid, table_length: i
 def rope(
     grid: Grid, head_dim: int, text_length: int, patch: Grid, sample_size: Grid | None
 ) -> tuple[Float[AnyArray, "S d2"], Float[AnyArray, "S d2"]]:
-    """Compute the rotations of a clip's tokens, `layers.rope_table`, as the pipeline of the model does.
+    """Compute the rotations of a clip's tokens, `rope_table`, as the pipeline of the model does.
 
     Args:
         grid: frames, rows and columns of the clip, counted in patches.
@@ -94,16 +93,16 @@ def rope(
         ValueError: when the grid of a 1.5 model reaches further than its table.
     """
     if sample_size is None:
-        return layers.rope_table(grid, head_dim, text_length)
+        return rope_table(grid, head_dim, text_length)
     base = (sample_size[1] // patch[1], sample_size[2] // patch[2])
     if patch[0] == 1:
-        return layers.rope_table(grid, head_dim, text_length, spread_over(base, grid))
+        return rope_table(grid, head_dim, text_length, spread_over(base, grid))
     if grid[1] > base[0] or grid[2] > base[1]:
         raise ValueError(
             f"latents of {grid[1] * patch[1]}x{grid[2] * patch[2]} reach beyond the positions of this model, "
             f"sample_size={sample_size}: at most {sample_size[1]} rows and {sample_size[2]} columns."
         )
-    return layers.rope_table(grid, head_dim, text_length)
+    return rope_table(grid, head_dim, text_length)
 
 
 def spread_over(base: tuple[int, int], grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,13 +132,13 @@ def spread_over(base: tuple[int, int], grid: Grid) -> tuple[np.ndarray, np.ndarr
 
 
 def sincos_with_text(text_length: int, width: int, scales: tuple[float, float], grid: Grid) -> Float[AnyArray, "S D"]:
-    """Compute `layers.sincos_table` with rows of zeros for the text in front: how a learned table starts.
+    """Compute `sincos_table` with rows of zeros for the text in front: how a learned table starts.
 
     Args:
         text_length: rows of zeros. width: D. scales: spatial and temporal positions are divided by these.
         grid: frames, rows and columns of the clip, counted in patches.
     """
-    return jnp.pad(layers.sincos_table(grid, width, *scales), ((text_length, 0), (0, 0)))
+    return jnp.pad(sincos_table(grid, width, *scales), ((text_length, 0), (0, 0)))
 
 
 def extra_frames(frames: int, patch_size_t: int | None) -> int:
@@ -153,3 +152,93 @@ def extra_frames(frames: int, patch_size_t: int | None) -> int:
         patch_size_t: latent frames of a patch; None for 1.
     """
     return -frames % (patch_size_t or 1)
+
+
+def rope_table(
+    grid: tuple[int, int, int],
+    head_dim: int,
+    text_length: int,
+    positions: tuple[AnyArray, AnyArray, AnyArray] | None = None,
+) -> tuple[Float[AnyArray, "S d2"], Float[AnyArray, "S d2"]]:
+    """Compute cosines and sines that rotate each pair of features by the token's frame, row and column.
+
+    A quarter of the head's features follow time and three eighths each follow rows and columns (64 = 16 + 24 + 24); the
+    base is 10,000. The rows of text tokens, which come first, are the identity: cosine 1, sine 0.
+
+    Args:
+        grid: frames, rows and columns counted in patches.
+        head_dim: features per head, a multiple of 16.
+        text_length: text tokens in front of the video's.
+        positions: of the frames, rows and columns, one numpy array each; None counts them from 0.
+
+    Returns:
+        (cosine, sine), float32, S = text_length + product of `grid`, d2 = head_dim / 2.
+
+    Raises:
+        ValueError: when `head_dim` does not split into pairs for all three axes.
+    """
+    if head_dim % 16:
+        raise ValueError(f"rotary positions need a head_dim that is a multiple of 16, got {head_dim}.")
+    sizes = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
+    positions = [np.arange(length) for length in grid] if positions is None else positions
+    angles = []
+    for axis, (position, size) in enumerate(zip(positions, sizes, strict=True)):
+        frequency = 1.0 / 10_000.0 ** (np.arange(0, size, 2, dtype=np.float32) / size)
+        angle = np.outer(position.astype(np.float32), frequency).astype(np.float32)
+        shape = [1, 1, 1, size // 2]
+        shape[axis] = grid[axis]
+        # The three one-dimensional tables are constants of the program; the large one is built on the device.
+        angles.append(jnp.broadcast_to(jnp.asarray(angle).reshape(shape), (*grid, size // 2)))
+    angle = jnp.concatenate(angles, axis=-1).reshape(-1, head_dim // 2)
+    # An angle of 0 turns nothing, which is what the text needs.
+    angle = jnp.pad(angle, ((text_length, 0), (0, 0)))
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def apply_rope(
+    x: Float[AnyArray, "B S K d"], table: tuple[Float[AnyArray, "S d2"], Float[AnyArray, "S d2"]]
+) -> Float[AnyArray, "B S K d"]:
+    """Rotate the feature pairs (0, 1), (2, 3), ... of every head by `rope_table`'s angles, in float32."""
+    cosine, sine = (part[None, :, None, :] for part in table)
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    rotated = jnp.stack([even * cosine - odd * sine, odd * cosine + even * sine], axis=-1)
+    return rotated.reshape(x.shape).astype(x.dtype)
+
+
+def sincos_table(
+    grid: tuple[int, int, int], width: int, spatial_scale: float, temporal_scale: float
+) -> Float[AnyArray, "n D"]:
+    """Compute CogVideoX-2B's fixed position table: a quarter of the width for time, then columns, then rows.
+
+    Args:
+        grid: frames, patch rows and patch columns.
+        width: D, a multiple of 16.
+        spatial_scale: patch positions are divided by this.
+        temporal_scale: frame positions are divided by this.
+
+    Returns:
+        One float32 row per video token, in the order of `patchify`.
+
+    Raises:
+        ValueError: when `width` does not split into sines and cosines for all three axes.
+    """
+    if width % 16:
+        raise ValueError(f"sin-cos positions need a width that is a multiple of 16, got {width}.")
+    frames, rows, columns = grid
+    spatial = width * 3 // 8
+    parts = (
+        (_sincos(frames, temporal_scale, width // 4), (frames, 1, 1)),
+        (_sincos(columns, spatial_scale, spatial), (1, 1, columns)),
+        (_sincos(rows, spatial_scale, spatial), (1, rows, 1)),
+    )
+    full = [jnp.broadcast_to(jnp.asarray(part).reshape(*shape, -1), (*grid, part.shape[-1])) for part, shape in parts]
+    return jnp.concatenate(full, axis=-1).reshape(-1, width)
+
+
+def _sincos(length, scale, size):
+    position = np.arange(length, dtype=np.float32) / np.float32(scale)
+    # float64 as in CogVideoX: the highest frequencies lose digits otherwise.
+    frequency = 1.0 / 10_000.0 ** (np.arange(size // 2, dtype=np.float64) / (size / 2.0))
+    angle = np.outer(position, frequency)
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)

@@ -1,8 +1,8 @@
 """Follow points with TAPNext (arXiv 2504.05579), the tracker of the MotionV2V paper, from its published weights.
 
-The network (`models/tapnext.py`) reads a clip frame by frame, forwards only. A point that is asked for in the middle is
-followed twice: forwards through the clip, and forwards through the reversed clip; from the first run come the frames
-after the query's, from the second those before it. In the query's own frame the answer is the query.
+The network (`models/tapnext/network.py`) reads a clip frame by frame, forwards only. A point that is asked for in the
+middle is followed twice: forwards through the clip, and forwards through the reversed clip; from the first run come the
+frames after the query's, from the second those before it. In the query's own frame the answer is the query.
 
 Queries see one another in the network, and a lone point is followed better in company: each run of up to `chunk`
 queries is joined by `support` extra points close to them, whose tracks are thrown away (the authors' entry to VOTSp
@@ -93,7 +93,7 @@ class TapNextTracker:
             use_certainty: whether confidence is the probability of being visible times the certainty of the position
                 (the authors' JAX demo), or the probability alone (their PyTorch wrapper).
             dtype: "float32" or "bfloat16", of what the network computes.
-            attention: one of `models.attention.IMPLEMENTATIONS`.
+            attention: one of `models.attention.dispatch.IMPLEMENTATIONS`.
             block: frames per call of the compiled program; None: 1 on a CPU, 8 elsewhere.
             say: what to do with a line about the time that is left, on a CPU only; None for nothing. By default it is
                 printed to stderr.
@@ -106,14 +106,14 @@ class TapNextTracker:
         _check_options(chunk, support, dtype, attention, block)
         import jax
 
-        from motionv2v.models import tapnext
+        from motionv2v.models.tapnext import network
 
         arrays = read_arrays(checkpoint)
-        module = tapnext.TapNext(
+        module = network.TapNext(
             **read_sizes(arrays, checkpoint), implementation=attention, dtype=jax.numpy.dtype(dtype)
         )
-        arrays = choose_arrays(arrays, tapnext.parameter_shapes(module), checkpoint, notify)
-        self._module, self._follow = module, tapnext.follow
+        arrays = choose_arrays(arrays, network.parameter_shapes(module), checkpoint, notify)
+        self._module, self._follow = module, network.follow
         self._params = jax.device_put(_tree(arrays))
         self._programs: dict[tuple[int, int], Any] = {}
         self._on_cpu = jax.default_backend() == "cpu"
@@ -310,7 +310,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_sizes(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, int]:
-    """Return the sizes of the network that parameters belong to, as `models.tapnext.TapNext` takes them.
+    """Return the sizes of the network that parameters belong to, as `models.tapnext.network.TapNext` takes them.
 
     Raises TapNextError where one that shows them is missing or has another number of axes.
     """
@@ -378,7 +378,7 @@ def _check_options(chunk, support, dtype, attention, block) -> None:
         raise TapNextError(f"block must be a whole number of frames, at least 1, or None, given {block!r}")
     if dtype not in ("float32", "bfloat16"):
         raise TapNextError(f"dtype must be float32 or bfloat16, given {dtype!r}")
-    from motionv2v.models.attention import IMPLEMENTATIONS
+    from motionv2v.models.attention.dispatch import IMPLEMENTATIONS
 
     if attention not in IMPLEMENTATIONS:
         raise TapNextError(f"attention must be one of {', '.join(IMPLEMENTATIONS)}, given {attention!r}")

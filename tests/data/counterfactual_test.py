@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from motionv2v import tracks as tracks_lib
+from motionv2v import tracks
 from motionv2v.data import counterfactual, transforms
 from motionv2v.data.counterfactual import FramePair
 from motionv2v.data.transforms import TrackedClip
@@ -80,7 +80,7 @@ def test_slowed_and_shuffled_sources_show_the_targets_window():
 def small_clip(num_frames=12):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (num_frames, 24, 32, 3), dtype=np.uint8)
-    return TrackedClip(frames, tracks_lib.from_arrays(rng.uniform(0, 24, (5, num_frames, 2))))
+    return TrackedClip(frames, tracks.from_arrays(rng.uniform(0, 24, (5, num_frames, 2))))
 
 
 def test_pairs_cut_video_and_tracks_alike():

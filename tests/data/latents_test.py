@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, datasets, prepare
-from motionv2v import model as modeling
-from motionv2v.data import latents, pipeline
+from motionv2v import backbone, checkpoints
+from motionv2v.data import latents
+from motionv2v.data.batches import make_dataset
 from motionv2v.methods import fields
+from motionv2v.training import dataset, prepare_latents
 
 LENGTHS = (3, 5, 2)
 
@@ -174,7 +175,7 @@ def test_conditions_are_stored_and_found_again():
 
 
 def test_batches_from_shards(folder):
-    stream = pipeline.make_dataset(latents.LatentSource(folder), latents.Vary(0.5), batch_size=5, seed=0, num_epochs=1)
+    stream = make_dataset(latents.LatentSource(folder), latents.Vary(0.5), batch_size=5, seed=0, num_epochs=1)
     batches = list(stream)
     assert sorted(np.concatenate([b["number"] for b in batches]).tolist()) == list(range(10))
     assert batches[0]["target_latents"].shape == (5, 2, 2, 2, 4)
@@ -192,17 +193,17 @@ def prepared(tmp_path_factory):
     config = tiny_model.config("control")
     config.init_from = (str(tiny_model.save(folder / "model")),)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "SHARD", 2)
+        patch.setattr(prepare_latents, "SHARD", 2)
         quiet = {"say": lambda line: None, "batch_size": 2}
-        prepare.write_latents(config, folder / "alone", 6, **quiet)
+        prepare_latents.write_latents(config, folder / "alone", 6, **quiet)
         before = contents(folder / "alone")
         config.data.text_embeddings = True
-        prepare.write_latents(config, folder / "alone", 6, **quiet)
+        prepare_latents.write_latents(config, folder / "alone", 6, **quiet)
         assert {name: contents(folder / "alone")[name] for name in before} == before, "latents that exist stay valid"
         patch.setenv("JAX_NUM_PROCESSES", "2")
         for index in (1, 0):
             patch.setenv("JAX_PROCESS_ID", str(index))
-            prepare.write_latents(config, folder / "shared", 6, **quiet)
+            prepare_latents.write_latents(config, folder / "shared", 6, **quiet)
     config.data.latents = str(folder / "alone")
     return folder, config
 
@@ -219,29 +220,29 @@ def test_files_do_not_depend_on_the_number_of_processes(prepared):
 def test_shards_that_are_there_are_kept(prepared, monkeypatch):
     """Process 1 of 2 has shard 1 alone; what is missing is made again, byte for byte, and nothing else is touched."""
     folder, config = prepared
-    monkeypatch.setattr(prepare, "SHARD", 2)
+    monkeypatch.setattr(prepare_latents, "SHARD", 2)
     alone, said = contents(folder / "shared"), []
     (folder / "shared/text/00001.npy").unlink()
     (folder / "shared/text/00002.npy").unlink()
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
-    prepare.write_latents(config, folder / "shared", 6, said.append, batch_size=2)
+    prepare_latents.write_latents(config, folder / "shared", 6, said.append, batch_size=2)
     assert "1 shards of 2 pairs of process 1 of 2, 1 there already" in said[1] and "of 1 shards written" in said[2]
     assert not (folder / "shared/text/00002.npy").exists(), "that is process 0's"
     monkeypatch.delenv("JAX_NUM_PROCESSES")
     monkeypatch.delenv("JAX_PROCESS_ID")
-    prepare.write_latents(config, folder / "shared", 6, said.append, batch_size=2)
+    prepare_latents.write_latents(config, folder / "shared", 6, said.append, batch_size=2)
     assert contents(folder / "shared") == alone
 
 
 def test_training_reads_what_the_text_encoder_would_say(prepared):
     _, config = prepared
     config.train.batch_size = 4
-    batch = next(iter(datasets.make_dataset(config)))
+    batch = next(iter(dataset.make_dataset(config)))
     assert batch["text"].shape == (4, tiny_model.LENGTH, 8) and "null_text" not in batch
-    model = modeling.build(config)
+    model = backbone.build(config)
     _, params = checkpoints.load_model(config.init_from[0])
-    expected = jax.jit(lambda p, tokens: modeling.embed_text(model, p, tokens))(params, batch["tokens"])
+    expected = jax.jit(lambda p, tokens: backbone.embed_text(model, p, tokens))(params, batch["tokens"])
     # Stored as float16, 11 bits.
     np.testing.assert_allclose(batch["text"].astype(np.float32), expected, rtol=2**-11, atol=1e-6)
     assert np.ptp(batch["text"]) > 0.1
@@ -254,11 +255,11 @@ def test_embeddings_of_a_text_encoder_that_trains_are_refused(prepared):
     with pytest.raises(
         ValueError, match=r"text_embeddings is set, but optim.schedule trains the text encoder \(\(text"
     ):
-        datasets.make_dataset(base)
+        dataset.make_dataset(base)
     base.data.latents = ""
     with pytest.raises(ValueError, match=r"data.text_embeddings needs data.latents"):
-        datasets.make_dataset(base)
+        dataset.make_dataset(base)
     other = config.copy_and_resolve_references()
     other.init_from = ()
     with pytest.raises(ValueError, match=r"none of init_from=\(\) holds a VAE"):
-        prepare.write_latents(other, folder / "alone", 6)
+        prepare_latents.write_latents(other, folder / "alone", 6)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from motionv2v.data.pipeline import Prepare, mix
-from motionv2v.data.synthetic import SceneConfig, SyntheticSource
+from motionv2v.data.batches import Prepare, mix
+from motionv2v.data.scenes.pairs import SceneConfig, SyntheticSource
 
 WIDE, TALL = (5, 8, 16), (5, 16, 8)
 PREPARE = Prepare(12)

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from motionv2v import video_bytes
-from motionv2v.data import records, synthetic
-from motionv2v.data.recipes import PairSample
+from motionv2v.data import records
+from motionv2v.data.scenes import pairs
+from motionv2v.data.videos import stored_clip
+from motionv2v.data.videos.recipes import PairSample
 from motionv2v.video import VideoError
 
-CONFIG = synthetic.SceneConfig(num_frames=5, size=(32, 48), num_points=6)
+CONFIG = pairs.SceneConfig(num_frames=5, size=(32, 48), num_points=6)
 
 
 def make_pair(index=0):
-    made = synthetic.make_pair(CONFIG, 0, index)
+    made = pairs.make_pair(CONFIG, 0, index)
     frames = np.array([3, 2, 1, 0, -1]), np.arange(5)
     return PairSample(
         made.source, made.target, made.source_tracks, made.target_tracks, made.edited, made.caption, made.kind, *frames
@@ -54,7 +55,7 @@ def test_everything_but_the_pictures_is_exact(pair, record):
 
 
 def test_samples_are_like_those_of_the_scenes(record):
-    expected, sample = synthetic.SyntheticSource(CONFIG)[0], records.decode(record)
+    expected, sample = pairs.SyntheticSource(CONFIG)[0], records.decode(record)
     assert set(sample) == set(expected)
     for name, value in expected.items():
         assert type(sample[name]) is type(value), name
@@ -75,4 +76,4 @@ def test_text_may_come_as_bytes(pair, record):
 
 def test_lost_frames_are_noticed(pair, record):
     with pytest.raises(VideoError, match="a stored target has 4 frames, its tracks have 5"):
-        records.decode({**record, "target": video_bytes.encode(pair.target[:4])})
+        records.decode({**record, "target": stored_clip.encode(pair.target[:4])})

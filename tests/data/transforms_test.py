@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from motionv2v import camera
-from motionv2v import tracks as tracks_lib
+from motionv2v import camera, tracks
 from motionv2v.data import transforms
 from motionv2v.data.transforms import TrackedClip
 
@@ -27,7 +26,7 @@ def centroids(frames):
 
 
 def dot_clip(xy, size=SIZE):
-    return TrackedClip(dots_at(xy, size), tracks_lib.from_arrays(xy))
+    return TrackedClip(dots_at(xy, size), tracks.from_arrays(xy))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from motionv2v import parameters
-from motionv2v.models import dit, layers
+from motionv2v.models import dit, layers, patches
 from motionv2v.models.denoiser import Denoiser
 from motionv2v.models.dit import Control, DiT
+from motionv2v.models.positions import rope_table
 
 SIZES = {
     "num_layers": 3,
@@ -116,7 +117,7 @@ def test_control_matches_loop(wiring, depth):
     params = _trained(model)
     block = layers.Block(2, 16)
     grid = (3, 2, 3)
-    rope = layers.rope_table(grid, 16, 5)
+    rope = rope_table(grid, 16, 5)
 
     def linear(weights, x):
         return x @ weights["kernel"] + weights["bias"]
@@ -128,7 +129,7 @@ def test_control_matches_loop(wiring, depth):
 
     time = linear(params["time_in"], layers.timestep_embedding(inputs["timestep"], 32))
     time = linear(params["time_out"], nn.silu(time))
-    h = linear(params["patch_embed"], layers.patchify(inputs["xt"], 2))
+    h = linear(params["patch_embed"], patches.patchify(inputs["xt"], 2))
     e = linear(params["text_embed"], inputs["text"])
     k = linear(params["control"]["zero_in"], h + control.tokens)
     for i in range(3):
@@ -145,7 +146,7 @@ def test_control_matches_loop(wiring, depth):
     h = nn.LayerNorm(1e-5).apply({"params": params["final_norm"]}, h)
     shift, scale = jnp.split(linear(params["out_modulation"], nn.silu(time))[:, None], 2, -1)
     h = nn.LayerNorm(1e-5).apply({"params": params["out_norm"]}, h) * (1 + scale) + shift
-    expected = layers.unpatchify(linear(params["out"], h), grid, 2)
+    expected = patches.unpatchify(linear(params["out"], h), grid, 2)
     # Three float32 blocks, compiled in another way.
     np.testing.assert_allclose(_apply(model, params, inputs, control), expected, rtol=1e-4, atol=1e-5)
 
@@ -294,7 +295,7 @@ class _PatchConditioner(nn.Module):
     @nn.compact
     def __call__(self, conditions, time):
         x = jnp.concatenate(list(conditions["videos"].values()), -1)
-        return Control(tokens=nn.Dense(32)(layers.patchify(x, 2)) * time[:, None, None])
+        return Control(tokens=nn.Dense(32)(patches.patchify(x, 2)) * time[:, None, None])
 
 
 def test_denoiser_joins_conditioner_and_dit():

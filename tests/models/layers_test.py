@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v.models import layers
+from motionv2v.models import layers, patches, positions
 
 
 def test_patchify_matches_loop():
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 6, 5)).astype(np.float32)
-    tokens = layers.patchify(x, 2)
+    tokens = patches.patchify(x, 2)
     assert tokens.shape == (2, 3 * 2 * 3, 2 * 2 * 5)
     for row, (t, i, j) in enumerate(np.ndindex(3, 2, 3)):
         patch = x[:, t, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
@@ -20,7 +20,7 @@ def test_patchify_matches_loop():
 def test_unpatchify_is_channel_major():
     grid, channels = (3, 2, 4), 5
     tokens = np.random.default_rng(0).normal(size=(2, 24, channels * 4)).astype(np.float32)
-    out = np.asarray(layers.unpatchify(tokens, grid, 2))
+    out = np.asarray(patches.unpatchify(tokens, grid, 2))
     assert out.shape == (2, 3, 4, 8, channels)
     for t, y, x, c in np.ndindex(3, 4, 8, channels):
         token, feature = (t * 2 + y // 2) * 4 + x // 2, (c * 2 + y % 2) * 2 + x % 2
@@ -30,12 +30,12 @@ def test_unpatchify_is_channel_major():
 def test_patches_in_time_match_loop():
     """A patch of 2 frames is read frame, row, column, channel, and written channel, frame, row, column."""
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 6, 5)).astype(np.float32)
-    tokens = layers.patchify(x, 2, 2)
+    tokens = patches.patchify(x, 2, 2)
     assert tokens.shape == (2, 2 * 2 * 3, 2 * 2 * 2 * 5)
     for row, (t, i, j) in enumerate(np.ndindex(2, 2, 3)):
         patch = x[:, 2 * t : 2 * t + 2, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
         np.testing.assert_array_equal(tokens[:, row], patch.reshape(2, -1))
-    out = np.asarray(layers.unpatchify(tokens, (2, 2, 3), 2, 2))
+    out = np.asarray(patches.unpatchify(tokens, (2, 2, 3), 2, 2))
     assert out.shape == x.shape
     for t, y, x, c in np.ndindex(4, 4, 6, 5):
         token = (t // 2 * 2 + y // 2) * 3 + x // 2
@@ -45,9 +45,9 @@ def test_patches_in_time_match_loop():
 
 def test_patchify_rejects_odd_sizes():
     with pytest.raises(ValueError, match=r"3 latent frames do not divide into patches of 2 frames"):
-        layers.patchify(np.zeros((1, 3, 4, 4, 1), np.float32), 2, 2)
+        patches.patchify(np.zeros((1, 3, 4, 4, 1), np.float32), 2, 2)
     with pytest.raises(ValueError, match=r"height 5 and width 4.*multiples of 2"):
-        layers.patchify(np.zeros((1, 1, 5, 4, 1), np.float32), 2)
+        patches.patchify(np.zeros((1, 1, 5, 4, 1), np.float32), 2)
 
 
 def test_timestep_embedding_values():
@@ -63,7 +63,7 @@ def test_rope_matches_complex_rotation(head_dim):
     """Each feature pair of each token turns by its axis' position times its frequency; text does not turn at all."""
     grid, text = (3, 2, 5), 4
     x = np.random.default_rng(0).normal(size=(1, text + 30, 2, head_dim)).astype(np.float32)
-    out = np.asarray(layers.apply_rope(x, layers.rope_table(grid, head_dim, text)))
+    out = np.asarray(positions.apply_rope(x, positions.rope_table(grid, head_dim, text)))
     np.testing.assert_array_equal(out[:, :text], x[:, :text])
     sizes = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
     for token, position in enumerate(np.ndindex(grid)):
@@ -80,11 +80,13 @@ def test_rope_matches_complex_rotation(head_dim):
 def test_rope_scores_depend_on_distance_only():
     """Moving query and key together by whole patches leaves their score unchanged; moving one changes it."""
     query, key = np.random.default_rng(1).normal(size=(2, 1, 1, 1, 32)).astype(np.float32)
-    cosine, sine = layers.rope_table((4, 4, 4), 32, 0)
+    cosine, sine = positions.rope_table((4, 4, 4), 32, 0)
 
     def score(a, b):
         rows = [np.ravel_multi_index(position, (4, 4, 4)) for position in (a, b)]
-        q, k = (layers.apply_rope(v, (cosine[None, i], sine[None, i])) for v, i in zip((query, key), rows, strict=True))
+        q, k = (
+            positions.apply_rope(v, (cosine[None, i], sine[None, i])) for v, i in zip((query, key), rows, strict=True)
+        )
         return float(jnp.sum(q * k))
 
     # Sums of 32 float32 products of order 1.
@@ -96,23 +98,25 @@ def test_rope_of_given_positions():
     """Positions that are whole numbers from 0 are what None means; others turn by their own angle."""
     grid = (2, 3, 4)
     counted = tuple(np.arange(length) for length in grid)
-    for table, expected in zip(layers.rope_table(grid, 16, 1, counted), layers.rope_table(grid, 16, 1), strict=True):
+    for table, expected in zip(
+        positions.rope_table(grid, 16, 1, counted), positions.rope_table(grid, 16, 1), strict=True
+    ):
         np.testing.assert_array_equal(table, expected)
-    cosine, _ = layers.rope_table((1, 1, 2), 16, 0, (np.zeros(1), np.zeros(1), np.array([0.5, 2.25])))
+    cosine, _ = positions.rope_table((1, 1, 2), 16, 0, (np.zeros(1), np.zeros(1), np.array([0.5, 2.25])))
     # The first pair of the columns' features: frequency 1.
     np.testing.assert_allclose(cosine[:, 5], np.cos([0.5, 2.25]), atol=1e-6)
 
 
 def test_position_tables_reject_widths_that_do_not_split():
     with pytest.raises(ValueError, match=r"multiple of 16, got 24"):
-        layers.rope_table((1, 1, 1), 24, 0)
+        positions.rope_table((1, 1, 1), 24, 0)
     with pytest.raises(ValueError, match=r"multiple of 16, got 40"):
-        layers.sincos_table((1, 1, 1), 40, 1.0, 1.0)
+        positions.sincos_table((1, 1, 1), 40, 1.0, 1.0)
 
 
 def test_sincos_table_matches_loop():
     grid, width = (2, 3, 4), 32
-    table = np.asarray(layers.sincos_table(grid, width, 1.875, 2.0))
+    table = np.asarray(positions.sincos_table(grid, width, 1.875, 2.0))
     for token, (t, y, x) in enumerate(np.ndindex(grid)):
         expected = []
         for position, size in ((t / 2.0, 8), (x / 1.875, 12), (y / 1.875, 12)):

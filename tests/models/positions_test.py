@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v.models import layers, positions
+from motionv2v.models import layers, patches, positions
 from motionv2v.models.dit import Control, DiT
 
 
@@ -29,7 +29,7 @@ def test_clips_spread_over_the_base_grid():
 def test_positions_of_a_model_with_patches_in_time():
     """CogVideoX 1.5 counts whole numbers, as far as its base grid reaches."""
     table = positions.rope((3, 4, 6), 16, 2, (2, 2, 2), (21, 12, 12))
-    for part, expected in zip(table, layers.rope_table((3, 4, 6), 16, 2), strict=True):
+    for part, expected in zip(table, positions.rope_table((3, 4, 6), 16, 2), strict=True):
         np.testing.assert_array_equal(part, expected)
     with pytest.raises(ValueError, match=r"latents of 8x14 reach beyond.*at most 12 rows and 12 columns"):
         positions.rope((3, 4, 7), 16, 2, (2, 2, 2), (21, 12, 12))
@@ -47,9 +47,9 @@ def test_control_latents_pass_the_models_own_patch_embedding():
     for settings in ({}, {"positions": "sincos"}, base.LEARNED):
         model = DiT(**{**base.SIZES, **settings}, control_depth=2, control_wiring="chained")
         params = base._trained(model)
-        tokens = layers.patchify(latents, 2) @ params["patch_embed"]["kernel"] + params["patch_embed"]["bias"]
+        tokens = patches.patchify(latents, 2) @ params["patch_embed"]["kernel"] + params["patch_embed"]["bias"]
         if model.positions == "sincos":
-            tokens = tokens + layers.sincos_table((3, 2, 3), 32, 1.875, 1.0)
+            tokens = tokens + positions.sincos_table((3, 2, 3), 32, 1.875, 1.0)
         elif settings:
             tokens = tokens + params["position_table"][5:]
         out = base._apply(model, params, inputs, Control(latents=latents))
@@ -64,7 +64,7 @@ def test_learned_positions():
     model = DiT(**{**base.SIZES, **base.LEARNED})
     start = base._fresh(model)["position_table"]
     np.testing.assert_array_equal(start[:5], 0.0)
-    np.testing.assert_array_equal(start[5:], layers.sincos_table((3, 2, 3), 32, 1.875, 1.0))
+    np.testing.assert_array_equal(start[5:], positions.sincos_table((3, 2, 3), 32, 1.875, 1.0))
     params = base._trained(model)
     out = base._apply(model, params, inputs)
     for row in (0, 4, 5, 22):
@@ -73,7 +73,7 @@ def test_learned_positions():
         other["position_table"][row] += np.linspace(-1, 1, 32)
         assert np.abs(base._apply(model, other, inputs) - out).max() > 1e-4, row
     short = {**inputs, "xt": inputs["xt"][:, :2]}
-    computed = layers.sincos_table((2, 2, 3), 32, 1.875, 1.0)
+    computed = positions.sincos_table((2, 2, 3), 32, 1.875, 1.0)
     table = np.concatenate([np.zeros((5, 32), np.float32), computed])
     exact = model.clone(sample_size=(2, 4, 6))
     np.testing.assert_array_equal(

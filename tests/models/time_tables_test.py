@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import model as modeling
-from motionv2v import sampling
+from motionv2v import backbone, sampling
 from motionv2v.models import time_tables
 from motionv2v.models.dit import DiT
 from motionv2v.parameters import count, flatten
@@ -49,8 +48,8 @@ def test_predictions_are_those_of_the_layers(settings):
 
 
 def test_split_takes_what_the_time_alone_passes_through():
-    model = modeling.build(tiny_model.config())
-    params = tiny_model.random_params(jax.eval_shape(lambda k: modeling.init_params(k, model), jax.random.key(0)))[
+    model = backbone.build(tiny_model.config())
+    params = tiny_model.random_params(jax.eval_shape(lambda k: backbone.init_params(k, model), jax.random.key(0)))[
         "dit"
     ]
     of_time, rest = time_tables.split(params)
@@ -65,11 +64,11 @@ def test_a_sample_reads_no_layer_of_the_time():
     from configs import motionv2v_cogvideox_5b
 
     config = motionv2v_cogvideox_5b.get_config()
-    model = modeling.build(config)
-    params = jax.eval_shape(lambda k: modeling.init_params(k, model), jax.random.key(0))
+    model = backbone.build(config)
+    params = jax.eval_shape(lambda k: backbone.init_params(k, model), jax.random.key(0))
     of_time = time_tables.split(params["dit"])[0]
-    tables = jax.eval_shape(lambda weights: modeling.tabulate(model, weights, sampling.Settings(50)), of_time)
-    given = modeling.sampling_params(params, tables)
+    tables = jax.eval_shape(lambda weights: backbone.tabulate(model, weights, sampling.Settings(50)), of_time)
+    given = backbone.sampling_params(params, tables)
     assert set(given) == {"vae", "dit", "conditioner", "time"}
     assert count(of_time) == pytest.approx(0.14 * count(params["dit"]), rel=0.02)
     assert count(tables) == pytest.approx(0.1 * count(of_time), rel=0.05)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from motionv2v import checkpoints, convert, sampling
-from motionv2v import model as modeling
-from motionv2v.convert import folders, scheduler
+from motionv2v import backbone, checkpoints, convert, sampling
+from motionv2v.convert import scheduler, stream
 from motionv2v.models import positions
 from motionv2v.models.dit import Control
 
@@ -109,9 +108,9 @@ def run_diffusers(run, noise, prompts=PROMPTS, scale=SCALE, **settings):
 
 def run_ours(key, pipeline, noise, prompts=PROMPTS, scale=SCALE, control=None):
     """Sample latents from a converted pipeline's config and parameters alone."""
-    model = modeling.build(pipeline.config)
+    model = backbone.build(pipeline.config)
     params = pipeline.params
-    text = modeling.embed_text(model, params, pipeline.tokenizer.encode([*prompts, NEGATIVE]))
+    text = backbone.embed_text(model, params, pipeline.tokenizer.encode([*prompts, NEGATIVE]))
     null = jnp.repeat(text[-1:], len(prompts), axis=0)
 
     def predict(xt, timestep, text):
@@ -169,7 +168,7 @@ def test_text_to_video_from_the_same_noise(solver, shift, dit, tokenizer, same_n
     assert relative_error(run_ours(same_noise, pipeline, noise, PROMPTS[::-1]), expected) > 100 * TOLERANCE
     with torch.no_grad():
         video = run.decode_latents(to_torch(expected)).numpy().transpose(0, 2, 3, 4, 1)
-    ours = modeling.decode(modeling.build(pipeline.config), pipeline.params, latents)
+    ours = backbone.decode(backbone.build(pipeline.config), pipeline.params, latents)
     assert relative_error(ours, np.clip(video, -1, 1)) <= TOLERANCE
 
 
@@ -250,7 +249,7 @@ def test_image_to_video_from_the_same_noise(dit, vae, tokenizer, tmp_path, monke
 
 def test_the_released_model_runs_in_diffusers(tmp_path):
     """`tiny`, trained by this project: its base as a pipeline of diffusers, with transformers' tokenizer of bytes."""
-    folder = folders.convert("tiny", tmp_path / "tiny", dtype="float32", drop_control=True, say=lambda line: None)
+    folder = stream.convert("tiny", tmp_path / "tiny", dtype="float32", drop_control=True, say=lambda line: None)
     run = diffusers.CogVideoXPipeline.from_pretrained(folder)
     run.set_progress_bar_config(disable=True)
     config, params = checkpoints.load_model("tiny")

@@ -11,7 +11,7 @@ import sentencepiece
 
 from motionv2v import convert
 from motionv2v.convert import ConvertError, spiece
-from motionv2v.tokenizer import SentencePieceTokenizer
+from motionv2v.data.tokenizer import SentencePieceTokenizer
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e .[parity]")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from motionv2v.data import motion_prompts
+from motionv2v.data.videos import generator_prompts
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e .[parity]")
@@ -14,7 +14,7 @@ tokenizers = pytest.importorskip("tokenizers", reason="needs tokenizers: pip ins
 
 def tiny_model(folder, chat):
     """A tiny random GPT-2, with a tokenizer of whole words, as transformers saves them."""
-    words = sorted(set(" ".join([motion_prompts.INSTRUCTION, "a dog runs user spins slowly . , with the"]).split()))
+    words = sorted(set(" ".join([generator_prompts.INSTRUCTION, "a dog runs user spins slowly . , with the"]).split()))
     vocabulary = {word: index for index, word in enumerate(["<unk>", "<end>", *words])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -30,7 +30,7 @@ def tiny_model(folder, chat):
 @pytest.mark.parametrize("chat", [False, True])
 def test_prompts_from_a_language_model(tmp_path, chat):
     tiny_model(tmp_path, chat)
-    write = motion_prompts.get(tmp_path)
+    write = generator_prompts.get(tmp_path)
     prompts = [write(np.random.default_rng(seed), "a dog runs") for seed in (0, 0, 1, 2, 3)]
     assert prompts[0] == prompts[1] and all(prompt and "\n" not in prompt for prompt in prompts)
     # The model answers in its own words, not in the grammar's.
@@ -41,4 +41,4 @@ def test_prompts_from_a_language_model(tmp_path, chat):
 def test_other_folders_are_not_language_models(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(ValueError, match="not a language model that transformers can load"):
-        motion_prompts.get(tmp_path)
+        generator_prompts.get(tmp_path)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v.models import tapnext_layers
+from motionv2v.models.tapnext import layers
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 pytest.importorskip("transformers", reason="needs transformers: pip install -e .[parity]")
@@ -54,11 +54,11 @@ def test_recurrent_block_matches_recurrent_gemma(num_frames):
         "a_gate": {"w": numbers(lru.recurrent_gate_weight), "b": numbers(lru.recurrent_gate_bias)},
         "input_gate": {"w": numbers(lru.input_gate_weight), "b": numbers(lru.input_gate_bias)},
     }
-    ours = tapnext_layers.RecurrentBlock(lru_width=20, lru_blocks=5)
+    ours = layers.RecurrentBlock(lru_width=20, lru_blocks=5)
     tokens = np.random.default_rng(1).normal(size=(7, num_frames, 24)).astype(np.float32)  # tokens are their batch
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens), torch.arange(num_frames)[None], None, use_cache=False)[0].numpy()
-    state = tapnext_layers.State(jnp.zeros((1, 7, 3, 20)), jnp.zeros((1, 7, 20)))
+    state = layers.State(jnp.zeros((1, 7, 3, 20)), jnp.zeros((1, 7, 20)))
     step = jax.jit(lambda x, state, first: ours.apply({"params": params}, x, state, first))
     for t in range(num_frames):
         out, state = step(jnp.asarray(tokens[None, :, t]), state, jnp.asarray(t == 0))
@@ -69,7 +69,7 @@ def test_recurrent_block_matches_recurrent_gemma(num_frames):
 def test_rms_norm_matches_recurrent_gemma():
     theirs = randomise(RecurrentGemmaRMSNorm(24, eps=1e-6))
     x = np.random.default_rng(2).normal(size=(3, 24)).astype(np.float32)
-    out = tapnext_layers.RMSNorm().apply({"params": {"scale": numbers(theirs.weight)}}, jnp.asarray(x))
+    out = layers.RMSNorm().apply({"params": {"scale": numbers(theirs.weight)}}, jnp.asarray(x))
     np.testing.assert_allclose(out, numbers(theirs(torch.from_numpy(x))), atol=TOLERANCE)
 
 
@@ -101,7 +101,7 @@ def test_spatial_block_matches_torch():
         "MlpBlock_0": {"Dense_0": linear(theirs.linear1), "Dense_1": linear(theirs.linear2)},
     }
     x = np.random.default_rng(3).normal(size=(2, 11, 24)).astype(np.float32)
-    block = tapnext_layers.SpatialBlock(num_heads=3, mlp_dim=40)
+    block = layers.SpatialBlock(num_heads=3, mlp_dim=40)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(block.apply({"params": params}, jnp.asarray(x)), expected, atol=TOLERANCE, rtol=1e-5)

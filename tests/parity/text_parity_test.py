@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from motionv2v.convert import text_encoder
+from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.models import text
-from motionv2v.tokenizer import ByteTokenizer
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 pytest.importorskip("transformers", reason="needs transformers: pip install -e .[parity]")

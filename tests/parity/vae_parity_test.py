@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v.convert import autoencoder, files, parts
-from motionv2v.models.vae import VAE
+from motionv2v.convert import autoencoder, networks, tensors
+from motionv2v.models.vae.autoencoder import VAE
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install -e .[parity]")
@@ -86,8 +86,8 @@ def test_released_size_has_diffusers_parameters():
         theirs = diffusers.AutoencoderKLCogVideoX()
     assert autoencoder.from_config(theirs.config) == VAE()
     expected = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
-    (part,) = (part for part in parts.PARTS if part.key == "vae")
-    shapes, rules = parts.shapes_of(part, VAE()), autoencoder.rules(VAE())
+    (part,) = (part for part in networks.PARTS if part.key == "vae")
+    shapes, rules = networks.shapes_of(part, VAE()), autoencoder.rules(VAE())
     assert {rule.target for rule in rules} == shapes.keys()
-    hollow = {rule.source: rule.op.save(files.hollow(shapes[rule.target])).shape for rule in rules}
+    hollow = {rule.source: rule.op.save(tensors.hollow(shapes[rule.target])).shape for rule in rules}
     assert hollow == expected

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from motionv2v import trackers
-from motionv2v.data import hard_scenes
+from motionv2v.data.scenes.hard import Difficulty, dead_leaves, make_scene
 from motionv2v.trackers.flows import Flows, sample
 from motionv2v.tracks import Tracks
 
@@ -12,7 +12,7 @@ MODES = ("dis", "multistep")
 
 
 def world(seed=0, size=(160, 260)):
-    return hard_scenes.dead_leaves(np.random.default_rng(seed), size)
+    return dead_leaves(np.random.default_rng(seed), size)
 
 
 def sliding(offsets, size=(128, 160), seed=0):
@@ -131,8 +131,8 @@ def test_no_queries_single_frames_and_small_clips(mode):
 
 @pytest.mark.parametrize("mode", ("lk", *MODES))
 def test_confidence_says_which_positions_are_better(mode):
-    hard = hard_scenes.Difficulty(num_frames=9, size=(160, 240), speed=0.5, turn=0.6, num_points=150, noise=5.0)
-    scene = hard_scenes.make_scene(hard, 2)
+    hard = Difficulty(num_frames=9, size=(160, 240), speed=0.5, turn=0.6, num_points=150, noise=5.0)
+    scene = make_scene(hard, 2)
     tracks, confidence = trackers.get("classical", mode=mode).track_with_confidence(scene.frames, scene.queries)
     assert confidence.dtype == np.float32 and ((confidence >= 0) & (confidence <= 1)).all()
     np.testing.assert_array_equal(confidence > 0, tracks.visible)
@@ -145,8 +145,8 @@ def test_confidence_says_which_positions_are_better(mode):
 
 def test_drift_ends_a_chain_for_good():
     """Of a scene with noise: the claims are those without a limit, up to where the misses have added up to it."""
-    noisy = hard_scenes.Difficulty(num_frames=9, size=(160, 240), speed=0.3, num_points=80, noise=8.0)
-    scene = hard_scenes.make_scene(noisy, 2)
+    noisy = Difficulty(num_frames=9, size=(160, 240), speed=0.3, num_points=80, noise=8.0)
+    scene = make_scene(noisy, 2)
     free, sure = trackers.get("classical", mode="dis", max_drift=np.inf).track_with_confidence(
         scene.frames, scene.queries
     )
@@ -201,7 +201,7 @@ def test_wrong_queries_are_named(mode):
 
 def test_modes_keep_their_promise_on_a_hard_scene():
     """multistep sees more of what can be seen; dis is right about nearly all it claims to see."""
-    scene = hard_scenes.make_scene(hard_scenes.Difficulty(num_frames=17, size=(240, 360), num_points=150, speed=0.6), 4)
+    scene = make_scene(Difficulty(num_frames=17, size=(240, 360), num_points=150, speed=0.6), 4)
     counted = np.arange(17) != scene.queries[:, :1]
 
     def rates(tracks: Tracks):

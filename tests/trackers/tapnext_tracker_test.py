@@ -11,7 +11,7 @@ import pytest
 import tiny_tapnext
 
 from motionv2v import trackers
-from motionv2v.models import tapnext as network
+from motionv2v.models.tapnext import network
 from motionv2v.trackers import tapnext
 from motionv2v.trackers.tapnext import TapNextError
 

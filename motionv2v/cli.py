@@ -1,0 +1,100 @@
+"""What launchers share: the set-up, and reading a command line with a config, with what is wrong told in one line."""
+
+import re
+import sys
+import warnings
+from collections.abc import Callable
+
+import jax
+from absl import flags, logging
+
+from motionv2v.devices import fit, program_cache
+
+EXPECTED = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
+"""What a launcher tells in one line (`line`): mistakes of a person, and what a device or the host refuses."""
+
+
+def read_flags(argv: list[str], needs_config: bool = True) -> list[str]:
+    """Parse the command line, and read the config file that `--config` names.
+
+    Returns:
+        argv without the flags, as `absl.app.run` hands it to main: the program's name alone.
+
+    Raises:
+        ValueError: for flags or fields that there are not, values that cannot be read, further words, and a config that
+            is missing or cannot be read, in one line.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise ValueError(f"unexpected argument {rest[1]!r}; flags are {_names()} and --config.FIELD=VALUE")
+        if flags.FLAGS["config"].present:
+            flags.FLAGS["config"].value  # noqa: B018  (a file that cannot be read shows when it is first looked at)
+        elif needs_config:
+            raise ValueError("--config is missing, expected a file such as configs/motionv2v_tiny.py")
+    except (AttributeError, KeyError) as error:
+        raise ValueError(_explain(str(error.args[0] if error.args else error))) from error
+    except (ValueError, OSError, TypeError, flags.Error) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return rest
+
+
+def _explain(text: str) -> str:
+    """Turn what ml_collections says of a field that is not there, its name in quotes, into a sentence."""
+    text = text.replace("\\n", " ").replace("\\", "")
+    found = re.fullmatch(r"\W*'?(\w+)'?\s*(?:Did you mean \"(\w+)\" .*)?\W*", text, re.DOTALL)
+    if found is None:
+        return " ".join(text.split())
+    return f"the config has no field {found[1]!r}{f'; did you mean {found[2]!r}?' if found[2] else ''}"
+
+
+def parser(name: str, needs_config: bool = True) -> Callable[[list[str]], list[str]]:
+    """Build the `flags_parser` of `absl.app.run` for a launcher: `read_flags`, or one line and exit code 2."""
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return read_flags(argv, needs_config)
+        except ValueError as error:
+            if logging.level_debug():
+                raise
+            print(f"{name}: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return parse
+
+
+def is_given(name: str) -> bool:
+    """Tell whether a flag, or a field as "config.data.latents", stands on the command line."""
+    return name in flags.FLAGS and flags.FLAGS[name].present > 0
+
+
+def line(error: BaseException) -> str:
+    """Say in one line what was wrong."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"this machine's memory is full ({text or 'no more to be had'}); shorter or smaller clips need less"
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return text
+    if "RESOURCE_EXHAUSTED" in text:
+        advice = "smaller batches, fewer frames or pixels, or more devices need less (see the line on memory above)"
+        return f"a device ran out of memory: {text[:200]}; {advice}"
+    return f"{text[:300]}; --verbosity=1 shows where"
+
+
+def start() -> None:
+    """Set up a launcher that computes: quiet libraries, notices in a line, kept programs, all of a GPU's memory."""
+    logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
+    warnings.formatwarning = _notice
+    fit.claim()
+    program_cache.use_cache()
+
+
+def _notice(message: Warning | str, category: type[Warning], *_: object) -> str:
+    """Write a warning without the place in the source that gives it."""
+    kind = "notice" if category is UserWarning else category.__name__
+    return f"{kind}  {' '.join(str(message).split())}\n"
+
+
+def _names() -> str:
+    own = flags.FLAGS.get_flags_for_module(sys.argv[0]) or flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    return ", ".join(sorted(f"--{flag.name}" for flag in own if "." not in flag.name))

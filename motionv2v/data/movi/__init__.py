@@ -1,0 +1,1 @@
+"""Pairs of clips from MOVi's rendered scenes."""

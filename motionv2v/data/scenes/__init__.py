@@ -1,0 +1,1 @@
+"""Scenes drawn by programs, whose motion is known exactly."""

@@ -1,0 +1,1 @@
+"""Pairs of clips made from people's videos."""

@@ -1,0 +1,243 @@
+"""Edit the motion of a clip with a trained model: `load("tiny").edit(clip, source, target)`.
+
+The model works at its own number of frames and its own size. A clip of another shape is adapted first, and the result
+is mapped back to the clip's size, frame count and frame rate; each such step is told to `notify`.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from motionv2v import backbone, checkpoints, methods, sampling, sections, video
+from motionv2v.convert import checked
+from motionv2v.data import tokenizer
+from motionv2v.editing import ensemble, loaded_model
+from motionv2v.tracks import Tracks
+from motionv2v.typing import AnyArray, Float, Int, Key, UInt8
+
+MAX_ADVISED_POINTS = 20
+
+
+def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = None) -> "Editor":
+    """Load an editor: a released name (`tiny`), a model folder, or a training work dir (its averaged weights).
+
+    Weights of a model that computes in bfloat16 stay in the number type of their file. A text-to-video base loads as
+    well: it has `text_to_video`, and cannot edit. `mesh` as for `Editor`.
+
+    Raises:
+        checkpoints.CheckpointError: a one-line reason if there is no such model or it is damaged.
+        ValueError: if the checkpoint is of another kind, or its heads do not divide over the mesh.
+    """
+    folder = checkpoints.resolve(name_or_folder)
+    config = checkpoints.read_config(folder)
+    check_config(config, name_or_folder)
+    return Editor(*checked.read(name_or_folder), folder, mesh)
+
+
+def check_config(config: Any, name: str | os.PathLike) -> None:
+    """Raise a ValueError for a config of no model that an `Editor` runs, saying what it is and what it can do.
+
+    Some published models read an image's latents beside the noise, or have a control branch for conditions that no
+    method here draws.
+    """
+    sections.require(config, loaded_model.NEEDED, "to edit", str(name))
+    method = methods.get(config.method.name) if "method" in config else None
+    if method is not None and not method.edits():
+        raise ValueError(
+            f"{name} is a model of {config.method.name} ({config.name}), which reads {', '.join(method.reads)}: it "
+            "cannot edit a clip by its points, as the released 'tiny' does"
+        )
+    given = config.dit.in_channels - config.dit.out_channels
+    if config.dit.control_depth and method is None:
+        base = "image-to-video" if given else "text-to-video"
+        raise ValueError(
+            f"{name} has a control branch that no method of this package draws conditions for, as "
+            f"Diffusion-as-Shader's: it cannot edit; launch/convert.py writes it back for diffusers, or with "
+            f"--drop_control its {base} base"
+        )
+    if given:
+        raise ValueError(
+            f"{name} is an image-to-video model ({given} of its input channels are an image's): it cannot edit; "
+            "interpolate.load generates videos from a first frame with it, launch/convert.py writes it for diffusers"
+        )
+
+
+class Editor(loaded_model.LoadedModel):
+    """A model ready to edit, with its compiled functions; built as `loaded_model.LoadedModel`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """Build as `loaded_model.LoadedModel`; nothing is compiled before it is used."""
+        super().__init__(*args, **kwargs)
+        self._measure = self.program(self._measure_fn, ("settings", "use_control", "shape"))
+
+    def edit(
+        self,
+        clip: video.Clip | UInt8[np.ndarray, "T H W 3"],
+        source: Tracks,
+        target: Tracks,
+        *,
+        prompt: str = tokenizer.NULL_PROMPT,
+        seed: int = 0,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        cache: float | None = None,
+        num_views: int | None = None,
+        notify: Callable[[str], None] = warnings.warn,
+    ) -> video.Clip:
+        """Redraw a clip so that its points move along other paths (paper, section 3.3).
+
+        Args:
+            clip: the video; uint8 frames, any size and length. An array is taken at 8 frames per second.
+            source: the points' paths [N T 2] in pixels of the clip, and where they are visible.
+            target: where the same points shall go.
+            prompt: what the video shows. seed: same seed, same video.
+            num_steps: denoising steps; None takes the config's.
+            guidance: classifier-free guidance scale on the text; None takes the config's, 1 switches it off.
+            cache: threshold of the step cache (`step_cache`), 0 is off; None takes the config's, off unless it says so.
+            num_views: how many views to average, as in `generate`.
+            notify: called with a sentence for each adaptation of frame count or size, for too many points, and for a
+                prompt that is cut.
+
+        Returns:
+            The edited clip, of the same size, frame count and frame rate.
+
+        Raises:
+            ValueError: if the tracks do not fit each other or the clip, saying both shapes; if the model cannot edit;
+                if `cache` is above 0 and the model's curve was not measured; for no number of `sections.VIEWS`.
+        """
+        if self.model.method is None or not self.model.method.edits():
+            reads = "only a base" if self.model.method is None else f"it reads {', '.join(self.model.method.reads)}"
+            raise ValueError(f"{self.config.name} has no method for edits, {reads}: it cannot edit motion")
+        clip = clip if isinstance(clip, video.Clip) else video.Clip(np.asarray(clip), 8.0)
+        frames = clip.frames
+        check_tracks(frames, source, target)
+        if source.xy.shape[0] > MAX_ADVISED_POINTS:
+            notify(
+                f"{source.xy.shape[0]} points: the method works best with at most {MAX_ADVISED_POINTS} "
+                "(paper, section 3.3); fewer, well-placed points follow better"
+            )
+        reuse = self.reused_steps(cache, num_steps)
+        times = self._frame_times(len(frames), notify)
+        batch = self._batch(frames, source, target, times, notify)
+        tokens = self.tokenizer.encode([prompt], notify)
+        options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views}
+        options |= {"reuse": reuse} if reuse else {}
+        result = self.generate(jax.random.key(seed), batch, tokens, **options)[0]
+        nearest = np.abs(np.arange(len(frames))[:, None] - times).argmin(1)
+        return video.Clip(video.resize(np.asarray(result)[nearest], frames.shape[1:3]), clip.fps)
+
+    def _frame_times(self, length: int, notify: Callable[[str], None]) -> Int[np.ndarray, "T"]:
+        """Choose which of the clip's frames the model sees: all in order, evenly spaced, or padded with the last."""
+        if length == self.num_frames:
+            return np.arange(length)
+        if length > self.num_frames:
+            notify(
+                f"the clip has {length} frames and the model works on {self.num_frames}: it edits {self.num_frames} "
+                f"evenly spaced ones, and each frame of the result is the nearest of those"
+            )
+            return np.round(np.linspace(0, length - 1, self.num_frames)).astype(int)
+        notify(f"the clip has {length} frames and the model works on {self.num_frames}: the last frame is held")
+        return np.minimum(np.arange(self.num_frames), length - 1)
+
+    def _batch(self, frames: np.ndarray, source: Tracks, target: Tracks, times: np.ndarray, notify: Any) -> dict:
+        """Bring a clip and its tracks to the model's frames and size, as a batch of one."""
+        height, width = frames.shape[1:3]
+        if (height, width) != self.size:
+            notify(
+                f"the clip is {width}x{height} and the model works at {self.size[1]}x{self.size[0]}: "
+                "it is resized there and back"
+            )
+        scale = np.array([self.size[1] / width, self.size[0] / height], np.float32)
+        batch = {"source": video.resize(frames[times], self.size)[None]}
+        # Hidden points draw nothing: padding to a multiple of 16 keeps the number of compiled shapes small.
+        padding = -len(source.xy) % 16
+        for side, tracks in (("source", source), ("target", target)):
+            xy = np.pad(np.asarray(tracks.xy, np.float32)[:, times] * scale, ((0, padding), (0, 0), (0, 0)))
+            batch[f"{side}_xy"] = xy[None]
+            batch[f"{side}_visible"] = np.pad(np.asarray(tracks.visible)[:, times], ((0, padding), (0, 0)))[None]
+        return batch
+
+    def generate(
+        self,
+        key: Key,
+        batch: dict[str, AnyArray],
+        tokens: Int[AnyArray, "B L"],
+        *,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        use_control: bool = True,
+        reuse: tuple[bool, ...] | None = None,
+        num_views: int | None = None,
+    ) -> UInt8[AnyArray, "B T H W 3"]:
+        """Edit a batch that is already at the model's frames and size; one compiled call a view, pixels to pixels.
+
+        Args:
+            key: of the noise and of what the method draws, such as the blobs' colours.
+            batch: what the method reads (`methods.fields`); for an edit `source` uint8 [B T H W 3], `source_xy`,
+                `target_xy` [B N T 2], `source_visible`, `target_visible` [B N T].
+            tokens: of the prompts. num_steps, guidance: as in `edit`.
+            use_control: False samples the frozen base without its control branch, for comparison.
+            reuse: which steps are not computed, from `reused_steps` or `step_cache.plan`; None for none.
+            num_views: how many `views` of the edit to average; None takes the config's for samples of one step with
+                control, else 1: longer samples do not average well, and without control there is no common answer.
+
+        Raises:
+            inference.SampleError: for a sample that is not finite.
+        """
+        settings = self.settings(num_steps, guidance, reuse)
+        if num_views is None:
+            is_mean = use_control and settings.num_steps == 1
+            num_views = self.config.sample.views if is_mean else 1
+        one = lambda key, batch: self.sample(key, batch, tokens, settings, use_control=use_control)  # noqa: E731
+        read = {} if self.model.method is None else self.model.method.fields
+        return ensemble.average(key, one, batch, num_views, read)
+
+    def measure_changes(
+        self,
+        key: Key,
+        batch: dict[str, AnyArray],
+        tokens: Int[AnyArray, "B L"],
+        *,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        use_control: bool = True,
+    ) -> dict[str, Float[AnyArray, "S"]]:
+        """Sample as `generate` does, and return how the prediction changes from step to step: `sampling.changes`."""
+        settings, shape = self.settings(num_steps, guidance), backbone.clip_shape(self.model)[:3]
+        return self._call_sampler(self._measure, key, batch, tokens, settings, use_control, shape=shape)
+
+    def _measure_fn(self, params, key, batch, text, null_text, *, settings, use_control, shape):
+        sample_key, noise, conditions = self._start(params, key, batch, len(text), shape, use_control)
+        functions = self._denoisers(params, text, null_text, conditions, use_control)
+        return sampling.changes(sample_key, functions[0], noise, self.model.schedule, settings, functions[1])[1]
+
+    def text_to_video(
+        self,
+        prompts: Sequence[str],
+        seed: int = 0,
+        num_steps: int | None = None,
+        notify: Callable[[str], None] = warnings.warn,
+    ) -> UInt8[AnyArray, "B T H W 3"]:
+        """Sample videos from text alone with the base model; `notify` is told of prompts that are cut."""
+        tokens = self.tokenizer.encode(list(prompts), notify)
+        return np.asarray(self.generate(jax.random.key(seed), {}, tokens, num_steps=num_steps, use_control=False))
+
+
+def check_tracks(frames: UInt8[np.ndarray, "T H W 3"], source: Tracks, target: Tracks) -> None:
+    """Check that a clip and its two sets of tracks belong together. Raises ValueError naming both shapes."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise ValueError(f"the clip must be uint8 [T H W 3]; got {frames.dtype} {list(frames.shape)}")
+    if np.shape(source.xy) != np.shape(target.xy):
+        raise ValueError(
+            f"source has tracks {np.shape(source.xy)} and target {np.shape(target.xy)}; they must be the same"
+        )
+    if np.ndim(source.xy) != 3 or np.shape(source.xy)[1] != len(frames):
+        raise ValueError(
+            f"tracks must be [N {len(frames)} 2] for a clip of {len(frames)} frames; got {np.shape(source.xy)}"
+        )
+    if not (np.isfinite(source.xy).all() and np.isfinite(target.xy).all()):
+        raise ValueError("tracks hold values that are not finite; every position must be a number, hidden points too")

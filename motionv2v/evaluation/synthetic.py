@@ -1,0 +1,248 @@
+"""Measure what a model does: follow-EPE, keep-EPE and PSNR of edits of held-out scenes whose truth is known exactly.
+
+Protocol of `synthetic`: pairs of the test split, N points each, N exact tracks. The model gets the source video, the
+points' paths in it and their paths in the target. A tracker that knows nothing else is started on each output at the
+target position where a point's longest visible run begins, and followed to that run's end:
+
+    follow-EPE   mean distance, in pixels, between those tracks and the target paths, over the points that were edited
+                 (Motion Prompting's EPE, restricted to edits)
+    keep-EPE     the same over the points whose paths are equal in both videos
+    PSNR         against the true target video, of the squared error pooled over the clip: per frame, the exact first
+                 frame of a copy would count as infinitely good
+
+A point counts only if the same tracker follows it on the true target to within a pixel (`trackable`): otherwise the
+number would measure the tracker. The share of points that count is reported.
+
+"Copy" rows give the source video to the same protocol. `truth` is the same tracker on the true target: the floor that
+tracking itself sets. `exact` distances need no tracker: the source's exact paths against the target's.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from motionv2v import editing, figures, metrics, trackers, video
+from motionv2v.data.scenes.pairs import Pair, SceneConfig, make_pair
+from motionv2v.data.tokenizer import NULL_PROMPT
+from motionv2v.devices import fit
+from motionv2v.typing import Bool, Float, Int, UInt8
+
+NUM_POINTS = 10
+TRACKABLE = 1.0
+"""Pixels: a point counts if the tracker follows it this well on the true target, see `trackable`."""
+
+
+def held_out_pairs(editor: editing.Editor, num_pairs: int, seed: int, num_points: int = NUM_POINTS) -> list[Pair]:
+    """Draw pairs of the test split at the model's size, every one with `num_points` points."""
+    data = editor.config.data
+    settings = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.get("scene", {}).items()}
+    settings |= {"num_points": num_points, "num_frames": editor.num_frames, "size": editor.size}
+    config = SceneConfig(**settings)
+    return [make_pair(config, seed, index, "test") for index in range(num_pairs)]
+
+
+def edit_pairs(
+    editor: editing.Editor,
+    pairs: list[Pair],
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    num_steps: int | None = None,
+    guidance: float | None = None,
+    num_views: int | None = None,
+    use_control: bool = True,
+    captions: bool = True,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> UInt8[np.ndarray, "M T H W 3"]:
+    """Run the model over pairs in batches; the last batch is filled up so that one compilation serves all.
+
+    `batch_size` None takes 10, or as many as the devices can hold. Further options are those of `Editor.generate`.
+    """
+    batch_size = batch_size or fit.edits_at_once(editor.config, editor.mesh)
+    outputs = []
+    for first in progress(range(0, len(pairs), batch_size)):
+        chunk = pairs[first : first + batch_size]
+        padded = chunk + [chunk[-1]] * (batch_size - len(chunk))
+        batch = {"source": np.stack([p.source for p in padded])}
+        for side in ("source", "target"):
+            tracks = [getattr(p, f"{side}_tracks") for p in padded]
+            batch[f"{side}_xy"] = np.stack([t.xy for t in tracks])
+            batch[f"{side}_visible"] = np.stack([t.visible for t in tracks])
+        tokens = editor.tokenizer.encode([p.caption if captions else NULL_PROMPT for p in padded])
+        key = jax.random.fold_in(jax.random.key(seed), first)
+        options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views, "use_control": use_control}
+        outputs.append(np.asarray(editor.generate(key, batch, tokens, **options))[: len(chunk)])
+    return np.concatenate(outputs)
+
+
+def longest_runs(visible: Bool[np.ndarray, "N T"]) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
+    """Find each point's longest run of visible frames: (first frame, length); length 0 for a point never visible."""
+    first, length = np.zeros(len(visible), np.int64), np.zeros(len(visible), np.int64)
+    run = np.zeros(len(visible), np.int64)
+    for t in range(visible.shape[1]):
+        run = np.where(visible[:, t], run + 1, 0)
+        longer = run > length
+        first, length = np.where(longer, t + 1 - run, first), np.where(longer, run, length)
+    return first, length
+
+
+def tracked_errors(
+    frames: UInt8[np.ndarray, "T H W 3"], pair: Pair, tracker: Any
+) -> tuple[Float[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
+    """Track a video from where points start to be visible in the target; distances to the target, and where they count.
+
+    Counted are the frames of the point's longest visible run in the target after its first, in which the tracker was
+    told the answer: a tracker that hands points from frame to frame cannot be asked what lies behind an occlusion.
+    """
+    target = pair.target_tracks
+    first, length = longest_runs(target.visible)
+    steps = np.arange(target.visible.shape[1])
+    counted = (steps > first[:, None]) & (steps < (first + length)[:, None])
+    queries = np.concatenate([first[:, None], target.xy[np.arange(len(first)), first]], 1)
+    seen = length > 1
+    error = np.zeros(target.visible.shape, np.float32)
+    if seen.any():
+        found = tracker.track(frames, queries[seen].astype(np.float32))
+        error[seen] = np.linalg.norm(found.xy - target.xy[seen], axis=-1)
+    return error, counted
+
+
+def trackable(pairs: list[Pair], tracker: Any) -> list[Bool[np.ndarray, "N"]]:
+    """Tell which points of each pair the tracker follows on the *true* target to within `TRACKABLE` pixels on average.
+
+    On the others (smooth ground, fast turns) an error would be the tracker's own, whatever the video.
+    """
+    usable = []
+    for pair in pairs:
+        error, counted = tracked_errors(pair.target, pair, tracker)
+        mean = (error * counted).sum(1) / np.maximum(counted.sum(1), 1)
+        usable.append((mean < TRACKABLE) & counted.any(1))
+    return usable
+
+
+def score(
+    videos: UInt8[np.ndarray, "M T H W 3"],
+    pairs: list[Pair],
+    tracker: Any,
+    usable: list[Bool[np.ndarray, "N"]] | None = None,
+) -> dict[str, float]:
+    """Score videos against the pairs they should equal: follow-EPE and keep-EPE (px), PSNR (dB).
+
+    Distances are averaged within a pair, then over the pairs that have such points; NaN if none has. `usable` names the
+    points that count, all by default.
+    """
+    follow, keep, psnr = [], [], []
+    for index, (frames, pair) in enumerate(zip(videos, pairs, strict=True)):
+        error, counted = tracked_errors(frames, pair, tracker)
+        if usable is not None:
+            counted = counted & usable[index][:, None]
+        for rows, result in ((pair.edited, follow), (~pair.edited, keep)):
+            where = counted & rows[:, None]
+            if where.any():
+                result.append(float(error[where].mean()))
+        psnr.append(metrics.clip_psnr(frames, pair.target))
+    return {"follow_epe": _mean(follow), "keep_epe": _mean(keep), "psnr": _mean(psnr)}
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def exact_copy_epe(pairs: list[Pair]) -> float:
+    """Average how far edited points are from their target in the source video itself, in pixels, by exact tracks."""
+    errors = []
+    for pair in pairs:
+        where = pair.target_tracks.visible & pair.edited[:, None]
+        if where.any():
+            gap = np.linalg.norm(pair.source_tracks.xy - pair.target_tracks.xy, axis=-1)
+            errors.append(float(gap[where].mean()))
+    return _mean(errors)
+
+
+def synthetic(
+    editor: editing.Editor, *, num_pairs: int = 200, seed: int = 7, **options: Any
+) -> tuple[dict[str, float], UInt8[np.ndarray, "M T H W 3"], list[Pair]]:
+    """Run the synthetic benchmark.
+
+    Args:
+        editor: the model. num_pairs, seed: which held-out pairs. options: of `edit_pairs`.
+
+    Returns:
+        The flat results, the edited videos, and the pairs. Keys: `follow_epe`, `keep_epe`, `psnr` of the model;
+        the same with `_copy` for the source video and `_truth` for the target video; `follow_epe_copy_exact`;
+        `trackable_share` of the points, those that count.
+    """
+    pairs = held_out_pairs(editor, num_pairs, seed)
+    videos = edit_pairs(editor, pairs, **options)
+    tracker = trackers.get("classical")
+    usable = trackable(pairs, tracker)
+    results = score(videos, pairs, tracker, usable)
+    copied = score(np.stack([p.source for p in pairs]), pairs, tracker, usable)
+    truth = score(np.stack([p.target for p in pairs]), pairs, tracker, usable)
+    results |= {f"{name}_copy": value for name, value in copied.items()}
+    results |= {f"{name}_truth": truth[name] for name in ("follow_epe", "keep_epe")}
+    results["follow_epe_copy_exact"] = exact_copy_epe(pairs)
+    results["trackable_share"] = float(np.concatenate(usable).mean())
+    return results, videos, pairs
+
+
+class Row(NamedTuple):
+    """One row of a table: what was measured, the numbers, and the videos they were measured on."""
+
+    name: str
+    results: dict[str, float]
+    videos: UInt8[np.ndarray, "M T H W 3"]
+    pairs: list[Pair]
+
+
+def run_row(name: str, editor: editing.Editor, **options: Any) -> Row:
+    """Run the synthetic benchmark and keep what it made under a name; `options` are those of `synthetic`."""
+    return Row(name, *synthetic(editor, **options))
+
+
+def format_table(rows: list[Row]) -> str:
+    """Lay out rows as markdown, with what copying the source scores and the tracker's own floor below them."""
+    first = rows[0].results
+    lines = [(row.name, *(row.results[key] for key in ("follow_epe", "keep_epe", "psnr"))) for row in rows]
+    lines.append(("copy the source", *(first[f"{key}_copy"] for key in ("follow_epe", "keep_epe", "psnr"))))
+    lines.append(("the true target (tracker's floor)", first["follow_epe_truth"], first["keep_epe_truth"], math.inf))
+    text = [
+        f"{len(rows[0].pairs)} held-out pairs, {NUM_POINTS} points each, of which the tracker can follow "
+        f"{first['trackable_share']:.0%} on the true target",
+        "| | follow-EPE (px) | keep-EPE (px) | PSNR (dB) |",
+        "|---|---|---|---|",
+        *(f"| {name} | {follow:.2f} | {keep:.2f} | {psnr:.2f} |" for name, follow, keep, psnr in lines),
+        f"Copying against exact tracks, without a tracker: follow-EPE {first['follow_epe_copy_exact']:.2f} px.",
+    ]
+    return "\n".join(text)
+
+
+def write_videos(row: Row, folder: str | Path, most: int = 8) -> Path:
+    """Write the first pairs of a row, `pair_0.mp4` and a contact sheet `pair_0.png` for each; returns the folder."""
+    for index, (pair, edited) in enumerate(zip(row.pairs[:most], row.videos[:most], strict=True)):
+        clip, file = comparison_video(pair, edited), Path(folder) / f"pair_{index}"
+        video.write(file.with_suffix(".mp4"), clip, fps=8)
+        figures.save_png(file.with_suffix(".png"), figures.contact_sheet([(pair.caption, clip)], 4))
+    return Path(folder)
+
+
+def comparison_video(pair: Pair, edited: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w 3"]:
+    """Lay out source, target tracks on the source, edited result and true target side by side, with labels."""
+    drawn = figures.draw_tracks(pair.source, pair.target_tracks, highlight=pair.edited)
+    panels = [("source", pair.source), ("target tracks", drawn), ("edited", edited), ("true target", pair.target)]
+    return figures.side_by_side(panels)
+
+
+def probe_synthetic(editor: editing.Editor, num_pairs: int, seed: int) -> dict[str, Any]:
+    """Evaluate during training: the benchmark on few pairs, and videos of the first four."""
+    size = fit.probed_at_once(editor.config, editor.mesh, num_pairs)
+    results, videos, pairs = synthetic(editor, num_pairs=num_pairs, seed=seed, batch_size=size)
+    shown = {
+        f"edit_{i}": comparison_video(pair, video)
+        for i, (pair, video) in enumerate(zip(pairs[:4], videos[:4], strict=True))
+    }
+    return {"scalars": results, "videos": shown}

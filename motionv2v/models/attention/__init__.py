@@ -1,0 +1,1 @@
+"""Attention behind one function, `dispatch.attention`, and its implementations."""

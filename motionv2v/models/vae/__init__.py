@@ -1,0 +1,1 @@
+"""The causal video autoencoder, whole, in tiles and in strips."""

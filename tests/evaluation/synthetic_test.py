@@ -1,0 +1,220 @@
+"""The benchmark's protocol: what counts, what is averaged, and what a perfect edit and a mere copy score."""
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from motionv2v import editing
+from motionv2v.data.scenes.pairs import Pair, SceneConfig, make_pair
+from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
+from motionv2v.evaluation import synthetic
+from motionv2v.tracks import Tracks
+
+SCENE = {"kinds": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), "moving_camera": 0.0, "speed": 0.4, "turn": 0.3}
+
+
+class FakeEditor(editing.Editor):
+    """Stand in for a model: answer every batch with `answer(batch)`, and remember what was asked."""
+
+    def __init__(self, answer=lambda batch: batch["source"]):
+        self.config = ConfigDict({"data": {"num_frames": 9, "size": (64, 64), "scene": SCENE}})
+        self.tokenizer, self.answer, self.calls, self.mesh = ByteTokenizer(16), answer, [], None
+
+    def generate(self, key, batch, tokens, **options):
+        self.calls.append((key, batch, tokens, options))
+        return self.answer(batch)
+
+
+class FakeTracker:
+    """Report the tracks that it was made with, shifted, and remember the queries."""
+
+    def __init__(self, tracks, shift=(3.0, 4.0)):
+        self.tracks, self.shift = tracks, np.float32(shift)
+
+    def track(self, frames, queries):
+        self.queries = queries
+        return Tracks(self.tracks.xy + self.shift, np.ones_like(self.tracks.visible))
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return synthetic.held_out_pairs(FakeEditor(), 3, seed=7, num_points=6)
+
+
+def test_held_out_pairs_are_the_test_splits(pairs):
+    config = SceneConfig(num_frames=9, size=(64, 64), num_points=6, **SCENE)
+    for index, pair in enumerate(pairs):
+        expected = make_pair(config, 7, index, "test")
+        np.testing.assert_array_equal(pair.target, expected.target)
+        np.testing.assert_array_equal(pair.source_tracks.xy, expected.source_tracks.xy)
+
+
+def test_longest_runs_match_loop():
+    rng = np.random.default_rng(0)
+    visible = rng.random((40, 9)) < 0.6
+    visible[0], visible[1] = False, True
+    first, length = synthetic.longest_runs(visible)
+    for row in range(40):
+        best = (0, 0)
+        for start in range(9):
+            stop = start
+            while stop < 9 and visible[row, stop]:
+                stop += 1
+            if stop - start > best[1]:
+                best = (start, stop - start)
+        assert (first[row], length[row]) == best
+
+
+def test_batches_are_filled_up_and_outputs_stay_in_order(pairs):
+    editor = FakeEditor(lambda batch: np.asarray(batch["source"]) // 2)
+    videos = synthetic.edit_pairs(
+        editor, pairs, batch_size=2, num_steps=3, guidance=2.0, num_views=2, use_control=False
+    )
+    np.testing.assert_array_equal(videos, np.stack([p.source for p in pairs]) // 2)
+    (key, batch, tokens, options), (other_key, last, _, _) = editor.calls
+    assert options == {"num_steps": 3, "guidance": 2.0, "num_views": 2, "use_control": False}
+    np.testing.assert_array_equal(batch["target_xy"][1], pairs[1].target_tracks.xy)
+    np.testing.assert_array_equal(batch["source_visible"][0], pairs[0].source_tracks.visible)
+    np.testing.assert_array_equal(tokens, editor.tokenizer.encode([p.caption for p in pairs[:2]]))
+    for row in range(2):
+        np.testing.assert_array_equal(last["source"][row], pairs[2].source)
+    assert not np.array_equal(jax.random.key_data(key), jax.random.key_data(other_key)), "the same noise twice"
+    synthetic.edit_pairs(editor, pairs[:1], batch_size=1, captions=False)
+    np.testing.assert_array_equal(editor.calls[-1][2], editor.tokenizer.encode([NULL_PROMPT]))
+
+
+def test_errors_are_counted_in_the_longest_run_after_its_first_frame(pairs):
+    pair = pairs[0]
+    visible = np.array(pair.target_tracks.visible)
+    visible[0], visible[1], visible[2] = False, False, True
+    visible[1, 4] = True
+    visible[2, 2] = False
+    tracks = Tracks(pair.target_tracks.xy, visible)
+    seen = synthetic.longest_runs(visible)[1] > 1
+    tracker = FakeTracker(Tracks(tracks.xy[seen], visible[seen]))
+    changed = Pair(**{**vars(pair), "target_tracks": tracks})
+    error, counted = synthetic.tracked_errors(pair.target, changed, tracker)
+    assert not seen[:2].any() and not counted[:2].any(), "never seen, or in one frame alone: nothing to follow"
+    # Point 2 is hidden in frame 2: its longest run is 3..8, of which frame 3 was told to the tracker.
+    assert counted[2].tolist() == [False] * 4 + [True] * 5
+    query = tracker.queries[int(seen[:2].sum())]
+    np.testing.assert_array_equal(query, np.float32([3, *tracks.xy[2, 3]]))
+    # A 3-4-5 triangle, at float32 positions of up to a few hundred pixels.
+    np.testing.assert_allclose(error[counted], 5.0, atol=1e-4)
+
+
+def test_scores_are_means_of_pairs_means(pairs):
+    """Edited points make follow-EPE, the others keep-EPE; a pair with many points weighs no more than one with few."""
+
+    class Tracker(FakeTracker):
+        def __init__(self):
+            self.pairs = iter(enumerate(pairs))
+
+        def track(self, frames, queries):
+            index, pair = next(self.pairs)
+            seen = synthetic.longest_runs(pair.target_tracks.visible)[1] > 1
+            # Pair i: edited points are i + 1 px off, kept ones 10 (i + 1) px.
+            off = np.where(pair.edited, 1.0, 10.0).astype(np.float32) * (index + 1)
+            xy = pair.target_tracks.xy + np.stack([off, 0 * off], -1)[:, None]
+            return Tracks(xy[seen], pair.target_tracks.visible[seen])
+
+    result = synthetic.score(np.stack([p.target for p in pairs]), pairs, Tracker())
+    follow, keep = [], []
+    for index, pair in enumerate(pairs):
+        seen = synthetic.longest_runs(pair.target_tracks.visible)[1] > 1
+        follow += [index + 1] * bool((seen & pair.edited).any())
+        keep += [10 * (index + 1)] * bool((seen & ~pair.edited).any())
+    assert follow and keep
+    # Float32 positions.
+    assert result["follow_epe"] == pytest.approx(np.mean(follow), abs=1e-4)
+    assert result["keep_epe"] == pytest.approx(np.mean(keep), abs=1e-3)
+    assert result["psnr"] == np.inf
+
+
+def test_points_count_if_the_tracker_follows_them_on_the_truth(pairs):
+    """Mean errors of half a pixel count, of two pixels not; nor do points that are never followed at all."""
+
+    class Tracker:
+        def __init__(self):
+            self.pairs = iter(pairs)
+
+        def track(self, frames, queries):
+            pair = next(self.pairs)
+            np.testing.assert_array_equal(frames, pair.target)
+            seen = synthetic.longest_runs(pair.target_tracks.visible)[1] > 1
+            off = np.where(np.arange(6) % 2, 2.0, 0.5).astype(np.float32)
+            xy = pair.target_tracks.xy + np.stack([off, 0 * off], -1)[:, None]
+            return Tracks(xy[seen], pair.target_tracks.visible[seen])
+
+    usable = synthetic.trackable(pairs, Tracker())
+    for pair, got in zip(pairs, usable, strict=True):
+        seen = synthetic.longest_runs(pair.target_tracks.visible)[1] > 1
+        np.testing.assert_array_equal(got, seen & (np.arange(6) % 2 == 0))
+    # Points that do not count leave the score alone, however far off they are.
+    result = synthetic.score(np.stack([p.target for p in pairs]), pairs, Tracker(), usable)
+    # Float32 positions of up to a few hundred pixels.
+    assert result["follow_epe"] == pytest.approx(0.5, abs=1e-4)
+    assert result["keep_epe"] == pytest.approx(0.5, abs=1e-4) or np.isnan(result["keep_epe"])
+
+
+def test_no_such_points_is_nan(pairs):
+    pair = Pair(**{**vars(pairs[0]), "edited": np.zeros(6, bool)})
+    tracker = FakeTracker(pairs[0].target_tracks)
+    tracker.tracks = Tracks(*(a[synthetic.longest_runs(pair.target_tracks.visible)[1] > 1] for a in pair.target_tracks))
+    assert np.isnan(synthetic.score(pair.target[None], [pair], tracker)["follow_epe"])
+
+
+def test_exact_copy_distance_matches_loop(pairs):
+    means = []
+    for pair in pairs:
+        gaps = [
+            np.hypot(*(pair.source_tracks.xy[n, t] - pair.target_tracks.xy[n, t]))
+            for n in range(6)
+            for t in range(9)
+            if pair.edited[n] and pair.target_tracks.visible[n, t]
+        ]
+        means += [np.mean(gaps)] if gaps else []
+    assert synthetic.exact_copy_epe(pairs) == pytest.approx(np.mean(means), rel=1e-5)
+
+
+def test_a_copy_scores_the_copy_rows_and_the_truth_is_near_perfect():
+    copy, _, pairs = synthetic.synthetic(FakeEditor(), num_pairs=2, seed=3, batch_size=2)
+    for name in ("follow_epe", "keep_epe", "psnr"):
+        assert copy[name] == copy[f"{name}_copy"]
+    targets = {pair.source.tobytes(): pair.target for pair in pairs}
+    perfect = FakeEditor(lambda batch: np.stack([targets[source.tobytes()] for source in batch["source"]]))
+    truth, videos, _ = synthetic.synthetic(perfect, num_pairs=2, seed=3, batch_size=2)
+    np.testing.assert_array_equal(videos, np.stack([pair.target for pair in pairs]))
+    assert truth["psnr"] == np.inf and truth["psnr_copy"] < 30
+    for name in ("follow_epe", "keep_epe"):
+        assert truth[name] == truth[f"{name}_truth"]
+    # The tracker itself errs by a fraction of a pixel; edited points of a copy are many pixels off.
+    assert truth["follow_epe"] < 1.0 and truth["keep_epe"] < 1.0
+    assert copy["follow_epe"] > 5 * truth["follow_epe"]
+    assert truth["follow_epe_copy_exact"] > 3.0
+
+
+def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor():
+    names = ("follow_epe", "keep_epe", "psnr")
+    results = {f"{name}{end}": float(i) for i, name in enumerate(names) for end in ("", "_copy")}
+    results |= {"follow_epe_truth": 0.25, "keep_epe_truth": 0.125, "trackable_share": 0.5, "follow_epe_copy_exact": 9.0}
+    rows = [synthetic.Row(name, results, np.zeros((0, 1, 8, 8, 3), np.uint8), []) for name in ("tiny", "base")]
+    head, _, _, *body, last = synthetic.format_table(rows).splitlines()
+    assert "50%" in head and "9.00 px" in last
+    assert [line.split(" | ")[0].strip("| ") for line in body[:3]] == ["tiny", "base", "copy the source"]
+    assert body[0] == "| tiny | 0.00 | 1.00 | 2.00 |" and body[3].endswith("| 0.25 | 0.12 | inf |")
+
+
+def test_probe_shows_four_edits_with_their_truth(monkeypatch):
+    """One clip at a time, where a training leaves room for no more."""
+    monkeypatch.setattr(synthetic.fit, "probed_at_once", lambda config, mesh, most: 1)
+    editor = FakeEditor()
+    result = synthetic.probe_synthetic(editor, num_pairs=2, seed=7)
+    assert [len(batch["source"]) for _, batch, *_ in editor.calls] == [1, 1]
+    assert sorted(result["videos"]) == ["edit_0", "edit_1"]
+    video = result["videos"]["edit_0"]
+    assert video.dtype == np.uint8 and len(video) == 9
+    # Four panels next to one another, each enlarged to 256 pixels.
+    assert video.shape[2] > 4 * 256 and video.shape[1] > 256
+    assert result["scalars"]["psnr"] == result["scalars"]["psnr_copy"]
