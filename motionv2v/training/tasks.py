@@ -68,6 +68,13 @@ def start_from(params: PyTree, folders: Any, model: backbone.Model, say: Callabl
             start = methods.start_from_base if model.method is None else model.method.start_from
             own = {name: params[name] for name in ("dit", "conditioner") if name in params}
             base = jax.tree.map(jnp.asarray, loaded["dit"])
+            lacks = [path for path in parameters.flatten(own["dit"]) if not is_addition(path)]
+            lacks = sorted(set(lacks) - set(parameters.flatten(base)))
+            if lacks:
+                raise checkpoints.CheckpointError(
+                    f"{folder} (dit) is no base of this model, it lacks {', '.join(lacks[:3])}"
+                    + (f" (and {len(lacks) - 3} more)" if len(lacks) > 3 else "")
+                )
             started = start(own, base, model.denoiser.dit, model.config.get("method"))
             checkpoints.check_shapes(started, own, f"{folder} (dit)")
             fresh = {path.split("/")[0] for path in parameters.flatten(own["dit"]) if is_addition(path)}

@@ -157,6 +157,17 @@ def test_rules_cover_the_models(name):
     assert all(parts[path] > 1 for path in sizes if sizes[path] > 20e6)
 
 
+def test_what_a_method_adds_to_every_layer_is_divided():
+    """Low-rank updates along the width, as the kernels that they add to, and embeddings of layers, which are large."""
+    updates = {"k": {"a": jnp.zeros((2, 32, 4)), "b": jnp.zeros((2, 4, 32))}}
+    params = {"dit": {"lora": {"attention": updates}}, "conditioner": {"motion_v": jnp.zeros((2, 3, 2, 2, 32))}}
+    specs = sharding.parameter_specs(params, abstract(fsdp=4, tensor=2), notify=lambda _: None)
+    width = ("fsdp", "context")
+    assert specs["dit/lora/attention/k/a"] == PartitionSpec(None, width, None)
+    assert specs["dit/lora/attention/k/b"] == PartitionSpec(None, None, width)
+    assert specs["conditioner/motion_v"] == PartitionSpec(None, None, None, None, width)
+
+
 def test_dimensions_that_do_not_divide_stay_whole_and_are_told_once():
     params = {"dit": {"blocks": {name: {"kernel": jnp.zeros((2, 12, 10))} for name in ("q", "k")}}}
     notices = []

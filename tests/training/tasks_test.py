@@ -55,6 +55,23 @@ def test_another_size_is_refused(saved, tmp_path):
         tasks.take_weights(tasks.make(other).init(jax.random.key(0)), (saved["base"],))
 
 
+def test_a_base_that_lacks_a_layer_is_refused(saved, tmp_path):
+    """What is fresh is what a base may lack, and nothing else: a hole would train from chance in silence."""
+    config, params = checkpoints.load_model(saved["base"])
+    del params["dit"]["out"]
+    folder = str(checkpoints.save_model(tmp_path / "holed", config, params, dtype="float32"))
+    task = tasks.make(tiny_model.config("control"))
+    fresh = task.init(jax.random.key(0))
+    with pytest.raises(checkpoints.CheckpointError, match=r"no base of this model, it lacks out/bias, out/kernel"):
+        tasks.start_from(fresh, (folder,), task.model)
+    lines = []
+    started = tasks.start_from(fresh, (saved["base"],), task.model, lines.append)
+    assert lines == [f"{saved['base']}: the base's weights are taken; conditioner, control start anew"]
+    base = checkpoints.load_model(saved["base"])[1]["dit"]
+    assert same(started["dit"]["control"]["blocks"], jax.tree.map(lambda x: x[:1], base["blocks"]))
+    assert same(started["conditioner"], fresh["conditioner"])
+
+
 def test_edge_term_sees_edges_alone(monkeypatch):
     """A reconstruction that is too bright everywhere has no edge error; one with a step in it has the step's."""
     config = tiny_model.config("vae")
