@@ -125,6 +125,28 @@ def test_latents_keep_pieces(vocabulary, tmp_path, monkeypatch):
         prepare_latents.write_latents(config, folder, 4, say=lambda line: None)
 
 
+def test_swapped_pairs_take_their_first_frames_along(tmp_path, monkeypatch):
+    """With latents of first frames a swapped sample is the other pair whole, and not half of each."""
+    monkeypatch.setattr(prepare_latents, "SHARD", 2)
+    config = tiny_model.config()
+    config.init_from = (str(tiny_model.save(tmp_path / "vae", "vae")),)
+    config.method.first_frame_latents = True
+    config.data.update({"latents": str(tmp_path / "latents"), "caption_dropout": 0.0, "swap": 1.0})
+    folder = prepare_latents.write_latents(config, None, 2, say=lambda line: None, batch_size=2)
+    stored = np.load(folder / "00000.npy")
+    batch = next(iter(dataset.make_dataset(config)))
+    order = [int(np.flatnonzero((batch["tokens"] == row["tokens"]).all(1))[0]) for row in stored]
+    for name, other in (
+        ("target", "source_video"),
+        ("source_video", "target"),
+        ("source_video_first", "target_first"),
+        ("target_tracks_first", "source_tracks_first"),
+        ("source_tracks", "target_tracks"),
+    ):
+        for row, place in zip(stored, order, strict=True):
+            np.testing.assert_array_equal(batch[f"{name}_latents"][place], row[f"{other}_latents"], err_msg=name)
+
+
 def mixed_config(**data):
     config = tiny_model.config("control")
     config.data.update(data)
