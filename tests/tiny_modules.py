@@ -13,14 +13,9 @@ from motionv2v.models.text import T5Encoder
 from motionv2v.models.vae.autoencoder import VAE
 
 SIZES = {"num_heads": 2, "head_dim": 16, "in_channels": 4, "out_channels": 4, "text_dim": 12, "text_length": 6}
-
-
+SIZES |= {"num_layers": 3, "time_embed_dim": 8, "sample_size": (3, 8, 8)}
 DIT = DiT(**SIZES)
-
-
 CHAINED = DIT.clone(control_depth=2, control_wiring="chained")
-
-
 MODULES = {
     "vae": VAE((4, 4, 8, 8), 1, 4, 2),
     "text": T5Encoder(vocab_size=30, width=12, num_layers=3, num_heads=2, head_dim=4, mlp_dim=20),

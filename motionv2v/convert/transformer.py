@@ -108,6 +108,11 @@ def to_config(model: nn.Module) -> dict[str, Any]:
     module, layout = _parts(model)[0], layout_of(model)
     if module.mlp_ratio != 4:
         raise ValueError(f"diffusers' transformer has mlp_ratio=4 only, got mlp_ratio={module.mlp_ratio}.")
+    if tuple(module.axes) != ("thw",) or module.lora_rank:
+        raise ValueError(
+            "diffusers' transformer attends over everything at once and holds no low-rank updates; got "
+            f"axes={module.axes} and lora_rank={module.lora_rank}"
+        )
     if module.sample_size is None:
         raise ValueError(
             "sample_size is not set; diffusers needs the (frames, height, width) in latents that the model was made "

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from tiny_modules import CHAINED, DIT, MODULES, SIZES, random_params
+from tiny_modules import CHAINED, DIT, MODULES, random_params
 
 from motionv2v import convert
 from motionv2v.convert import ConvertError, autoencoder, networks, scheduler, text_encoder, writing
@@ -21,7 +21,6 @@ from motionv2v.models.denoiser import Denoiser
 from motionv2v.models.text import T5Encoder
 from motionv2v.models.vae.autoencoder import VAE
 
-SIZES |= {"num_layers": 3, "time_embed_dim": 8, "sample_size": (3, 8, 8)}
 FLOATS = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
@@ -330,6 +329,8 @@ def test_what_diffusers_cannot_hold_is_refused(tmp_path):
     cases = {
         "num_sample_frames_batch_size is 4": (MODULES["vae"].clone(num_sample_frames_batch_size=4), {}),
         "sample_size is not set": (DIT.clone(sample_size=None), params),
+        "holds no low-rank updates; got axes=.*hw": (DIT.clone(axes=("hw", "t")), params),
+        "and lora_rank=2": (DIT.clone(lora_rank=2), params),
         "class Dense has no form in diffusers; supported: VAE": (nn.Dense(3), {}),
         "a denoiser without conditioner is its transformer": (Denoiser(DIT), {"dit": params}),
         "control_wiring='chained', the module has 'side'": (CHAINED.clone(control_wiring="side"), {}),

@@ -201,8 +201,9 @@ def test_a_checkpoint_as_motionv2v_trains_it_converts_and_edits(spiece, tmp_path
     assert (config.dit.in_channels, config.dit.positions) == (4, "rope")
     assert config.method.to_dict() == {
         "name": "motionv2v", "sigma": 10.0, "colors": "any", "subpixel": False, "first_frame_latents": False,
+        "patch_embed_from_base": False,
     }  # fmt: skip
-    editor.check_inputs(config, ours)
+    editor.check_config(config, ours)
     back = stream.convert(ours, tmp_path / "back", **QUIET)
     assert (back / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
     index = json.loads((back / "model_index.json").read_text())
@@ -460,7 +461,7 @@ def test_process_killed_while_writing(tmp_path, repository):
         "real = stream._Meter.__call__\n"
         "def slow(self, count, is_new):\n"
         "    real(self, count, is_new); time.sleep(0.2 if is_new else 0)\n"
-        "folders._Meter.__call__ = slow; stream.convert(sys.argv[1], sys.argv[2])"
+        "stream._Meter.__call__ = slow; stream.convert(sys.argv[1], sys.argv[2])"
     )
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
     child = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True)
