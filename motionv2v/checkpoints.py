@@ -108,13 +108,15 @@ def load_workdir(workdir: str | os.PathLike, ema: bool = True) -> tuple[ConfigDi
 
 def _stored_tree(manager: ocp.CheckpointManager, step: int, item: str, folder: Path) -> PyTree:
     """Read the shapes of what a checkpoint holds as `item`; CheckpointError where there is none that can be read."""
-    try:
-        stored = manager.item_metadata(step)[item]
-        tree = None if stored is None else stored.tree
-    except Exception as error:  # orbax says in many ways that files are not there or damaged
-        raise CheckpointError(
-            f"checkpoint {folder} cannot be read: {one_line(error) or type(error).__name__}"
-        ) from error
+    tree = None
+    # Asked of the folder, because versions of orbax answer differently for an item that is not there.
+    if (folder / item).is_dir():
+        try:
+            tree = manager.item_metadata(step)[item].tree
+        except Exception as error:  # orbax says in many ways that files are damaged
+            raise CheckpointError(
+                f"checkpoint {folder} cannot be read: {one_line(error) or type(error).__name__}"
+            ) from error
     if not tree:
         found = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "nothing"
         raise CheckpointError(f"checkpoint {folder} has no {item!r}, it holds {found}: copy it again, or remove it")
@@ -207,9 +209,9 @@ def stored_paths(name_or_folder: str | os.PathLike) -> set[str]:
         step = latest_step(folder)
         if step is None:
             raise CheckpointError(nothing_found(folder))
-        handlers = {"trainable": ocp.StandardCheckpointHandler()}
-        with _quiet(), ocp.CheckpointManager((folder / CHECKPOINTS).resolve(), item_handlers=handlers) as manager:
-            paths |= set(parameters.flatten(manager.item_metadata(step)["trainable"].tree))
+        handlers, steps = {"trainable": ocp.StandardCheckpointHandler()}, (folder / CHECKPOINTS).resolve()
+        with _quiet(), ocp.CheckpointManager(steps, item_handlers=handlers) as manager:
+            paths |= set(parameters.flatten(_stored_tree(manager, step, "trainable", steps / str(step))))
         files = [folder / FROZEN] if (folder / FROZEN).exists() else []
     else:
         _read_json(folder / CONFIG)

@@ -235,6 +235,13 @@ def test_a_run_without_its_weights_says_what_there_is(models, tmp_path, item):
         checked.read(tmp_path / "run", ema=item == "ema")
 
 
+def test_a_run_without_what_it_trained_says_so_before_a_weight_is_read(models, tmp_path):
+    shutil.copytree(models["run"], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / checkpoints.CHECKPOINTS / "3" / "trainable")
+    with pytest.raises(checkpoints.CheckpointError, match="checkpoints/3 has no 'trainable', it holds ema"):
+        checkpoints.stored_paths(tmp_path / "run")
+
+
 def test_weights_without_a_network_are_one_line(models, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(models["folder"], folder)
