@@ -17,6 +17,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "av>=14.0",
+        "einops>=0.8",
         "etils[epath]>=1.9",
         "flatbuffers>=24.3",
         "flax>=0.12.0",
@@ -25,6 +26,7 @@ setup(
         "jaxtyping>=0.3.2",
         "mediapy>=1.2.4",
         "ml_collections>=1.0.0",
+        "ml_dtypes>=0.5",
         "numpy>=2.1",
         "opencv-python-headless>=4.11",
         "optax>=0.2.5",

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,31 @@ def test_folders_say_what_lives_in_them():
         if page.is_file() and len(page.read_text(encoding="utf-8").splitlines()) > 60:
             wrong.append(f"{page.relative_to(ROOT)}: longer than a page")
     assert wrong == []
+
+
+def test_packages_that_are_imported_are_installed_with_this_one():
+    """What modules import when they are loaded stands in setup.py, so that a fresh machine has it.
+
+    `data.videos.beam` needs the extra `data` and is itself imported inside functions alone.
+    """
+    required = re.search(
+        r"install_requires=\[(.*?)\n    \]", (ROOT / "setup.py").read_text(encoding="utf-8"), re.DOTALL
+    )
+    declared = {normal(name) for name in re.findall(r'"([\w-]+)', required.group(1))}
+    distributions = metadata.packages_distributions()
+    missing = {
+        f"{name}: {package}"
+        for name, tree in TREES.items()
+        for package in {dotted.split(".")[0] for dotted in imported(tree, everywhere=False)}
+        if name != "data.videos.beam" and package != "motionv2v" and package not in sys.stdlib_module_names
+        if not declared & {normal(one) for one in distributions.get(package, ())}
+    }
+    assert missing == set()
+
+
+def normal(name):
+    """Spell the name of a distribution as pip compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_imports_have_no_cycles():
