@@ -1,6 +1,6 @@
 """Cut latents into patches, and put patches back in place."""
 
-import math
+import einops
 
 from motionv2v.typing import AnyArray, Float
 
@@ -20,7 +20,7 @@ def patchify(x: Float[AnyArray, "B t h w C"], patch_size: int, patch_size_t: int
     Raises:
         ValueError: when the size is not a multiple of the patch's.
     """
-    batch, frames, height, width, channels = x.shape
+    _, frames, height, width, _ = x.shape
     if height % patch_size or width % patch_size:
         raise ValueError(
             f"latents of height {height} and width {width} do not divide into patches of {patch_size}; "
@@ -28,10 +28,8 @@ def patchify(x: Float[AnyArray, "B t h w C"], patch_size: int, patch_size_t: int
         )
     if frames % patch_size_t:
         raise ValueError(f"{frames} latent frames do not divide into patches of {patch_size_t} frames.")
-    grid = (frames // patch_size_t, height // patch_size, width // patch_size)
-    x = x.reshape(batch, grid[0], patch_size_t, grid[1], patch_size, grid[2], patch_size, channels)
-    x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(batch, math.prod(grid), patch_size_t * patch_size * patch_size * channels)
+    sides = {"pt": patch_size_t, "ph": patch_size, "pw": patch_size}
+    return einops.rearrange(x, "B (t pt) (h ph) (w pw) C -> B (t h w) (pt ph pw C)", **sides)
 
 
 def unpatchify(
@@ -48,8 +46,5 @@ def unpatchify(
         patch_size: side of a patch in latent pixels.
         patch_size_t: latent frames of a patch.
     """
-    frames, rows, columns = grid
-    batch = tokens.shape[0]
-    x = tokens.reshape(batch, frames, rows, columns, -1, patch_size_t, patch_size, patch_size)
-    x = x.transpose(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(batch, frames * patch_size_t, rows * patch_size, columns * patch_size, -1)
+    sides = dict(zip("thw", grid, strict=True)) | {"pt": patch_size_t, "ph": patch_size, "pw": patch_size}
+    return einops.rearrange(tokens, "B (t h w) (C pt ph pw) -> B (t pt) (h ph) (w pw) C", **sides)
