@@ -62,7 +62,8 @@ def check_config(config: Any, name: str | os.PathLike) -> None:
     if given:
         raise ValueError(
             f"{name} is an image-to-video model ({given} of its input channels are an image's): it cannot edit; "
-            "interpolate.load generates videos from a first frame with it, launch/convert.py writes it for diffusers"
+            "editing.interpolator.load generates videos from a first frame with it, launch/convert.py writes it for "
+            "diffusers"
         )
 
 
