@@ -1,191 +1,192 @@
-"""Time the input pipeline: `python benchmarks/data.py`, and `--dataset=DIR` for pairs that launch/prepare.py stored.
+"""The input pipeline: where the time of a pair goes, and whether training waits for it. Table `data` of `run.py`.
 
-With `--train` the question is another: does input starve the device? The tiny model's training loop then runs on cached
-latents and on stored clips with each number of workers, and one table holds batches per second beside the time of a
-step and the share of it that the loop waited (`data_waiting.py`).
+Pairs are scenes drawn on the fly or, with `--dataset`, stored ones. 40 pairs/s per core is the least that is wanted of
+scenes of 17x64x64, and 2 of stored pairs of 49x480x720.
 
-For scenes drawn on the fly, and for a data set in ArrayRecord files if one is named, it prints where the time of a pair
-goes (read, decode, fit, prepare, batch; CPU time, which a busy machine does not stretch as much as the clock), and
-pairs and megabytes per second of the whole grain pipeline with 0, 1 and 2 worker processes. Of the drawing of a scene
-it prints the parts too. The model trains on no more than the pipeline gives: 40 pairs/s per core is the least that is
-wanted of scenes of 17x64x64, and 2 pairs/s per core of stored pairs of 49x480x720.
+Then the training loop itself runs on cached latents and on stored clips, and tells the share of its time that it waited
+for batches. On a CPU the workers take the cores that the step computes on, so a step there is longer the more of them
+there are; on an accelerator they do not.
 """
 
-import argparse
-import cProfile
-import os
-import platform
-import pstats
+import contextlib
+import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rows
 from absl import flags
+from harness import number, print_table
 
-from motionv2v.data import batches, buckets
+from motionv2v.data import batches, buckets, latents, records
 from motionv2v.data.scenes import pairs
+from motionv2v.data.stored_pairs import PairSource
+from motionv2v.data.videos import stored_clip
+from motionv2v.devices import program_cache
+from motionv2v.training import dataset, loop, tasks
 
-PARTS = ("draw", "track", "random_points", "random_content", "random_motion", "_source_motion")
-TEXT_LENGTH = 32
-Stages = dict[str, Callable[[Any], Any]]
-
-
-def print_shares(config: pairs.SceneConfig, count: int) -> None:
-    """Profile `count` pairs and print each part's share of the time, parts within parts included."""
-    with cProfile.Profile() as profile:
-        for index in range(count):
-            pairs.make_pair(config, 2, index)
-    rows = {name: row for (_, _, name), row in pstats.Stats(profile).stats.items()}
-    total = rows["make_pair"][3]
-    print(f"  where the time of drawing goes ({1e3 * total / count:.1f} ms under the profiler):")
-    print("    " + ", ".join(f"{name} {rows[name][3] / total:.0%}" for name in PARTS))
-    inner = {name: rows[name][3] / total for name in ("_paint_sprite", "paint", "inside")}
-    print("    within them: " + ", ".join(f"{name} {share:.0%}" for name, share in inner.items()))
+SAMPLES, BATCH, POINTS = 64, 8, 16
+LATENTS_5B, TEXT_5B = (13, 60, 90), (226, 4096)
+STEP_5B = 3.2
+"""Seconds of a 5B training step of one sample on each device that this project aims at on an H200: no measurement."""
 
 
-def scene_stages(source: pairs.SyntheticSource) -> Stages:
-    """Return what happens to a drawn pair, in order; the first takes an index."""
-    rng = np.random.default_rng(0)
-    return {
-        "draw": source.__getitem__,
-        "prepare": lambda sample: batches.Prepare(TEXT_LENGTH).random_map(sample, rng),
-    }
+class StoredClips:
+    """Drawn pairs as a data set stores them: their clips encoded, in memory; read by decoding (grain's protocol)."""
+
+    def __init__(self, scene: Any, count: int):
+        drawn = [pairs.SyntheticSource(scene)[index] for index in range(count)]
+        self._records = [p | {name: stored_clip.encode(p[name]) for name in ("source", "target")} for p in drawn]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def record(self, index: int) -> dict[str, Any]:
+        """Return a pair as it is stored."""
+        return self._records[int(index)]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return records.decode(self.record(index))
 
 
-def stored_stages(source: Any, bucket: buckets.Bucket, num_points: int) -> Stages:
-    """Return what happens to a stored pair, in order; the first takes an index."""
-    from motionv2v.data import records
+class Fed(tasks.DenoiserTask):
+    """The control branch's training without its probe, on the stream that is measured."""
 
-    rng = np.random.default_rng(0)
-    return {
-        "read": lambda index: source.record(index % len(source)),
-        "decode": records.decode,
-        "fit": lambda sample: buckets.Fit(bucket, num_points).random_map(sample, rng),
-        "prepare": lambda sample: batches.Prepare(TEXT_LENGTH).random_map(sample, rng),
-    }
+    def __init__(self, config: Any, stream: Callable[[], Any]):
+        super().__init__(config)
+        self._stream = stream
 
+    def dataset(self, split: str = "train") -> Any:
+        """Open the stream."""
+        return self._stream()
 
-def _run(stages: Stages, index: int, seconds: dict[str, float]) -> dict[str, np.ndarray]:
-    """Take one pair through the stages and add to each one's CPU seconds."""
-    value: Any = index
-    for name, stage in stages.items():
-        start = time.process_time()
-        value = stage(value)
-        seconds[name] += time.process_time() - start
-    return value
+    def probe(self, key: Any, params: Any) -> dict[str, Any]:
+        """Measure nothing."""
+        return {}
 
 
-def print_stages(stages: Stages, count: int, batch_size: int) -> None:
-    """Run `count` pairs, rounded up to whole batches, through the stages; print the CPU time per pair of each."""
-    count = -(-count // batch_size) * batch_size
-    seconds = dict.fromkeys([*stages, "batch"], 0.0)
-    samples: list[dict[str, np.ndarray]] = []
-    _run(stages, 0, dict(seconds))  # pays for what is loaded once
-    for index in range(count):
-        samples.append(_run(stages, index, seconds))
-        if len(samples) == batch_size:
+def print_data(options: Namespace) -> None:
+    """Print the tables."""
+    flags.FLAGS.mark_as_parsed()  # grain reads absl's flags when it starts workers
+    config = rows.make_config("tiny")
+    config.data.latents = ""
+    stored = PairSource(options.dataset, "train") if options.dataset else None
+    shape = stored[0]["source"].shape[:3] if stored else (config.data.num_frames, *config.data.size)
+    config.data.update({"num_frames": shape[0], "size": tuple(shape[1:])})
+    config.data.scene.num_points = POINTS
+    scenes = pairs.SyntheticSource(dataset.scene_config(config))
+    clips = stored or StoredClips(dataset.scene_config(config), SAMPLES)
+    count = 2 if options.quick else 48
+    length, rng = config.data.text_length, np.random.default_rng(0)
+    prepare = {"prepare": lambda sample: batches.Prepare(length).random_map(sample, rng)}
+    fit = {"fit": lambda sample: buckets.Fit(shape, POINTS).random_map(sample, rng)}
+    read = {"read": lambda index: clips.record(index % len(clips)), "decode": records.decode}
+    found = {"stored pairs": _stages(read | fit | prepare, count)}
+    if not stored:
+        found = {"drawn scenes": _stages({"draw": scenes.__getitem__} | prepare, count)} | found
+    head = [f"{'x'.join(map(str, shape))}, {POINTS} points", "pairs/s of CPU time", "ms of CPU time a pair"]
+    print_table(head, [[kind, *cells] for kind, cells in found.items()], options.markdown)
+    with tempfile.TemporaryDirectory() as name:
+        _print_waiting(options, config, clips, Path(name))
+        _print_5b(options, Path(name) / "5b")
+
+
+def _stages(stages: dict[str, Callable[[Any], Any]], count: int) -> list[str]:
+    """Take pairs through the stages one after the other; CPU time, which a busy machine stretches less."""
+    seconds = dict.fromkeys(stages, 0.0)
+    for index in range(count + 1):
+        value: Any = index
+        for name, stage in stages.items():
             start = time.process_time()
-            _ = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-            seconds["batch"] += time.process_time() - start
-            samples = []
+            value = stage(value)
+            seconds[name] += (time.process_time() - start) * (index > 0)  # the first pays for what is loaded once
     total = sum(seconds.values())
-    parts = ", ".join(f"{name} {1e3 * s / count:.1f} ms ({s / total:.0%})" for name, s in seconds.items())
-    print(f"  {count / total:.1f} pairs per second of CPU time; a pair takes {1e3 * total / count:.1f} ms: {parts}")
+    parts = ", ".join(f"{name} {1e3 * s / count:.1f} ({s / total:.0%})" for name, s in seconds.items())
+    return [number(count / total), parts]
 
 
-def print_pipeline(stream: Any, num_workers: int, pairs: int, batch_size: int) -> None:
-    """Time whole batches after a first few, which wait for the workers to start."""
-    batches = iter(stream)
-    # Batches that were ready when the clock started must be few among those that are counted.
-    count = max(pairs // batch_size, 4 * (num_workers + 1))
-    for _ in range(1 + 2 * num_workers):
-        size = sum(array.nbytes for array in next(batches).values())
-    start = time.perf_counter()
-    for _ in range(count):
-        next(batches)
-    rate = count / (time.perf_counter() - start)
-    if hasattr(batches, "close"):
-        batches.close()
-    print(
-        f"  pipeline, {num_workers} worker processes {rate * batch_size:8.1f} pairs/s {rate * size / 1e6:8.1f} MB/s",
-        flush=True,
-    )
+def _print_waiting(options: Namespace, config: Any, stored: Any, folder: Path) -> None:
+    steps, count, table = (2, 2, []) if options.quick else (24, 40, [])
+    config.train.update({"steps": steps, "log_every": steps, "checkpoint_every": 0, "probe_every": 0})
+    config.train.batch_size = BATCH
+    shape = (config.data.num_frames, *config.data.size)
+    (folder / "latents").mkdir()
+    _write_latents(folder / "latents", SAMPLES, rows.latent_grid(config), config.data.text_length)
+    program_cache.use_cache(folder / "cache")  # one compilation for all numbers of workers
+    settings = {"batch_size": BATCH, "seed": 0, "prefetch": 2}
+    vary = latents.Vary(config.data.caption_dropout, config.data.swap)
+    prepare = batches.Prepare(config.data.text_length, config.data.caption_dropout)
+    fitted = settings | {"buckets": [shape], "num_points": POINTS}
+    streams = {
+        "cached latents": partial(batches.make_dataset, latents.LatentSource(folder / "latents"), vary, **settings),
+        "stored clips": partial(batches.mix, {"stored": stored}, {"stored": 1.0}, prepare, **fitted),
+    }
+    for kind, stream in streams.items():
+        for workers in (0,) if options.quick else (0, 1, 2):
+            alone = _rate(stream(num_workers=workers), count)
+            told = _train(config, partial(stream, num_workers=workers))
+            whole = BATCH / told["samples_per_second"]
+            step = whole * (1 - told["data_wait"])
+            cells = [number(alone), number(whole), number(step), f"{told['data_wait']:.1%}", number(alone * step)]
+            table.append([f"{kind}, {workers} workers", *cells])
+            print(f"  {table[-1]}", file=sys.stderr, flush=True)
+    head = [f"batches of {BATCH}, {'x'.join(map(str, shape))}", "batches/s alone", "s a step", "of it at work"]
+    print_table([*head, "waiting", "batches a step alone"], table, options.markdown)
 
 
-def set_defaults(options: argparse.Namespace, shape: tuple[int, int, int], pairs: int) -> None:
-    """Choose what was not given: batches of 32 pairs of clips of (T, H, W), or of as many as 256 MB hold."""
-    options.pairs = options.pairs or pairs
-    options.batch_size = options.batch_size or int(np.clip(256e6 // (6 * np.prod(shape)), 1, 32))
+def _write_latents(folder: Path, count: int, grid: tuple[int, int, int], length: int, text: bool = False) -> None:
+    """Write random latents of pairs and, with `text`, embeddings of the 5B model's size."""
+    names = ("target", "target_tracks", "source_tracks", "source_video")
+    videos = {f"{name}_latents": rows.normal(name, count, *grid, 16).astype(np.float16) for name in names}
+    tokens = np.random.default_rng(0).integers(3, 259, (count, length)).astype(np.int32)
+    latents.write_shard(folder, 0, videos | {"tokens": tokens, "null_tokens": np.full_like(tokens, 46)})
+    if text:
+        latents.text_folder(folder).mkdir()
+        embeddings = rows.normal("text", count, *TEXT_5B).astype(np.float16)
+        latents.write_array(latents.text_folder(folder) / "00000.npy", embeddings)
+        latents.write_array(latents.text_folder(folder) / latents.NULL, embeddings[0])
 
 
-def bench_scenes(options: argparse.Namespace) -> None:
-    """Time scenes drawn on the fly."""
-    frames, *size = options.size
-    config = pairs.SceneConfig(num_frames=frames, size=tuple(size), num_points=options.num_points)
-    source = pairs.SyntheticSource(config)
-    set_defaults(options, (frames, *size), 200)
-    what = f"{frames}x{size[0]}x{size[1]}, {options.num_points} points, batches of {options.batch_size}"
-    print(f"scenes drawn on the fly, {what}")
-    print_stages(scene_stages(source), options.pairs, options.batch_size)
-    print_shares(config, max(options.pairs // 4, 1))
-    for workers in options.workers:
-        settings = {"batch_size": options.batch_size, "seed": 0, "num_workers": workers, "prefetch": 1}
-        stream = batches.make_dataset(source, batches.Prepare(TEXT_LENGTH), **settings)
-        print_pipeline(stream, workers, options.pairs, options.batch_size)
+def _train(config: Any, stream: Callable[[], Any]) -> dict[str, float]:
+    """Run the training loop on a stream; return what it tells of its last steps."""
+    # What the loop says does not belong among the tables.
+    with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(sys.stderr):
+        loop.train(config, workdir, Fed(config, stream))
+        lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return next(told for told in map(json.loads, reversed(lines)) if "data_wait" in told)
 
 
-def bench_stored(options: argparse.Namespace) -> None:
-    """Time a data set in ArrayRecord files at its own shape."""
-    from motionv2v.data.stored_pairs import PairSource
-
-    source = PairSource(options.dataset, options.split)
-    bucket = source[0]["source"].shape[:3]
-    set_defaults(options, bucket, 24)
-    some = [source.record(index) for index in range(min(len(source), 50))]
-    stored = np.mean([len(record["source"]) + len(record["target"]) for record in some])
-    what = f"{len(source)} pairs of {'x'.join(map(str, bucket))}, {stored / 1e6:.2f} MB of video each"
-    print(f"{options.dataset}: {what}, batches of {options.batch_size}")
-    print_stages(stored_stages(source, bucket, options.num_points), options.pairs, options.batch_size)
-    for workers in options.workers:
-        stream = batches.mix(
-            {"stored": source}, {"stored": 1.0}, batches.Prepare(TEXT_LENGTH), buckets=[bucket],
-            num_points=options.num_points, batch_size=options.batch_size, seed=0, num_workers=workers, prefetch=1,
-        )  # fmt: skip
-        print_pipeline(stream, workers, options.pairs, options.batch_size)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", help="a folder that launch/prepare.py --videos wrote; then scenes are not timed")
-    parser.add_argument("--split", default="train", help="of the data set")
-    parser.add_argument("--pairs", type=int, help="pairs per measurement; default: 200 scenes, or 24 stored pairs")
-    parser.add_argument("--batch_size", type=int, help="default: 32, or fewer where a batch would exceed 256 MB")
-    parser.add_argument("--size", type=int, nargs=3, default=[17, 64, 64], metavar=("T", "H", "W"), help="of scenes")
-    parser.add_argument("--num_points", type=int, default=16)
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--train", action="store_true", help="training steps beside the batches that they are fed")
-    parser.add_argument("--steps", type=int, default=24, help="of --train, for each row (default 24)")
-    parser.add_argument("--count", type=int, default=40, help="of --train: batches that are timed alone (default 40)")
-    parser.add_argument("--markdown", action="store_true", help="print the table of --train as markdown")
-    options = parser.parse_args()
-    # Grain reads absl flags when it starts workers.
-    flags.FLAGS.mark_as_parsed()
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    print(f"{os.cpu_count()} cores ({platform.machine()}{load})")
+def _rate(stream: Any, count: int) -> float:
+    """Return a pipeline's batches per second when nothing else is asked of the machine."""
+    opened: Iterator[Any] = iter(stream)
     try:
-        if options.train:
-            sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-            import data_waiting
+        for _ in range(8):  # what lies ready when the clock starts does not count
+            next(opened)
+        start = time.perf_counter()
+        for _ in range(count):
+            next(opened)
+        return count / (time.perf_counter() - start)
+    finally:
+        opened.close()
 
-            data_waiting.run(options)
-            return
-        (bench_stored if options.dataset else bench_scenes)(options)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"data: {error}")
 
-
-if __name__ == "__main__":
-    main()
+def _print_5b(options: Namespace, folder: Path) -> None:
+    """Print how fast the 5B model's cached samples are read, beside what training wants, which is arithmetic."""
+    folder.mkdir()
+    count = BATCH if options.quick else 4 * BATCH
+    _write_latents(folder, count, LATENTS_5B, TEXT_5B[0], text=True)
+    source, table = latents.LatentSource(folder, text=True), []
+    size = sum(array.nbytes for array in source[0].values()) * BATCH
+    for workers in (0,) if options.quick else (0, 1, 2):
+        settings = {"batch_size": BATCH, "seed": 0, "prefetch": 1, "num_workers": workers}
+        vary = latents.Vary(0.5, 0.5)
+        found = _rate(batches.make_dataset(source, vary, **settings), 2 if options.quick else 40)
+        table.append([f"{workers} workers", number(found), f"{1 / STEP_5B:.2f}", f"{1 / STEP_5B / found:.0%}"])
+    head = [f"cached samples of the 5B model, {size / 1e6:.0f} MB a batch of {BATCH}, from the file cache"]
+    print_table([*head, "batches/s", f"wanted where a step takes {STEP_5B} s", "share"], table, options.markdown)

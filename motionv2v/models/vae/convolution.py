@@ -70,7 +70,8 @@ FILTERS = (
 
 FEWEST_CHANNELS = 16
 """Where products are cheap, adding frames up costs more than it saves: with 8 channels it did, with 16 it no longer did
-(`benchmarks/cogvideox.py --variants --shape`)."""
+(on two CPU cores; rows `convolution:winograd` and `convolution:conv2d` of `benchmarks/run.py`, with 8 at size `tiny`
+and with 32 at `small`)."""
 
 
 def conv2d(
