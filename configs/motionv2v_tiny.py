@@ -11,13 +11,13 @@ a loss of 0.220; and the same command once more with half the rate and more of t
 from, `--config.loss.power=6.0 --config.optim.schedule="(('(vae|text)/.*',None),('(dit/control|conditioner)/.*',
 {'peak':1e-3,'warmup':100,'decay':'cosine','end':1e-5}),('dit/.*',None))"` (115,200 samples, 30 samples/s beside other
 work, 60 minutes), to a mean loss of 0.209 over the last 200 steps; and once more so with `'peak':1.5e-3`,
-`--config.loss.power=8.0 --config.train.steps=6000` (192,000 samples, 112 minutes), to one of 0.195. README has the
-final table.
+`--config.loss.power=8.0 --config.train.steps=6000` (192,000 samples, 112 minutes), to one of 0.195. The final
+table is in motionv2v/evaluation/README.md.
 
 One denoising step by default: on 60 held-out pairs of seed 11 the model of the second run scored 22.8 / 22.4 / 21.9 /
 21.5 dB and follow-EPE 6.5 / 7.5 / 8.2 / 8.6 px with 1 / 2 / 4 / 8 steps. An unconverged model is better at guessing the
 mean than at drawing detail, and one step is the mean. What such a sample makes of eight views of the clip is averaged
-(`motionv2v.editing.ensemble`); README has the numbers with and without.
+(`motionv2v.editing.ensemble`); that table has the numbers with and without.
 """
 
 from ml_collections import ConfigDict
