@@ -56,23 +56,40 @@ TABLES = ("speed", "data", "starts", "convert", "vae_memory", "trackers", "rende
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}, or all (default speed)")
-    add("--size", nargs="+", default=["tiny"], choices=SIZES, help="of the models of speed (default tiny)")
-    add("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"of speed; default by size: {', '.join(ROWS)}")
-    add("--sides", nargs="+", default=["jax", "torch"], choices=["jax", "torch"], help="of speed (default both)")
-    add("--steps", type=int, help="denoising steps of a guided sample (default 20; 5b 50)")
-    add("--repeats", type=int, default=7, help="turns of each side that count (default 7)")
-    add("--block", type=float, default=0.5, help="least seconds of a turn (default 0.5)")
-    add("--seconds", type=float, default=60.0, help="of a row and side behind which no turn starts (default 60)")
-    add("--threads", type=int, default=2, help="cores that may be used (default 2)")
-    add("--compile-limit", type=float, default=0.0, help="seconds to wait for torch.compile (default 0: left out)")
-    add("--cpu-time", action="store_true", help="count processor time, where other programs use the machine too")
-    add("--no-memory", dest="memory", action="store_false", help="do not call once more to measure memory")
-    add("--quick", action="store_true", help="show that everything runs: one turn, little data")
-    add("--markdown", action="store_true", help="print tables as markdown")
-    add("--out", type=Path, help="a .json for the results of speed; a second start goes on behind the last row")
-    add("--dataset", help="of data: a folder that launch/prepare.py --videos wrote, in place of drawn scenes")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}, or all (default speed)")
+    parser.add_argument(
+        "--size", nargs="+", default=["tiny"], choices=SIZES, help="of the models of speed (default tiny)"
+    )
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"of speed; default by size: {', '.join(ROWS)}"
+    )
+    parser.add_argument(
+        "--sides", nargs="+", default=["jax", "torch"], choices=["jax", "torch"], help="of speed (default both)"
+    )
+    parser.add_argument("--steps", type=int, help="denoising steps of a guided sample (default 20; 5b 50)")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each side that count (default 7)")
+    parser.add_argument("--block", type=float, default=0.5, help="least seconds of a turn (default 0.5)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="of a row and side behind which no turn starts (default 60)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="cores that may be used (default 2)")
+    parser.add_argument(
+        "--compile-limit", type=float, default=0.0, help="seconds to wait for torch.compile (default 0: left out)"
+    )
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count processor time, where other programs use the machine too"
+    )
+    parser.add_argument(
+        "--no-memory", dest="memory", action="store_false", help="do not call once more to measure memory"
+    )
+    parser.add_argument("--quick", action="store_true", help="show that everything runs: one turn, little data")
+    parser.add_argument("--markdown", action="store_true", help="print tables as markdown")
+    parser.add_argument(
+        "--out", type=Path, help="a .json for the results of speed; a second start goes on behind the last row"
+    )
+    parser.add_argument(
+        "--dataset", help="of data: a folder that launch/prepare.py --videos wrote, in place of drawn scenes"
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.repeats, options.block, options.memory = 1, 0.0, False
