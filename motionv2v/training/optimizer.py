@@ -115,6 +115,8 @@ def learning_rate(options: Mapping[str, Any], steps: int, pattern: str = "?") ->
         )
     warmup, end = int(options.get("warmup", 0)), float(options.get("end", 0.0))
 
+    # Not joined from optax's schedules: they round otherwise (up to 3e-6 of the rate, at most steps), and a run that is
+    # resumed goes on bit for bit.
     def rate(step: Any) -> Any:
         step = jnp.asarray(step, jnp.float32)
         rise = jnp.minimum(1.0, (step + 1) / max(warmup, 1))
@@ -177,7 +179,11 @@ def accumulate_gradients(
 
 
 def _scale_by_label(labels: PyTree, courses: dict[str, LearningRate]) -> optax.GradientTransformation:
-    """Multiply every leaf's update by minus the learning rate of its label."""
+    """Multiply every leaf's update by minus the learning rate of its label.
+
+    As `optax.partition` of `optax.scale_by_learning_rate` would, which keeps a count for each label: the state of runs
+    that have begun holds one.
+    """
 
     def update(updates: PyTree, state: _ByLabelState, params: PyTree = None) -> tuple[PyTree, _ByLabelState]:
         del params
