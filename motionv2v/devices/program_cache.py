@@ -7,12 +7,13 @@
 
 They lie in `MOTIONV2V_CACHE`, or `motionv2v` in the user's cache folder; `MOTIONV2V_CACHE=off` keeps nothing.
 
-A stored program is found by a hash of everything that it depends on: the function's name and the caller's `identity`
-(config, mesh), static and traced arguments with their layouts, this package's source, versions, flags and options of
-jax, the runtime and the devices, and for CPUs the processor's instruction set, because code made for another one ends
-in an illegal instruction. The whole key is stored in the file and compared again, and a checksum covers the rest. What
-does not fit, or cannot be read, is compiled anew, with one notice. Reading a program runs code from the file, so only
-files of this user are read.
+A program is found by its key, which is everything that it depends on. Within a process that is the `Signature` of a
+call: the tree, types and layouts of its arguments, and the static ones. On disk it is a hash of that and of what a
+process does not change: the function's name and the caller's `identity` (config, mesh), this package's source,
+versions, flags and options of jax, the runtime and the devices, and for CPUs the processor's instruction set, because
+code made for another one ends in an illegal instruction. The whole key is stored in the file and compared again, and a
+checksum covers the rest. What does not fit, or cannot be read, is compiled anew, with one notice. Reading a program
+runs code from the file, so only files of this user are read.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import serialize_executable
@@ -83,6 +84,26 @@ def use_cache(folder: str | os.PathLike | None = None) -> Path | None:
     return base
 
 
+class Signature(NamedTuple):
+    """Tell a call of a function from those that need another program; of one process, which never mixes up types."""
+
+    tree: Any
+    leaves: tuple[tuple[Any, Any], ...]
+    static: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, args: Any, static: dict[str, Any]) -> "Signature":
+        """Read a call: (shape and type, sharding) of each array, and the static arguments by name."""
+        leaves, tree = jax.tree.flatten(args)
+        read = tuple((jax.typeof(x), getattr(x, "sharding", None)) for x in leaves)
+        return cls(tree, read, tuple(sorted(static.items())))
+
+    def __str__(self) -> str:
+        """Write it out, the same in every process."""
+        told = [f"{of_type} {of_type.weak_type} {_layout(sharding)}" for of_type, sharding in self.leaves]
+        return json.dumps([str(self.tree), told, [(name, repr(value)) for name, value in self.static]])
+
+
 class Program:
     """A jitted function whose executables are kept on disk; called like the function.
 
@@ -101,28 +122,20 @@ class Program:
         """
         self.jitted, self.name = jitted, name
         self._identity, self._notify = str(identity), notify
-        self._programs: dict[Any, Callable[..., Any]] = {}
-        self._last: tuple[Any, Callable[..., Any]] | None = None
+        self._programs: dict[Signature, Callable[..., Any]] = {}
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """Run the function: by a program of this process, of the disk, or a new one, in this order."""
         if _folder is None or jax.process_count() > 1 or _is_traced(args):
             return self.jitted(*args, **static)
-        if self._last is not None and self._last[0] == static:
-            try:
-                return self._last[1](*args)
-            except (TypeError, ValueError):
-                # Raised before anything runs or is donated: arguments of another shape or layout.
-                self._last = None
-        signature = _signature(args, static)
+        signature = Signature.of(args, static)
         if signature not in self._programs:
             self._programs[signature] = self._obtain(_folder / "programs", signature, args, static)
-        self._last = (static, self._programs[signature])
-        return self._last[1](*args)
+        return self._programs[signature](*args)
 
-    def _obtain(self, folder: Path, signature: str, args: Any, static: dict[str, Any]) -> Callable[..., Any]:
+    def _obtain(self, folder: Path, signature: Signature, args: Any, static: dict[str, Any]) -> Callable[..., Any]:
         """Load a program, or compile and store it."""
-        key = json.dumps({"name": self.name, "identity": self._identity, "call": signature} | _surroundings())
+        key = json.dumps({"name": self.name, "identity": self._identity, "call": str(signature)} | _surroundings())
         path = folder / f"{self.name}-{_digest(key)}.program"
         if path.exists():
             try:
@@ -206,15 +219,8 @@ def _store(path: Path, key: str, compiled: Any) -> None:
             file.unlink(missing_ok=True)
 
 
-def _signature(args: Any, static: dict[str, Any]) -> str:
-    leaves, tree = jax.tree.flatten(args)
-    told = [f"{jax.typeof(x)} {getattr(jax.typeof(x), 'weak_type', '')} {_layout(x)}" for x in leaves]
-    return json.dumps([str(tree), told, sorted((name, repr(value)) for name, value in static.items())])
-
-
-def _layout(x: Any) -> str:
-    sharding = getattr(x, "sharding", None)
-    return "" if sharding is None else f"{sharding} {[d.id for d in sharding._device_assignment]} {x.committed}"
+def _layout(sharding: Any) -> str:
+    return "" if sharding is None else f"{sharding} {[d.id for d in sharding._device_assignment]}"
 
 
 def _devices(args: Any) -> list[Any]:
