@@ -16,14 +16,16 @@ setup(
     package_data={"motionv2v": ["released/**/*", "examples/**/*"]},
     install_requires=[
         "absl-py>=2.1",
-        "av>=14.0",
+        # The first whose `Colorspace` has BT.2020; 15 and 16 also read BT.709 with the matrix of BT.601.
+        "av>=18.0",
         "einops>=0.8",
-        "etils[epath]>=1.9",
+        # Not imported here: jax writes exported programs with it, and does not bring it along.
         "flatbuffers>=24.3",
         "flax>=0.12.0",
         "grain>=0.2.12",
         "jax>=0.10.0",
         "jaxtyping>=0.3.2",
+        # Brings IPython and matplotlib, which the notebooks show pictures with.
         "mediapy>=1.2.4",
         "ml_collections>=1.0.0",
         "ml_dtypes>=0.5",
@@ -42,7 +44,6 @@ setup(
             "apache-beam>=2.70",
             "array_record>=0.8",
             "beartype>=0.20",
-            "chex>=0.1.90",
             "ipykernel>=6.29",
             "nbclient>=0.10.2",
             "nbformat>=5.10",
