@@ -4,7 +4,7 @@ A *work dir* belongs to `loop.train`:
 
     workdir/config.json             the experiment
     workdir/frozen.safetensors      the weights that do not train, written once
-    workdir/checkpoints/<step>/     trainable, EMA, optimizer state, step and data iterator state (`run_checkpoints`)
+    workdir/checkpoints/<step>/     trainable, EMA, optimizer state, step and data iterator state (`training.saver`)
 
 A *model folder* is what `load_model` reads anywhere, without the training code's optimizer or data:
 

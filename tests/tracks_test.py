@@ -47,7 +47,7 @@ def test_array_namespace_follows_its_arguments():
 
 
 def test_workers_do_not_import_jax():
-    modules = "tracks, camera, selection, edits, edit_json, data.transforms, data.counterfactual".split(", ")
+    modules = "tracks, camera, edits, edits.document, data.transforms, data.counterfactual".split(", ")
     code = ";".join(f"import motionv2v.{name}" for name in modules) + ";import sys;sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -192,7 +192,7 @@ def section(module: nn.Module) -> dict[str, Any]:
 def plan_parts(
     modules: Mapping[str, nn.Module], read: networks.Read, given: Mapping[str, Any], dtype: str
 ) -> dict[str, list[writing.Planned]]:
-    """Plan the networks' tensors, {key: tensors}; `read` and `given` are of the whole tree, see `parts.plan_theirs`."""
+    """Plan the networks' tensors, {key: tensors}; `read` and `given` are of the whole tree: `networks.plan_theirs`."""
     plans = {}
     for part in PARTS:
         if part.key not in modules:

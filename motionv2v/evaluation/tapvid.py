@@ -74,7 +74,7 @@ def _queries(tracks: Tracks, points: np.ndarray, frames: np.ndarray) -> tuple[np
 
 
 def scene_examples(difficulty: str, num_scenes: int, seed: int) -> Iterator[Example]:
-    """Draw scenes of a difficulty of `hard_scenes.DIFFICULTIES`; raises ValueError for another one."""
+    """Draw scenes of a difficulty of `hard.DIFFICULTIES`; raises ValueError for another one."""
     for index in range(num_scenes):
         scene = hard.make_scene(difficulty, seed, index)
         yield Example(scene.frames, scene.queries, scene.tracks)

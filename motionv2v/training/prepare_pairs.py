@@ -100,7 +100,7 @@ def write_pairs(
     """Make the data set of a folder of videos, see the module, and return the folder written.
 
     Args:
-        folder: the videos, or the scenes (`movi_pairs.find`). out: where to write; on a cluster both are folders that
+        folder: the videos, or the scenes (`movi.job.find`). out: where to write; on a cluster both are folders that
             all workers share.
         job: how pairs are made.
         runner: a Beam runner: "DirectRunner" on this machine, "FlinkRunner", "DataflowRunner", "SparkRunner".

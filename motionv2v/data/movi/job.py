@@ -1,6 +1,6 @@
 """From MOVi scenes to training pairs: the unit of work of `launch/prepare.py --movi`.
 
-A scene is what a video is to `video_pairs`: it has one result in the work folder, a report says why it gave no pairs,
+A scene is what a video is to `videos.job`: it has one result in the work folder, a report says why it gave no pairs,
 and any worker may make it. The tracks are exact (`data/movi/scenes.py`), so nothing is tracked.
 """
 
@@ -56,7 +56,7 @@ class MoviJob(PairJob):
         return files.Found(scenes, {}, [])
 
     def make(self, video: Video) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
-        """Make the pairs of a scene: [(key, record)] and a report, both as `video_pairs.make` returns them."""
+        """Make the pairs of a scene: [(key, record)] and a report, both as `videos.job.make` returns them."""
         report = job.empty_report(video)
         made: list[tuple[str, dict[str, Any]]] = []
         rejected: Counter[str] = Counter()

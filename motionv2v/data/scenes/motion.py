@@ -86,7 +86,7 @@ def random_motion(
     """Draw a motion for every sprite and the camera.
 
     With `anchored_to`, a quarter of the sprites keep that motion's pose at its anchor time; the others move freely.
-    `config` is a `synthetic.SceneConfig`.
+    `config` is a `pairs.SceneConfig`.
     """
     aspect = config.size[1] / config.size[0]
     paths = []

@@ -82,7 +82,7 @@ class PairJob:
         trackers.get(self.tracker, **dict(self.tracker_options))
 
     def find(self, folder: str | os.PathLike, skip: str | os.PathLike, test_share: float) -> files.Found:
-        """List what pairs are made of, as `video_files.find` does."""
+        """List what pairs are made of, as `files.find` does."""
         return files.find(folder, skip=skip, test_share=test_share)
 
     def make(self, video: Video) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:

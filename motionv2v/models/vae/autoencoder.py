@@ -203,9 +203,9 @@ class VAE(nn.Module):
     """Encode clips to latent moments and decode latents to clips, as CogVideoX's autoencoder does.
 
     The defaults are CogVideoX as released. `dtype` is the compute dtype; parameters, norm statistics and results are
-    float32. `conv_impl` says how convolutions are computed, see `vae_conv.causal`. Two ways to save memory, both off
-    by default: `strip_rows` convolves that many rows at a time, which changes nothing in the result (`vae_strips`), and
-    frames larger than `tile_size` (height, width in pixels) are worked on in blended tiles, which does (`vae_tiling`).
+    float32. `conv_impl` says how convolutions are computed, see `convolution.causal`. Two ways to save memory, both off
+    by default: `strip_rows` convolves that many rows at a time, which changes nothing in the result (`strips`), and
+    frames larger than `tile_size` (height, width in pixels) are worked on in blended tiles, which does (`tiling`).
     Raises ValueError for a temporal compression that is not a power of two or is more than the spatial levels, for
     chunk sizes that would split a group of frames that belongs together, and for strips without rows.
     """

@@ -26,7 +26,7 @@ class CausalConv3d(nn.Module):
 
     The kernel is `[kt kh kw C D]`. Space is padded with zeros; time is padded in front, with `cache` (the last kt - 1
     input frames of the previous chunk) or, at the start of a clip, with copies of the first frame. `impl` says how the
-    sum is computed, see `vae_conv.causal`; `strip_rows` works on that many rows at a time, see `vae_strips`. Returns
+    sum is computed, see `convolution.causal`; `strip_rows` works on that many rows at a time, see `strips`. Returns
     the output and the cache for the next chunk.
     """
 

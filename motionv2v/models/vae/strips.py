@@ -4,7 +4,7 @@ A residual block of the autoencoder normalises, activates and convolves. On whol
 output, the activated frames, and those three times over (the frames that one output frame sees, gathered as channels),
 and whatever the compiler's convolution copies. A strip needs them for a few rows only. Every strip is given the rows
 around it that its outputs see, and rows that see too little are cut off, so the result is that of the whole frame:
-norms take their statistics from whole frames first. Unlike `vae_tiling` it is exact; what a layer takes in and gives
+norms take their statistics from whole frames first. Unlike `tiling` it is exact; what a layer takes in and gives
 out stays in memory whole.
 """
 

@@ -20,7 +20,7 @@ pytest.importorskip("tensorflow_datasets", reason='needs the extra "data"')
 
 
 def save_scene(path, scene):
-    """Writes a scene as `movi.load_scene` reads it."""
+    """Writes a scene as `scenes.load_scene` reads it."""
     flat = {name: value for name, value in scene.items() if not isinstance(value, dict)}
     flat |= {f"{part}/{n}": v for part, values in scene.items() if isinstance(values, dict) for n, v in values.items()}
     np.savez_compressed(path, **flat)
