@@ -9,7 +9,7 @@ of which a sample reads tables (`models.time_tables`), wait too.
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,43 @@ SAMPLE_STATIC = ("settings", "use_control", "shape", "skip")
 """Arguments of a sampler that are part of the compiled program."""
 REMEMBERED = 8
 """Calls of the text encoder whose results are kept: edits ask for the same prompt and negative prompt over and over."""
+Place = Literal["devices", "visits", "host"]
+"""Where weights lie: on the devices, in the host's memory until a call takes them to the devices, or used there too."""
+
+
+class Placement(NamedTuple):
+    """Say where the weights lie that not every step of a sample reads; all others are on the devices.
+
+    `time_layers`: the layers that only the diffusion time passes through. `text`: the text encoder.
+    """
+
+    time_layers: Place = "devices"
+    text: Place = "devices"
+
+    def divide(self, params: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Divide parameters into those on the devices, and those that wait on the host."""
+        on_devices, waiting = dict(params), {}
+        if self.time_layers != "devices":
+            waiting["dit"], on_devices["dit"] = time_tables.split(params["dit"])
+        if self.text != "devices":
+            waiting["text"] = on_devices.pop("text")
+        return on_devices, waiting
+
+
+def choose_placement(config: Any, params: PyTree, mesh: jax.sharding.Mesh | None) -> Placement:
+    """Decide where the weights of a model lie between calls, by the memory of the devices.
+
+    Layers of the time that come on devices, of a training that goes on, stay there, and where a caller's mesh is in
+    force everything does.
+    """
+    if _within_mesh():
+        return Placement()
+    of_time, _ = time_tables.split(params.get("dit", {}))
+    is_there = all(isinstance(x, jax.Array) for x in jax.tree.leaves(of_time))
+    text: Place = "devices"
+    if params.get("text") and not fit.holds_text(config, params, mesh):
+        text = "visits" if fit.admits_text(config, params, mesh) else "host"
+    return Placement("devices" if is_there else "visits", text)
 
 
 class SampleError(ValueError):
@@ -61,8 +98,7 @@ class LoadedModel:
     Attributes:
         config: the checkpoint's own, with `strip_rows` for the autoencoder where memory is short.
         model: the modules. mesh: of devices, or None. tokenizer: of the prompts.
-        params: the full tree; as numpy arrays what but visits the devices: the layers that read the diffusion time, if
-            they were not there before, and the text encoder where there is no room for it (`fit.holds_text`).
+        params: the full tree, as numpy arrays what is not on the devices. placement: says what that is.
     """
 
     def __init__(
@@ -112,23 +148,17 @@ class LoadedModel:
         return self
 
     def _place(self, params: PyTree) -> PyTree:
-        """Put parameters on the devices, but what only visits them on the host; forget what followed from others."""
+        """Put parameters where `placement`, decided here, wants them; forget what followed from others."""
         self._embeddings: dict[bytes, AnyArray] = {}
         self._tables: dict[sampling.Settings, PyTree] = {}
-        if _within_mesh() or not params:
-            return sharding.place(params, self.mesh)
-        of_time, rest = time_tables.split(params.get("dit", {}))
-        # What is on devices already, of a training that goes on, stays there.
-        waits = {"dit": jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), of_time)}
-        stays = {**params, "dit": rest}
-        if params.get("text") and not fit.holds_text(self.config, params, self.mesh):
-            waits["text"] = jax.tree.map(np.asarray, stays.pop("text"))
-        placed = sharding.place(stays, self.mesh, rules=self._rules)
-        return time_tables.join(placed, waits)
+        self.placement = choose_placement(self.config, params, self.mesh)
+        on_devices, waiting = self.placement.divide(params)
+        placed = sharding.place(on_devices, self.mesh, rules=self._rules)
+        return time_tables.join(placed, jax.tree.map(np.asarray, waiting))
 
-    def _visiting(self, name: str, params: PyTree) -> PyTree:
-        """Put parameters of the subtree `name` on the devices for a call, if they wait on the host."""
-        return sharding.place({name: params}, self.mesh, rules=self._rules)[name] if _waits(params) else params
+    def _visit(self, name: str, weights: PyTree) -> PyTree:
+        """Put weights of the subtree `name`, which wait on the host, on the devices for a call."""
+        return sharding.place({name: weights}, self.mesh, rules=self._rules)[name]
 
     def settings(
         self, num_steps: int | None = None, guidance: float | None = None, reuse: Sequence[bool] | None = None
@@ -143,7 +173,9 @@ class LoadedModel:
         steps = sampling.Settings(settings.num_steps, start=settings.start)
 
         def tabulate() -> PyTree:
-            of_time = self._visiting("dit", time_tables.split(self.params["dit"])[0])
+            of_time, _ = time_tables.split(self.params["dit"])
+            if self.placement.time_layers == "visits":
+                of_time = self._visit("dit", of_time)
             with sharding.use(self.mesh):
                 return self._tabulate(of_time, settings=steps)
 
@@ -263,10 +295,11 @@ class LoadedModel:
 
         def encode() -> AnyArray:
             weights = self.params["text"]
-            if _waits(weights) and not fit.admits_text(self.config, self.params, self.mesh):
+            if self.placement.text == "host":
                 with sharding.on_host():
                     return np.asarray(self._encode_text.jitted(jax.tree.map(jnp.asarray, weights), jnp.asarray(tokens)))
-            weights = self._visiting("text", weights)
+            if self.placement.text == "visits":
+                weights = self._visit("text", weights)
             with sharding.use(self.mesh):
                 return self._encode_text(weights, jnp.asarray(tokens))
 
@@ -316,11 +349,6 @@ class LoadedModel:
     def size(self) -> tuple[int, int]:
         """Return the (height, width) the model works at."""
         return tuple(self.config.data.size)
-
-
-def _waits(params: PyTree) -> bool:
-    """Tell whether parameters are in the host's memory."""
-    return isinstance(jax.tree.leaves(params)[0], np.ndarray)
 
 
 def _remember(kept: dict[Any, Any], key: Any, make: Callable[[], Any], most: int = REMEMBERED) -> Any:

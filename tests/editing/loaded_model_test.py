@@ -9,6 +9,7 @@ import tiny_model
 from motionv2v import backbone, editing, parameters
 from motionv2v.devices import fit, sharding
 from motionv2v.editing import loaded_model
+from motionv2v.models import time_tables
 
 GIB = 2**30
 
@@ -70,6 +71,18 @@ def test_batches_of_other_shapes_with_the_same_bytes_are_told_apart(folder):
     assert editor.embed(tokens.reshape(1, -1)[:, : tiny_model.LENGTH]).shape[0] == 1
 
 
+def test_layers_of_the_time_stay_where_a_training_has_them(folder):
+    """On devices only if all of them are there already: else they wait in the host's memory, whole."""
+    editor = editing.load(folder)
+    placements = []
+    for move in (jnp.asarray, np.asarray, lambda x: jnp.asarray(x) if x.ndim == 1 else np.asarray(x)):
+        editor.with_params(jax.tree.map(move, editor.params))
+        of_time, _ = time_tables.split(editor.params["dit"])
+        on_host = {isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(of_time)}
+        placements.append((editor.placement.time_layers, on_host))
+    assert placements == [("devices", {False}), ("visits", {True}), ("visits", {True})]
+
+
 @pytest.mark.parametrize(("is_stored", "visits"), [(False, True), (True, True), (False, False)])
 def test_a_text_encoder_without_room_waits_on_the_host(folder, monkeypatch, is_stored, visits):
     """The same video, and its weights are never among the sample's arguments; without room to visit the host runs."""
@@ -82,6 +95,8 @@ def test_a_text_encoder_without_room_waits_on_the_host(folder, monkeypatch, is_s
     place = sharding.place
     monkeypatch.setattr(sharding, "place", lambda params, *a, **k: placed.extend(params) or place(params, *a, **k))
     got = editing.Editor(expected.config, expected.params) if is_stored else editing.load(folder)
+    assert expected.placement == loaded_model.Placement("visits", "devices")
+    assert got.placement == loaded_model.Placement("visits", "visits" if visits else "host")
     assert {type(leaf) for leaf in jax.tree.leaves(got.params["text"])} == {np.ndarray}
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got.sampling_params(got.settings(1))))
     np.testing.assert_array_equal(got.generate(jax.random.key(1), batch(got), tokens, num_steps=1, guidance=2.0), made)
