@@ -17,6 +17,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
+from motionv2v import sections
 from motionv2v.devices import chips, memory, sharding
 from motionv2v.devices.memory import (
     GIB,
@@ -188,7 +189,8 @@ def with_strips_if_needed(config: Any, params: PyTree, mesh: Any = None, availab
     They change nothing in the result (`models.vae_strips`) and cost a few hundredths of the autoencoder's time. A
     config that says how it saves memory is left alone. `params`: with dtypes; `available`: as for `check`.
     """
-    if not params or config.vae.get("strip_rows") or config.vae.get("tile_size"):
+    in_strips = sections.complete(config)
+    if not params or in_strips.vae.strip_rows or in_strips.vae.tile_size:
         return config
     available = _common_capacity() if available is None else available
     if available is None:
@@ -197,9 +199,8 @@ def with_strips_if_needed(config: Any, params: PyTree, mesh: Any = None, availab
     rules = memory.sampling_rules(config, params, mesh, available)
     if sampled_bytes(config, params, mesh, rules) + sampling_bytes(config, mesh) <= MARGIN * available:
         return config
-    config = ConfigDict(config.to_dict())
-    config.vae.strip_rows = STRIP_ROWS
-    return config
+    in_strips.vae.strip_rows = STRIP_ROWS
+    return in_strips
 
 
 def _common_capacity() -> float | None:
@@ -311,7 +312,7 @@ def advice(config: Any, mesh: Mesh | AbstractMesh | None, what: str, available: 
 def _changes(config, mesh, what):
     """Yield (description, config, mesh) of what a person could change, the least harmful first."""
     mesh = abstract_mesh({}) if mesh is None else mesh
-    plain = ConfigDict(config.to_dict())
+    plain = sections.complete(config)
 
     def changed(**fields):
         other = ConfigDict(plain.to_dict())
@@ -320,22 +321,19 @@ def _changes(config, mesh, what):
 
     smaller = plain
     if what != "sample":
-        if plain.train.get("frozen_dtype", "float32") != "bfloat16":
-            plain.train.frozen_dtype = plain.train.get("frozen_dtype", "float32")
+        if plain.train.frozen_dtype != "bfloat16":
             smaller = changed(train__frozen_dtype="bfloat16")
             yield "train.frozen_dtype='bfloat16'", smaller, mesh
-        if "dit" in plain and plain.dit.get("remat", "none") != "full":
-            plain.dit.remat = plain.dit.get("remat", "none")
+        if "dit" in plain and plain.dit.remat != "full":
             smaller = changed(dit__remat="full")
             yield "dit.remat='full'", smaller, mesh
         rows = math.prod(mesh.shape[axis] for axis in BATCH)
         sizes = [plain.train.batch_size // 2**n for n in range(1, 12)]
         for size in sizes:
-            if size >= rows and size % (rows * plain.train.get("accumulate", 1)) == 0:
+            if size >= rows and size % (rows * plain.train.accumulate) == 0:
                 yield f"train.batch_size={size}", changed(train__batch_size=size), mesh
         accumulate = [n for n in (2, 4, 8, 16, 32) if plain.train.batch_size % (rows * n) == 0]
         for count in accumulate:
-            plain.train.accumulate = plain.train.get("accumulate", 1)
             yield f"train.accumulate={count}", changed(train__accumulate=count), mesh
     for factor in (2, 4, 8, 16, 32, 64, 128):
         sizes = {**mesh.shape, "fsdp": mesh.shape["fsdp"] * factor}

@@ -9,8 +9,8 @@ With u the bytes of one stream of tokens [B n D] on one device, r the ratio of t
 Saved per layer by `remat`: `full` u, and u more beside the control branch; `save_attention` also attention's output and
 its sums for each block, with `qkv` 3 u more, with `mlp` r u more; `none` about (9 + 3 r) u for each block. What a layer
 needs at work is fitted to what XLA's compilers for TPUs, GPUs and CPUs report (`compile_check`);
-benchmarks/compile_budgets.json and tests/memory_test.py say how close that comes. `room` holds the estimates against
-the devices at hand.
+benchmarks/compile_budgets.json and tests/devices/memory_test.py say how close that comes. `fit` holds the estimates
+against the devices at hand. What a config leaves out is filled in where the model is built, whose config is read.
 """
 
 import functools
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from motionv2v import backbone, parameters
+from motionv2v import backbone, parameters, sections
 from motionv2v.devices import sharding
 from motionv2v.models import time_tables
 from motionv2v.models.activations import AXES, BATCH, PIXELS_PER_LATENT, layout
@@ -100,6 +100,7 @@ def estimate(
         raise ValueError(f"unknown program {what!r}; available: {', '.join(PROGRAMS)}")
     mesh = abstract_mesh({}) if mesh is None else mesh
     model = backbone.build(config)
+    config = model.config
     if what == "sample":
         params = sampling_shapes(config)
         rules = sharding.RULES if available is None else sampling_rules(config, params, mesh, available)
@@ -108,16 +109,16 @@ def estimate(
     trainable, frozen = parameters.partition(params, config.optim.schedule)
     runs_vae = what == "train_pixels" or model.denoiser is None
     if not runs_vae:
-        reads = backbone.step_reads(latents=True, text=bool(config.data.get("text_embeddings")))
+        reads = backbone.step_reads(latents=True, text=config.data.text_embeddings)
         frozen = {name: tree for name, tree in frozen.items() if name in reads}
     masters = stored_bytes(trainable, mesh, "float32")
     computes = model.vae.dtype if model.denoiser is None else model.denoiser.dit.dtype
     copies = fit(mesh).copies * masters / 2 if computes == jnp.bfloat16 else 0.0
-    weights = masters + copies + stored_bytes(frozen, mesh, config.train.get("frozen_dtype", "float32"))
+    weights = masters + copies + stored_bytes(frozen, mesh, config.train.frozen_dtype)
     optimizer = ((1 if config.optim.name == "muon" else 2) + 2) * masters
     activations = 0.0
     if model.denoiser is not None:
-        saved, working = _saved(config, model, mesh), _working(config, model, mesh, True)
+        saved, working = _saved(model, mesh), _working(model, mesh, True)
         activations = saved + working
         depth, layers = model.denoiser.dit.control_depth, model.denoiser.dit.num_layers
         if fit(mesh).frees_early and depth:
@@ -130,8 +131,8 @@ def estimate(
 
 def parameter_shapes(config: Any) -> PyTree:
     """Return the shapes of a config's parameters, remembered: tracing a large model's initialisers takes seconds."""
-    sections = ("vae", "text", "dit", "method", "schedule", "data")
-    needed = {name: config[name].to_dict() for name in sections if name in config}
+    read = ("vae", "text", "dit", "method", "schedule", "data")
+    needed = {name: config[name].to_dict() for name in read if name in config}
     needed.get("dit", {}).pop("remat", None)
     return _trace(json.dumps(needed, sort_keys=True))
 
@@ -139,7 +140,7 @@ def parameter_shapes(config: Any) -> PyTree:
 def sampling_shapes(config: Any) -> PyTree:
     """Return the shapes of the parameters in the number type in which a loaded model holds them."""
     shapes = parameter_shapes(config)
-    if config.dit.get("dtype", "float32") != "bfloat16":
+    if sections.complete(config).dit.dtype != "bfloat16":
         return shapes
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), shapes)
 
@@ -225,9 +226,9 @@ def sampling_rules(config: Any, params: PyTree, mesh: Any, available: float) -> 
     The devices that share a clip then need not send each other every layer's weights at every step. Counted is the room
     that a sample takes in strips (`fit.with_strips_if_needed`).
     """
-    narrow = ConfigDict(config.to_dict())
-    if not narrow.vae.get("tile_size"):
-        narrow.vae.strip_rows = narrow.vae.get("strip_rows") or STRIP_ROWS
+    narrow = sections.complete(config)
+    if not narrow.vae.tile_size:
+        narrow.vae.strip_rows = narrow.vae.strip_rows or STRIP_ROWS
     needed = sampled_bytes(config, params, mesh, sharding.WHOLE_RULES) + sampling_bytes(narrow, mesh)
     return sharding.WHOLE_RULES if needed <= MARGIN * available else sharding.RULES
 
@@ -242,10 +243,10 @@ class _Sizes(NamedTuple):
     head_parts: int
 
 
-def _sizes(config, model, mesh, samples):
+def _sizes(model, mesh, samples):
     dit = model.denoiser.dit
     _, *grid = latent_shape((1, *backbone.clip_shape(model)), model.vae.latent_channels)[:4]
-    tokens = config.data.text_length + math.prod(n // side for n, side in zip(grid, dit.patch, strict=True))
+    tokens = model.config.data.text_length + math.prod(n // side for n, side in zip(grid, dit.patch, strict=True))
     rows = math.prod(mesh.shape[axis] for axis in BATCH)
     samples = max(samples / rows, 1.0)
     # XLA's CPU compiler computes bfloat16 in float32, and keeps what it saves for the backward pass so.
@@ -254,10 +255,10 @@ def _sizes(config, model, mesh, samples):
     return _Sizes(samples, tokens, item, stream, mesh.shape["context"] * mesh.shape["tensor"])
 
 
-def _saved(config, model, mesh):
+def _saved(model, mesh):
     """Bytes that wait for the backward pass."""
-    dit = model.denoiser.dit
-    size = _sizes(config, model, mesh, config.train.batch_size / config.train.get("accumulate", 1))
+    dit, train = model.denoiser.dit, model.config.train
+    size = _sizes(model, mesh, train.batch_size / train.accumulate)
     blocks = dit.num_layers + dit.control_depth
     remat = {True: "full", False: "none"}.get(dit.remat, dit.remat)
     if remat == "none":
@@ -272,11 +273,11 @@ def _saved(config, model, mesh):
     return saved
 
 
-def _working(config, model, mesh, is_training):
+def _working(model, mesh, is_training):
     """Bytes that the layer at work needs, with its gradients when training, of one block or two."""
-    dit = model.denoiser.dit
-    samples = config.train.batch_size / config.train.get("accumulate", 1) if is_training else 2
-    size = _sizes(config, model, mesh, samples)
+    dit, config = model.denoiser.dit, model.config
+    samples = config.train.batch_size / config.train.accumulate if is_training else 2
+    size = _sizes(model, mesh, samples)
     hidden = dit.mlp_ratio * size.stream / mesh.shape["tensor"]
     together = 2 if dit.control_depth and is_training else 1
     passes = 3 if is_training else 1
@@ -313,4 +314,4 @@ def autoencoder_bytes(config: Any, mesh: Mesh | AbstractMesh, samples: int, is_d
 def sampling_bytes(config: Any, mesh: Mesh | AbstractMesh) -> float:
     """Estimate what one clip's sample works on, on each device: a denoising step, or the decoder."""
     model = backbone.build(config)
-    return max(_working(config, model, mesh, False), autoencoder_bytes(config, mesh, 1, is_decoding=True))
+    return max(_working(model, mesh, False), autoencoder_bytes(config, mesh, 1, is_decoding=True))

@@ -130,7 +130,7 @@ def from_config(config: Any) -> Mesh | None:
 
 def training_mesh(config: Any, devices: Sequence[Any]) -> Mesh:
     """Build the mesh of `config.mesh` of these devices; ValueError as `make_mesh`."""
-    sizes = dict(config.get("mesh", None) or {"data": -1})
+    sizes = dict(config.mesh) if "mesh" in config else {"data": -1}
     dcn = sizes.pop("dcn", None)
     return make_mesh(training_sizes(config, sizes, len(devices)), None if dcn is None else dict(dcn), devices)
 
@@ -145,19 +145,24 @@ def training_sizes(config: Any, sizes: Mapping[str, int], count: int) -> dict[st
     fixed = math.prod(size for size in sizes.values() if size > 0)
     if open_axis is None or sizes.get("context", 1) != 1 or count % fixed or "train" not in config:
         return dict(sizes)
-    rows = config.train.batch_size // config.train.get("accumulate", 1)
+    rows = config.train.batch_size // config.train.accumulate
     other = math.prod(max(sizes.get(axis, 1), 1) for axis in BATCH)
     taken = math.gcd(count // fixed, max(rows // other, 1))
     rest = count // fixed // taken
-    heads = config.get("dit", {}).get("num_heads", 0)
+    heads = _num_heads(config)
     if rest == 1 or not heads or heads % (rest * sizes.get("tensor", 1)):
         return dict(sizes)
     return {**sizes, open_axis: taken, "context": rest}
 
 
+def _num_heads(config: Any) -> int:
+    """Return the heads that `context` and `tensor` divide; an autoencoder has none."""
+    return config.dit.num_heads if "dit" in config else 0
+
+
 def check(mesh: Mesh | AbstractMesh, config: Any, is_training: bool = True) -> None:
     """Raise ValueError if the heads, or for training the batch, of a config cannot be divided over the mesh."""
-    heads, parts = config.get("dit", {}).get("num_heads", 0), mesh.shape["context"] * mesh.shape["tensor"]
+    heads, parts = _num_heads(config), mesh.shape["context"] * mesh.shape["tensor"]
     if heads % parts:
         possible = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
         raise ValueError(
@@ -166,7 +171,7 @@ def check(mesh: Mesh | AbstractMesh, config: Any, is_training: bool = True) -> N
         )
     if not is_training:
         return
-    size, accumulate = config.train.batch_size, config.train.get("accumulate", 1)
+    size, accumulate = config.train.batch_size, config.train.accumulate
     unit = accumulate * math.prod(mesh.shape[axis] for axis in BATCH)
     if size % unit:
         raise ValueError(

@@ -39,7 +39,7 @@ TRACKABLE = 1.0
 def held_out_pairs(editor: editing.Editor, num_pairs: int, seed: int, num_points: int = NUM_POINTS) -> list[Pair]:
     """Draw pairs of the test split at the model's size, every one with `num_points` points."""
     data = editor.config.data
-    settings = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.get("scene", {}).items()}
+    settings = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.scene.items()}
     settings |= {"num_points": num_points, "num_frames": editor.num_frames, "size": editor.size}
     config = SceneConfig(**settings)
     return [make_pair(config, seed, index, "test") for index in range(num_pairs)]

@@ -80,6 +80,7 @@ class Report(NamedTuple):
 
 def make_mesh(config: Any, devices: list[Any], what: str) -> Mesh:
     """Arrange devices: by `config.mesh` for training, by `memory.sampling_sizes` for one edit. ValueError as there."""
+    config = sections.complete(config)
     if what == "sample":
         mesh = sharding.make_mesh(memory.sampling_sizes(config, len(devices)), devices=devices)
     else:

@@ -19,7 +19,7 @@ from motionv2v.devices import memory, sharding
 def scene_config(config: Any, bucket: tuple[int, int, int] | None = None) -> pairs.SceneConfig:
     """Read the synthetic scenes' settings out of a config; `bucket` (T, H, W) replaces the config's own shape."""
     data = config.data
-    scene = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.get("scene", {}).items()}
+    scene = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.scene.items()}
     if data.num_points:
         scene["num_points"] = data.num_points
     frames, *size = bucket or (data.num_frames, *data.size)
@@ -34,7 +34,8 @@ def vocabulary_folder(config: Any) -> str | None:
     Raises:
         ValueError: when there is none, listing where it was looked for.
     """
-    if config.get("text", {}).get("tokenizer", "bytes") == "bytes":
+    config = sections.complete(config)
+    if "text" not in config or config.text.tokenizer == "bytes":
         return None
     given = config.data.vocabulary
     folders = [Path(given)] if given else _start_folders(config)
@@ -60,7 +61,7 @@ def copy_vocabulary(config: Any, workdir: str | Path) -> None:
 
 def _start_folders(config: Any) -> list[Path]:
     """List the folders of the models that a run starts from, those that are there."""
-    names = [str(name) for field in ("init_from", "resume_from") for name in config.get(field, ())]
+    names = [str(name) for name in (*config.init_from, *config.resume_from)]
     return [checkpoints.resolve(name) for name in names if _is_there(name)]
 
 
@@ -71,6 +72,7 @@ def check_sources(config: Any) -> None:
         ValueError: in one line that names all of `init_from`, `resume_from`, `data` and the vocabulary that cannot be
             read.
     """
+    config = sections.complete(config)
     problems: dict[str, None] = {}
 
     def check(field: str, open_it: Callable[[], Any]) -> bool:
@@ -81,23 +83,21 @@ def check_sources(config: Any) -> None:
             return False
         return True
 
-    resume_from = config.get("resume_from", ())
-    resumes = [check("resume_from", lambda name=name: checkpoints.stored_paths(name)) for name in resume_from]
-    missing = [name for name in config.get("init_from", ()) if not _is_there(name)]
+    resumes = [check("resume_from", lambda name=name: checkpoints.stored_paths(name)) for name in config.resume_from]
+    missing = [name for name in config.init_from if not _is_there(name)]
     # What a config's model consists of takes a second or more to find out.
     if not (missing and resumes and all(resumes) and not start_folders(config, memory.parameter_shapes(config))[0]):
-        for name in config.get("init_from", ()):
+        for name in config.init_from:
             check("init_from", lambda name=name: checkpoints.stored_paths(name))
     check("text.tokenizer", lambda: check_tokenizer(config) if "text" in config else None)
     data = config.data
-    if data.get("latents"):
+    if data.latents:
         has_text = data.text_embeddings
         check("data.latents", lambda: latents.LatentSource(data.latents, text=has_text))
     elif data.mix:
         check("data.mix", lambda: _mixed_sources(config, "train"))
     if problems:
-        name = config.get("name", "this run")
-        raise ValueError(f"{name} cannot start. {'; '.join(problems)}")
+        raise ValueError(f"{config.name} cannot start. {'; '.join(problems)}")
 
 
 def start_folders(config: Any, params: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -106,7 +106,7 @@ def start_folders(config: Any, params: Any) -> tuple[tuple[str, ...], tuple[str,
     The first is empty where those of `resume_from` hold every parameter of `params`, a tree: they come last, so nothing
     of earlier ones would be left. Raises CheckpointError where one cannot be read.
     """
-    init_from, resume_from = (tuple(config.get(field, ())) for field in ("init_from", "resume_from"))
+    init_from, resume_from = tuple(config.init_from), tuple(config.resume_from)
     if init_from and resume_from:
         stored: Iterable[str] = set().union(*map(checkpoints.stored_paths, resume_from))
         if set(parameters.flatten(params)) <= stored:
@@ -120,16 +120,16 @@ def without_missing_latents(config: Any, notify: Callable[[str], None]) -> Any:
     For latents that only the config file names, not the person. Where embeddings are wanted with them the config stays
     as it is.
     """
-    folder = config.get("data", {}).get("latents", "")
-    if not folder or Path(folder).exists() or config.data.text_embeddings:
+    drawn = sections.complete(config)
+    folder = drawn.data.latents if "data" in drawn else ""
+    if not folder or Path(folder).exists() or drawn.data.text_embeddings:
         return config
     notify(
         f"notice  there are no latents in {folder}: pairs are drawn and encoded in every step, which is slower; "
         "launch/prepare.py with this config encodes them once"
     )
-    config = config.copy_and_resolve_references()
-    config.data.latents = ""
-    return config
+    drawn.data.latents = ""
+    return drawn
 
 
 def _is_there(name: str) -> bool:
@@ -143,16 +143,17 @@ def check_tokenizer(config: Any) -> Tokenizer:
         ValueError: for an unknown kind, a vocabulary that is missing or larger than the encoder's, or bytes for a
             model that starts from one with a vocabulary of its own.
     """
-    text = config.get("text", {})
-    kind = text.get("tokenizer", "bytes")
+    config = sections.complete(config)
+    if "text" not in config:  # an autoencoder's: nothing reads the tokens
+        return make("bytes", config.data.text_length)
+    kind, known = config.text.tokenizer, config.text.vocab_size
     tokenizer = make(kind, config.data.text_length, vocabulary_folder(config))
-    known = text.get("vocab_size", tokenizer.vocab_size)
     if tokenizer.vocab_size > known:
         raise ValueError(
             f"the tokenizer {kind!r} has {tokenizer.vocab_size} tokens, but the text encoder knows {known} "
             "(text.vocab_size)"
         )
-    for folder in _start_folders(config) if text and kind == "bytes" else ():
+    for folder in _start_folders(config) if kind == "bytes" else ():
         if (folder / SPIECE).is_file():
             raise ValueError(
                 f"text.tokenizer is 'bytes', but {folder} has a vocabulary ({SPIECE}); expected "
@@ -195,9 +196,9 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
         "host_count": host_count,
     }
     is_mixed = bool(data.mix or data.buckets)
-    if data.text_embeddings and not data.get("latents"):
+    if data.text_embeddings and not data.latents:
         raise ValueError("data.text_embeddings needs data.latents, a folder that launch/prepare.py wrote with it")
-    if data.get("latents"):
+    if data.latents:
         if is_mixed:
             raise ValueError(
                 f"data.latents is {data.latents!r} and data.mix or data.buckets is set too: latents are of one data "
@@ -290,7 +291,7 @@ def _buckets(config: Any) -> list[tuple[int, int, int]]:
     given = tuple(data.buckets or ((data.num_frames, *data.size),))
     buckets = [tuple(bucket) if isinstance(bucket, list | tuple) else () for bucket in given]
     unit = 8 * config.dit.patch_size if "dit" in config else 8
-    least = tuple(data.get("crop") or (1, 1, 1))
+    least = tuple(data.crop or (1, 1, 1))
     for bucket in buckets:
         if len(bucket) != 3 or any(not isinstance(n, int) or n < 1 for n in bucket) or (bucket[0] - 1) % 4:
             raise ValueError(f"data.buckets is {given}; expected ((T, H, W), ...) with T = 4k + 1 frames")

@@ -150,7 +150,7 @@ def _with_defaults(meta: dict[str, Any]) -> dict[str, Any]:
 
 def _text_weights(config: Any) -> PyTree | None:
     """Find the text encoder's weights that training will use: those of the last folder that it starts from."""
-    for source in reversed([*config.get("init_from", ()), *config.get("resume_from", ())]):
+    for source in reversed([*config.init_from, *config.resume_from]):
         _, loaded = checkpoints.load_model(source)
         if "text" in loaded:
             return {"text": loaded["text"]}
@@ -169,7 +169,7 @@ def _vae_weights(config: Any, model: backbone.Model) -> PyTree:
 def _meta(config: Any, params: PyTree, tokenizer: Tokenizer) -> dict[str, Any]:
     own = {name: json.loads(config[name].to_json()) for name in ("vae", "method")}
     data = {name: config.data[name] for name in ("num_frames", "size", "seed", "text_length")}
-    scene = json.loads(config.data.to_json()).get("scene", {})
+    scene = json.loads(config.data.scene.to_json())
     meta = {**own, "data": data, "scene": scene, "vae_sha256": _digest(params)}
     if config.data.num_points:
         meta["num_points"] = config.data.num_points
