@@ -186,7 +186,7 @@ def sampling_rules(config: Any, params: PyTree, mesh: Any = None, available: flo
 def with_strips_if_needed(config: Any, params: PyTree, mesh: Any = None, available: float | None = None) -> Any:
     """Return a config whose autoencoder works in strips of `memory.STRIP_ROWS` if a sample would not fit without.
 
-    They change nothing in the result (`models.vae_strips`) and cost a few hundredths of the autoencoder's time. A
+    They change nothing in the result (`models.vae.strips`) and cost a few hundredths of the autoencoder's time. A
     config that says how it saves memory is left alone. `params`: with dtypes; `available`: as for `check`.
     """
     in_strips = sections.complete(config)

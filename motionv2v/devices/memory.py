@@ -36,7 +36,7 @@ GIB = 2**30
 PROGRAMS = ("train", "train_pixels", "sample")
 """A step on cached latents, a step that runs the autoencoder too, a whole edit of a prompt already encoded."""
 STRIP_ROWS = 30
-"""Of the autoencoder where memory is short (`models.vae_strips`)."""
+"""Of the autoencoder where memory is short (`models.vae.strips`)."""
 MARGIN = 0.95
 """Share of a device's memory that an estimate may fill: runtimes keep some, and it fragments."""
 

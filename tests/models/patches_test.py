@@ -1,50 +1,57 @@
-"""Patches: their order, and the order inside one, by a loop over places; sizes that do not divide."""
+"""Patches against loops over their entries."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from motionv2v.models.patches import patchify, unpatchify
-
-SIDE, SIDE_T = 2, 3
-GRID = (2, 3, 4)
-CHANNELS = 5
+from motionv2v.models import patches
 
 
-def latents():
-    shape = (2, GRID[0] * SIDE_T, GRID[1] * SIDE, GRID[2] * SIDE, CHANNELS)
-    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+def test_patchify_matches_loop():
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 6, 5)).astype(np.float32)
+    tokens = patches.patchify(x, 2)
+    assert tokens.shape == (2, 3 * 2 * 3, 2 * 2 * 5)
+    for row, (t, i, j) in enumerate(np.ndindex(3, 2, 3)):
+        patch = x[:, t, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+        np.testing.assert_array_equal(tokens[:, row], patch.reshape(2, -1))
 
 
-def cut(x, t, h, w):
-    """Take one patch [B pt ph pw C]."""
-    return x[:, t * SIDE_T : (t + 1) * SIDE_T, h * SIDE : (h + 1) * SIDE, w * SIDE : (w + 1) * SIDE]
+def test_unpatchify_is_channel_major():
+    grid, channels = (3, 2, 4), 5
+    tokens = np.random.default_rng(0).normal(size=(2, 24, channels * 4)).astype(np.float32)
+    out = np.asarray(patches.unpatchify(tokens, grid, 2))
+    assert out.shape == (2, 3, 4, 8, channels)
+    for t, y, x, c in np.ndindex(3, 4, 8, channels):
+        token, feature = (t * 2 + y // 2) * 4 + x // 2, (c * 2 + y % 2) * 2 + x % 2
+        np.testing.assert_array_equal(out[:, t, y, x, c], tokens[:, token, feature])
 
 
-def test_patches_come_by_frame_row_column_and_are_flat_with_channels_last():
-    x = latents()
-    tokens = patchify(x, SIDE, SIDE_T)
-    expected = [cut(x, *place).reshape(2, -1) for place in np.ndindex(GRID)]
-    np.testing.assert_array_equal(tokens, np.stack(expected, axis=1))
+def test_patches_in_time_match_loop():
+    """A patch of 2 frames is read frame, row, column, channel, and written channel, frame, row, column."""
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 6, 5)).astype(np.float32)
+    tokens = patches.patchify(x, 2, 2)
+    assert tokens.shape == (2, 2 * 2 * 3, 2 * 2 * 2 * 5)
+    for row, (t, i, j) in enumerate(np.ndindex(2, 2, 3)):
+        patch = x[:, 2 * t : 2 * t + 2, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+        np.testing.assert_array_equal(tokens[:, row], patch.reshape(2, -1))
+    out = np.asarray(patches.unpatchify(tokens, (2, 2, 3), 2, 2))
+    assert out.shape == x.shape
+    for t, y, x, c in np.ndindex(4, 4, 6, 5):
+        token = (t // 2 * 2 + y // 2) * 3 + x // 2
+        feature = ((c * 2 + t % 2) * 2 + y % 2) * 2 + x % 2
+        np.testing.assert_array_equal(out[:, t, y, x, c], tokens[:, token, feature])
 
 
-def test_output_patches_are_flat_with_channels_first():
-    x = latents()
-    tokens = [np.moveaxis(cut(x, *place), -1, 1).reshape(2, -1) for place in np.ndindex(GRID)]
-    np.testing.assert_array_equal(unpatchify(np.stack(tokens, axis=1), GRID, SIDE, SIDE_T), x)
+def test_patchify_rejects_odd_sizes():
+    with pytest.raises(ValueError, match=r"3 latent frames do not divide into patches of 2 frames"):
+        patches.patchify(np.zeros((1, 3, 4, 4, 1), np.float32), 2, 2)
+    with pytest.raises(ValueError, match=r"height 5 and width 4.*multiples of 2"):
+        patches.patchify(np.zeros((1, 1, 5, 4, 1), np.float32), 2)
 
 
 def test_patches_are_exported_for_any_batch():
-    shape = jax.ShapeDtypeStruct((jax.export.symbolic_shape("b")[0], *latents().shape[1:]), jnp.float32)
-    exported = jax.export.export(jax.jit(lambda x: unpatchify(patchify(x, SIDE, SIDE_T), GRID, SIDE, SIDE_T)))(shape)
-    np.testing.assert_array_equal(
-        exported.call(latents()), unpatchify(patchify(latents(), SIDE, SIDE_T), GRID, SIDE, SIDE_T)
-    )
-
-
-def test_sizes_that_do_not_divide_are_named():
-    with pytest.raises(ValueError, match="height 3 and width 4 do not divide into patches of 2"):
-        patchify(np.zeros((1, 1, 3, 4, 1)), 2)
-    with pytest.raises(ValueError, match="3 latent frames do not divide into patches of 2 frames"):
-        patchify(np.zeros((1, 3, 2, 2, 1)), 2, 2)
+    x = np.random.default_rng(0).normal(size=(2, 2, 4, 6, 5)).astype(np.float32)
+    there_and_back = lambda x: patches.unpatchify(patches.patchify(x, 2, 2), (1, 2, 3), 2, 2)  # noqa: E731
+    shape = jax.ShapeDtypeStruct((jax.export.symbolic_shape("b")[0], *x.shape[1:]), jnp.float32)
+    np.testing.assert_array_equal(jax.export.export(jax.jit(there_and_back))(shape).call(x), there_and_back(x))

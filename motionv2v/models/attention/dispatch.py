@@ -3,7 +3,7 @@
     xla        materialises the [S M] weights; anywhere, meant for short sequences
     chunked    block by block, memory linear in S and M, backward as well; anywhere
     cudnn      flash attention of NVIDIA's cuDNN; GPU, bfloat16 or float16
-    splash     flash attention in Pallas, see `models.attention_splash`; TPU
+    splash     flash attention in Pallas, see `models.attention.splash`; TPU
     tokamax    flash attention of the package tokamax, if it is installed; GPU, TPU
     auto       splash on a TPU; cudnn on a GPU where it takes the arguments; otherwise xla, or chunked above `XLA_LIMIT`
 

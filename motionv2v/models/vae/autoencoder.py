@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from motionv2v.models.vae import strips
+from motionv2v.models.vae import strips, tiling
 from motionv2v.models.vae.layers import (
     CausalConv3d,
     Downsample,
@@ -25,7 +25,6 @@ from motionv2v.models.vae.layers import (
     Upsample,
     silu_after,
 )
-from motionv2v.models.vae.tiling import Tiling, apply, cost, cut
 from motionv2v.typing import AnyArray, Float, Key, PyTree
 
 
@@ -92,14 +91,16 @@ def _by_chunks(network: nn.Module, x: Float[AnyArray, "B t h w C"], size: int) -
     if len(others) == 1:
         outs.append(network(x[:, first:], cache)[0])
     elif others:
-        chunks = jnp.moveaxis(x[:, first:].reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+        chunks = x[:, first:].reshape(x.shape[0], -1, size, *x.shape[2:])  # [B c t h w C], c chunks
+        chunks = jnp.moveaxis(chunks, 1, 0)  # [c B t h w C]
         step = nn.scan(
             lambda module, cache, chunk: module(chunk, cache)[::-1],
             variable_broadcast="params",
             split_rngs={"params": False},
         )
         _, rest = step(network, cache, chunks)
-        outs.append(jnp.moveaxis(rest, 0, 1).reshape(x.shape[0], -1, *rest.shape[3:]))
+        rest = jnp.moveaxis(rest, 0, 1)  # [B c T H W D]
+        outs.append(rest.reshape(x.shape[0], -1, *rest.shape[3:]))  # [B c*T H W D]
     return jnp.concatenate(outs, axis=1).astype(jnp.float32)
 
 
@@ -203,8 +204,8 @@ class VAE(nn.Module):
     """Encode clips to latent moments and decode latents to clips, as CogVideoX's autoencoder does.
 
     The defaults are CogVideoX as released. `dtype` is the compute dtype; parameters, norm statistics and results are
-    float32. `conv_impl` says how convolutions are computed, see `convolution.causal`. Two ways to save memory, both off
-    by default: `strip_rows` convolves that many rows at a time, which changes nothing in the result (`strips`), and
+    float32. `conv_impl` says how convolutions are computed, see `convolution.causal`. Two ways to save memory, both
+    off by default: `strip_rows` convolves that many rows at a time, which changes nothing in the result (`strips`), and
     frames larger than `tile_size` (height, width in pixels) are worked on in blended tiles, which does (`tiling`).
     Raises ValueError for a temporal compression that is not a power of two or is more than the spatial levels, for
     chunk sizes that would split a group of frames that belongs together, and for strips without rows.
@@ -262,8 +263,7 @@ class VAE(nn.Module):
         if self.strip_rows is not None and self.strip_rows < height:
             notices.append(strips.cost(height, self.strip_rows))
         if self.tile_size is not None and (self.tile_size[0] < height or self.tile_size[1] < width):
-            tiling = Tiling(*self.tile_size, *self.tile_overlap)
-            notices.append(cost(height, width, tiling))
+            notices.append(tiling.cost(height, width, tiling.Tiling(*self.tile_size, *self.tile_overlap)))
         return "; ".join(notices) or None
 
     @property
@@ -313,8 +313,8 @@ class VAE(nn.Module):
             split_rngs={"params": False},
         )
         outs = (height // size_out, width // size_out)
-        axes = map(cut, x.shape[2:4], sizes, outs, self.tile_overlap)
-        return apply(lambda tiles: one_by_one(network, (), tiles)[1], x, *axes)
+        axes = map(tiling.cut, x.shape[2:4], sizes, outs, self.tile_overlap)
+        return tiling.apply(lambda tiles: one_by_one(network, (), tiles)[1], x, *axes)
 
     def __call__(self, video: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "B T H W C"]:
         """Encode clips and decode the means: the reconstruction without noise."""

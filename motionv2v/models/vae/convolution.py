@@ -84,7 +84,7 @@ def conv2d(
 
 def per_frame(x: Float[AnyArray, "B T H W C"]) -> Float[AnyArray, "M H W C"]:
     """Count clips and frames on one axis."""
-    return x.reshape(-1, *x.shape[2:])
+    return x.reshape(-1, *x.shape[2:])  # [B T H W C] -> [M H W C], M = B T
 
 
 def causal(
@@ -133,9 +133,9 @@ def _same(kernel: AnyArray) -> tuple[tuple[int, int], tuple[int, int]]:
 def _conv2d(x: AnyArray, kernel: AnyArray, before: AnyArray | None = None) -> AnyArray:
     kt, kh, kw, channels, features = kernel.shape
     batch, frames, padded = *x.shape[:2], _join(x, kernel, before)
-    taps = jnp.concatenate([padded[:, i : i + frames] for i in range(kt)], axis=-1)
-    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * channels, features)
-    y = conv2d(per_frame(taps), flat, 1, _same(kernel))
+    taps = jnp.concatenate([padded[:, i : i + frames] for i in range(kt)], axis=-1)  # [B T H W kt*C]
+    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * channels, features)  # [kh kw kt*C D]
+    y = conv2d(per_frame(taps), flat, 1, _same(kernel))  # [M H W D]
     return y.reshape(batch, frames, *y.shape[1:])
 
 
@@ -178,10 +178,10 @@ def _filter(padded: AnyArray, kernel: AnyArray, count: int) -> AnyArray:
     seen = [padded[:, i : i + last + 1 : count] for i in range(count + 2)]
     rule, taps = FILTERS[count - 1], list(kernel)
     products = [
-        conv2d(per_frame(combine(inputs, seen)), combine(kernels, taps), 1, _same(kernel))
+        conv2d(per_frame(combine(inputs, seen)), combine(kernels, taps), 1, _same(kernel))  # [M H W D]
         for inputs, kernels in zip(rule.inputs, rule.kernels, strict=True)
     ]
-    y = jnp.stack([combine(outputs, products) for outputs in rule.outputs], axis=1)
+    y = jnp.stack([combine(outputs, products) for outputs in rule.outputs], axis=1)  # [M count H W D]
     return y.reshape(batch, frames, *y.shape[2:])
 
 

@@ -17,8 +17,6 @@ from motionv2v.models.vae import convolution, strips
 from motionv2v.typing import AnyArray, Float, PyTree
 
 Initializer = Callable[..., AnyArray]
-Activation = Callable[[AnyArray, AnyArray | None], AnyArray]
-"""What is done to a convolution's input pixel by pixel, given rows [B T h W C] and their numbers, None for all rows."""
 
 
 class CausalConv3d(nn.Module):
@@ -26,8 +24,8 @@ class CausalConv3d(nn.Module):
 
     The kernel is `[kt kh kw C D]`. Space is padded with zeros; time is padded in front, with `cache` (the last kt - 1
     input frames of the previous chunk) or, at the start of a clip, with copies of the first frame. `impl` says how the
-    sum is computed, see `convolution.causal`; `strip_rows` works on that many rows at a time, see `strips`. Returns
-    the output and the cache for the next chunk.
+    sum is computed, see `convolution.causal`; with `strip_rows` it is that many rows at a time, see `strips.in_strips`.
+    Returns the output and the cache for the next chunk.
     """
 
     features: int
@@ -41,26 +39,25 @@ class CausalConv3d(nn.Module):
         self,
         x: Float[AnyArray, "B T H W C"],
         cache: Float[AnyArray, "B k H W C"] | None = None,
-        activate: Activation | None = None,
+        activate: strips.Activation | None = None,
     ) -> tuple[Float[AnyArray, "B T H W D"], Float[AnyArray, "B k H W C"]]:
         """Convolve one chunk, of `activate(x)` where that is given; see the class."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        kt = self.kernel_size[0]
-        run = lambda x, index=None: (activate(x, index) if activate else x).astype(self.dtype)  # noqa: E731
+        kt, kh, _ = self.kernel_size
 
-        def convolve(inputs: tuple[AnyArray, ...], index: AnyArray | None) -> AnyArray:
-            rows = run(inputs[0], index)
-            if index is not None:
-                rows = strips.blank(rows, index, x.shape[2])
-            return convolution.causal(rows, None if cache is None else inputs[1], kernel, self.impl)
+        def activated(x: AnyArray, index: AnyArray | None) -> AnyArray:
+            return (activate(x, index) if activate else x).astype(self.dtype)
 
-        y = strips.apply(convolve, (x,) if cache is None else (x, cache), self.strip_rows, max(1, kernel.shape[1] // 2))
-        recent = run(x[:, max(0, x.shape[1] - (kt - 1)) :])
+        def convolve(x: AnyArray, before: AnyArray | None) -> AnyArray:
+            return convolution.causal(x, before, kernel, self.impl)
+
+        y = strips.in_strips(convolve, activated, x, cache, rows=self.strip_rows, halo=max(1, kh // 2))
+        recent = activated(x[:, max(0, x.shape[1] - (kt - 1)) :], None)
         # Fewer frames than the kernel needs are all of them, so the first of them is the clip's first.
         before = jnp.repeat(recent[:, :1], kt - 1, axis=1) if cache is None else cache
-        kept = jnp.concatenate([before, recent], axis=1)
+        kept = jnp.concatenate([before, recent], axis=1)  # [B T+k H W C], k = kt - 1
         return y + bias, kept[:, kept.shape[1] - (kt - 1) :]
 
 
@@ -98,17 +95,17 @@ class Normaliser(NamedTuple):
 
     def __call__(self, x: Float[AnyArray, "B T h W C"], index: AnyArray | None = None) -> Float[AnyArray, "B T h W C"]:
         """Normalise the last T frames of the clip: all rows, or those with the numbers `index` [h]."""
-        # One multiply and one add per pixel; the rest is per channel.
+        # The norm is one multiplication and one addition per pixel; gain and shift were worked out per channel.
         over_pixels = lambda a: a[:, None, None, None]  # noqa: E731
         normed = (x.astype(jnp.float32) * over_pixels(self.gain) + over_pixels(self.shift)).astype(self.dtype)
         if self.y is None:
             return normed
         y, b = (self._at(a, x.shape[1], index) for a in (self.y, self.b))
-        # Rows and columns are repeated by broadcasting over the blocks of pixels that share a latent: no copies.
+        # One latent's y and b hold for i x j pixels: broadcast over such blocks they need not be copied.
         batch, frames, rows, columns, channels = y.shape
         blocks = (batch, frames, rows, x.shape[2] // rows, columns, x.shape[3] // columns, channels)
-        y, b = y[:, :, :, None, :, None], b[:, :, :, None, :, None]
-        return (normed.reshape(blocks) * y + b).reshape(x.shape)
+        y, b = y[:, :, :, None, :, None], b[:, :, :, None, :, None]  # [B T h 1 w 1 C]
+        return (normed.reshape(blocks) * y + b).reshape(x.shape)  # [B T h i w j C] -> [B T H W C]
 
     def _at(self, a: AnyArray, frames: int, index: AnyArray | None) -> AnyArray:
         """Take the modulation of the last `frames` frames, and of single rows where `index` asks for them."""
@@ -143,13 +140,14 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
         def over_groups(per_channel: AnyArray) -> AnyArray:
-            # [B C] means over pixels -> means over the group, given back to each of its channels.
-            grouped = per_channel.reshape(batch, self.groups, -1).mean(axis=-1, keepdims=True)
-            return jnp.broadcast_to(grouped, (batch, self.groups, channels // self.groups)).reshape(batch, channels)
+            """Average means of channels [B C] over each group, and give the group's to each of its channels."""
+            shape = (batch, self.groups, channels // self.groups)
+            grouped = per_channel.reshape(shape).mean(axis=-1, keepdims=True)  # [B groups 1]
+            return jnp.broadcast_to(grouped, shape).reshape(batch, channels)  # [B C]
 
         # Axes are not merged: on a mesh that divides rows or columns, every device would gather the merged array.
         wide = x.astype(jnp.float32)
-        mean = over_groups(wide.mean(axis=(1, 2, 3)))
+        mean = over_groups(wide.mean(axis=(1, 2, 3)))  # [B C]
         # Two passes: E[x^2] - E[x]^2 loses digits when a channel's mean is large against its spread.
         variance = over_groups(jnp.square(wide - mean[:, None, None, None]).mean(axis=(1, 2, 3)))
         gain = scale * jax.lax.rsqrt(variance + self.eps)
@@ -192,9 +190,14 @@ def _repeat_frames(x: AnyArray, frames: int) -> AnyArray:
     return jnp.repeat(x, frames // x.shape[1], axis=1)
 
 
-def silu_after(normalise: Normaliser) -> Activation:
+def silu_after(normalise: Normaliser) -> strips.Activation:
     """Return the function that normalises rows and applies SiLU to them."""
     return lambda x, index=None: nn.silu(normalise(x, index))
+
+
+def unchanged(x: Float[AnyArray, "B T h W C"], _: AnyArray | None = None) -> Float[AnyArray, "B T h W C"]:
+    """Return x: the activation of a convolution that has none."""
+    return x
 
 
 class ResnetBlock(nn.Module):
@@ -248,15 +251,16 @@ class Downsample(nn.Module):
         """Downsample x."""
         if self.compress_time:
             first = x.shape[1] % 2
-            pairs = (x[:, first::2] + x[:, first + 1 :: 2]) / 2
-            x = jnp.concatenate([x[:, :1], pairs], axis=1) if first else pairs
+            pairs = (x[:, first::2] + x[:, first + 1 :: 2]) / 2  # [B T//2 H W C]
+            x = jnp.concatenate([x[:, :1], pairs], axis=1) if first else pairs  # [B t H W C]
         kernel, bias = _frame_conv_params(self, x.shape[-1], self.features)
 
-        def convolve(inputs: tuple[AnyArray], _: AnyArray | None) -> AnyArray:
-            y = convolution.conv2d(convolution.per_frame(inputs[0]), kernel.astype(self.dtype), 2, ((0, 1), (0, 1)))
-            return y.reshape(*x.shape[:2], *y.shape[1:])
+        def convolve(x: AnyArray, _: None) -> AnyArray:
+            y = convolution.conv2d(convolution.per_frame(x), kernel.astype(self.dtype), 2, ((0, 1), (0, 1)))
+            return y.reshape(*x.shape[:2], *y.shape[1:])  # [B t h w D]
 
-        return strips.apply(convolve, (x.astype(self.dtype),), self.strip_rows, 2) + bias.astype(self.dtype)
+        y = strips.in_strips(convolve, unchanged, x.astype(self.dtype), None, rows=self.strip_rows, halo=2)
+        return y + bias.astype(self.dtype)
 
 
 class Upsample(nn.Module):
@@ -280,18 +284,20 @@ class Upsample(nn.Module):
         kernel, bias = _frame_conv_params(self, channels, self.features)
         # merge[p, a, i] = 1 where, at output parity p, kernel entry i meets small pixel a of two.
         merge = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
-        kernels = jnp.einsum("pai,qbj,ijcd->pqabcd", merge, merge, kernel).astype(self.dtype)
+        kernels = jnp.einsum("pai,qbj,ijCD->pqabCD", merge, merge, kernel).astype(self.dtype)  # [2 2 2 2 C D]
 
-        def convolve(inputs: tuple[AnyArray], _: AnyArray | None) -> AnyArray:
-            small = convolution.per_frame(inputs[0])
+        def convolve(x: AnyArray, _: None) -> AnyArray:
+            small = convolution.per_frame(x)  # [M h w C]
 
             def parity(p: int, q: int) -> AnyArray:
-                return convolution.conv2d(small, kernels[p, q], 1, ((1 - p, p), (1 - q, q)))
+                return convolution.conv2d(small, kernels[p, q], 1, ((1 - p, p), (1 - q, q)))  # [M h w D]
 
-            rows_of = [jnp.stack([parity(p, 0), parity(p, 1)], axis=3) for p in (0, 1)]
-            return jnp.stack(rows_of, axis=2).reshape(batch, frames, -1, 2 * columns, self.features)
+            by_row = [jnp.stack([parity(p, 0), parity(p, 1)], axis=3) for p in (0, 1)]  # two of [M h w 2 D]
+            y = jnp.stack(by_row, axis=2)  # [M h 2 w 2 D]
+            return y.reshape(batch, frames, -1, 2 * columns, self.features)  # [B t H W D]
 
-        y = strips.apply(convolve, (x.astype(self.dtype),), self.strip_rows, 1) + bias.astype(self.dtype)
+        y = strips.in_strips(convolve, unchanged, x.astype(self.dtype), None, rows=self.strip_rows, halo=1)
+        y = y + bias.astype(self.dtype)
         if self.compress_time and frames > 1:
             y = _repeat_frames(y, 2 * frames - frames % 2)
         return y

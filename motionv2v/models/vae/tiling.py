@@ -68,10 +68,10 @@ def apply(
         groups.setdefault(size, []).append((top, left))
     tiles: dict[tuple[int, int], AnyArray] = {}
     for (height, width), corners in groups.items():
-        stack = jnp.stack([x[:, :, top : top + height, left : left + width] for top, left in corners])
+        stack = jnp.stack([x[:, :, top : top + height, left : left + width] for top, left in corners])  # [M B t h w C]
         tiles.update(zip(corners, function(stack), strict=True))
     above: list[AnyArray] = []
-    strips = []
+    bands = []
     for top in rows.starts:
         line: list[AnyArray] = []
         for index, left in enumerate(columns.starts):
@@ -81,9 +81,9 @@ def apply(
             if line:
                 tile = _blend(line[-1], tile, columns.blend, 3)
             line.append(tile)
-        strips.append(jnp.concatenate([tile[:, :, : rows.keep, : columns.keep] for tile in line], axis=3))
+        bands.append(jnp.concatenate([tile[:, :, : rows.keep, : columns.keep] for tile in line], axis=3))
         above = line
-    return jnp.concatenate(strips, axis=2)
+    return jnp.concatenate(bands, axis=2)
 
 
 def _blend(before: AnyArray, tile: AnyArray, extent: int, axis: int) -> AnyArray:

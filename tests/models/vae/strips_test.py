@@ -33,6 +33,21 @@ def test_strips_equal_the_whole_frame(layer, rows):
     close(run(LAYERS[layer](rows)), run(whole))
 
 
+def test_rows_outside_the_frame_are_zero_after_the_activation():
+    """A sum over three rows of x + 1, by hand: the rows above and below the frame count as 0, not as 1."""
+    x = np.arange(5, dtype=np.float32).reshape(1, 1, 5, 1, 1)
+    before = np.full_like(x, 10)
+
+    def add_neighbours(x, before):
+        x = jnp.pad(x + before, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))
+        return x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
+
+    for rows in (None, 1, 2, 3, 4):
+        y = strips.in_strips(add_neighbours, lambda x, index: x + 1, x, before, rows=rows, halo=1)
+        # Rows are 11, 12, 13, 14, 15.
+        assert y.ravel().tolist() == [23, 36, 39, 42, 29]
+
+
 def test_whole_model_in_strips_equals_whole_frames():
     """Encode and decode with caches, several chunks and norms between the strips."""
     fields = {"block_channels": (4, 8, 8, 8), "layers_per_block": 1, "latent_channels": 4, "norm_groups": 2}
