@@ -190,12 +190,12 @@ class DiT(nn.Module):
             shift_and_scale = read_time(nn.silu(time))
         else:
             shift_and_scale = said["out_modulation"]
-        shift, scale = jnp.split(shift_and_scale[:, None], 2, -1)
+        shift, scale = jnp.split(shift_and_scale[:, None], 2, -1)  # [B 1 D] each
         video = layers.layer_norm("final_norm", self.dtype)(video)
         video = layers.layer_norm("out_norm", self.dtype)(video) * (1 + scale) + shift
         kernel_init = nn.initializers.zeros if self.zero_init_modulation else nn.initializers.lecun_normal()
         features = self.out_channels * math.prod(self.patch)
-        video = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="out")(video)
+        video = nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name="out")(video)  # [B n F]
         return constrain(patches.unpatchify(video, grid, self.patch_size, self.patch[0]), "latents")
 
     def _embed_time(self, timestep, ofs):

@@ -128,7 +128,7 @@ class Attention(nn.Module):
             projected = nn.Dense(self.num_heads * self.head_dim, dtype=self.dtype, name=name)(source)
             projected = lora.update(projected, source, inputs.lora, name)
             projected = checkpoint_name(constrain(projected, "features"), "qkv")
-            return projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)
+            return projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)  # [B S K d]
 
         query = layer_norm("q_norm", self.dtype, 1e-6)(heads("q"))
         key = layer_norm("k_norm", self.dtype, 1e-6)(heads("k"))
@@ -136,7 +136,7 @@ class Attention(nn.Module):
             # Pinned, because they are exchanged next, and their gradients here: in this dtype, not in the rotation's.
             query, key = (constrain(apply_rope(x, rope), "features") for x in (query, key))
         out = _attend_along(self.axes, grid, query, key, heads("v"), self.implementation)
-        out = constrain(out.reshape(x.shape), "features")
+        out = constrain(out.reshape(x.shape), "features")  # [B S K d] -> [B S D]
         kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
         y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name="o")(out)
         return lora.update(y, out, inputs.lora, "o")
@@ -147,7 +147,7 @@ def _with_motion(x, motion, grid):
     if motion is None:
         return x
     if motion.ndim == 2:
-        motion = jnp.broadcast_to(motion[:, None, None], (*grid, motion.shape[-1]))
+        motion = jnp.broadcast_to(motion[:, None, None], (*grid, motion.shape[-1]))  # [t h w D]
     motion = motion.reshape(-1, motion.shape[-1])  # [n D]
     return x + jnp.pad(motion, ((x.shape[1] - motion.shape[0], 0), (0, 0))).astype(x.dtype)
 
@@ -260,7 +260,9 @@ class Block(nn.Module):
 
     def _modulate(self, name, x, text_length, said):
         """Normalise, shift and scale the tokens of both streams; return them and the streams' gates [B 2 D]."""
-        shift, scale, gate = jnp.moveaxis(said[f"{name}_modulation"].reshape(-1, 2, 3, x.shape[-1]), 2, 0)
+        shift, scale, gate = jnp.moveaxis(
+            said[f"{name}_modulation"].reshape(-1, 2, 3, x.shape[-1]), 2, 0
+        )  # 3 of [B 2 D]
         normed = getattr(self, f"{name}_norm")(x)
         y = _per_stream(lambda x, scale, shift: x * (1 + scale) + shift, text_length, normed, scale, shift)
         return constrain(y, "tokens"), gate

@@ -189,7 +189,7 @@ def rope_table(
         shape[axis] = grid[axis]
         # The three one-dimensional tables are constants of the program; the large one is built on the device.
         angles.append(jnp.broadcast_to(jnp.asarray(angle).reshape(shape), (*grid, size // 2)))
-    angle = jnp.concatenate(angles, axis=-1).reshape(-1, head_dim // 2)
+    angle = jnp.concatenate(angles, axis=-1).reshape(-1, head_dim // 2)  # [t h w d/2] -> [n d/2]
     # An angle of 0 turns nothing, which is what the text needs.
     angle = jnp.pad(angle, ((text_length, 0), (0, 0)))
     return jnp.cos(angle), jnp.sin(angle)
@@ -199,8 +199,8 @@ def apply_rope(
     x: Float[AnyArray, "B S K d"], table: tuple[Float[AnyArray, "S d2"], Float[AnyArray, "S d2"]]
 ) -> Float[AnyArray, "B S K d"]:
     """Rotate the feature pairs (0, 1), (2, 3), ... of every head by `rope_table`'s angles, in float32."""
-    cosine, sine = (part[None, :, None, :] for part in table)
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    cosine, sine = (part[None, :, None, :] for part in table)  # [1 S 1 d/2]
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)  # [B S K d/2 2]
     even, odd = pairs[..., 0], pairs[..., 1]
     rotated = jnp.stack([even * cosine - odd * sine, odd * cosine + even * sine], axis=-1)
     return rotated.reshape(x.shape).astype(x.dtype)
@@ -233,7 +233,7 @@ def sincos_table(
         (_sincos(rows, spatial_scale, spatial), (1, rows, 1)),
     )
     full = [jnp.broadcast_to(jnp.asarray(part).reshape(*shape, -1), (*grid, part.shape[-1])) for part, shape in parts]
-    return jnp.concatenate(full, axis=-1).reshape(-1, width)
+    return jnp.concatenate(full, axis=-1).reshape(-1, width)  # [t h w D] -> [n D]
 
 
 def _sincos(length, scale, size):

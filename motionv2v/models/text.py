@@ -52,14 +52,14 @@ class T5Block(nn.Module):
 
         def heads(name, variance):
             projected = dense(name, inner, variance)(y)
-            return projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)
+            return projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)  # [B L K d]
 
         y = RMSNorm(self.epsilon, self.dtype, name="attention_norm")(x)
         # T5 leaves out the 1 / sqrt(head_dim) of the logits and puts it into q's initial scale instead.
         query, key, value = heads("q", width * self.head_dim), heads("k", width), heads("v", width)
-        logits = jnp.einsum("bqkd,bmkd->bkqm", query, key, preferred_element_type=jnp.float32) + bias
+        logits = jnp.einsum("BSKd,BMKd->BKSM", query, key, preferred_element_type=jnp.float32) + bias
         weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-        y = jnp.einsum("bkqm,bmkd->bqkd", weights, value).reshape(*x.shape[:2], inner)
+        y = jnp.einsum("BKSM,BMKd->BSKd", weights, value).reshape(*x.shape[:2], inner)  # [B L K*d]
         x = x + dense("o", width, inner)(y)
 
         y = RMSNorm(self.epsilon, self.dtype, name="mlp_norm")(x)
@@ -107,7 +107,7 @@ class T5Encoder(nn.Module):
         init = nn.initializers.normal(self.width**-0.5)
         position_bias = self.param("position_bias", init, (self.num_buckets, self.num_heads))
         buckets = position_buckets(tokens.shape[1], self.num_buckets, self.max_distance)
-        bias = position_bias.astype(jnp.float32)[buckets].transpose(2, 0, 1)
+        bias = position_bias.astype(jnp.float32)[buckets].transpose(2, 0, 1)  # [L L K] -> [K L L]
 
         block = T5Block(self.num_heads, self.head_dim, self.mlp_dim, self.epsilon, self.dtype, parent=None)
 

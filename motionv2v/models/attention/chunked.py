@@ -10,7 +10,9 @@ block of weights p is computed anew, and with g the gradient of the output o:
 
     dv = p^T g    ds = p (g v^T - sum(g o))    dq = ds k    dk = ds^T q
 
-The largest array of either pass is one block of weights, [B K chunk chunk], or one of the arguments.
+In the code S and M are the lengths of one block of queries and one of keys, and heads stand before positions: one block
+is [B K S d], a stack of n blocks [n B K S d]. The largest array of either pass is one block of weights, [B K S M], or
+one of the arguments.
 """
 
 import functools
@@ -76,11 +78,11 @@ def _attention_backward(chunk_size, residual_name, residuals, grad):
             key_grad, value_grad = carry
             q, g, log_sum, delta, query_grad = block
             weights = jnp.exp(_logits(q, key_block, bias) - log_sum)
-            value_grad += _einsum("bkqm,bkqd->bkmd", weights.astype(g.dtype), g)
-            logits_grad = weights * (_einsum("bkqd,bkmd->bkqm", g, value_block) - delta)
+            value_grad += _einsum("BKSM,BKSd->BKMd", weights.astype(g.dtype), g)
+            logits_grad = weights * (_einsum("BKSd,BKMd->BKSM", g, value_block) - delta)
             logits_grad = logits_grad.astype(q.dtype)
-            key_grad += _einsum("bkqm,bkqd->bkmd", logits_grad, q)
-            query_grad += _einsum("bkqm,bkmd->bkqd", logits_grad, key_block)
+            key_grad += _einsum("BKSM,BKSd->BKMd", logits_grad, q)
+            query_grad += _einsum("BKSM,BKMd->BKSd", logits_grad, key_block)
             return (key_grad, value_grad), query_grad
 
         zeros = [jnp.zeros(x.shape, jnp.float32) for x in (key_block, value_block)]
@@ -112,7 +114,7 @@ def _forward(query, key, value, chunk_size):
             weights = jnp.exp(logits - new_largest)
             shrink = jnp.exp(largest - new_largest)
             total = total * shrink + weights.sum(axis=-1, keepdims=True)
-            out = out * shrink + _einsum("bkqm,bkmd->bkqd", weights.astype(value.dtype), value_block)
+            out = out * shrink + _einsum("BKSM,BKMd->BKSd", weights.astype(value.dtype), value_block)
             return (new_largest, total, out), None
 
         column = jnp.zeros((*q.shape[:-1], 1), jnp.float32)
@@ -129,7 +131,7 @@ def _einsum(equation, *arrays):
 
 
 def _logits(query, key, bias):
-    return _einsum("bkqd,bkmd->bkqm", query, key) + bias
+    return _einsum("BKSd,BKMd->BKSM", query, key) + bias
 
 
 def _chunk(length, chunk_size):
@@ -142,14 +144,14 @@ def _blocks(x, chunk_size):
     """Cut [B S K d] into blocks of positions [n B K c d]; the last one is padded with zeros."""
     num_blocks, size = _chunk(x.shape[1], chunk_size)
     x = jnp.pad(x, ((0, 0), (0, num_blocks * size - x.shape[1]), (0, 0), (0, 0)))
-    x = x.reshape(x.shape[0], num_blocks, size, *x.shape[2:])
-    return x.transpose(1, 0, 3, 2, 4)
+    x = x.reshape(x.shape[0], num_blocks, size, *x.shape[2:])  # [B n c K d]
+    return x.transpose(1, 0, 3, 2, 4)  # [n B K c d]
 
 
 def _whole(blocks, length):
     """Undo `_blocks`."""
-    x = blocks.transpose(1, 0, 3, 2, 4)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+    x = blocks.transpose(1, 0, 3, 2, 4)  # [B n c K d]
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]  # [B S K d]
 
 
 def _key_bias(key, chunk_size):

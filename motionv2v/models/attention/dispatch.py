@@ -122,9 +122,9 @@ def _target():
 
 def _softmax_attention(query, key, value):
     scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("bqkd,bmkd->bkqm", query * scale, key, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("BSKd,BMKd->BKSM", query * scale, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bkqm,bmkd->bqkd", weights, value)
+    return jnp.einsum("BKSM,BMKd->BSKd", weights, value)
 
 
 def _cudnn_takes(query):

@@ -92,7 +92,7 @@ class CausalConv(nn.Module):
         taps = jnp.concatenate([window, x[:, :, None]], axis=2)
         w = self.param("w", nn.initializers.normal(0.1), taps.shape[2:])
         b = self.param("b", nn.initializers.zeros, taps.shape[3:])
-        return jnp.einsum("bnkl,kl->bnl", taps, w.astype(x.dtype)) + b.astype(x.dtype), taps[:, :, 1:]
+        return jnp.einsum("BnkL,kL->BnL", taps, w.astype(x.dtype)) + b.astype(x.dtype), taps[:, :, 1:]
 
 
 class RecurrentBlock(nn.Module):
