@@ -14,13 +14,14 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["motionv2v", "motionv2v.*"]),
     package_data={"motionv2v": ["released/**/*", "examples/**/*"]},
+    # Bounds are written in full: tests/oldest_requirements_test.py installs exactly these versions.
     install_requires=[
-        "absl-py>=2.1",
+        "absl-py>=2.1.0",
         # The first whose `Colorspace` has BT.2020; 15 and 16 also read BT.709 with the matrix of BT.601.
-        "av>=18.0",
-        "einops>=0.8",
+        "av>=18.0.0",
+        "einops>=0.8.0",
         # Not imported here: jax writes exported programs with it, and does not bring it along.
-        "flatbuffers>=24.3",
+        "flatbuffers>=24.3.25",
         "flax>=0.12.0",
         "grain>=0.2.12",
         "jax>=0.10.0",
@@ -28,16 +29,16 @@ setup(
         # Brings IPython and matplotlib, which the notebooks show pictures with.
         "mediapy>=1.2.4",
         "ml_collections>=1.0.0",
-        "ml_dtypes>=0.5",
-        "numpy>=2.1",
-        "opencv-python-headless>=4.11",
+        "ml_dtypes>=0.5.0",
+        "numpy>=2.1.0",
+        "opencv-python-headless>=4.11.0.86",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.20",
-        "pillow>=11.0",
-        "rich>=13.9",
-        "safetensors>=0.5",
-        "sentencepiece>=0.2",
-        "tensorboardX>=2.6.2",
+        "pillow>=11.0.0",
+        "rich>=13.9.0",
+        "safetensors>=0.5.0",
+        "sentencepiece>=0.2.0",
+        "tensorboardX>=2.6.2.2",
     ],
     extras_require={
         "test": [
