@@ -1,4 +1,4 @@
-"""A config file for launch/train.py in tests/multiprocess_test.py: a text-to-video base, as small as can be."""
+"""A config file for launch/train.py in tests/devices/multiprocess_test.py: a text-to-video base, as small as can be."""
 
 import sys
 from pathlib import Path

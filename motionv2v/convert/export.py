@@ -3,7 +3,7 @@
 `model_folder` writes what `editing.load` reads: averaged or raw weights, config, checksums, a note on licences, and
 what lies beside the weights it was made of: vocabulary, curve of the step cache, small files of diffusers.
 
-`diffusers_folder` writes a pipeline that diffusers loads (`convert.folders`).
+`diffusers_folder` writes a pipeline that diffusers loads (`convert.stream`).
 
 `stablehlo` writes the four functions of an edit as serialised StableHLO (`jax.export`), one file for all platforms, and
 beside them the weights, which stay an argument: constants of 5B parameters fit into no program.

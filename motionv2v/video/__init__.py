@@ -1,4 +1,4 @@
-"""Read, write and resize video files; the modules beside it named `video_...` are all else that knows codecs.
+"""Read, write and resize video files; the modules of this folder are all that knows codecs.
 
 Frames are uint8 RGB, [T H W 3], values 0 to 255. Decoding and encoding go through PyAV, whose wheel carries FFmpeg and
 x264, so no program has to be installed beside Python. Everything that can be wrong with a person's file ends in a
@@ -116,7 +116,7 @@ def write(
     video is never in memory. `fps` may be left out when `video` is a Clip. Chroma subsampling needs even sizes; an odd
     one is padded by repeating the last row or column. `lossless=True` keeps every pixel and any size (H.264 in RGB at
     crf 0, which browsers do not play). `crf` is x264's quality, 0 best to 51 worst. `sound` names a file whose sound is
-    written along, from that file's first picture on, for as long as there are frames (`video_sound`). `notify` is
+    written along, from that file's first picture on, for as long as there are frames (`video.sound`). `notify` is
     called with a sentence for padding, and for sound that is changed or cannot be carried over.
 
     Raises VideoError for an unknown ending, frames that are not uint8 [T H W 3] with T >= 1, or a missing frame rate.

@@ -182,7 +182,7 @@ def test_impossible_splits_are_named():
 
 
 def test_worker_process_gives_the_same_batches():
-    """One real worker: the same batches as in this process (tests/resume_test.py resumes with workers)."""
+    """One real worker: the same batches as in this process (tests/training/resume_test.py resumes with workers)."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
@@ -198,7 +198,7 @@ def test_worker_process_gives_the_same_batches():
 
 
 def test_workers_end_with_their_parent(monkeypatch):
-    """What makes a killed run's workers go away is handed to grain (tests/resume_test.py kills such a run)."""
+    """What makes a killed run's workers go away is handed to grain (tests/training/resume_test.py kills such a run)."""
     given = {}
 
     def remember(self, options, **settings):

@@ -2,7 +2,7 @@
 
 Where `video.read` returns a clip or an error, this gets out of a file what can be had: pictures are made smaller while
 they are decoded (an 8k picture is never held as RGB), and a file that is damaged in the middle ends there, which
-`Reader.notes` says. In all else both read alike (`video_decoding`).
+`Reader.notes` says. In all else both read alike (`video.decoding`).
 """
 
 import contextlib
