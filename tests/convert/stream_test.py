@@ -225,7 +225,10 @@ def test_a_checkpoint_as_motionv2v_trains_it_converts_and_edits(spiece, tmp_path
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("learned", r"image-to-video model \(4 of its input channels are an image's\): .* interpolator.load generates"),
+        (
+            "learned",
+            r"image-to-video model \(4 of its input channels are an image's\): .* editing.interpolator.load gen",
+        ),
         ("shader", r"as Diffusion-as-Shader's: it cannot edit; .* --drop_control its text-to-video base"),
         ("shader on I2V", r"as Diffusion-as-Shader's: it cannot edit; .* --drop_control its image-to-video base"),
     ],
