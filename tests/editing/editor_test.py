@@ -65,7 +65,7 @@ def test_models_of_other_kinds_are_refused_in_one_line(tmp_path):
     folder = tiny_model.save(tmp_path / "model", "vae")
     with pytest.raises(ValueError) as error:
         editing.load(folder)
-    assert "holds an autoencoder (vae_tiny) without a transformer; editing needs a model with both" in str(error.value)
+    assert "has no section 'text', 'dit', 'schedule', 'sample', needed to edit; it has vae" in str(error.value)
 
 
 def test_a_base_makes_videos_from_text_and_cannot_edit(tmp_path):
