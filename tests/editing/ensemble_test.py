@@ -126,5 +126,5 @@ def test_default_is_the_config_s_for_one_step_only(tmp_path, monkeypatch):
     assert count(num_steps=2) == 1
     assert count(num_steps=2, num_views=8) == 8
     assert count(num_steps=1, use_control=False) == 1
-    del editor.config.sample.views  # as in models from before there were views
+    editor.config.sample.views = sections.default("sample.views")  # as in models from before there were views
     assert count(num_steps=1) == 1
