@@ -32,8 +32,8 @@ def run_child(workdir, num_workers, delay):
 def start(workdir, num_workers=0, delay=0.0):
     code = f"import resume_test as r; r.run_child({str(workdir)!r}, {num_workers}, {delay})"
     # The child's main module must be importable for spawned workers, hence -c and not this file as a script.
-    folders = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(folders)), "JAX_PLATFORMS": "cpu"}
+    folders = [str(Path(__file__).parents[n]) for n in range(3)]  # of this file, of the toy, of the package
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "JAX_PLATFORMS": "cpu"}
     command, pipe = [sys.executable, "-c", code], subprocess.PIPE
     # The child and its workers are a group of their own, which a signal can reach as a whole.
     return subprocess.Popen(command, env=env, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True)
