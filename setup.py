@@ -17,7 +17,7 @@ setup(
     # Bounds are written in full: tests/oldest_requirements_test.py installs exactly these versions.
     install_requires=[
         "absl-py>=2.1.0",
-        # The first whose `Colorspace` has BT.2020; 15 and 16 also read BT.709 with the matrix of BT.601.
+        # The first whose `Colorspace` has BT.2020, without which the reader of videos cannot be imported.
         "av>=18.0.0",
         "einops>=0.8.0",
         # Not imported here: jax writes exported programs with it, and does not bring it along.
