@@ -8,7 +8,9 @@ them; group norms see one chunk at a time, so the chunk sizes are part of the mo
 Latents are unscaled here: callers multiply by `scaling_factor` before diffusion and divide by it before `decode`.
 """
 
+import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -104,56 +106,8 @@ def _by_chunks(network: nn.Module, x: Float[AnyArray, "B t h w C"], size: int) -
     return jnp.concatenate(outs, axis=1).astype(jnp.float32)
 
 
-class Encoder(nn.Module):
-    """Encode one chunk of frames to moments [B t h w 2z], the mean and the log variance, given the cache so far."""
-
-    block_channels: tuple[int, ...]
-    layers_per_block: int
-    latent_channels: int
-    temporal_levels: int
-    groups: int
-    eps: float
-    impl: str
-    strip_rows: int | None = None
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[AnyArray, "B T H W C"], cache: PyTree) -> tuple[Float[AnyArray, "B t h w z2"], PyTree]:
-        """Return the moments of the chunk and the cache for the next one."""
-        new_cache: dict = {}
-
-        def run(module: nn.Module, x: AnyArray, *args: AnyArray | None) -> AnyArray:
-            # Modules with a cache keep it under their own name.
-            default = None if isinstance(module, CausalConv3d) else {}
-            x, new_cache[module.name] = module(x, *args, cache.get(module.name, default))
-            return x
-
-        def resnet(features: int, name: str) -> ResnetBlock:
-            return ResnetBlock(features, self.groups, self.eps, self.impl, self.strip_rows, self.dtype, name=name)
-
-        def conv(features: int, name: str) -> CausalConv3d:
-            options = {"impl": self.impl, "strip_rows": self.strip_rows, "dtype": self.dtype}
-            return CausalConv3d(features, **options, name=name)
-
-        x = run(conv(self.block_channels[0], "conv_in"), x)
-        last = len(self.block_channels) - 1
-        for i, features in enumerate(self.block_channels):
-            for j in range(self.layers_per_block):
-                x = run(resnet(features, f"down_blocks_{i}_resnets_{j}"), x, None)
-            if i < last:
-                name = f"down_blocks_{i}_downsamplers_0"
-                x = Downsample(features, i < self.temporal_levels, self.strip_rows, self.dtype, name=name)(x)
-        for j in range(2):
-            x = run(resnet(self.block_channels[-1], f"mid_block_resnets_{j}"), x, None)
-        norm = GroupNorm(self.groups, self.eps, self.dtype, name="norm_out").measure(x)
-        out, new_cache["conv_out"] = conv(2 * self.latent_channels, "conv_out")(
-            x, cache.get("conv_out"), silu_after(norm)
-        )
-        return out, new_cache
-
-
-class Decoder(nn.Module):
-    """Decode one chunk of latent frames to frames, given the cache so far."""
+class _Network(nn.Module):
+    """What encoder and decoder share: their settings, and layers that keep what they need of the chunks before."""
 
     block_channels: tuple[int, ...]
     layers_per_block: int
@@ -165,38 +119,67 @@ class Decoder(nn.Module):
     strip_rows: int | None = None
     dtype: DTypeLike = jnp.float32
 
+    def _conv(self, features: int, name: str) -> CausalConv3d:
+        return CausalConv3d(features, impl=self.impl, strip_rows=self.strip_rows, dtype=self.dtype, name=name)
+
+    def _resnet(self, features: int, name: str) -> ResnetBlock:
+        return ResnetBlock(features, self.groups, self.eps, self.impl, self.strip_rows, self.dtype, name=name)
+
+
+def _run(cache: PyTree, new_cache: dict[str, PyTree], module: nn.Module, x: AnyArray, *args: Any) -> AnyArray:
+    """Run a layer, which finds its cache under its own name; the next chunk's goes to the same place."""
+    default = None if isinstance(module, CausalConv3d) else {}
+    x, new_cache[module.name] = module(x, *args, cache.get(module.name, default))
+    return x
+
+
+class Encoder(_Network):
+    """Encode one chunk of frames to moments [B t h w 2z], the mean and the log variance, given the cache so far."""
+
+    @nn.compact
+    def __call__(self, x: Float[AnyArray, "B T H W C"], cache: PyTree) -> tuple[Float[AnyArray, "B t h w z2"], PyTree]:
+        """Return the moments of the chunk and the cache for the next one."""
+        new_cache: dict[str, PyTree] = {}
+        run = functools.partial(_run, cache, new_cache)
+        x = run(self._conv(self.block_channels[0], "conv_in"), x)
+        last = len(self.block_channels) - 1
+        for i, features in enumerate(self.block_channels):
+            for j in range(self.layers_per_block):
+                x = run(self._resnet(features, f"down_blocks_{i}_resnets_{j}"), x, None)
+            if i < last:
+                name = f"down_blocks_{i}_downsamplers_0"
+                x = Downsample(features, i < self.temporal_levels, self.strip_rows, self.dtype, name=name)(x)
+        for j in range(2):
+            x = run(self._resnet(self.block_channels[-1], f"mid_block_resnets_{j}"), x, None)
+        norm = GroupNorm(self.groups, self.eps, self.dtype, name="norm_out").measure(x)
+        conv = self._conv(self.out_channels, "conv_out")
+        out, new_cache["conv_out"] = conv(x, cache.get("conv_out"), silu_after(norm))
+        return out, new_cache
+
+
+class Decoder(_Network):
+    """Decode one chunk of latent frames to frames, given the cache so far."""
+
     @nn.compact
     def __call__(
         self, latents: Float[AnyArray, "B t h w z"], cache: PyTree
     ) -> tuple[Float[AnyArray, "B T H W C"], PyTree]:
         """Return the frames of the chunk and the cache for the next one."""
-        new_cache: dict = {}
-
-        def run(module: nn.Module, x: AnyArray, *args: AnyArray | None) -> AnyArray:
-            # Modules with a cache keep it under their own name.
-            default = None if isinstance(module, CausalConv3d) else {}
-            x, new_cache[module.name] = module(x, *args, cache.get(module.name, default))
-            return x
-
-        def resnet(features: int, name: str) -> ResnetBlock:
-            return ResnetBlock(features, self.groups, self.eps, self.impl, self.strip_rows, self.dtype, name=name)
-
-        def conv(features: int, name: str) -> CausalConv3d:
-            options = {"impl": self.impl, "strip_rows": self.strip_rows, "dtype": self.dtype}
-            return CausalConv3d(features, **options, name=name)
-
+        new_cache: dict[str, PyTree] = {}
+        run = functools.partial(_run, cache, new_cache)
         channels = self.block_channels[::-1]
-        x = run(conv(channels[0], "conv_in"), latents)
+        x = run(self._conv(channels[0], "conv_in"), latents)
         for j in range(2):
-            x = run(resnet(channels[0], f"mid_block_resnets_{j}"), x, latents)
+            x = run(self._resnet(channels[0], f"mid_block_resnets_{j}"), x, latents)
         for i, features in enumerate(channels):
             for j in range(self.layers_per_block + 1):
-                x = run(resnet(features, f"up_blocks_{i}_resnets_{j}"), x, latents)
+                x = run(self._resnet(features, f"up_blocks_{i}_resnets_{j}"), x, latents)
             if i < len(channels) - 1:
                 name = f"up_blocks_{i}_upsamplers_0"
                 x = Upsample(features, i < self.temporal_levels, self.strip_rows, self.dtype, name=name)(x)
         norm = SpatialNorm(self.groups, self.eps, self.dtype, name="norm_out").measure(x, latents)
-        out, new_cache["conv_out"] = conv(self.out_channels, "conv_out")(x, cache.get("conv_out"), silu_after(norm))
+        conv = self._conv(self.out_channels, "conv_out")
+        out, new_cache["conv_out"] = conv(x, cache.get("conv_out"), silu_after(norm))
         return out, new_cache
 
 
@@ -254,7 +237,7 @@ class VAE(nn.Module):
             "strip_rows": self.strip_rows,
             "dtype": self.dtype,
         }
-        self.encoder = Encoder(latent_channels=self.latent_channels, **shared)
+        self.encoder = Encoder(out_channels=2 * self.latent_channels, **shared)
         self.decoder = Decoder(out_channels=self.in_channels, **shared)
 
     def memory_notice(self, height: int, width: int) -> str | None:
