@@ -47,7 +47,7 @@ def dit_tiny() -> ConfigDict:
 
 
 def data_tiny() -> ConfigDict:
-    """17 frames of 64x64: the procedural scenes of `data.synthetic` at their defaults.
+    """17 frames of 64x64: the procedural scenes of `data.scenes` at their defaults.
 
     `mix` names data sets and their weights, (("synthetic", 0.5), ("path/to/dataset", 0.5)); without it scenes alone.
     `buckets` are the shapes (T, H, W) of batches, ((49, 480, 720), (49, 720, 480)); without them `num_frames` and

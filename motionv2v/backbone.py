@@ -176,16 +176,18 @@ def denoise(
     With `params` of `sampling_params` all of a batch are at one of their timesteps.
     """
     tree = {name: params[name] for name in ("dit", "conditioner") if name in params}
-    said = time_tables.at(params["time"], timestep[0]) if "time" in params else None
-    return model.denoiser.apply({"params": tree}, xt, timestep, text, conditions, use_control, said)
+    modulations = time_tables.at(params["time"], timestep[0]) if "time" in params else None
+    return model.denoiser.apply({"params": tree}, xt, timestep, text, conditions, use_control, modulations)
 
 
-def tabulate(model: Model, of_time: PyTree, settings: sampling.Settings) -> PyTree:
-    """Work out what the time says at each step of a sample; `of_time` is `time_tables.split(params["dit"])[0]`."""
-    return time_tables.tabulate(model.denoiser.dit, of_time, settings.timesteps(model.schedule.num_timesteps))
+def tabulate(model: Model, time_layers: PyTree, settings: sampling.Settings) -> PyTree:
+    """Work out the modulations at each step of a sample; `time_layers` is `time_tables.split(params["dit"])[0]`."""
+    return time_tables.tabulate(model.denoiser.dit, time_layers, settings.timesteps(model.schedule.num_timesteps))
 
 
 def sampling_params(params: PyTree, tables: PyTree) -> dict[str, Any]:
-    """Return what the steps of a sample read: all but text encoder and layers of the time, and `time`, the tables."""
+    """Return what the steps of a sample read: all but the text encoder and the layers that read the time, whose tables
+    are `time`.
+    """
     others = {name: tree for name, tree in params.items() if name not in ("dit", "text")}
     return {**others, "dit": time_tables.split(params["dit"])[1], "time": tables}

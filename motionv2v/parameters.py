@@ -1,8 +1,8 @@
 """Parameters of a model by their paths: flatten and nest, split by a table of patterns, join, count.
 
-A parameter's path is its keys joined by "/", as in "dit/control/zero/kernel". A table is a sequence of `(pattern,
+A parameter's path is its keys joined by "/", as in "dit/control/zero_in/kernel". A table is a sequence of `(pattern,
 options)`; the first pattern that matches the *whole* path (re.fullmatch) decides, and options of None freeze the
-parameter. What the other options mean is the optimizer's business (`optim`).
+parameter. What the other options mean is the optimizer's business (`training.optimizer`).
 """
 
 import math

@@ -104,7 +104,7 @@ def resample_indices(num_in: int, num_out: int) -> Int[np.ndarray, "S"]:
 def speed_indices(name: str, num_frames: int) -> Int[np.ndarray, "T"]:
     """Gives the source frame of each of T frames under a speed preset: the clip stretched in time, then cut back to T.
 
-    "half" stretches to 2T frames and takes the first T, `_middle` and `_second_half` the middle and last ones;
+    "half" stretches to 2T frames and takes the first T, "half_middle" and "half_second_half" the middle and last ones;
     "two_thirds" stretches to 1.5 T; "two_thirds_later" takes what "two_thirds" leaves over and stretches it to T.
     Raises ValueError for an unknown name or an empty clip.
     """

@@ -212,10 +212,10 @@ def sampled_bytes(config: Any, params: PyTree, mesh: Any, rules: sharding.Rules)
     That is neither the text encoder, a program of its own which stays only where it has room (`fit.holds_text`), nor
     the layers that read the diffusion time, but their tables of one row for each step.
     """
-    of_time, rest = time_tables.split(params["dit"])
+    time_layers, rest = time_tables.split(params["dit"])
     others = {name: tree for name, tree in params.items() if name not in ("dit", "text")}
     ending = f"{time_tables.MODULATION}/bias"
-    biases = [leaf for path, leaf in parameters.flatten(of_time).items() if path.endswith(ending)]
+    biases = [leaf for path, leaf in parameters.flatten(time_layers).items() if path.endswith(ending)]
     row = sum(leaf.size * leaf.dtype.itemsize for leaf in biases)
     return stored_bytes({**others, "dit": rest}, mesh, rules=rules) + config.sample.num_steps * row
 

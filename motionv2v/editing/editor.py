@@ -187,7 +187,7 @@ class Editor(loaded_model.LoadedModel):
                 control, else 1: longer samples do not average well, and without control there is no common answer.
 
         Raises:
-            inference.SampleError: for a sample that is not finite.
+            loaded_model.SampleError: for a sample that is not finite.
         """
         settings = self.settings(num_steps, guidance, reuse)
         if num_views is None:

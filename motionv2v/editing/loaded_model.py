@@ -62,8 +62,8 @@ def choose_placement(config: Any, params: PyTree, mesh: jax.sharding.Mesh | None
     """
     if _within_mesh():
         return Placement()
-    of_time, _ = time_tables.split(params.get("dit", {}))
-    is_there = all(isinstance(x, jax.Array) for x in jax.tree.leaves(of_time))
+    time_layers, _ = time_tables.split(params.get("dit", {}))
+    is_there = all(isinstance(x, jax.Array) for x in jax.tree.leaves(time_layers))
     text: Place = "devices"
     if params.get("text") and not fit.holds_text(config, params, mesh):
         text = "visits" if fit.admits_text(config, params, mesh) else "host"
@@ -169,20 +169,20 @@ class LoadedModel:
     def sampling_params(self, settings: sampling.Settings | None = None) -> PyTree:
         """Return what a sample reads (`backbone.sampling_params`); None takes the config's settings."""
         settings = settings or self.settings()
-        # What the time says at a timestep is the same whatever else is set.
+        # The modulations at a timestep are the same whatever else is set.
         steps = sampling.Settings(settings.num_steps, start=settings.start)
 
         def tabulate() -> PyTree:
-            of_time, _ = time_tables.split(self.params["dit"])
+            time_layers, _ = time_tables.split(self.params["dit"])
             if self.placement.time_layers == "visits":
-                of_time = self._visit("dit", of_time)
+                time_layers = self._visit("dit", time_layers)
             with sharding.use(self.mesh):
-                return self._tabulate(of_time, settings=steps)
+                return self._tabulate(time_layers, settings=steps)
 
         return backbone.sampling_params(self.params, _remember(self._tables, steps, tabulate, most=1))
 
-    def _tabulate_fn(self, of_time, *, settings):
-        tables = backbone.tabulate(self.model, of_time, settings)
+    def _tabulate_fn(self, time_layers, *, settings):
+        tables = backbone.tabulate(self.model, time_layers, settings)
         return jax.tree.map(lambda x: constrain(x, "whole"), tables)
 
     def sample(
@@ -320,7 +320,7 @@ class LoadedModel:
         return expected_shapes(self.config)
 
     def program(self, function: Callable[..., Any], static: Sequence[str]) -> program_cache.Program:
-        """Jit a function of this model, whose `static` arguments are its keywords; kept on disk, see `compiled`."""
+        """Jit a function of this model, whose `static` arguments are its keywords; kept on disk (`program_cache`)."""
         name = f"{type(self).__name__}.{function.__name__}"
         return program_cache.Program(jax.jit(function, static_argnames=static), name, f"{self.config} {self.mesh}")
 

@@ -27,7 +27,7 @@ class Denoiser(nn.Module):
         text: Float[AnyArray, "B L C"],
         conditions: dict | None = None,
         use_control: bool = True,
-        said: PyTree | None = None,
+        modulations: PyTree | None = None,
     ) -> Float[AnyArray, "B t h w zout"]:
         """Predict for one batch.
 
@@ -37,7 +37,7 @@ class Denoiser(nn.Module):
             text: the text encoder's output.
             conditions: what the conditioner takes, {"videos": ..., "maps": ...}; None for a method that draws nothing.
             use_control: False runs the transformer alone, as if there were no conditioner.
-            said: a row of `models.time_tables`, see `DiT`.
+            modulations: a row of `models.time_tables`, see `DiT`.
 
         Raises:
             ValueError: when conditions are given and there is no conditioner for them.
@@ -48,4 +48,4 @@ class Denoiser(nn.Module):
         if self.conditioner is not None and use_control:
             time = jnp.asarray(timestep, jnp.float32) / (self.num_timesteps - 1)
             control = self.conditioner({"videos": {}, "maps": {}, **(conditions or {})}, time)
-        return self.dit(xt, timestep, text, control, said=said)
+        return self.dit(xt, timestep, text, control, modulations=modulations)

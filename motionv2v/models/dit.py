@@ -102,7 +102,7 @@ class DiT(nn.Module):
         axes: along what each block attends, in turn: ("thw",) as CogVideoX, or ("hw", "t"), see `layers.Block`.
         lora_rank: of the main blocks' low-rank updates, 0 for none.
         lora_targets: the Linear layers that have one, by their paths in a block.
-        attention_implementation: see `attention.IMPLEMENTATIONS`.
+        attention_implementation: see `attention.dispatch.IMPLEMENTATIONS`.
         remat: see `layers.scan_stack`.
         scan_unroll: see `layers.scan_stack`.
         dtype: of the computation; parameters are float32.
@@ -154,18 +154,18 @@ class DiT(nn.Module):
         text: Float[AnyArray, "B L C"],
         control: Control | None = None,
         ofs: float = 2.0,
-        said: PyTree | None = None,
+        modulations: PyTree | None = None,
     ) -> Float[AnyArray, "B t h w zout"]:
         """Predict, in the training schedule's terms (CogVideoX: v), for one batch of noisy latents.
 
         Args:
             xt: noisy latents; t, h and w must be multiples of `patch`.
-            timestep: in the schedule's units, 0..999 for CogVideoX; unused with `said`.
+            timestep: in the schedule's units, 0..999 for CogVideoX; unused with `modulations`.
             text: the text encoder's output, at most `text_length` tokens, used without a padding mask.
             control: a method's extra inputs. Without `tokens` or `latents` the control branch is not run.
             ofs: the second number that 1.5-5B-I2V is conditioned on; its pipeline always gives 2.
-            said: what the layers that read the time say at this timestep, a row of `models.time_tables`; the parameters
-                then need not have these layers.
+            modulations: what the layers that read the time would return at this timestep, a row of
+                `models.time_tables`; the parameters then need not have these layers.
 
         Raises:
             ValueError: for settings or sizes that do not fit, naming both sides.
@@ -177,19 +177,19 @@ class DiT(nn.Module):
         self._check_inputs(xt, text, control)
         grid = tuple(length // side for length, side in zip(xt.shape[1:4], self.patch, strict=True))
 
-        time = self._embed_time(timestep, ofs) if said is None else None
+        time = self._embed_time(timestep, ofs) if modulations is None else None
         rope = None
         if self.positions != "sincos":
             rope = positions.rope(grid, self.head_dim, text.shape[1], self.patch, self.sample_size)
         video, text, tokens = self._embed(xt, text, control, grid)
 
-        video = self._run_blocks(video, text, time, said, rope, grid, tokens, control.motion)
+        video = self._run_blocks(video, text, time, modulations, rope, grid, tokens, control.motion)
 
-        if said is None:
+        if modulations is None:
             read_time = layers.modulation(2 * self.width, self.zero_init_modulation, self.dtype, "out_modulation")
             shift_and_scale = read_time(nn.silu(time))
         else:
-            shift_and_scale = said["out_modulation"]
+            shift_and_scale = modulations["out_modulation"]
         shift, scale = jnp.split(shift_and_scale[:, None], 2, -1)  # [B 1 D] each
         video = layers.layer_norm("final_norm", self.dtype)(video)
         video = layers.layer_norm("out_norm", self.dtype)(video) * (1 + scale) + shift
@@ -235,54 +235,62 @@ class DiT(nn.Module):
             tokens = tokens + rows.astype(tokens.dtype)
         return video, text, tokens
 
-    def _run_blocks(self, video, text, time, said, rope, grid, tokens, motion):
-        """Run the main blocks, the first `control_depth` of them zipped with the control branch."""
+    def _run_blocks(self, video, text, time, modulations, rope, grid, tokens, motion):
+        """Run the main blocks, and the control branch beside the first `control_depth` of them."""
         block = self._block()
-        reads_time = said is None
+        reads_time = modulations is None
         blocks = self.param("blocks", self._init_blocks, self.num_layers, self.zero_init_modulation, reads_time)
         branch = self.param("control", self._init_control, reads_time) if self.control_depth else None
         updates = self.param("lora", self._init_lora) if self.lora_rank else None
         settings = {"remat": self.remat, "unroll": self.scan_unroll}
-        # Everything that differs from layer to layer, with the layers on the first axis.
-        main = {"params": blocks, "said": None if said is None else said["blocks"]}
-        main |= {"inputs": layers.LayerInputs(**(motion or {}), lora=updates)}
-
         length, is_chained = text.shape[1], self.control_wiring == "chained"
-        # Both streams are one sequence throughout, text first: see `layers._per_stream`.
-        join = lambda tokens: constrain(jnp.concatenate([text, tokens], axis=1), "tokens")  # noqa: E731
+        # What differs from layer to layer, with the layers on the first axis.
+        main = {
+            "params": blocks,
+            "modulations": None if reads_time else modulations["blocks"],
+            "inputs": layers.LayerInputs(**(motion or {}), lora=updates),
+        }
 
-        def main_step(x, layer):
-            variables, of_time = {"params": layer["params"]}, layer["said"]
-            if of_time is None:
-                of_time = block.apply(variables, time, method="read_time")
-            inputs = layer.get("inputs", layers.NO_INPUTS)
-            return block.apply(variables, x, length, of_time, rope, grid, inputs)
+        def join(tokens):
+            # Text and video are one sequence in all blocks, text first: see `layers._per_stream`.
+            return constrain(jnp.concatenate([text, tokens], axis=1), "tokens")
 
-        def main_step_at(x, index):
+        def run_block(x, layer):
+            variables, of_layer = {"params": layer["params"]}, layer["modulations"]
+            if of_layer is None:
+                of_layer = block.apply(variables, time, method="read_time")
+            return block.apply(variables, x, length, of_layer, rope, grid, layer["inputs"])
+
+        def run_main_block(x, index):
             # Taken from the whole stack by number: `blocks[:depth]` and `blocks[depth:]` as inputs of the two loops
             # would hold a second copy of all main blocks in memory (11 GB of bfloat16 in the 5B model).
             take = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
-            return main_step(x, jax.tree.map(take, main))
+            return run_block(x, jax.tree.map(take, main))
 
-        def control_step(carry, layer):
+        def run_both(carry, layer):
             x, stream = carry
-            x = main_step_at(x, layer["index"])
+            x = run_main_block(x, layer["index"])
             # The branch has no text of its own: it reads the main blocks', and adds nothing to it.
             is_text = jnp.arange(x.shape[1])[:, None] < length
-            stream = main_step(jnp.where(is_text, x, stream), layer)
+            stream = run_block(jnp.where(is_text, x, stream), layer)
             out = _linear(layer["zero_out"], stream)
             return constrain(x + jnp.where(is_text, 0, out), "tokens"), out if is_chained else stream
 
         x = join(video)
         if tokens is None or not self.control_depth:
-            return layers.scan_stack(main_step, x, main, **settings)[:, length:]
+            return layers.scan_stack(run_block, x, main, **settings)[:, length:]
         depth = self.control_depth
         stream = join(_linear(branch["zero_in"], video + tokens.astype(video.dtype)))
-        layer = {"index": jnp.arange(depth), "params": branch["blocks"], "zero_out": branch["zero_out"]}
-        layer["said"] = None if said is None else said["control"]["blocks"]
-        x, _ = layers.scan_stack(control_step, (x, stream), layer, **settings)
+        both = {
+            "index": jnp.arange(depth),
+            "params": branch["blocks"],
+            "modulations": None if reads_time else modulations["control"]["blocks"],
+            "inputs": layers.NO_INPUTS,
+            "zero_out": branch["zero_out"],
+        }
+        x, _ = layers.scan_stack(run_both, (x, stream), both, **settings)
         if depth < self.num_layers:
-            x = layers.scan_stack(main_step_at, x, jnp.arange(depth, self.num_layers), **settings)
+            x = layers.scan_stack(run_main_block, x, jnp.arange(depth, self.num_layers), **settings)
         return x[:, length:]
 
     def _block(self, zero_init=False):
@@ -297,8 +305,7 @@ class DiT(nn.Module):
         nothing = dict.fromkeys((f"{name}_modulation" for name in block.step_names), jnp.zeros((1, 6 * self.width)))
 
         def run(block):
-            said = block.read_time(time) if reads_time else nothing
-            return block(tokens, 1, said, grid=(1, 1, 1))
+            return block(tokens, 1, block.read_time(time) if reads_time else nothing, grid=(1, 1, 1))
 
         return layers.init_stack(key, lambda one: block.init(one, method=run)["params"], depth)
 

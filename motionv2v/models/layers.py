@@ -228,14 +228,14 @@ class Block(nn.Module):
         self.mlp_down = nn.Dense(width, dtype=self.dtype)
 
     def read_time(self, time: Float[AnyArray, "B E"]) -> dict[str, Float[AnyArray, "B F"]]:
-        """Return what the time embedding says to this block: shifts, scales and gates of each of its steps."""
+        """Return the modulations of each of the block's steps at a time embedding: its shifts, scales and gates."""
         return {f"{name}_modulation": getattr(self, f"{name}_modulation")(nn.silu(time)) for name in self.step_names}
 
     def __call__(
         self,
         x: Float[AnyArray, "B S D"],
         text_length: int,
-        said: PyTree,
+        modulations: PyTree,
         rope: tuple[AnyArray, AnyArray] | None = None,
         grid: tuple[int, int, int] | None = None,
         inputs: LayerInputs = NO_INPUTS,
@@ -243,26 +243,25 @@ class Block(nn.Module):
         """Return the updated tokens.
 
         Args:
-            x: the first `text_length` of the tokens are text. said: {name: [B F]} from `read_time`, or from a
-                table, for all of the batch, [1 F].
+            x: the first `text_length` of the tokens are text.
+            modulations: {name: [B F]} from `read_time`; or [1 F] for the whole batch, from `models.time_tables`.
             rope, grid, inputs: as for `Attention`; `lora` by the names of the steps.
         """
         for name in self.step_names[:-1]:
-            y, gate = self._modulate(name, x, text_length, said)
+            y, gate = self._modulate(name, x, text_length, modulations)
             y = getattr(self, name)(y, rope, grid, inputs._replace(lora=lora.within(inputs.lora, name)))
             x = x + _per_stream(jnp.multiply, text_length, y, gate)
 
-        y, gate = self._modulate("mlp", x, text_length, said)
+        y, gate = self._modulate("mlp", x, text_length, modulations)
         up = constrain(lora.update(self.mlp_up(y), y, inputs.lora, "mlp_up"), "features")
         up = nn.gelu(checkpoint_name(up, "mlp_up"), approximate=True)
         y = lora.update(self.mlp_down(up), up, inputs.lora, "mlp_down")
         return constrain(x + _per_stream(jnp.multiply, text_length, y, gate), "tokens")
 
-    def _modulate(self, name, x, text_length, said):
+    def _modulate(self, name, x, text_length, modulations):
         """Normalise, shift and scale the tokens of both streams; return them and the streams' gates [B 2 D]."""
-        shift, scale, gate = jnp.moveaxis(
-            said[f"{name}_modulation"].reshape(-1, 2, 3, x.shape[-1]), 2, 0
-        )  # 3 of [B 2 D]
+        of_streams = modulations[f"{name}_modulation"].reshape(-1, 2, 3, x.shape[-1])  # [B 2 3 D]
+        shift, scale, gate = jnp.moveaxis(of_streams, 2, 0)  # 3 of [B 2 D]
         normed = getattr(self, f"{name}_norm")(x)
         y = _per_stream(lambda x, scale, shift: x * (1 + scale) + shift, text_length, normed, scale, shift)
         return constrain(y, "tokens"), gate

@@ -1,12 +1,12 @@
-"""What the transformer reads off the diffusion time, worked out once for all the steps of a sampler.
+"""The modulations of the transformer's blocks, worked out once for all the steps of a sampler.
 
-Every block reads its shifts, scales and gates off the time embedding by Linear layers, which hold a seventh of all
-weights (CogVideoX-5B with its branch: 1.14 of 8.13 billion). A sampler visits a few timesteps, the same ones for every
-clip, so what these layers say is a table of a row per step: 50 steps take a tenth of the room of these weights, and no
-step runs the layers.
+Every block reads its shifts, scales and gates (its modulations) off the time embedding by Linear layers, which hold a
+seventh of all weights (CogVideoX-5B with its branch: 1.14 of 8.13 billion). A sampler visits a few timesteps, the same
+ones for every clip, so the modulations are a table with a row for each step: 50 steps take a tenth of the room of these
+weights, and no step runs the layers.
 
-A row of the table is what `DiT` takes as `said` in place of the layers. Rows are what the layers would have said, up to
-the rounding of a product over another number of rows.
+`DiT` takes a row of the table as `modulations`, in place of the layers. Rows equal what the layers return, up to the
+rounding of a product over another number of rows.
 """
 
 from typing import Any
@@ -21,23 +21,23 @@ from motionv2v.typing import AnyArray, Int, PyTree
 
 EMBEDDINGS = ("time_in", "time_out", "ofs_in", "ofs_out")
 MODULATION = "_modulation"
-"""How the names of the layers end that read the time embedding."""
+"""How the names of the layers end that read modulations off the time embedding."""
 
 
 def split(params: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
     """Divide a DiT's parameters into those that only the time passes through, and the others."""
-    of_time, rest = {}, {}
+    time_layers, rest = {}, {}
     for name, tree in params.items():
         if name in EMBEDDINGS or name.endswith(MODULATION):
-            of_time[name] = tree
+            time_layers[name] = tree
         elif isinstance(tree, dict):
             inner, outer = split(tree)
             rest[name] = outer
             if inner:
-                of_time[name] = inner
+                time_layers[name] = inner
         else:
             rest[name] = tree
-    return of_time, rest
+    return time_layers, rest
 
 
 def join(one: PyTree, other: PyTree) -> dict[str, Any]:
@@ -46,16 +46,16 @@ def join(one: PyTree, other: PyTree) -> dict[str, Any]:
     return {**one, **other, **both}
 
 
-def tabulate(dit: Any, of_time: PyTree, timesteps: Int[np.ndarray, "S"], ofs: float = 2.0) -> dict[str, Any]:
+def tabulate(dit: Any, time_layers: PyTree, timesteps: Int[np.ndarray, "S"], ofs: float = 2.0) -> dict[str, Any]:
     """Work out the tables of a sampler's timesteps.
 
     Args:
-        dit: the `models.dit.DiT`. of_time: the first tree of `split`.
+        dit: the `models.dit.DiT`. time_layers: the first tree of `split`.
         timesteps: in the schedule's units, each once. ofs: as for the DiT.
 
     Returns:
-        {"timesteps": [S], "rows": a tree like `of_time` without the embeddings that holds, where a layer was, what it
-        says [S F], in the DiT's dtype; in stacks of blocks [depth S F]}.
+        {"timesteps": [S], "rows": a tree like `time_layers` without the embeddings, which holds in the place of a layer
+        what the layer returns [S F], in the DiT's dtype; in stacks of blocks [depth S F]}.
     """
 
     def dense(layer: PyTree, x: AnyArray) -> AnyArray:
@@ -63,23 +63,23 @@ def tabulate(dit: Any, of_time: PyTree, timesteps: Int[np.ndarray, "S"], ofs: fl
 
     def embed(name: str, number: AnyArray, width: int) -> AnyArray:
         x = layers.timestep_embedding(number, width).astype(dit.dtype)
-        return dense(of_time[f"{name}_out"], nn.silu(dense(of_time[f"{name}_in"], x)))
+        return dense(time_layers[f"{name}_out"], nn.silu(dense(time_layers[f"{name}_in"], x)))
 
     time = embed("time", jnp.asarray(timesteps), dit.width)
     if dit.ofs_embed_dim is not None:
         time = time + embed("ofs", jnp.full((1,), ofs), dit.ofs_embed_dim)
 
-    def says(layer: PyTree) -> AnyArray:
-        return jax.vmap(says)(layer) if layer["kernel"].ndim == 3 else dense(layer, nn.silu(time))
+    def read(layer: PyTree) -> AnyArray:
+        return jax.vmap(read)(layer) if layer["kernel"].ndim == 3 else dense(layer, nn.silu(time))
 
     def visit(tree: PyTree) -> dict[str, Any]:
         return {
-            name: says(inner) if name.endswith(MODULATION) else visit(inner)
+            name: read(inner) if name.endswith(MODULATION) else visit(inner)
             for name, inner in tree.items()
             if name not in EMBEDDINGS
         }
 
-    return {"timesteps": jnp.asarray(timesteps), "rows": visit(of_time)}
+    return {"timesteps": jnp.asarray(timesteps), "rows": visit(time_layers)}
 
 
 def at(tables: PyTree, timestep: Int[AnyArray, ""]) -> dict[str, Any]:

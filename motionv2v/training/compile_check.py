@@ -132,9 +132,9 @@ def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
     params = memory.sampling_shapes(config)
     chip = chips.chip(mesh.devices.flat[0].device_kind)
     rules = fit.sampling_rules(config, params, mesh, float(chip.memory)) if chip else sharding.RULES
-    of_time, _ = time_tables.split(params["dit"])
+    time_layers, _ = time_tables.split(params["dit"])
     settings = sampling.from_config(config.sample)
-    tables = jax.eval_shape(lambda weights: backbone.tabulate(model, weights, settings), of_time)
+    tables = jax.eval_shape(lambda weights: backbone.tabulate(model, weights, settings), time_layers)
     params = backbone.sampling_params(params, tables)
     # Bytes stand in for a vocabulary: the program sees no tokens, only their embeddings.
     tokens = tokenizer.make("bytes", config.data.text_length)

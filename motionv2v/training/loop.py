@@ -1,15 +1,18 @@
 """Train the trainable part of a task's parameters: one loop for every kind of training, chosen by the config.
 
-What is trained lives in a task (`tasks.make(config)`), which this loop asks for five things and nothing else:
+What is trained lives in a task (`tasks.make(config)`). The loop asks it for four things:
 
-    task.init(key) -> params                         the whole tree, fp32
-    task.loss(key, params, batch) -> (loss, metrics)  pure, a mean over the batch
-    task.dataset(split="train")                      a grain dataset of batches: dicts of numpy arrays, leading axis B
-    task.probe(key, params) -> {"scalars", "videos"} slow, on a fixed set, with averaged parameters
-    task.trainable                                   optional schedule table (optim); default config.optim.schedule
-    task.flops_per_sample()                          optional: operations of one sample's step (flops), for MFU
-    task.sharding_rules                              optional: layout of its parameters; default sharding.RULES
-    task.step_reads()                                optional: names of the top-level subtrees that the loss reads
+    task.init(key) -> params                            the whole tree, fp32
+    task.loss(key, params, batch) -> (loss, metrics)    pure, a mean over the batch
+    task.dataset(split="train")                         a grain dataset of batches: dicts of arrays, leading axis B
+    task.probe(key, params) -> {"scalars", "videos"}    slow, on a fixed set, with averaged parameters
+
+and for four more where it has them:
+
+    task.trainable             table of what trains, see `optimizer`; default config.optim.schedule
+    task.flops_per_sample()    operations of one sample's step; without it the progress line tells no rate of them
+    task.sharding_rules        layout of its parameters; default sharding.RULES
+    task.step_reads()          names of the top-level subtrees that the loss reads; default all
 
 Frozen subtrees that the loss does not read, such as an autoencoder whose latents are cached, wait in the memory of the
 host and are on the devices for probes alone; the work dir has them like all others.
@@ -24,9 +27,9 @@ are read one step late, so that the device always has the next step queued; a lo
 the run then, before anything that it spoiled is saved. SIGTERM and SIGINT finish the step, save, and return. A
 checkpoint that cannot be written, for lack of space say, stops the run with the last complete one kept.
 
-On several devices `config.mesh` says how they share the work (`sharding`); a run may go on with another mesh. In a job
-of several processes (`distributed`) all run this loop on parts of the same batches, and save and probe together; the
-first one alone writes the rest of the work dir.
+On several devices `config.mesh` says how they share the work (`devices.sharding`); a run may go on with another mesh.
+In a job of several processes (`devices.processes`) all run this loop on parts of the same batches, and save and probe
+together; the first one alone writes the rest of the work dir.
 """
 
 import contextlib

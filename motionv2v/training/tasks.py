@@ -1,15 +1,8 @@
-"""What is trained: the autoencoder, or the denoiser: a text-to-video base, or a method on one. A config says which.
+"""What is trained: the autoencoder, or the denoiser, which is a text-to-video base or a method on one.
 
-Without a section `dit` it is the autoencoder. Which parameters train says `optim.schedule` alone.
-
-`loop.train` runs any object with this protocol:
-
-    init(key) -> params                      the full tree, fp32, weights of earlier stages already in place
-    loss(key, params, batch) -> (loss, {name: scalar})           pure, jittable
-    dataset(split) -> grain.IterDataset      batches of numpy arrays, leading axis B
-    probe(key, params) -> {"scalars": ..., "videos": ...}        a slow look at a fixed set of held-out samples
-    flops_per_sample() -> float                                  of the denoisers: operations of one training sample
-    step_reads() -> names                                        of the denoisers: subtrees that the loss reads
+A config without a section `dit` trains the autoencoder, any other the denoiser; which of its parameters train, and how
+fast, follows from `optim.schedule` alone. What a task has to offer is listed in `loop`, which runs any object that
+does, a test's or a user's own too.
 """
 
 import contextlib

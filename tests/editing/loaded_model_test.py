@@ -77,8 +77,8 @@ def test_layers_of_the_time_stay_where_a_training_has_them(folder):
     placements = []
     for move in (jnp.asarray, np.asarray, lambda x: jnp.asarray(x) if x.ndim == 1 else np.asarray(x)):
         editor.with_params(jax.tree.map(move, editor.params))
-        of_time, _ = time_tables.split(editor.params["dit"])
-        on_host = {isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(of_time)}
+        time_layers, _ = time_tables.split(editor.params["dit"])
+        on_host = {isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(time_layers)}
         placements.append((editor.placement.time_layers, on_host))
     assert placements == [("devices", {False}), ("visits", {True}), ("visits", {True})]
 

@@ -1,4 +1,4 @@
-"""Tables of what the time says: rows beside the layers that they replace, and whole predictions on either."""
+"""Tables of modulations: rows beside the layers that they replace, and whole predictions on either."""
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +33,11 @@ def test_predictions_are_those_of_the_layers(settings):
     rng = np.random.default_rng(0)
     xt, text = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, *grid, 16), (2, 5, 8)))
     params = random_params(dit, xt, text)
-    of_time, rest = time_tables.split(params)
-    tables = time_tables.tabulate(dit, of_time, TIMESTEPS)
+    time_layers, rest = time_tables.split(params)
+    tables = time_tables.tabulate(dit, time_layers, TIMESTEPS)
     predict = jax.jit(lambda p, t: dit.apply({"params": p}, xt, t, text))
     tabulated = jax.jit(
-        lambda t: dit.apply({"params": rest}, xt, jnp.full((2,), t), text, said=time_tables.at(tables, t))
+        lambda t: dit.apply({"params": rest}, xt, jnp.full((2,), t), text, modulations=time_tables.at(tables, t))
     )
     made = [tabulated(jnp.int32(t)) for t in TIMESTEPS]
     for t, got in zip(TIMESTEPS, made, strict=True):
@@ -52,9 +52,9 @@ def test_split_takes_what_the_time_alone_passes_through():
     params = tiny_model.random_params(jax.eval_shape(lambda k: backbone.init_params(k, model), jax.random.key(0)))[
         "dit"
     ]
-    of_time, rest = time_tables.split(params)
-    assert jax.tree.all(jax.tree.map(lambda a, b: a is b, time_tables.join(of_time, rest), params))
-    paths = set(flatten(of_time))
+    time_layers, rest = time_tables.split(params)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a is b, time_tables.join(time_layers, rest), params))
+    paths = set(flatten(time_layers))
     assert paths == {p for p in flatten(params) if "modulation" in p or p.startswith(("time_in/", "time_out/"))}
     assert any(path.startswith("control/blocks/") for path in paths) and not paths & set(flatten(rest))
 
@@ -66,13 +66,13 @@ def test_a_sample_reads_no_layer_of_the_time():
     config = motionv2v_cogvideox_5b.get_config()
     model = backbone.build(config)
     params = jax.eval_shape(lambda k: backbone.init_params(k, model), jax.random.key(0))
-    of_time = time_tables.split(params["dit"])[0]
-    tables = jax.eval_shape(lambda weights: backbone.tabulate(model, weights, sampling.Settings(50)), of_time)
+    time_layers = time_tables.split(params["dit"])[0]
+    tables = jax.eval_shape(lambda weights: backbone.tabulate(model, weights, sampling.Settings(50)), time_layers)
     given = backbone.sampling_params(params, tables)
     assert set(given) == {"vae", "dit", "conditioner", "time"}
-    assert count(of_time) == pytest.approx(0.14 * count(params["dit"]), rel=0.02)
-    assert count(tables) == pytest.approx(0.1 * count(of_time), rel=0.05)
+    assert count(time_layers) == pytest.approx(0.14 * count(params["dit"]), rel=0.02)
+    assert count(tables) == pytest.approx(0.1 * count(time_layers), rel=0.05)
     kept = sum(count(params[name]) for name in ("vae", "dit", "conditioner"))
-    assert count(given) == kept - count(of_time) + count(tables)
+    assert count(given) == kept - count(time_layers) + count(tables)
     assert list(tables["timesteps"].shape) == [50]
     np.testing.assert_array_equal(sampling.time_grid(50)[[0, -1]], [999, 19])

@@ -46,7 +46,7 @@ class PairJob:
         max_frames: a longer video is used up to this frame.
         crf: quality of the stored clips, see `stored_clip`. seed: of all random choices.
         generator: what `open_generator` is given to open a model that makes frames between two frames, for the recipe
-            "interpolate"; "" leaves that recipe out. prompts: what it is asked for, see `motion_prompts.get`.
+            "interpolate"; "" leaves that recipe out. prompts: what it is asked for, see `generator_prompts.get`.
         unit: what pairs are made of, for lines of progress.
     """
 

@@ -106,7 +106,7 @@ class TapNext(nn.Module):
         lru_blocks: parts of the features that the recurrence's gates treat apart.
         conv_width: frames that the convolution over time sees, this one included.
         head_dim: hidden width of the two heads.
-        implementation: see `attention.IMPLEMENTATIONS`.
+        implementation: see `attention.dispatch.IMPLEMENTATIONS`.
         dtype: of what is computed; norms' statistics, the recurrence and the heads stay float32.
     """
 
