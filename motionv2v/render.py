@@ -153,6 +153,14 @@ def distinct_colors(n: int) -> Float[np.ndarray, "n 3"]:
     raise ValueError(f"0 to {_GRIDS[-1][1]} distinct colours are available; asked for {n}")
 
 
+def pool_size(pool: str) -> int:
+    """Return how many points a pool of `random_colors` has colours for. Raises ValueError for an unknown one."""
+    sizes = {**POOLS, "any": _GRIDS[-1][1]}
+    if pool not in sizes:
+        raise ValueError(f"unknown colour pool {pool!r}; available: {', '.join(sizes)}")
+    return sizes[pool]
+
+
 def random_colors(key: Key, n: int, pool: str = "any") -> Float[AnyArray, "n 3"]:
     """Draw n different colours from a pool: "7", "26", "64" (the first so many distinct colours) or "any".
 
@@ -160,9 +168,7 @@ def random_colors(key: Key, n: int, pool: str = "any") -> Float[AnyArray, "n 3"]
     point (paper, section 3.3), so the fewer there are, the farther apart they look. Raises ValueError if the pool holds
     fewer than n, and beyond 4096.
     """
-    sizes = {**POOLS, "any": next((s for s in (26, 64, 128) if s >= n), n)}
-    if pool not in sizes:
-        raise ValueError(f"unknown colour pool {pool!r}; available: {', '.join(sizes)}")
-    if sizes[pool] < n:
-        raise ValueError(f"colour pool {pool!r} holds {sizes[pool]} colours; asked for {n}")
-    return jax.random.permutation(key, jnp.asarray(distinct_colors(sizes[pool])))[:n]
+    if pool_size(pool) < n:
+        raise ValueError(f"colour pool {pool!r} holds {pool_size(pool)} colours; asked for {n}")
+    size = next((s for s in (26, 64, 128) if s >= n), n) if pool == "any" else pool_size(pool)
+    return jax.random.permutation(key, jnp.asarray(distinct_colors(size)))[:n]

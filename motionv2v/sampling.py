@@ -19,6 +19,7 @@ other step caches keep unchanged (MagCache arXiv 2506.09045, TeaCache arXiv 2411
 memory.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -92,8 +93,13 @@ def from_config(
         section: num_steps, solver, guidance (a kind), scale and guidance_void.
         num_steps: in place of the config's. guidance: a constant scale in place of the config's; 1 switches it off.
         reuse: as in `Settings`.
+
+    Raises:
+        ValueError: for a guidance scale that is below 0 or not finite.
     """
     scale = float(section.scale if guidance is None else guidance)
+    if not 0 <= scale < math.inf:
+        raise ValueError(f"guidance is {scale}; expected a finite number of at least 0, where 1 is off")
     kind = section.guidance if guidance is None else "constant"
     return Settings(
         int(num_steps or section.num_steps),

@@ -108,7 +108,8 @@ class Editor(loaded_model.LoadedModel):
 
         Raises:
             ValueError: if the tracks do not fit each other or the clip, saying both shapes; if the model cannot edit;
-                if `cache` is above 0 and the model's curve was not measured; for no number of `sections.VIEWS`.
+                if `cache` is above 0 and the model's curve was not measured; for no number of `sections.VIEWS`; as
+                `check`.
         """
         if self.model.method is None or not self.model.method.edits():
             reads = "only a base" if self.model.method is None else f"it reads {', '.join(self.model.method.reads)}"
@@ -116,6 +117,7 @@ class Editor(loaded_model.LoadedModel):
         clip = clip if isinstance(clip, video.Clip) else video.Clip(np.asarray(clip), 8.0)
         frames = clip.frames
         check_tracks(frames, source, target)
+        self.check(len(source.xy), num_steps, guidance)
         if source.xy.shape[0] > MAX_ADVISED_POINTS:
             notify(
                 f"{source.xy.shape[0]} points: the method works best with at most {MAX_ADVISED_POINTS} "
@@ -130,6 +132,24 @@ class Editor(loaded_model.LoadedModel):
         result = self.generate(jax.random.key(seed), batch, tokens, **options)[0]
         nearest = np.abs(np.arange(len(frames))[:, None] - times).argmin(1)
         return video.Clip(video.resize(np.asarray(result)[nearest], frames.shape[1:3]), clip.fps)
+
+    @property
+    def max_points(self) -> int | None:
+        """Return how many points the model's method can tell apart; None for any number."""
+        method = self.model.method
+        return None if method is None or method.max_points is None else method.max_points(self.config.method)
+
+    def check(self, num_points: int, num_steps: int | None = None, guidance: float | None = None) -> None:
+        """Check what can be known of an edit before its tracks are: the number of points, the settings of the sample.
+
+        Raises:
+            ValueError: for more points than `max_points`, and for impossible settings.
+        """
+        if self.max_points is not None and num_points > self.max_points:
+            raise ValueError(
+                f"an edit of {num_points} points, but {self.config.name} tells {self.max_points} apart: give it fewer"
+            )
+        self.settings(num_steps, guidance).timesteps(self.config.schedule.num_timesteps)
 
     def _frame_times(self, length: int, notify: Callable[[str], None]) -> Int[np.ndarray, "T"]:
         """Choose which of the clip's frames the model sees: all in order, evenly spaced, or padded with the last."""
@@ -156,6 +176,8 @@ class Editor(loaded_model.LoadedModel):
         batch = {"source": video.resize(frames[times], self.size)[None]}
         # Hidden points draw nothing: padding to a multiple of 16 keeps the number of compiled shapes small.
         padding = -len(source.xy) % 16
+        if most := self.max_points:
+            padding = min(padding, most - len(source.xy))
         for side, tracks in (("source", source), ("target", target)):
             xy = np.pad(np.asarray(tracks.xy, np.float32)[:, times] * scale, ((0, padding), (0, 0), (0, 0)))
             batch[f"{side}_xy"] = xy[None]

@@ -103,6 +103,7 @@ def run(
     editor = load(checkpoint, devices, say=spaced)
     shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
+    editor.check(len(spec.queries), num_steps, guidance)
     if notice := editor.model.vae.memory_notice(*editor.size):
         say(f"notice  {notice}")
     if plan := editor.reused_steps(cache, num_steps):

@@ -73,6 +73,7 @@ class Method(NamedTuple):
         start_from: see `start_from_base`.
         probe: (generate, samples) -> {"scalars", "videos"}: what is measured on held-out samples while training, with
             generate(batch of `reads`) -> uint8 videos; None scores the videos against each sample's target.
+        max_points: (config) -> how many points it can tell apart; None: any number.
         layouts: how published weights of the method are laid out, for `convert`; one that builds on another stands
             before it.
     """
@@ -86,6 +87,7 @@ class Method(NamedTuple):
     turn: Mapping[str, fields.Field] = {}
     start_from: Callable[..., PyTree] = start_from_base
     probe: Callable[..., dict[str, Any]] | None = None
+    max_points: Callable[[Any], int] | None = None
     layouts: tuple[Layout, ...] = ()
 
     @property

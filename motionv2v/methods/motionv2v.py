@@ -221,5 +221,6 @@ METHOD = Method(
     make_conditioner=make_conditioner,
     settings=SETTINGS,
     start_from=start_from,
+    max_points=lambda config: render.pool_size(config.colors),
     layouts=LAYOUTS,
 )

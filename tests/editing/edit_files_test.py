@@ -15,7 +15,7 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from motionv2v import editing, figures, tracks, video
+from motionv2v import editing, figures, trackers, tracks, video
 from motionv2v.data.scenes import example
 from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.devices import fit
@@ -259,6 +259,26 @@ def test_edits_that_memory_has_no_room_for_are_refused_before_the_model_is_read(
     said = []
     run(out=tmp_path / "a", say=said.append)
     assert "this may fail" in said[0] and len(copying) == 1
+
+
+@pytest.mark.parametrize(("colors", "options", "message"), [
+    ("7", {}, r"an edit of 8 points, but \w+ tells 7 apart: give it fewer"),
+    ("any", {"guidance": float("nan")}, "guidance is nan; expected a finite number"),
+    ("any", {"num_steps": 5000}, r"num_steps must be in 1\.\.1000; got 5000"),
+])  # fmt: skip
+def test_what_the_model_cannot_do_is_told_before_points_are_tracked(
+    colors, options, message, own, folder, copying, tmp_path, monkeypatch
+):
+    config, params = editor.checkpoints.load_model(folder)
+    config.method.colors = colors
+    editor.checkpoints.save_model(tmp_path / "model", config, params)
+    edit = {"queries": [[0, 5 * n, 20] for n in range(8)], "operations": []}
+    (tmp_path / "edit.json").write_text(json.dumps(edit))
+    monkeypatch.setattr(trackers, "get", lambda *_: pytest.fail("points are tracked"))
+    run = functools.partial(files.run, own / "clip.mp4", tmp_path / "edit.json", say=str)
+    with pytest.raises(ValueError, match=message):
+        run(checkpoint=str(tmp_path / "model"), out=tmp_path / "out", **options)
+    assert copying == [] and not (tmp_path / "out").exists()
 
 
 PEAK = """

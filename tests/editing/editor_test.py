@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, editing, parameters, video
+from motionv2v import checkpoints, editing, parameters, render, video
 from motionv2v.editing import loaded_model
 from motionv2v.tracks import Tracks
 
@@ -184,6 +184,39 @@ def test_more_than_twenty_points_are_advised_against(copying):
     with pytest.warns(UserWarning, match="21 points: the method works best with at most 20"):
         editor.edit(clip, source, target)
     assert calls[1]["batch"]["source_xy"].shape == (1, 32, 5, 2), "they are used all the same"
+
+
+@pytest.mark.parametrize(("pool", "least", "most"), [("7", 7, 7), ("26", 20, 26), ("64", 64, 64), ("any", 16, 4096)])
+def test_no_more_points_than_there_are_colours(copying, pool, least, most):
+    """Hidden points that fill the number up to 16 take no colour that there is not; too many are told before."""
+    editor, calls = copying
+    with editor.config.unlocked():
+        editor.config.method.colors, before = pool, editor.config.method.colors
+    try:
+        assert editor.max_points == most
+        num_points = min(least, most)
+        clip, source, target = case(num_points=num_points)
+        editor.edit(clip, source, target, notify=str)
+        given = calls[0]["batch"]["source_xy"][0]
+        assert given.shape[0] == min(-(-num_points // 16) * 16, most)
+        render.random_colors(jax.random.key(0), len(given), pool)  # enough for all
+        with pytest.raises(ValueError, match=rf"an edit of {most + 1} points, but \w+ tells {most} apart"):
+            editor.check(most + 1)
+    finally:
+        editor.config.method.colors = before
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"guidance": float("nan")}, "guidance is nan; expected a finite number of at least 0"),
+    ({"guidance": float("inf")}, "guidance is inf"),
+    ({"guidance": -1.0}, r"guidance is -1\.0"),
+    ({"num_steps": 1001}, r"num_steps must be in 1\.\.1000; got 1001"),
+])  # fmt: skip
+def test_impossible_settings_are_told_before_anything_is_sampled(copying, options, message):
+    editor, calls = copying
+    with pytest.raises(ValueError, match=message):
+        editor.edit(*case(), **options)
+    assert calls == []
 
 
 def test_arrays_are_clips_of_eight_frames_per_second(copying):
