@@ -6,7 +6,7 @@ does, a test's or a user's own too.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grain
@@ -41,11 +41,11 @@ def make(config: Any) -> "VaeTask | DenoiserTask":
 def start_from(params: PyTree, folders: Any, model: backbone.Model, say: Callable[[str], None] = print) -> PyTree:
     """Start a model from trained ones, folder by folder: the networks they share, and the transformer by its method.
 
-    What a method adds to a base (`methods.Method.start_from`) is fresh afterwards, or made from the base.
+    What a method adds to a base (`methods.Method.start_from`) is new afterwards, drawn or made from the base.
 
     Args:
         params: the full tree, as drawn. folders: released names, model folders or training work dirs.
-        model: its modules. say: called with a line on what starts fresh.
+        model: its modules. say: called with a line on what is new.
 
     Raises:
         checkpoints.CheckpointError: if a folder cannot be read or a shape does not fit, naming both.
@@ -58,31 +58,32 @@ def start_from(params: PyTree, folders: Any, model: backbone.Model, say: Callabl
                 checkpoints.check_shapes(loaded[name], params[name], f"{folder} ({name})")
                 params[name] = jax.tree.map(jnp.asarray, loaded[name])
         if "dit" in params and "dit" in loaded:
-            start = methods.start_from_base if model.method is None else model.method.start_from
             own = {name: params[name] for name in ("dit", "conditioner") if name in params}
-            base = jax.tree.map(jnp.asarray, loaded["dit"])
-            lacks = [path for path in parameters.flatten(own["dit"]) if not is_addition(path)]
-            lacks = sorted(set(lacks) - set(parameters.flatten(base)))
-            if lacks:
-                raise checkpoints.CheckpointError(
-                    f"{folder} (dit) is no base of this model, it lacks {', '.join(lacks[:3])}"
-                    + (f" (and {len(lacks) - 3} more)" if len(lacks) > 3 else "")
-                )
-            started = start(own, base, model.denoiser.dit, model.config.get("method"))
-            checkpoints.check_shapes(started, own, f"{folder} (dit)")
-            fresh = {path.split("/")[0] for path in parameters.flatten(own["dit"]) if is_addition(path)}
-            fresh |= {name for name in ("conditioner",) if own.get(name)}
-            if fresh:
-                say(f"{folder}: the base's weights are taken; {', '.join(sorted(fresh))} start anew")
-            params |= started
+            params |= _start_denoiser(own, loaded["dit"], model, folder, say)
     return params
+
+
+def _start_denoiser(own: PyTree, base: PyTree, model: backbone.Model, folder: Any, say: Callable) -> PyTree:
+    """Return the tree of transformer and conditioner, `own`, as its method starts it from a folder's transformer."""
+    added = [path for path in parameters.flatten(own) if _is_added(path)]
+    lacks = sorted(set(parameters.flatten(own)) - set(added) - set(parameters.flatten({"dit": base})))
+    if lacks:
+        names = ", ".join(path.removeprefix("dit/") for path in lacks[:3])
+        more = f" (and {len(lacks) - 3} more)" if len(lacks) > 3 else ""
+        raise checkpoints.CheckpointError(f"{folder} (dit) is no base of this model, it lacks {names}{more}")
+    start = methods.start_from_base if model.method is None else model.method.start_from
+    started = start(own, jax.tree.map(jnp.asarray, base), model.denoiser.dit, model.config.get("method"))
+    checkpoints.check_shapes(started, own, f"{folder} (dit)")
+    if added:
+        say(f"{folder}: the base's weights are taken; new beside them: {_parts(added)}")
+    return started
 
 
 def take_weights(params: PyTree, folders: Any, say: Callable[[str], None] = print) -> PyTree:
     """Go on from trained models, folder by folder: every parameter that they and `params` have in common.
 
-    Parts that a base may lack (control branch, low-rank updates, a conditioner) stay as they are where a folder has
-    none, and are left out where `params` has none, which is said.
+    What a method adds to a base (control branch, low-rank updates, a conditioner) stays as it is where a folder has
+    none, and is left out where `params` has none; either is said.
 
     Args:
         params: the full tree. folders: released names, model folders or training work dirs. say: called with a line.
@@ -93,19 +94,39 @@ def take_weights(params: PyTree, folders: Any, say: Callable[[str], None] = prin
     params = dict(params)
     for folder in folders:
         _, loaded = checkpoints.load_model(folder)
-        for name in [name for name in loaded if name in params]:
-            own, theirs = (parameters.flatten(tree[name]) for tree in (params, loaded))
-            may_lack = is_addition if name == "dit" else lambda path, name=name: name == "conditioner"
-            kept = {path: leaf for path, leaf in own.items() if path not in theirs and may_lack(path)}
-            left = [path for path in theirs if path not in own and may_lack(path)]
-            for verb, paths in (("keeps its own", kept), ("leaves out", left)):
-                if paths:
-                    parts = sorted({"/".join((name, *path.split("/")[:1])) for path in paths})
-                    say(f"{folder}: this run {verb} {', '.join(parts)}")
-            subtree = parameters.unflatten({path: x for path, x in theirs.items() if path not in left} | kept)
-            checkpoints.check_shapes(subtree, params[name], f"{folder} ({name})")
-            params[name] = jax.tree.map(jnp.asarray, subtree)
+        names = [name for name in ("vae", "text", "dit") if name in params and name in loaded]
+        names += ["conditioner"] if "dit" in names else []
+        own, theirs = (
+            parameters.flatten({name: tree[name] for name in names if name in tree}) for tree in (params, loaded)
+        )
+        kept = {path: leaf for path, leaf in own.items() if path not in theirs and _is_added(path)}
+        left = [path for path in theirs if path not in own and _is_added(path)]
+        if kept:
+            say(f"{folder} lacks {_parts(kept)}: what this run has of them stays as it is")
+        if left:
+            say(f"{folder} also has {_parts(left)}, which this run has not: left out")
+        taken = parameters.unflatten({path: leaf for path, leaf in theirs.items() if path not in left} | kept)
+        for name, tree in taken.items():
+            checkpoints.check_shapes(tree, params[name], f"{folder} ({name})")
+            params[name] = jax.tree.map(jnp.asarray, tree)
     return params
+
+
+def _is_added(path: str) -> bool:
+    """Tell whether a parameter, by its path in the full tree, is of what a method adds to a base."""
+    return path.startswith("conditioner/") or (path.startswith("dit/") and is_addition(path.removeprefix("dit/")))
+
+
+def _parts(paths: Iterable[str]) -> str:
+    """Name the parts that parameters belong to: "conditioner, dit/control"."""
+    names = set()
+    for path in paths:
+        first, second, *rest = path.split("/")
+        if first == "conditioner":
+            names.add(first)
+        else:
+            names.add("/".join((first, second, *(rest[:1] if second == "blocks" else ()))))
+    return ", ".join(sorted(names))
 
 
 class VaeTask:
