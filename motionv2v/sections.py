@@ -206,18 +206,19 @@ _SAMPLE = {
     "step_cache": Field(_not_negative, "steps that change less are extrapolated; 0 is off", 0.0),
 }
 
-_RATE = {
+RATE = {
     "peak": Field(_positive, "learning rate after the warm-up"),
     "warmup": Field(whole(), "steps of linear rise", 0),
     "decay": Field(choice("constant", "linear", "cosine"), "course from `peak` to `end`", "constant"),
     "end": Field(_not_negative, "learning rate at the last step", 0.0),
 }
+"""The course of one learning rate, as a row of `optim.schedule` has it."""
 
 
 def _pattern(value: Any) -> tuple[str, dict[str, Any] | None]:
     pattern, options = value
     if options is not None:
-        options = schema.fields(_RATE, fill=False).read(options)
+        options = schema.fields(RATE, fill=False).read(options)
     return text.read(pattern), options
 
 

@@ -59,14 +59,13 @@ def forward(
     sides = [length // side for length, side in zip(grid, patch, strict=True)]
     video = math.prod(sides)
     tokens = video + text_length
-    axes = getattr(dit, "axes", ("thw",))
     # Projections and feed-forward; every attention has projections of its own.
-    linear = (8 * len(axes) + 4 * dit.mlp_ratio) * tokens * width**2
+    linear = (8 * len(dit.axes) + 4 * dit.mlp_ratio) * tokens * width**2
     # Modulated norms, each from one vector per sample to six vectors.
-    modulation = (len(axes) + 1) * 2 * dit.time_embed_dim * 6 * width
+    modulation = (len(dit.axes) + 1) * 2 * dit.time_embed_dim * 6 * width
     per_frame = video // sides[0] + text_length
     pairs = {"thw": tokens**2, "hw": sides[0] * per_frame**2, "t": video * sides[0]}
-    attention = 4 * width * sum(pairs[along] for along in axes)
+    attention = 4 * width * sum(pairs[along] for along in dit.axes)
     depth = dit.control_depth if use_control else 0
     ends = 2 * video * width * math.prod(patch) * (dit.in_channels + dit.out_channels)
     ends += 2 * text_length * dit.text_dim * width

@@ -291,8 +291,13 @@ def _working(model, mesh, is_training):
     groups = 1 if "thw" in dit.axes else frames
     side = length if dit.attention_implementation == "xla" else min(length, 512)
     attention += (1 + passes) * 4 * size.samples * groups * side**2 * dit.num_heads / size.head_parts
-    block = 12 * dit.width**2 * size.item  # one layer's weights, gathered
-    return streams + attention + 2 * block
+    gathered = layer_weights(dit) * size.item  # of one layer, while the next one's are under way
+    return streams + attention + 2 * gathered
+
+
+def layer_weights(dit: Any) -> int:
+    """Count the numbers in the kernels of one block that tokens pass through: all its attentions' and the MLP's."""
+    return (4 * len(dit.axes) + 2 * dit.mlp_ratio) * dit.width**2
 
 
 def autoencoder_bytes(config: Any, mesh: Mesh | AbstractMesh, samples: int, is_decoding: bool = False) -> float:

@@ -1,12 +1,9 @@
 """Optimise some parameters of a model and leave the others alone, by regular expressions over parameter paths.
 
-A schedule is a table of `parameters`: the first pattern that matches a parameter's path decides, `options=None` freezes
-the parameter, otherwise `options` is a mapping with the learning rate's course:
-
-    peak    learning rate after the warm-up                      (required, > 0)
-    warmup  steps of linear rise from 0 to `peak`                (0)
-    decay   "constant", "linear" or "cosine" from `peak` to `end` over the steps that remain    ("constant")
-    end     learning rate at the last step                       (0)
+A schedule is a table of `parameters`: the first pattern that matches a parameter's path decides. `options=None` freezes
+the parameter; otherwise `options` is a mapping with the course of its learning rate, whose fields are `sections.RATE`:
+`peak` after `warmup` steps of linear rise from 0, then by `decay` ("constant", "linear" or "cosine") to `end` at the
+last step.
 
 What nobody named never trains by accident: an uncovered parameter is an error, and so is a pattern that decides
 nothing. Gradients, optimizer state and masters exist for the trainable tree only; the frozen tree is data.
@@ -20,14 +17,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from motionv2v import parameters
+from motionv2v import parameters, schema, sections
 from motionv2v.parameters import ScheduleTable
 from motionv2v.typing import AnyArray, Int, PyTree
 
 LearningRate = Callable[[Any], Any]
-
-_OPTIONS = ("peak", "warmup", "decay", "end")
-_DECAYS = ("constant", "linear", "cosine")
 
 
 class Optimizer(NamedTuple):
@@ -47,10 +41,9 @@ def make_optimizer(config: Any, params: PyTree, schedule: ScheduleTable | None =
     """Build AdamW for the trainable part of `params`: clip by global norm, Adam, weight decay, each pattern's rate.
 
     Reads config.optim (name "adamw" or "muon", b1, b2, eps, weight_decay, schedule), config.train.steps and
-    config.train.clip_norm (0 or
-    None: no clipping). `schedule` replaces config.optim.schedule. Leaves of `params` only need a path and a shape.
-    Weight decay (decoupled, Loshchilov and Hutter 2019) falls on kernels alone. ValueError for an unknown optimizer,
-    a bad schedule, an uncovered parameter or a pattern that decides nothing.
+    config.train.clip_norm (0 or None: no clipping). `schedule` replaces config.optim.schedule. Leaves of `params` only
+    need a path and a shape. Weight decay (decoupled, Loshchilov and Hutter 2019) falls on kernels alone. ValueError for
+    an unknown optimizer, a bad schedule, an uncovered parameter or a pattern that decides nothing.
     """
     options = config.optim
     if options.name not in ("adamw", "muon"):
@@ -101,19 +94,13 @@ def _direction(options: Any, trainable: PyTree) -> optax.GradientTransformation:
 
 
 def learning_rate(options: Mapping[str, Any], steps: int, pattern: str = "?") -> LearningRate:
-    """Build one learning rate as a function of the number of updates made, from the options in the module docstring.
+    """Build one learning rate as a function of the number of updates made, from the fields `sections.RATE`.
 
     The first update already has a rate above 0 ((step + 1) / warmup). Beyond `steps` the rate stays at `end`.
-    ValueError names the pattern and what is wrong with its options.
+    SchemaError, a ValueError, names the pattern and what is wrong with its options.
     """
-    unknown = sorted(set(options) - set(_OPTIONS))
-    decay, peak = options.get("decay", "constant"), options.get("peak")
-    if unknown or peak is None or not peak > 0 or decay not in _DECAYS:
-        raise ValueError(
-            f"schedule for {pattern!r}: got {dict(options)}, expected peak > 0 and decay in {'/'.join(_DECAYS)};"
-            f" options are {', '.join(_OPTIONS)}" + (f", unknown: {', '.join(unknown)}" if unknown else "")
-        )
-    warmup, end = int(options.get("warmup", 0)), float(options.get("end", 0.0))
+    course = schema.read(dict(options), sections.RATE, f"schedule for {pattern!r}")
+    peak, warmup, decay, end = (course[name] for name in ("peak", "warmup", "decay", "end"))
 
     # Not joined from optax's schedules: they round otherwise (up to 3e-6 of the rate, at most steps), and a run that is
     # resumed goes on bit for bit.

@@ -13,6 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from configs import motionv2v_cogvideox_5b
 from motionv2v import backbone, parameters
 from motionv2v.devices import chips, fit, memory, sharding, topologies
+from motionv2v.models import lora
 from motionv2v.models.activations import AXES
 from motionv2v.models.dit import DiT
 from motionv2v.training import compile_check
@@ -110,6 +111,16 @@ def test_activations_follow_what_they_depend_on():
     assert (
         pixels.weights > memory.estimate(large()).weights and pixels.activations >= memory.estimate(large()).activations
     )
+
+
+@pytest.mark.parametrize("axes", [("thw",), ("hw", "t")])
+def test_weights_of_a_layer_are_those_of_all_its_attentions_and_of_the_mlp(axes):
+    sizes = {"num_layers": 2, "num_heads": 2, "head_dim": 16, "text_dim": 8, "text_length": 5, "time_embed_dim": 12}
+    dit = DiT(**sizes, axes=axes, mlp_ratio=3)
+    given = jnp.zeros((1, 2, 4, 4, 16)), jnp.zeros(1), jnp.zeros((1, 5, 8))
+    blocks = jax.eval_shape(dit.init, jax.random.key(0), *given)["params"]["blocks"]
+    kernels = lora.linear_layers(blocks).values()
+    assert memory.layer_weights(dit) == sum(rows * columns for _, rows, columns in kernels)
 
 
 def test_sampling_needs_no_optimizer():

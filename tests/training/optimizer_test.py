@@ -20,9 +20,20 @@ def make_config(schedule, **changes):
     return ConfigDict({"optim": {**options, **changes}, "train": {"steps": 100, "clip_norm": 0.0}})
 
 
-@pytest.mark.parametrize("options", [{}, {"peak": 0}, {"peak": 1.0, "decay": "exp"}, {"peak": 1.0, "warm": 3}])
-def test_bad_courses_are_named(options):
-    with pytest.raises(ValueError, match=r"schedule for 'a/.*': got"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r" lacks peak; configs/ holds working examples"),
+        ({"peak": 0}, r": peak is 0, expected a number above 0"),
+        ({"peak": 1.0, "decay": "exp"}, r": decay is 'exp', expected one of constant, linear, cosine"),
+        (
+            {"peak": 1.0, "warm": 3},
+            r": unknown field 'warm'; did you mean 'warmup'\? there are peak, warmup, .*end",
+        ),
+    ],
+)
+def test_bad_courses_are_named(options, message):
+    with pytest.raises(ValueError, match=rf"^schedule for 'a/\.\*'{message}$"):
         learning_rate(options, 10, "a/.*")
 
 
