@@ -25,11 +25,15 @@ _UNEVEN = 0.25  # of a frame: pictures further from their place on an even clock
 
 
 class Clock(NamedTuple):
-    """Hold the rate (frames a second), whether the pictures keep it, and how long the last one is shown (seconds)."""
+    """Hold the rate (frames a second), whether the pictures keep it, and how long the last one is shown (seconds).
+
+    `jump` is the longest time between two pictures (seconds) that counts as one frame, see `MAX_GAP`; 0 for none.
+    """
 
     rate: float
     even: bool
     last: float
+    jump: float = 0.0
 
 
 def find(times: Float[np.ndarray, "T"], tick: float, stated: Fraction | None, last: float | None) -> Clock:
@@ -44,6 +48,13 @@ def find(times: Float[np.ndarray, "T"], tick: float, stated: Fraction | None, la
             last picture is shown, if that is known.
     """
     steps = np.diff(np.sort(times))
+    found, longest = _find(steps, tick, stated, last), float(steps.max(initial=0.0))
+    # Of a file with a picture every two minutes each is a frame, and nothing is lost.
+    return found._replace(jump=longest) if longest > MAX_GAP and longest * found.rate > 1.5 else found
+
+
+def _find(steps: Float[np.ndarray, "S"], tick: float, stated: Fraction | None, last: float | None) -> Clock:
+    """Find the rate, as `find`, from the times between one picture and the next."""
     ordinary = steps[_plausible(steps)]
     if not len(ordinary):
         return Clock(float(stated or 25), True, float(1 / (stated or 25)))

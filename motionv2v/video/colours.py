@@ -47,6 +47,8 @@ _MATRICES = {
 _OTHER_MATRICES = {8: "YCgCo", 11: "SMPTE 2085", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro"}
 _HIGH_RANGE = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 _WIDE = {ColorPrimaries.BT2020: "BT.2020", ColorPrimaries.SMPTE431: "P3", ColorPrimaries.SMPTE432: "P3"}
+_BT2020_TRANSFERS = (14, 15)  # AVColorTransferCharacteristic: the curve of BT.709, in 10 and 12 bits
+_BT2020_MATRICES = (9, 10)  # AVColorSpace
 _LAYOUTS = {(1, 1): "444", (2, 2): "420", (2, 1): "422", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
 """Pixels across and down that share a colour -> FFmpeg's name for that."""
 
@@ -66,11 +68,13 @@ def matrix_for(height: int, width: int) -> Colorspace:
 def describe(picture: av.VideoFrame) -> tuple[str, str]:
     """Name the transfer ("PQ", "HLG" or "SDR") and the primaries ("BT.2020", "P3" or "BT.709") of a decoded picture.
 
-    Primaries of standard definition (SMPTE C, EBU) count as BT.709, from which they differ little.
+    Primaries of standard definition (SMPTE C, EBU) count as BT.709, from which they differ little. Where none are named
+    the transfer or the matrix tells of BT.2020, as it does to players.
     """
     transfer = _HIGH_RANGE.get(picture.color_trc, "SDR")
     unnamed = picture.color_primaries in (0, ColorPrimaries.UNSPECIFIED)
-    primaries = "BT.2020" if unnamed and transfer != "SDR" else _WIDE.get(picture.color_primaries, "BT.709")
+    is_wide = transfer != "SDR" or picture.color_trc in _BT2020_TRANSFERS or picture.colorspace in _BT2020_MATRICES
+    primaries = "BT.2020" if unnamed and is_wide else _WIDE.get(picture.color_primaries, "BT.709")
     return transfer, primaries
 
 

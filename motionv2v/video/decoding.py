@@ -65,6 +65,11 @@ class Decoder:
         self.shown = stored[::-1] if self._turn[0] else stored
         self.bits = first.format.components[0].bits if first.format.components else 8
         self._stored = (first.width, first.height)
+        if self._clock.jump:
+            self._note(
+                f"{self._clock.jump:.4g} s between two of its pictures, more than {clock.MAX_GAP:g}, are taken for a "
+                "fault and pass as one frame"
+            )
         if not self._clock.even:
             self._note(f"variable frame rate put on an even clock of {self.fps:.4g} frames a second")
         if colours := notice(first):
@@ -81,14 +86,15 @@ class Decoder:
         Raises VideoError at the first picture that cannot be decoded at all. Of pictures that are damaged and shown
         all the same, `notes` tells when the iteration ends, or is closed.
         """
-        damage, count = _Damage(), 0
+        damage, count, is_told = _Damage(), 0, False
         with contextlib.closing(self._decode()) as decoded:
             paced = clock.pace(decoded, self._clock._replace(rate=self.fps), self._tick, fps)
             try:
                 for picture, times in paced:
                     damage.see(picture, range(count, count + times))
-                    if fps is None and self._clock.even and times != 1:
+                    if fps is None and self._clock.even and times != 1 and not is_told:
                         self._note(f"pictures are missing or too many from frame {count} on; frames keep the time")
+                        is_told = True
                     yield picture, times
                     count += times
             finally:
@@ -162,7 +168,9 @@ class Decoder:
                     count += 1
                     yield picture
             except (av.error.FFmpegError, OSError) as error:
-                raise VideoError(f"{self.path}: damaged after frame {count} ({reason(error)})") from None
+                # Which of the two shows first depends on how many cores decode.
+                cut = "; the file is cut short" if is_cut_short(self.path) else ""
+                raise VideoError(f"{self.path}: damaged after frame {count} ({reason(error)}{cut})") from None
         if picture is not None and picture.time is not None and picture.time + 0.5 / self.fps < self._end:
             self._note(f"its pictures after {picture.time:.3g} s, up to {self._end:.3g} s, cannot be decoded")
 

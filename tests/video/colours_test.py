@@ -92,6 +92,16 @@ def test_real_pictures_survive_eight_rounds(clips, tmp_path):
     assert np.abs(error.mean((0, 1, 2))).max() < 0.25 and np.abs(error).mean() < 1  # it was 7 darker
 
 
+def test_drawn_pictures_survive_eight_rounds(tmp_path):
+    """As above, where there are no real clips; four pixels that share a colour have the same one."""
+    picture = np.round(255 * smooth(32, 48, low=0.05, high=0.95)).astype(np.uint8)
+    original = frames = picture.repeat(2, 0).repeat(2, 1)[None].repeat(3, 0)
+    for _ in range(8):
+        frames = video.read(video.write(tmp_path / "a.mp4", frames, 24, crf=1)).frames
+    error = frames.astype(float) - original
+    assert np.abs(error.mean((0, 1, 2))).max() < 0.25 and np.abs(error).mean() < 1  # it was 7 darker
+
+
 @pytest.mark.parametrize("height", [480, 720])
 def test_what_is_written_says_its_matrix_and_is_the_guess_of_those_who_do_not_read_it(tmp_path, height):
     colour = np.full((2, height, 64, 3), (60, 160, 90), np.uint8)
@@ -167,10 +177,12 @@ def test_white_of_standard_range_in_a_picture_of_high_range_is_nearly_white(tmp_
     np.testing.assert_allclose(frame, 255 * 0.9 ** (1 / 2.4), atol=1)  # 244
 
 
-def test_wide_colours_of_standard_range_are_converted(tmp_path):
+@pytest.mark.parametrize("named", ["bt2020-10 bt2020", "bt2020-10 undef", "bt709 undef"])
+def test_wide_colours_of_standard_range_are_converted(tmp_path, named):
+    """Where a file leaves its primaries out, its matrix and transfer tell of them."""
     light = smooth(low=0.1, high=0.9) ** 2.4
     signal = np.clip(light @ np.linalg.inv(BT2020_TO_BT709).T, 0, 1) ** (1 / 2.4)
-    path = store(tmp_path / "a.mp4", signal, "bt2020", 10, tags=tags("bt2020", "bt2020-10", "bt2020"))
+    path = store(tmp_path / "a.mp4", signal, "bt2020", 10, tags=tags("bt2020", *named.split()))
     notes = []
     frame = video.read(path, notify=notes.append).frames[0].astype(float)
     error = frame - 255 * light ** (1 / 2.4)

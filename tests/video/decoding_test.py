@@ -11,7 +11,7 @@ from strange_videos import encode, moving_texture
 
 from motionv2v import video
 from motionv2v.data.videos.reader import Reader
-from motionv2v.video import VideoError
+from motionv2v.video import VideoError, decoding
 from motionv2v.video.clock import find
 
 LOSSLESS = {"crf": "0", "bf": "0"}
@@ -97,6 +97,29 @@ def test_a_pause_stays_a_pause_and_motion_keeps_its_speed(tmp_path, ending):
     clip, notes = read_both(tmp_path / f"a.{ending}")
     assert clip.fps == 24 and "variable frame rate put on an even clock of 24 frames a second" in notes[0]
     np.testing.assert_array_equal(clip.frames, frames[[*range(5), *[5] * 73, *range(6, 12)]])
+
+
+def test_a_pause_that_is_taken_for_a_fault_is_told(tmp_path):
+    frames = moving_texture(num_frames=6)
+    encode(tmp_path / "a.mkv", frames, "libx264rgb", "rgb24", LOSSLESS, [0, 1, 2, 912, 913, 914], rate=10)
+    clip, notes = read_both(tmp_path / "a.mkv")
+    np.testing.assert_array_equal(clip.frames, frames)
+    said = "91 s between two of its pictures, more than 60, are taken for a fault and pass as one frame"
+    assert notes == [f"{tmp_path}/a.mkv: {said}"]
+    encode(tmp_path / "slow.mkv", frames, "libx264rgb", "rgb24", LOSSLESS, rate=Fraction(1, 120))
+    clip, notes = read_both(tmp_path / "slow.mkv")  # one picture every two minutes, as it says: no fault
+    np.testing.assert_array_equal(clip.frames, frames)
+    assert notes == []
+
+
+def test_pictures_that_slip_later_than_the_look_goes_are_told_once(tmp_path, monkeypatch):
+    """The clock is that of the file's beginning: later on pictures keep their times all the same."""
+    monkeypatch.setattr(decoding, "_LOOK", 6)
+    frames, times = moving_texture(num_frames=12), [*range(8), 10, 12, 14, 16]
+    encode(tmp_path / "a.mkv", frames, "libx264rgb", "rgb24", LOSSLESS, times, rate=10)
+    clip, notes = read_both(tmp_path / "a.mkv")
+    np.testing.assert_array_equal(clip.frames, frames[[*range(7), 7, 7, 7, 8, 8, 9, 9, 10, 10, 11]])
+    assert notes == [f"{tmp_path}/a.mkv: pictures are missing or too many from frame 7 on; frames keep the time"]
 
 
 def test_jitter_is_no_variable_rate(tmp_path):
