@@ -1,7 +1,7 @@
 """Edit the motion in a video: python launch/edit.py --video=dog.mp4 --edit=edit.json
 
 Without flags it edits the packaged example clip with the packaged `tiny` model and scores the result against the truth.
-`edit.json` is described in motionv2v/edits/document.py. Bad input ends in one line and exit code 2. Compiled programs
+`edit.json` is described by motionv2v.edits.describe(). Bad input ends in one line and exit code 2. Compiled programs
 are kept for the next start in MOTIONV2V_CACHE, by default the user's cache folder; MOTIONV2V_CACHE=off keeps none.
 The folder of the results holds one edit: another one needs another --out, or --overwrite.
 """

@@ -52,7 +52,7 @@ def build(config: Any) -> Model:
         sizes = {"width": dit.num_heads * dit.head_dim, "patch_size": dit.patch_size, "dtype": dit.dtype}
         conditioner = method.make_conditioner(config.method, **sizes)
     schedule = diffusion.make_schedule(**config.schedule)
-    # Which tokenizer goes with the text encoder is no matter of the module's.
+    # The section also names the tokenizer, which is no argument of the module.
     text = T5Encoder(**{name: value for name, value in _fields(config.text).items() if name != "tokenizer"})
     return Model(config, vae, text, Denoiser(dit, conditioner), method, schedule)
 
@@ -113,8 +113,8 @@ def condition_shapes(model: Model) -> dict[str, dict[str, jax.ShapeDtypeStruct]]
     Returns:
         {"videos": {name: latents [t h w z]}, "maps": {name: as the method draws them}}.
     """
-    draw = lambda key, clip: model.method.conditions(key, clip, model.config.method)  # noqa: E731
-    drawn = {"videos": {}, "maps": {}, **jax.eval_shape(draw, jax.random.key(0), sample_shapes(model))}
+    draw = partial(model.method.draw, config=model.config.method)
+    drawn = jax.eval_shape(draw, jax.random.key(0), sample_shapes(model))
     encoded = {
         name: jax.ShapeDtypeStruct(latent_shape((1, *video.shape), model.vae.latent_channels)[1:], jnp.float32)
         for name, video in drawn["videos"].items()

@@ -303,7 +303,10 @@ def _is_guided(settings: Settings, num_timesteps: int) -> np.ndarray:
 
 
 def _ahead(schedule: Schedule, settings: Settings) -> np.ndarray:
-    """Return how far each step lies behind the last computed one, in angles between the last two computed ones."""
+    """Return how far each reused step lies past the last computed one, where 1 is from the last but one to the last.
+
+    Distances are those of the angle a, see the module; steps that are computed have 0.
+    """
     calls = model_calls(settings, schedule.num_timesteps)
     abar = np.asarray(schedule.alphas_cumprod, np.float64)[settings.timesteps(schedule.num_timesteps)]
     angle = np.arctan2(np.sqrt(1 - abar), np.sqrt(abar))

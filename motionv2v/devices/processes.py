@@ -209,7 +209,8 @@ def _call_roll_of_cluster() -> roll_call.RollCall | None:
 
 
 def _end_on_loss() -> None:
-    # Others than the first are connected with it alone, where jax's coordinator is: without that jax ends them at once.
+    # Process 0 sees any of the others go, and gives the work a while to fail in better words. The others see only
+    # process 0 go, and jax's coordinator with it: jax would end them within moments, so they speak at once.
     if jax.process_index() == 0:
         time.sleep(GRACE_SECONDS)
     print(f"{Path(sys.argv[0]).stem}: {_loss()}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Generate the video between two frames: `load(name)(first, last, "a dog turns around", num_frames=49, seed=0)`.
 
-The models are those of `methods.interpolation`: trained by this project, or CogVideoX-I2V, which
-takes the first frame and was never shown a last one. An `Interpolator` is a plain function of arrays, which is how the
-recipes for counterfactual pairs (MotionV2V, arXiv 2511.20640, section 3.2) call it.
+The models are those of `methods.interpolation`: trained by this project, or CogVideoX-I2V, which takes the first frame
+and was never shown a last one. An `Interpolator` is a plain function of arrays, which is how the recipes for
+counterfactual pairs (MotionV2V, arXiv 2511.20640, section 3.2) call it.
 
 The frames keep their size and their number is free, as far as the model goes: T = 4k + 1, and height and width that
 divide into the transformer's patches. What comes back has passed through the autoencoder, the given frames too.
@@ -187,7 +187,7 @@ class Interpolator(loaded_model.LoadedModel):
             tokens: of the prompts. num_frames, num_steps, guidance: as in `__call__`.
 
         Raises:
-            inference.SampleError: for a sample that is not finite.
+            loaded_model.SampleError: for a sample that is not finite.
         """
         num_frames = int(num_frames or self.num_frames)
         vae, patch_size_t = self.model.vae, self.model.denoiser.dit.patch_size_t

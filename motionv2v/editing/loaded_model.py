@@ -57,8 +57,8 @@ class Placement(NamedTuple):
 def choose_placement(config: Any, params: PyTree, mesh: jax.sharding.Mesh | None) -> Placement:
     """Decide where the weights of a model lie between calls, by the memory of the devices.
 
-    Layers of the time that come on devices, of a training that goes on, stay there, and where a caller's mesh is in
-    force everything does.
+    In the probe of a training, which has put all of them on devices itself (`_within_mesh`), they stay there; so do
+    layers of the time that are given on devices, since they belong to a training without a mesh.
     """
     if _within_mesh():
         return Placement()

@@ -99,8 +99,12 @@ class Method(NamedTuple):
         """Tell whether an edit brings all that the method reads: a clip, its tracks and where they shall go."""
         return set(self.reads) <= {"source", "source_tracks", "target_tracks"} and "target_tracks" in self.reads
 
+    def draw(self, key: Key, clip: Mapping[str, AnyArray], config: Any) -> dict[str, dict[str, AnyArray]]:
+        """Draw the conditions of one sample; of videos and maps what the method leaves out is there, and empty."""
+        return {"videos": {}, "maps": {}, **self.conditions(key, clip, config)}
+
     def batch_conditions(self, key: Key, batch: Mapping[str, AnyArray], config: Any) -> dict[str, dict[str, AnyArray]]:
-        """Draw the conditions of a batch: `conditions` mapped over its leading axis, each sample with a key of its own.
+        """Draw the conditions of a batch: `draw` mapped over its leading axis, each sample with a key of its own.
 
         Raises:
             ValueError: if the batch lacks what the method reads, naming what is there.
@@ -112,8 +116,7 @@ class Method(NamedTuple):
         clips = {name: jnp.asarray(batch[name]) for name in names}
         clips |= {name: jnp.asarray(batch[name]) for name in fields.optional(self.fields) if name in batch}
         count = next(iter(clips.values())).shape[0]
-        drawn = jax.vmap(lambda k, clip: self.conditions(k, clip, config))(jax.random.split(key, count), clips)
-        return {"videos": {}, "maps": {}, **drawn}
+        return jax.vmap(lambda k, clip: self.draw(k, clip, config))(jax.random.split(key, count), clips)
 
 
 def available() -> tuple[str, ...]:

@@ -136,6 +136,16 @@ def turn(batch: Mapping[str, AnyArray], chosen: Mapping[str, Field], view: View,
     return turned
 
 
+def with_target(videos: Mapping[str, AnyArray], target: AnyArray) -> dict[str, AnyArray]:
+    """Add a pair's target [B T H W 3] to the videos that a method draws, as samples on disk hold them.
+
+    Where the method takes the source's first frame by itself, the target's is added too: it takes the place of that
+    when the pair is swapped.
+    """
+    first = {"target_first": target[:, :1]} if "source_video_first" in videos else {}
+    return {**videos, "target": target, **first}
+
+
 def swapped(streams: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Pair the cached streams of a method that change places when source becomes target: (stream, counterpart).
 

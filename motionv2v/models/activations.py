@@ -42,12 +42,11 @@ def constrain(x: AnyArray, name: str) -> AnyArray:
 
 
 def layout(shape: tuple[Any, ...], name: str) -> PartitionSpec | None:
-    """Return how an activation of this shape is laid out, or None without a mesh (or on somebody else's).
-
-    Dimensions are numbers or, in programs that are exported without a mesh, symbols.
+    """Return how an activation of this shape is laid out; None without a mesh, or on one with other axes than `AXES`.
 
     A dimension that an axis does not divide stays whole along it. The one exception is the sequence, whose last piece
-    may be shorter: CogVideoX-5B has 17,550 video tokens. Raises ValueError as `constrain`.
+    may be shorter: CogVideoX-5B has 17,550 video tokens. In programs that are exported without a mesh, dimensions may
+    be symbols. Raises ValueError as `constrain`.
     """
     if name not in NAMES:
         raise ValueError(f"unknown activation {name!r}; available: {', '.join(NAMES)}")

@@ -70,7 +70,8 @@ def scan_stack(
         return step_fn(carry, layer), None
 
     if policy == "full":
-        # Inside a scan nothing can be merged across iterations, so the barrier against that is only a cost.
+        # `prevent_cse` keeps the compiler from merging what is recomputed with what was computed before. Across the
+        # iterations of a loop it cannot do so anyway, and there the barrier would only cost time.
         step = jax.checkpoint(step, prevent_cse=unroll is True)
     elif policy in REMAT_NAMES:
         step = jax.checkpoint(step, prevent_cse=unroll is True, policy=save_policy(*REMAT_NAMES[policy]))
@@ -133,7 +134,8 @@ class Attention(nn.Module):
         query = layer_norm("q_norm", self.dtype, 1e-6)(heads("q"))
         key = layer_norm("k_norm", self.dtype, 1e-6)(heads("k"))
         if rope is not None:
-            # Pinned, because they are exchanged next, and their gradients here: in this dtype, not in the rotation's.
+            # The layout is fixed here too, so that devices exchange these, and their gradients on the way back, in
+            # this dtype and not in the rotation's float32.
             query, key = (constrain(apply_rope(x, rope), "features") for x in (query, key))
         out = _attend_along(self.axes, grid, query, key, heads("v"), self.implementation)
         out = constrain(out.reshape(x.shape), "features")  # [B S K d] -> [B S D]
@@ -176,9 +178,9 @@ def _attend_along(axes, grid, query, key, value, implementation):
 
 
 def _attend(query, key, value, implementation):
-    """Call `attention`; on a mesh with all tokens of some heads on each device, which exchange them before and after.
+    """Call `attention`. On a mesh the devices exchange tokens first: each gets all tokens of some of the heads.
 
-    Mapped over the devices by hand, because compilers cannot divide the kernels written for one kind of device.
+    `shard_map` says so by hand, because compilers cannot divide a kernel that was written for one kind of device.
     """
     attend = functools.partial(attention, implementation=implementation)
     spec = layout(query.shape, "heads")
@@ -270,11 +272,12 @@ class Block(nn.Module):
 def _per_stream(fn, text_length, x, *values):
     """Compute `fn(x, *values)` where tokens [B S D] take the values [B 2 D] of their stream: video's, then text's.
 
-    Chosen token by token, because cutting and joining a sequence that is divided over devices would send all of it
-    around. The backward pass chooses again: else it would keep values for every token.
+    The stream is looked up for each token: cutting a sequence that is divided over devices in two, and joining it
+    again, would send all of it around. `checkpoint` repeats the look-up in the backward pass, which would otherwise
+    keep a value for every token.
     """
 
-    # Without the barriers that `checkpoint` puts around its body, which would keep it from being fused.
+    # `prevent_cse` would put barriers around this, and the compiler could not fuse it with its neighbours.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def run(x, *values):
         is_text = jnp.arange(x.shape[1])[:, None] < text_length

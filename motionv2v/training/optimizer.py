@@ -102,8 +102,8 @@ def learning_rate(options: Mapping[str, Any], steps: int, pattern: str = "?") ->
     course = schema.read(dict(options), sections.RATE, f"schedule for {pattern!r}")
     peak, warmup, decay, end = (course[name] for name in ("peak", "warmup", "decay", "end"))
 
-    # Not joined from optax's schedules: they round otherwise (up to 3e-6 of the rate, at most steps), and a run that is
-    # resumed goes on bit for bit.
+    # Not built of optax's schedules, which round in another way (by up to 3e-6 of the rate, at most steps): a run that
+    # was begun before must go on bit for bit.
     def rate(step: Any) -> Any:
         step = jnp.asarray(step, jnp.float32)
         rise = jnp.minimum(1.0, (step + 1) / max(warmup, 1))
@@ -168,8 +168,8 @@ def accumulate_gradients(
 def _scale_by_label(labels: PyTree, courses: dict[str, LearningRate]) -> optax.GradientTransformation:
     """Multiply every leaf's update by minus the learning rate of its label.
 
-    As `optax.partition` of `optax.scale_by_learning_rate` would, which keeps a count for each label: the state of runs
-    that have begun holds one.
+    `optax.partition` of `optax.scale_by_learning_rate` does the same with a count of steps for each label; checkpoints
+    hold one count for all.
     """
 
     def update(updates: PyTree, state: _ByLabelState, params: PyTree = None) -> tuple[PyTree, _ByLabelState]:

@@ -22,7 +22,7 @@ import grain
 import jax
 import numpy as np
 
-from motionv2v import backbone, checkpoints, sections
+from motionv2v import backbone, checkpoints, methods, sections
 from motionv2v.data import batches, latents
 from motionv2v.data.tokenizer import NULL_PROMPT, SentencePieceTokenizer, Tokenizer
 from motionv2v.devices import fit, processes, sharding
@@ -190,12 +190,9 @@ def _digest(params: PyTree) -> str:
 
 def _encode_batch(model: backbone.Model, params: PyTree, key: Any, batch: dict[str, Any]) -> dict[str, Any]:
     drawn = backbone.draw_conditions(key, model, batch)
-    videos = drawn["videos"]
     target = batch["target"].astype(np.float32) / 127.5 - 1
-    drawn["videos"] = {**videos, "target": target}
-    if "source_video_first" in videos:
-        drawn["videos"]["target_first"] = target[:, :1]  # what takes its place when source becomes target
-    encoded = backbone.encode_conditions(model, params, drawn)
+    videos = methods.fields.with_target(drawn["videos"], target)
+    encoded = backbone.encode_conditions(model, params, {**drawn, "videos": videos})
     return {name: value.astype(np.float16) for name, value in latents.stored(encoded).items()}
 
 

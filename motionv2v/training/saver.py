@@ -35,9 +35,9 @@ class Restored(NamedTuple):
 
 
 class _ToldHere(logging.Filter):
-    """Drop others' accounts of an error in orbax's threads, many lines long: it is raised here too, and told once.
+    """Drop what orbax and asyncio log of an error in orbax's threads: it is raised here too, and told in one line.
 
-    Besides orbax, asyncio gives one, of tasks that nobody waits for after another has failed.
+    Orbax logs a traceback; asyncio logs the tasks that nobody waits for after another has failed.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -60,7 +60,7 @@ class RunCheckpoints:
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._has_failed = False
-        # They stay: asyncio speaks of a task when it is collected, which can be long after.
+        # Never taken off again: asyncio logs a failed task when it is collected, which can be long after.
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(_TOLD_HERE)
 

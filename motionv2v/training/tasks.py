@@ -142,8 +142,8 @@ class VaeTask:
             )
         if any(piece > size for piece, size in zip(config.data.crop, whole, strict=True)):
             raise ValueError(f"data.crop {tuple(config.data.crop)} is larger than the clips (T, H, W) = {whole}")
-        # Compiled once, not once per probe.
-        # Whole on every process, which all read the results.
+        # Jitted here, so that they are compiled once and not at each probe. Every process of a job reads the results,
+        # which are therefore whole on each.
         self._encode = jax.jit(lambda p, x: constrain(backbone.encode(self.model, p, x), "whole"))
         self._decode = jax.jit(lambda p, z: constrain(backbone.decode(self.model, p, z), "whole"))
         self._blobs = jax.jit(lambda key, batch: constrain(self.blobs(key, batch), "whole"))

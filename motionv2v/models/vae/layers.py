@@ -55,7 +55,7 @@ class CausalConv3d(nn.Module):
 
         y = strips.in_strips(convolve, activated, x, cache, rows=self.strip_rows, halo=max(1, kh // 2))
         recent = activated(x[:, max(0, x.shape[1] - (kt - 1)) :], None)
-        # Fewer frames than the kernel needs are all of them, so the first of them is the clip's first.
+        # Only a chunk of fewer than kt - 1 frames keeps any of `before`; `recent` then begins with the chunk's first.
         before = jnp.repeat(recent[:, :1], kt - 1, axis=1) if cache is None else cache
         kept = jnp.concatenate([before, recent], axis=1)  # [B T+k H W C], k = kt - 1
         return y + bias, kept[:, kept.shape[1] - (kt - 1) :]
