@@ -6,6 +6,7 @@ share a sample, the text encoder on the devices or waiting on the host, frames w
 once.
 """
 
+import bisect
 import contextlib
 import math
 import os
@@ -35,6 +36,7 @@ from motionv2v.devices.memory import (
     stored_bytes,
 )
 from motionv2v.models.activations import BATCH
+from motionv2v.trackers.classical import enlargement
 from motionv2v.typing import PyTree
 
 ENCODER_FRAMES = 96
@@ -116,8 +118,9 @@ def check_clip(
 ) -> float:
     """Say in one line what an edit of a clip takes of the host's memory beside the model, and refuse too much.
 
-    Those are the frames that are read, as many edited ones, and the pictures of the comparison of three panels that the
-    encoder holds back. Everything else is drawn and written frame by frame.
+    Those are the frames that are read, and beside them what is larger of two: the copy that the tracker enlarges, of a
+    small clip; or as many edited frames and the pictures of the comparison of three panels that the encoder holds back.
+    Everything else is drawn and written frame by frame.
 
     Args:
         num_frames, size: of the clip, (H, W) in pixels.
@@ -130,16 +133,16 @@ def check_clip(
     Raises:
         ValueError: as `check`, saying how many frames would fit.
     """
-    frame = 3.0 * size[0] * size[1]
-    needed = 2 * num_frames * frame + min(num_frames, ENCODER_FRAMES) * 3 * frame
+    needed = _clip_bytes(num_frames, size)
     available = host_memory() if available is None else available
     has = "unknown" if available is None else f"{available / GIB:.2f} GiB"
     line = f"memory for the clip: {needed / GIB:.2f} GiB of the host's estimated; available: {has}"
-    fits = 0 if available is None else int(MARGIN * available / (needed / num_frames))
-    advice = f'"frames": {fits} in edit.json would fit, or a smaller video'
     if available is None or needed <= MARGIN * available:
         say(line)
-    elif os.environ.get(VARIABLE, "").lower() == "ignore":
+        return needed
+    fits = bisect.bisect_right(range(num_frames), MARGIN * available, key=lambda count: _clip_bytes(count, size)) - 1
+    advice = f'"frames": {fits} in edit.json would fit, or a smaller video' if fits else "a smaller video would fit"
+    if os.environ.get(VARIABLE, "").lower() == "ignore":
         say(f"{line}; this may fail: {advice}")
     else:
         say(line)
@@ -148,6 +151,14 @@ def check_clip(
             f"machine's memory, of which {available / GIB:.1f} are free; {advice}; {VARIABLE}=ignore tries all the same"
         )
     return needed
+
+
+def _clip_bytes(num_frames: int, size: tuple[int, int]) -> float:
+    """Estimate what an edit of a clip holds at once, see `check_clip`."""
+    scale = enlargement(size)
+    tracked = num_frames * scale**2 if scale > 1 else 0
+    written = num_frames + 3 * min(num_frames, ENCODER_FRAMES)
+    return (num_frames + max(tracked, written)) * 3.0 * size[0] * size[1]
 
 
 def _judge(

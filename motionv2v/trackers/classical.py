@@ -82,7 +82,7 @@ class LucasKanade:
         """
         frames, queries = check_frames(frames), np.asarray(queries, np.float64)
         check_queries(queries, frames.shape)
-        scale = max(1, -(-self.min_side // min(frames.shape[1:3])))
+        scale = enlargement(frames.shape[1:3], self.min_side)
         pictures = enlarge(frames, scale)
         start = queries[:, 0].astype(np.int64)
         points = (queries[:, 1:] * scale - 0.5).astype(np.float32)
@@ -191,6 +191,11 @@ def check_queries(queries: Num[AnyArray, "..."], shape: tuple[int, ...]) -> None
             index = int(np.flatnonzero(bad)[0])
             given = ", ".join(f"{value:g}" for value in queries[index])
             raise ValueError(f"query {index} (t, x, y) = ({given}) {problem}")
+
+
+def enlargement(size: tuple[int, int], min_side: int = LucasKanade.min_side) -> int:
+    """Return the whole factor by which frames of size (H, W) are enlarged, so that their short side is `min_side`."""
+    return max(1, -(-min_side // min(size)))
 
 
 def enlarge(frames: UInt8[AnyArray, "T H W 3"], scale: int) -> UInt8[AnyArray, "T h w 3"]:

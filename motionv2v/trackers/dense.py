@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from motionv2v.trackers.classical import check_frames, check_queries, enlarge
+from motionv2v.trackers.classical import check_frames, check_queries, enlarge, enlargement
 from motionv2v.trackers.flows import Flows, is_inside
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, Num, UInt8
@@ -44,7 +44,7 @@ class FlowTracker:
         RGB.
         """
         frames = check_frames(frames)
-        scale = max(1, -(-self.min_side // min(frames.shape[1:3])))
+        scale = enlargement(frames.shape[1:3], self.min_side)
         return ClipTracker(self, frames, Flows(enlarge(frames, scale), self.memory))
 
 

@@ -1,6 +1,7 @@
 """Memory told before the run: beside what compilers report, by what it depends on, and what is said and refused."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -215,6 +216,26 @@ def test_smaller_batches_and_frozen_types_are_offered():
     assert names[0] == "train.frozen_dtype='bfloat16'"
     assert "train.batch_size=32" in names and "train.accumulate=2" in names and "mesh.fsdp=2 (2 devices)" in names
     assert cfg.dit.remat == "full" and "frozen_dtype" not in cfg.train, "the config itself stays as it is"
+
+
+@pytest.mark.parametrize(("num_frames", "size", "copies"), [
+    (49, (480, 720), 49 + 49 + 3 * 49),  # read, edited, and the comparison's three panels in the encoder
+    (1000, (480, 720), 1000 + 1000 + 3 * 96),  # which holds no more than 96
+    (1000, (64, 64), 1000 + 4 * 1000),  # read, and enlarged for the tracker to 128x128
+    (1000, (100, 200), 1000 + 4 * 1000),
+])  # fmt: skip
+def test_memory_of_a_clip(num_frames, size, copies):
+    frame = 3 * size[0] * size[1]
+    assert fit.check_clip(num_frames, size, available=1e12, say=str) == copies * frame
+    for available in (0.9 * copies * frame, 0.3 * copies * frame):
+        with pytest.raises(ValueError, match=r'"frames": \d+ in edit.json would fit') as error:
+            fit.check_clip(num_frames, size, available=available, say=str)
+        fits = int(re.search(r'"frames": (\d+)', str(error.value))[1])
+        fit.check_clip(fits, size, available=available, say=str)  # what it says is so
+        with pytest.raises(ValueError):
+            fit.check_clip(fits + 1, size, available=available, say=str)
+    with pytest.raises(ValueError, match="; a smaller video would fit; "):
+        fit.check_clip(num_frames, size, available=float(frame), say=str)
 
 
 def test_free_memory_of_a_host(tmp_path):

@@ -250,8 +250,8 @@ def test_edits_that_memory_has_no_room_for_are_refused_before_the_model_is_read(
     own, folder, copying, tmp_path, monkeypatch
 ):
     run = functools.partial(files.run, own / "clip.mp4", own / "edit.json", checkpoint=str(folder))
-    # 11 frames of 48x80, as many edited ones, and as many of the comparison, three wide: 11 * 48 * 80 * 3 * 5 bytes.
-    monkeypatch.setattr(fit, "host_memory", lambda: 633_600.0)
+    # 11 frames of 48x80, and the tracker's copy of them, three times as wide and high: 11 * 48 * 80 * 3 * 10 bytes.
+    monkeypatch.setattr(fit, "host_memory", lambda: 1_267_200.0)
     with pytest.raises(ValueError, match=r'11 frames of 80x48 .* "frames": 10 in edit.json would fit.*=ignore'):
         run(out=tmp_path / "a", say=str)
     assert copying == [] and not (tmp_path / "a").exists()
