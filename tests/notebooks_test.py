@@ -95,6 +95,21 @@ def test_evaluate_checkpoint_runs(quick, tmp_path):
     assert {path.name for path in quick.iterdir()} == {"results.json", "pair_0.mp4", "pair_1.mp4"}
 
 
+def test_all_rows_of_the_evaluation_are_scored_on_the_same_points():
+    """Every score in the notebook counts the points that the tracker follows on the truth, as the benchmark does."""
+    manager, sources = TransformerManager(), code_cells(read(FOLDER / "evaluate_checkpoint.ipynb"))
+    tree = ast.parse("\n".join(manager.transform_cell(cell.source) for cell in sources))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("score")]
+    assert len(calls) == 2
+    for call in calls:
+        _, _, tracker, usable = map(ast.unparse, call.args)
+        assert tracker == "tracker" and usable.partition("[")[0] == "usable", ast.unparse(call)
+    (made,) = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.targets) == "usable"
+    ]
+    assert ast.unparse(made.value) == "synthetic.trackable(pairs, tracker)"
+
+
 @each_notebook
 def test_no_cell_has_failed(path):
     outputs = [out for cell in code_cells(read(path)) for out in cell.outputs]

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def run(
     example, out = video_path is None, Path(out)
     video_path = EXAMPLE / "source.mp4" if example else Path(video_path)
     edit_path = EXAMPLE / "edit.json" if example else Path(edit_path)
-    check_folder(out)
+    check_folder(out, inputs=(video_path, edit_path))
     spec = document.load(edit_path)
     spaced = lambda line: say(line.replace("memory ", "memory  ", 1))  # noqa: E731
     length, size = video.measure(video_path)
@@ -147,8 +147,11 @@ def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(memory.sampling_sizes(config, len(found)), devices=found)
 
 
-def check_folder(out: Path) -> None:
-    """Raise ValueError where no folder of results can be made or written to, before any work is done."""
+def check_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
+    """Raise ValueError where no folder of results can be made or written to, before any work is done.
+
+    Nor may a file of the results take the place of one that the edit is made from, `--overwrite` or not.
+    """
     place = out
     while not os.path.lexists(place):
         place = place.parent
@@ -159,6 +162,9 @@ def check_folder(out: Path) -> None:
     for name in (EDITED, RECORD, COMPARISON, SHEET):
         if (out / name).is_dir():
             raise ValueError(f"{out / name} is a folder, where a file of the results would go")
+        for given in inputs:
+            if (out / name).exists() and given.exists() and given.samefile(out / name):
+                raise ValueError(f"{given} lies where {name} of the results would go: choose another folder (--out)")
 
 
 def make_record(

@@ -240,6 +240,16 @@ def test_where_nothing_can_be_written_is_told_before_anything_is_done(out, own, 
     assert said == [] and copying == []
 
 
+def test_a_clip_is_not_replaced_by_its_own_edit(own, folder, copying, tmp_path):
+    """An edit of an edit, in the same folder: --overwrite is about results, not about what they are made from."""
+    run = functools.partial(files.run, edit_path=own / "edit.json", checkpoint=str(folder), out=tmp_path, say=str)
+    run(own / "clip.mp4")
+    before = (tmp_path / "edited.mp4").read_bytes()
+    with pytest.raises(ValueError, match=r"edited\.mp4 lies where edited\.mp4 of the results would go: choose another"):
+        run(tmp_path / "edited.mp4", overwrite=True)
+    assert (tmp_path / "edited.mp4").read_bytes() == before and len(copying) == 1
+
+
 def test_a_folder_that_may_not_be_written_to_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ValueError, match=r"new: .* is a folder that may not be written to"):
