@@ -285,6 +285,8 @@ def support_points(points: Float[np.ndarray, "N 3"], count: int, size: int) -> F
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read a flat `.npz` file as arrays by name, of the types it holds; nothing in it is ever unpickled.
 
+    In place of a pickled array there is an empty one of objects: it may be one that nobody needs.
+
     Raises TapNextError for a file that is missing, cut off, damaged or of another kind.
     """
     path = Path(path)
@@ -296,7 +298,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise TapNextError(f"{path}: holds one numpy array, expected an .npz file of TAPNext's parameters")
         with file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: _read_member(file, name) for name in file.files}
     except TapNextError:
         raise
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -307,6 +309,15 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if not isinstance(value, np.ndarray):
             raise TapNextError(f"{path}: has {name!r} in it, so not an .npz file; PyTorch's .pt and .ckpt do not fit")
     return arrays
+
+
+def _read_member(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray | bytes:
+    try:
+        return file[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        return np.empty(0, object)
 
 
 def read_sizes(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, int]:
@@ -349,10 +360,11 @@ def choose_arrays(
             floating-point numbers.
     """
     wrong = [f"{name} is missing" for name in shapes if name not in arrays]
+    wrong += [f"{name} is pickled" for name in shapes if name in arrays and arrays[name].dtype == object]
     wrong += [
         f"{name} is {list(arrays[name].shape)}, expected {list(shape)}"
         for name, shape in shapes.items()
-        if name in arrays and arrays[name].shape != tuple(shape)
+        if name in arrays and arrays[name].dtype != object and arrays[name].shape != tuple(shape)
     ]
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -279,7 +279,7 @@ def test_wrong_parameters(tmp_path, weights, changes, problem):
 
 
 @pytest.mark.parametrize("name", ["step", f"{BLOCK}/adam/scale"])
-@pytest.mark.parametrize("value", [np.int64(3), np.full((2, 3), np.nan, np.float32)])
+@pytest.mark.parametrize("value", [np.int64(3), np.full((2, 3), np.nan, np.float32), np.array([None, {}])])
 def test_arrays_that_are_no_parameters_are_left_aside(tmp_path, weights, checkpoint, name, value):
     path = tmp_path / "more.npz"
     np.savez(path, **{**weights, name: value})
