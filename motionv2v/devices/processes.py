@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         calls = calls or _call_roll_of_cluster()
         if calls is not None:
-            calls.watch(_end_on_loss)
+            calls.watch(partial(_end_on_loss, calls.index, calls.count))
     except (RuntimeError, ValueError, OSError) as error:
         raise JobError(
             f"this process cannot join the job {arguments or 'that jax looked for'}: {_first_words(error)}; every "
@@ -132,7 +133,7 @@ def lost_process(error: BaseException) -> str | None:
     """Return one line for people if an error says that another process of this job is gone, None if it says else."""
     if not jax.distributed.is_initialized() or isinstance(error, JobError) or not _LOST.search(str(error)):
         return None
-    return f"{_loss()} ({_first_words(error)})"
+    return f"{_loss(jax.process_index(), jax.process_count())} ({_first_words(error)})"
 
 
 def leave(code: int) -> None:
@@ -208,19 +209,23 @@ def _call_roll_of_cluster() -> roll_call.RollCall | None:
         return None
 
 
-def _end_on_loss() -> None:
+def _end_on_loss(index: int, count: int) -> None:
+    """End this process, number `index` of `count`, because another one is gone.
+
+    jax is not asked for the numbers: where it has not found its devices yet it would wait for the one that is gone.
+    """
     # Process 0 sees any of the others go, and gives the work a while to fail in better words. The others see only
     # process 0 go, and jax's coordinator with it: jax would end them within moments, so they speak at once.
-    if jax.process_index() == 0:
+    if index == 0:
         time.sleep(GRACE_SECONDS)
-    print(f"{Path(sys.argv[0]).stem}: {_loss()}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).stem}: {_loss(index, count)}", file=sys.stderr)
     leave(LOST_EXIT_CODE)
 
 
-def _loss() -> str:
+def _loss(index: int, count: int) -> str:
     return (
-        f"another process of this job of {jax.process_count()} is gone, so process {jax.process_index()} stops; start "
-        "the job again, on any number of processes, to go on from the last checkpoint"
+        f"another process of this job of {count} is gone, so process {index} stops; start the job again, on any number "
+        "of processes, to go on from the last checkpoint"
     )
 
 

@@ -232,6 +232,29 @@ def test_processes_that_a_cluster_joins_notice_the_end_of_one():
             child.kill()
 
 
+def test_a_loss_before_jax_has_found_its_devices_is_told():
+    """jax, asked for anything then, would wait for the process that is gone until it aborts both."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    script = (
+        "import sys, time; from motionv2v.devices import processes\n"
+        f"processes.join('localhost:{port}', 2, int(sys.argv[1])); print('joined', flush=True); time.sleep(120)"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": env}
+    children = [subprocess.Popen([sys.executable, "-c", script, i], **options) for i in "01"]
+    try:
+        assert [child.stdout.readline().strip() for child in children] == ["joined"] * 2
+        children[1].kill()
+        _, told = children[0].communicate(timeout=60)
+        line = "another process of this job of 2 is gone, so process 0 stops; start the job again"
+        assert children[0].returncode == LOST_EXIT_CODE and line in told, told
+    finally:
+        for child in children:
+            child.kill()
+
+
 def gather(*processes, timeout=20.0):
     """Let processes (count, index) call one roll from threads; return what each got."""
     with socket.socket() as probe:
