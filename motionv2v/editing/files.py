@@ -251,7 +251,7 @@ def write(
         notify("the edit has another length than the clip: it has no sound")
         sound = None
     made = {
-        EDITED: video.write(out / EDITED, edited, sound=sound, notify=notify),
+        EDITED: _write_edited(out / EDITED, edited, sound, notify),
         RECORD: files.write(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
     }
     drawn = figures.track_frames(clip.frames, result.target, highlight=moved(result.source, result.target))
@@ -268,6 +268,19 @@ def write(
             reason = " ".join(str(error).split()) or type(error).__name__
             notify(f"{name} could not be made ({reason}); {EDITED} is complete")
     return made
+
+
+def _write_edited(
+    path: Path, edited: video.Clip, sound: str | os.PathLike | None, notify: Callable[[str], None]
+) -> Path:
+    """Write the edited clip; without sound where no file can be made with it: the pictures took longer to make."""
+    try:
+        return video.write(path, edited, sound=sound, notify=notify)
+    except video.VideoError as error:
+        if sound is None:
+            raise
+        notify(f"the sound of {sound} cannot be carried over ({error}): the result has none")
+        return video.write(path, edited, notify=notify)
 
 
 def moved(source: Tracks, target: Tracks, at_least: float = 0.5) -> np.ndarray:

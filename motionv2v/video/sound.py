@@ -16,6 +16,8 @@ import av
 COPIED = ("aac", "mp3", "opus", "flac")
 """Codecs that are copied where the container takes them: those that browsers play in MP4."""
 
+_NOT_IN_MOV = ("opus", "flac")  # FFmpeg lists them for QuickTime too, and fails when the header is written
+
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # those of AAC
 _BIT_RATE = 96_000  # bits per second and channel
 
@@ -82,7 +84,8 @@ def _packets(container: Any, target: Any, notify: Callable[[str], None]) -> Iter
     if pictures is not None and pictures.start_time is not None:
         start = pictures.start_time * pictures.time_base
     codec = stream.codec_context.name.removesuffix("float").removesuffix("_fixed")
-    if codec in COPIED and codec in target.supported_codecs:
+    is_taken = codec in target.supported_codecs and not (target.format.name == "mov" and codec in _NOT_IN_MOV)
+    if codec in COPIED and is_taken:
         yield from _copied(container, stream, target, start)
     else:
         notify(f"sound coded as {codec} is written as AAC")

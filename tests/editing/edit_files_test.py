@@ -187,6 +187,22 @@ def test_sound_goes_along(own, folder, copying, tmp_path):
     assert said[-1] == "the edit has another length than the clip: it has no sound"
 
 
+def test_sound_that_no_file_can_be_made_with_costs_no_edit(own, folder, copying, tmp_path, monkeypatch):
+    plain, said = video.write, []
+
+    def refuse_sound(path, *args, sound=None, **options):
+        if sound is not None:
+            raise video.VideoError(f"{path}: cannot be written (Invalid argument)")
+        return plain(path, *args, **options)
+
+    monkeypatch.setattr(video, "write", refuse_sound)
+    result = files.run(
+        own / "clip.mp4", own / "edit.json", checkpoint=str(folder), out=tmp_path / "out", say=said.append
+    )
+    assert sorted(result.files) == FILES and len(video.read(result.files["edited.mp4"]).frames) == 11
+    assert any("clip.mp4 cannot be carried over" in line and line.endswith("the result has none") for line in said)
+
+
 def test_results_record_what_made_them(own, folder, copying, tmp_path):
     run = functools.partial(files.run, own / "clip.mp4", own / "edit.json", checkpoint=str(folder), say=str)
     result = run(out=tmp_path, num_steps=3)

@@ -83,6 +83,19 @@ def test_sound_is_heard_when_it_was(name, tmp_path):
     )
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("coded", ["aac", "libmp3lame", "libopus", "flac"])
+def test_what_a_container_does_not_take_is_coded_anew(coded, ending, tmp_path):
+    """QuickTime takes neither Opus nor FLAC: then the whole file could not be written."""
+    source, said = film(tmp_path / "clip.mkv", coded), []
+    out = video.write(tmp_path / f"edited{ending}", PICTURES, FPS, sound=source, notify=said.append)
+    codec, beep, _ = listen(out)
+    name = coded.removeprefix("lib").removesuffix("lame")
+    is_copied = ending != ".mov" or name in ("aac", "mp3")
+    assert codec == (name if is_copied else "aac") and beep == pytest.approx(BEEP, abs=0.012)
+    assert said == ([] if is_copied else [f"sound coded as {name} is written as AAC"])
+
+
 @pytest.mark.parametrize(("sound_from", "pictures_from"), [(0.0, 0.5), (0.5, 0.0)])
 @pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
 def test_time_0_is_that_of_the_first_picture(codec, sound_from, pictures_from, tmp_path):
