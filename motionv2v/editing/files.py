@@ -86,6 +86,7 @@ def run(
     edit_path = EXAMPLE / "edit.json" if example else Path(edit_path)
     check_folder(out, inputs=(video_path, edit_path))
     spec = document.load(edit_path)
+    # As wide as the first words of the other lines.
     spaced = lambda line: say(line.replace("memory ", "memory  ", 1))  # noqa: E731
     length, size = video.measure(video_path)
     fit.check_clip(min(length, spec.frames or length), size, say=spaced)

@@ -24,6 +24,7 @@ from motionv2v import checkpoints, methods, sections
 from motionv2v.convert import checked
 from motionv2v.data import tokenizer
 from motionv2v.editing import loaded_model
+from motionv2v.methods import interpolation
 from motionv2v.models import positions
 from motionv2v.models.vae.autoencoder import check_video_shape, latent_shape
 from motionv2v.typing import AnyArray, Bool, Int, Key, UInt8
@@ -81,13 +82,13 @@ def _as_generator(config: ConfigDict, folder: Path, image_scale: float | None) -
     if image_scale is None:
         image_scale = autoencoder.image_scale(json.loads(kept.read_text())) if kept.is_file() else factor
     config = ConfigDict(config)
-    config.method = ConfigDict({"name": "interpolation", "drop_last": 0.0, "image_scale": image_scale / factor})
+    config.method = ConfigDict(interpolation.released_settings(image_scale / factor))
     return config
 
 
 def _fills_between(config: Any) -> bool:
     """Tell whether a config's method takes a clip's two ends."""
-    return {"target", "given"} == set(methods.get(config.method.name).reads)
+    return set(methods.get(config.method.name).reads) == set(interpolation.METHOD.reads)
 
 
 class Interpolator(loaded_model.LoadedModel):

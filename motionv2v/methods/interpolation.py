@@ -103,6 +103,15 @@ def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = j
     return Conditioner(config.image_scale)
 
 
+def released_settings(image_scale: float) -> dict[str, Any]:
+    """Return the `method` section of a config for published image-to-video weights.
+
+    Args:
+        image_scale: as in `Conditioner`.
+    """
+    return {"name": "interpolation", "drop_last": 0.0, "image_scale": image_scale}
+
+
 def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:
     """Start from a base whose patch embedding gets zero rows for the given frames' channels: the same prediction.
 
