@@ -7,9 +7,9 @@ Captions of a video come from, in this order:
     captions.csv              path,text in the folder; a first line that names the columns is passed over
 
 A path is relative to the folder, a file's name, or either without its ending, with "/" or "\", in any normal form of
-Unicode. Text is UTF-8, UTF-16 or UTF-32 with a byte-order mark, or Windows-1252, which has Latin-1's letters in the
-same places. It is brought to Unicode's composed form (NFC). Whatever is altered is a note of the video; whatever is not
-used has a line of its own.
+Unicode. Text is UTF-8, UTF-16 or UTF-32 with a byte-order mark, UTF-16 without one if most letters are Latin, or
+Windows-1252, which has Latin-1's letters in the same places. It is brought to Unicode's composed form (NFC). Whatever
+is altered is a note of the video; whatever is not used has a line of its own.
 """
 
 import codecs
@@ -59,6 +59,10 @@ def decode(data: bytes) -> tuple[str, str]:
         ValueError: if it is no text: bytes that no encoding has here, or control characters.
     """
     encodings = ["utf-8", "cp1252"]
+    # Without a mark the zero bytes tell: every other byte of Latin letters in UTF-16 is one, and none in between.
+    zeros = [data[start::2].count(0) for start in (0, 1)]
+    if len(data) % 2 == 0 and min(zeros) == 0 and 0 < len(data) <= 4 * max(zeros):
+        encodings = ["utf-16-le" if zeros[1] else "utf-16-be"]
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             data, encodings = data[len(mark) :], [encoding]

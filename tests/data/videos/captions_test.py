@@ -35,6 +35,8 @@ def found(folder):
     (codecs.BOM_UTF16_LE + OWL.encode("utf-16-le"), "utf-16-le"),
     (codecs.BOM_UTF16_BE + OWL.encode("utf-16-be"), "utf-16-be"),
     (codecs.BOM_UTF32_LE + OWL.encode("utf-32-le"), "utf-32-le"),
+    (OWL.encode("utf-16-le"), "utf-16-le"),
+    (OWL.encode("utf-16-be"), "utf-16-be"),
     (OWL.encode("cp1252"), "cp1252"),
 ])  # fmt: skip
 def test_every_encoding_is_read_and_told(tmp_path, data, encoding):
