@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,10 @@ GRACE_SECONDS = 5
 AUTO = "auto"
 CALL_SECONDS = 60.0
 """How long processes that jax has joined wait for each other's roll call."""
+
+_place: tuple[int, int] | None = None
+"""(index, count) of this process in the job that it has joined, as the roll call has them. jax is not asked where they
+are known: before it has found its devices it would wait for all processes, the one that is gone too."""
 
 _RANKS = (
     # (index, count) of the process. SLURM's own variables also stand in a batch script that is no step of srun.
@@ -98,6 +101,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         if num_processes == 1:
             return
         arguments = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
+    global _place
     if not jax.config.jax_cpu_collectives_implementation:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -105,7 +109,8 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         calls = calls or _call_roll_of_cluster()
         if calls is not None:
-            calls.watch(partial(_end_on_loss, calls.index, calls.count))
+            _place = calls.index, calls.count
+            calls.watch(_end_on_loss)
     except (RuntimeError, ValueError, OSError) as error:
         raise JobError(
             f"this process cannot join the job {arguments or 'that jax looked for'}: {_first_words(error)}; every "
@@ -133,7 +138,7 @@ def lost_process(error: BaseException) -> str | None:
     """Return one line for people if an error says that another process of this job is gone, None if it says else."""
     if not jax.distributed.is_initialized() or isinstance(error, JobError) or not _LOST.search(str(error)):
         return None
-    return f"{_loss(jax.process_index(), jax.process_count())} ({_first_words(error)})"
+    return f"{_loss()} ({_first_words(error)})"
 
 
 def leave(code: int) -> None:
@@ -209,20 +214,18 @@ def _call_roll_of_cluster() -> roll_call.RollCall | None:
         return None
 
 
-def _end_on_loss(index: int, count: int) -> None:
-    """End this process, number `index` of `count`, because another one is gone.
-
-    jax is not asked for the numbers: where it has not found its devices yet it would wait for the one that is gone.
-    """
+def _end_on_loss() -> None:
+    """End this process because another one is gone."""
     # Process 0 sees any of the others go, and gives the work a while to fail in better words. The others see only
     # process 0 go, and jax's coordinator with it: jax would end them within moments, so they speak at once.
-    if index == 0:
+    if _place is not None and _place[0] == 0:
         time.sleep(GRACE_SECONDS)
-    print(f"{Path(sys.argv[0]).stem}: {_loss(index, count)}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).stem}: {_loss()}", file=sys.stderr)
     leave(LOST_EXIT_CODE)
 
 
-def _loss(index: int, count: int) -> str:
+def _loss() -> str:
+    index, count = _place or (jax.process_index(), jax.process_count())
     return (
         f"another process of this job of {count} is gone, so process {index} stops; start the job again, on any number "
         "of processes, to go on from the last checkpoint"

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import multiprocess_config
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import yaml
 
 from configs import motionv2v_cogvideox_5b
 from motionv2v import checkpoints, video
-from motionv2v.devices import roll_call
+from motionv2v.devices import processes, roll_call
 from motionv2v.devices.processes import LOST_EXIT_CODE, JobError, detect, is_writer, join, lost_process, share
 from motionv2v.training import loop
 
@@ -216,19 +217,19 @@ def test_processes_that_a_cluster_joins_notice_the_end_of_one():
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "SLURM_STEP_NODELIST": "localhost"}
     env |= dict.fromkeys(names, "2") | {"SLURM_JOB_ID": str(os.getpid())}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    processes = [
+    children = [
         subprocess.Popen([sys.executable, "-c", script], env=env | {"SLURM_PROCID": i, "SLURM_LOCALID": i}, **options)
         for i in "01"
     ]
     try:
-        assert [child.stdout.readline().strip() for child in processes] == ["joined 0 of 2", "joined 1 of 2"]
-        processes[0].kill()
+        assert [child.stdout.readline().strip() for child in children] == ["joined 0 of 2", "joined 1 of 2"]
+        children[0].kill()
         killed = time.monotonic()
-        _, told = processes[1].communicate(timeout=60)
-        assert processes[1].returncode == LOST_EXIT_CODE and time.monotonic() - killed < 60, told
+        _, told = children[1].communicate(timeout=60)
+        assert children[1].returncode == LOST_EXIT_CODE and time.monotonic() - killed < 60, told
         assert "another process of this job of 2 is gone, so process 1 stops; start the job again" in told
     finally:
-        for child in processes:
+        for child in children:
             child.kill()
 
 
@@ -253,6 +254,15 @@ def test_a_loss_before_jax_has_found_its_devices_is_told():
     finally:
         for child in children:
             child.kill()
+
+
+def test_an_error_of_a_loss_is_told_without_asking_jax(monkeypatch):
+    """Errors of the search for devices come here too, and jax would search again."""
+    monkeypatch.setattr(processes, "_place", (1, 4))
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_index", lambda: pytest.fail("jax was asked"))
+    told = lost_process(RuntimeError("DEADLINE_EXCEEDED: Barrier timed out"))
+    assert told.startswith("another process of this job of 4 is gone, so process 1 stops") and "Barrier" in told
 
 
 def gather(*processes, timeout=20.0):
