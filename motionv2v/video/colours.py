@@ -106,15 +106,24 @@ class Converter:
         height, width = out.shape[:2]
         transfer, primaries = describe(picture)
         plain = transfer == "SDR" and primaries == "BT.709"
+        kind = picture.format
+        bits = kind.components[0].bits if kind.components else 8
+        is_deep = (kind.is_rgb or len(kind.components) < 3) and 8 < bits <= 16
         converted = self._main.reformat(
             self._repeat_colours(picture, height, width),
-            format="gbrp" if plain else "gbrp16le",
+            format="gbrp" if plain and not is_deep else "gbrp16le",
             src_colorspace=_matrix(picture),
             interpolation=int(Interpolation.BICUBIC) | _ACCURATE_ROUNDING,
             dst_color_range=ColorRange.JPEG,
             threads=self._threads,
         )
-        green, blue, red = (_pixels(plane, 1 if plain else 2) for plane in converted.planes)
+        green, blue, red = (_pixels(plane, 1 if plain and not is_deep else 2) for plane in converted.planes)
+        if is_deep:
+            # swscale shifts RGB and grey of more bits: white would be 255 * 4 of 1023. Here it is 255, or 255 * 256.
+            share = np.float32(255 * (1 if plain else 256) / ((2**bits - 1) << (16 - bits)))
+            green, blue, red = (
+                np.round(plane * share).astype(np.uint8 if plain else np.uint16) for plane in (green, blue, red)
+            )
         if plain and green.shape == (height, width) and out.flags.c_contiguous:
             cv2.merge([red, green, blue], dst=out)
         else:

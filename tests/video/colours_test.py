@@ -75,6 +75,26 @@ def test_reading_neither_darkens_nor_shifts_colours(tmp_path, matrix, bits, layo
     assert np.abs(error).mean() < {"444": 0.6, "422": 2.0, "420": 2.5}[layout]
 
 
+@pytest.mark.parametrize("layout, bits", [
+    ("gray", 8), ("gray10le", 10), ("gray16le", 16), ("gbrp", 8), ("gbrp10le", 10), ("gbrp12le", 12), ("gbrp16le", 16),
+])  # fmt: skip
+def test_reading_neither_darkens_nor_lights_rgb_and_grey(tmp_path, layout, bits):
+    signal = np.linspace(0, 1, 64 * 96).reshape(64, 96)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1" if layout != "gbrp" else "libx264rgb", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, layout if layout != "gbrp" else "rgb24"
+        stream.options = {"crf": "0"} if layout == "gbrp" else {}
+        picture = av.VideoFrame(96, 64, layout)
+        for plane in picture.planes:
+            rows = np.zeros((64, plane.line_size // (1 + (bits > 8))), "<u2" if bits > 8 else "u1")
+            rows[:, :96] = np.round(signal * (2**bits - 1))
+            plane.update(rows.tobytes())
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    error = video.read(tmp_path / "a.mkv").frames[0] - 255 * signal[..., None]
+    assert np.abs(error.mean((0, 1))).max() < 0.05 and np.abs(error).max() < 0.7  # it was 0.5 lighter
+
+
 @pytest.mark.parametrize("size, matrix", [
     ((480, 96), "bt601"), ((718, 96), "bt601"), ((720, 96), "bt709"), ((1080, 64), "bt709"), ((64, 1280), "bt709"),
 ])  # fmt: skip
