@@ -25,6 +25,9 @@ MAX_FPS = 1000
 _LOOK = 20_000  # packets: the clock of a longer file is that of its beginning
 _MAX_ASPECT = 8.0  # of a pixel; more is taken for a fault of the file
 _LISTS = frozenset(("concat", "dash", "hls", "imf"))  # FFmpeg's formats that open what they name
+# PyAV fails at a picture with side data of a kind that it has no name for, such as EXIF or the views of spatial videos.
+# Nobody here reads those: they count as one that it knows.
+SideData._missing_ = classmethod(lambda kinds, value: kinds.SEI_UNREGISTERED)
 _B_PICTURE = 3  # FFmpeg's number of pictures that are predicted from later ones too
 
 

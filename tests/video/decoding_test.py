@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 from strange_videos import encode, moving_texture
 
 from motionv2v import video
@@ -59,6 +60,18 @@ def test_all_eight_turns_and_mirrorings_are_read(tmp_path, matrix):
             to = (b * x + d * y + expected.shape[1] - 1) // 2, (a * x + c * y + expected.shape[2] - 1) // 2
             expected[:, *to] = frames[:, row, column]
     np.testing.assert_array_equal(clip.frames, expected)
+    assert notes == []
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_with_side_data_that_pyav_does_not_know_are_read(tmp_path, orientation):
+    """EXIF, in pictures of cameras' MJPEG files too; it may say how they are turned."""
+    picture, exif = Image.fromarray(moving_texture(num_frames=1)[0]), Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.png", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    clip, notes = read_both(tmp_path / "a.png")
+    np.testing.assert_array_equal(clip.frames, [np.asarray(expected)])
     assert notes == []
 
 
@@ -139,8 +152,6 @@ def test_the_rate_of_a_gif_is_that_of_its_delays(tmp_path, fps):
 
 
 def test_uneven_delays_of_a_gif_are_kept(tmp_path):
-    from PIL import Image
-
     frames = moving_texture(num_frames=5)
     images = [Image.fromarray(frame).quantize(200) for frame in frames]
     images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=[100, 100, 500, 100, 300])
