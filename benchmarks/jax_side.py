@@ -213,7 +213,7 @@ class JaxSide:
         size, length = rows.SIZES[self.size], self.config.data.text_length
         if row.kind in ("product", "attention", "convolution"):
             return rows.operations(row, self.config, self.wide_grid)
-        if row.kind == "train" and row.how != ("vae",):
+        if row.kind == "train" and "vae" not in row.how:
             task, params, _ = self._training(*row.how)
             schedule = task.config.optim.schedule
             return size.batch * flops.train_step(task.model.denoiser.dit, self.grid, length, params, schedule)

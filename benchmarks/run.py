@@ -184,7 +184,7 @@ def run_rows(
 
 def batch_of(row: Row, size: str) -> int:
     """Return how many samples, captions or clips one call of a row takes."""
-    if row.kind in ("encode", "decode") or row.how == ("vae",):
+    if row.kind in ("encode", "decode") or "vae" in row.how:
         return SIZES[size].clips
     return SIZES[size].batch if row.kind in ("train", "loss", "text") else 1
 
