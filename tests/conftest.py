@@ -4,21 +4,14 @@ import functools
 import os
 import shutil
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Two cores, many small programs: optimising code that runs once would be half of the suite's time. The older emitters of
-# fused operations write code that is no slower at these sizes, and take a third of the time to write it. A flag that XLA
-# does not know ends the process, so the one that may go is given only to the versions that were seen to have it.
-OLDER_EMITTERS = " --xla_cpu_use_fusion_emitters=false" if metadata.version("jaxlib").startswith("0.10.") else ""
-os.environ.setdefault(
-    "XLA_FLAGS", f"--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true{OLDER_EMITTERS}"
-)
-
+import compiling
 import pytest
 from jaxtyping import install_import_hook
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", compiling.flags())
 install_import_hook("motionv2v", "beartype.beartype")
 
 REPOSITORY = Path(__file__).parents[1]

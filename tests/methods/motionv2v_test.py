@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import FAST
 from ml_collections import ConfigDict
 
 from motionv2v import methods
@@ -14,8 +15,6 @@ from motionv2v.models import patches
 from motionv2v.models.dit import DiT
 
 SIZE = (24, 32)
-# Small programs that run once: less time spent on optimising them.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 CONFIG = ConfigDict({"name": "motionv2v", "sigma": 1.5, "colors": "any", "first_frame_latents": False})
 CONFIG.update({"subpixel": True, "patch_embed_from_base": False})
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import OLDER_EMITTERS
+from compiling import EXACT, FAST
 
 from motionv2v import parameters
 from motionv2v.models import dit, layers, patches
@@ -29,11 +29,6 @@ SIZES = {
 }
 WIRINGS = ("side", "chained")
 LEARNED = {"positions": "rope+learned", "sample_size": (3, 4, 6), "text_length": 5}
-# Compile quickly. It also keeps LLVM from contracting the same sums differently in two programs, which the bit for bit
-# comparisons below need.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-# The older emitters (see `conftest`) contract sums themselves, and not the same ones in a program with a branch.
-EXACT = FAST | {"xla_cpu_use_fusion_emitters": True} if OLDER_EMITTERS else FAST
 
 
 def _inputs(seed=0, shape=(2, 3, 4, 6, 4)):

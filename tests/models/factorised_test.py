@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_model
+from compiling import FAST
 
 from motionv2v import parameters
 from motionv2v.models import dit, layers, lora
@@ -14,7 +15,6 @@ from motionv2v.models.dit import Control, DiT
 
 SIZES = {"num_layers": 2, "num_heads": 2, "head_dim": 16, "text_dim": 8, "text_length": 5, "time_embed_dim": 12}
 GRID = (3, 2, 3)
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def inputs():
