@@ -6,7 +6,6 @@ of the config change on the command line: --config.mesh.fsdp=8. Bad input ends i
 --verbosity=1 shows the traceback.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -29,14 +28,14 @@ JSON = flags.DEFINE_string("json", None, "file to write the reports to")
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
     try:
+        cli.check_places(None, JSON.value)
         reports = []
         for what in WHAT.value:
             print(f"compiling {what} for {TOPOLOGY.value}: minutes for a large model", flush=True)
             reports.append(compile_check.check(CONFIG.value, TOPOLOGY.value, what)[0])
             print(compile_check.table(reports[-1]), flush=True)
         if JSON.value:
-            Path(JSON.value).write_text(json.dumps([report._asdict() for report in reports], indent=1) + "\n")
-            print(f"wrote {JSON.value}")
+            cli.write_json(JSON.value, [report._asdict() for report in reports])
     except (ValueError, OSError) as error:
         if logging.level_debug():
             raise

@@ -1,8 +1,6 @@
 """Measure a model: python launch/evaluate.py --checkpoint=tiny --json=out.json; or a tracker: --benchmark=tapvid."""
 
-import json
 import sys
-from pathlib import Path
 
 from absl import app, flags, logging
 from rich.progress import track
@@ -43,6 +41,7 @@ def main(argv: list[str]) -> None:
     cache = (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS)
     cli.start()
     try:
+        cli.check_places(OUT.value, JSON.value)
         table, *options = tracker if BENCHMARK.value == "tapvid" else cache
         text, results = edits() if BENCHMARK.value == "synthetic" else table(*(o.value for o in options), track)
     except cli.EXPECTED as error:
@@ -52,8 +51,7 @@ def main(argv: list[str]) -> None:
         sys.exit(2)
     print(text)
     if JSON.value:
-        Path(JSON.value).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        print(f"wrote {JSON.value}")
+        cli.write_json(JSON.value, results)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """What launchers share: the set-up, and reading a command line with a config, with what is wrong told in one line."""
 
+import json
 import re
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import flags, logging
 
+from motionv2v import files
 from motionv2v.devices import fit, program_cache
 
 EXPECTED = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
@@ -79,6 +82,20 @@ def line(error: BaseException) -> str:
         advice = "smaller batches, fewer frames or pixels, or more devices need less (see the line on memory above)"
         return f"a device ran out of memory: {text[:200]}; {advice}"
     return f"{text[:300]}; --verbosity=1 shows where"
+
+
+def check_places(folder: str | None, file: str | None) -> None:
+    """Check what flags name for results, where they do, before any work is done; raise ValueError as `files` does."""
+    if folder is not None:
+        files.check_place(folder, is_folder=True)
+    if file is not None:
+        files.check_place(file)
+
+
+def write_json(path: str, content: Any) -> None:
+    """Write what a flag asked for as a file, whole or not at all, and say so."""
+    files.write(path, json.dumps(content, indent=2) + "\n")
+    print(f"wrote {path}")
 
 
 def start() -> None:

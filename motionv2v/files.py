@@ -54,6 +54,21 @@ def write(path: str | os.PathLike, content: bytes | str) -> Path:
     return Path(path)
 
 
+def check_place(path: str | os.PathLike, is_folder: bool = False) -> None:
+    """Raise ValueError where a file, or a folder of them, cannot be made or written to; for before any work is done."""
+    path = Path(path)
+    if not is_folder and path.is_dir():
+        raise ValueError(f"{path} is a folder, where a file of the results would go")
+    place = path if is_folder else path.parent
+    while not os.path.lexists(place):
+        place = place.parent
+    where = f"{path}: {'' if place == path else f'{place} '}is a"
+    if not place.is_dir():
+        raise ValueError(f"{where} file, expected a folder for the results")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"{where} folder that may not be written to")
+
+
 def move(source: str | os.PathLike, path: str | os.PathLike) -> Path:
     """Put a finished file or folder in its place on the same file system, replacing what is there; return the place.
 

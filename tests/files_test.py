@@ -82,6 +82,25 @@ def test_writers_of_one_path_do_not_disturb_one_another(tmp_path):
     assert names(tmp_path) == ["one"] and (tmp_path / "one").read_bytes() in contents
 
 
+def test_places_that_cannot_be_written_to_are_told_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path, is_folder in (("folder", True), ("new/deeper", True), ("file", False), ("new/file.json", False)):
+        files.check_place(tmp_path / path, is_folder)
+    for path, is_folder, message in (
+        ("file", True, "file: is a file, expected a folder"),
+        ("file/below/x", True, "x: .*/file is a file, expected a folder"),
+        ("file/x.json", False, r"x\.json: .*/file is a file, expected a folder"),
+        ("folder", False, "folder is a folder, where a file of the results would go"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            files.check_place(tmp_path / path, is_folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"x\.json: .* is a folder that may not be written to"):
+        files.check_place(tmp_path / "x.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_sha256_is_that_of_the_content(tmp_path):
     path = files.write(tmp_path / "x", b"abc")
     assert files.sha256(path) == hashlib.sha256(b"abc").hexdigest()

@@ -153,16 +153,9 @@ def check_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
 
     Nor may a file of the results take the place of one that the edit is made from, `--overwrite` or not.
     """
-    place = out
-    while not os.path.lexists(place):
-        place = place.parent
-    if not place.is_dir():
-        raise ValueError(f"{out}: {'' if place == out else f'{place} '}is a file, expected a folder for the results")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"{out}: {'' if place == out else f'{place} '}is a folder that may not be written to")
+    files.check_place(out, is_folder=True)
     for name in (EDITED, RECORD, COMPARISON, SHEET):
-        if (out / name).is_dir():
-            raise ValueError(f"{out / name} is a folder, where a file of the results would go")
+        files.check_place(out / name)
         for given in inputs:
             if (out / name).exists() and given.exists() and given.samefile(out / name):
                 raise ValueError(f"{given} lies where {name} of the results would go: choose another folder (--out)")

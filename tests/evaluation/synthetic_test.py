@@ -1,5 +1,9 @@
 """The benchmark's protocol: what counts, what is averaged, and what a perfect edit and a mere copy score."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -204,6 +208,20 @@ def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor():
     assert "50%" in head and "9.00 px" in last
     assert [line.split(" | ")[0].strip("| ") for line in body[:3]] == ["tiny", "base", "copy the source"]
     assert body[0] == "| tiny | 0.00 | 1.00 | 2.00 |" and body[3].endswith("| 0.25 | 0.12 | inf |")
+
+
+@pytest.mark.parametrize(("flag", "message"), [
+    ("--json=folder", "folder is a folder, where a file of the results would go"),
+    ("--json=file/a.json", "file/a.json: file is a file, expected a folder for the results"),
+    ("--out=file", "file: is a file, expected a folder for the results"),
+])  # fmt: skip
+def test_the_launcher_looks_where_results_go_before_any_work(repository, tmp_path, flag, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    env = os.environ | {"PYTHONPATH": str(repository), "MOTIONV2V_CACHE": "off"}
+    command = [sys.executable, str(repository / "launch" / "evaluate.py"), "--checkpoint=nowhere", flag]
+    child = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    assert (child.returncode, child.stderr) == (2, f"evaluate: {message}\n")
 
 
 def test_probe_shows_four_edits_with_their_truth(monkeypatch):

@@ -207,6 +207,7 @@ def test_5b_compiles_for_512_devices(tmp_path):
         (("--config.train.stepz=2",), "the config has no field 'stepz'; did you mean 'steps'?"),
         (("--config.train.steps=many",), "--config.train.steps=many: invalid literal for int"),
         (("--bogus",), "Unknown command line flag 'bogus'"),
+        (("--json=tests",), "tests is a folder, where a file of the results would go"),
         (("further",), "unexpected argument 'further'; flags are --config"),
     ],
 )
