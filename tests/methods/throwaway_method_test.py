@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import throwaway_method
 import tiny_model
+from compiling import EXACT
 from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, editing, methods
@@ -75,6 +76,7 @@ def test_a_fresh_method_predicts_what_its_base_does(trained):
     run = jax.jit(
         lambda conditions, use: backbone.denoise(task.model, params, xt, jnp.array([500]), text, conditions, use),
         static_argnums=1,
+        compiler_options=EXACT,
     )
     np.testing.assert_array_equal(run(given, True), run(None, False))
 
