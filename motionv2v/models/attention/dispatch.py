@@ -1,7 +1,7 @@
 """Attention behind one function: softmax(q k^T / sqrt(head_dim)) v, with the implementation chosen by the config.
 
     xla        materialises the [S M] weights; anywhere, meant for short sequences
-    chunked    block by block, memory linear in S and M, backward as well; anywhere
+    chunked    a head and a block of queries at a time, memory linear in S and M, backward as well; anywhere
     cudnn      flash attention of NVIDIA's cuDNN; GPU, bfloat16 or float16
     splash     flash attention in Pallas, see `models.attention.splash`; TPU
     tokamax    flash attention of the package tokamax, if it is installed; GPU, TPU
@@ -29,11 +29,12 @@ from motionv2v.typing import AnyArray, Float
 IMPLEMENTATIONS = ("xla", "chunked", "cudnn", "splash", "tokamax", "auto")
 """What `attention` takes, see the module's docstring."""
 
-XLA_LIMIT = 32 * 2**20
-"""Bytes of float32 logits per sample above which `auto` prefers `chunked` to `xla`: 418 tokens of 48 heads.
+XLA_LIMIT = {"cpu": 8 * 2**20, "gpu": 32 * 2**20}
+"""Bytes of float32 logits per sample above which `auto` prefers `chunked` to `xla`: on a GPU 418 tokens of 48 heads.
 
-On two busy CPU cores the two are about as fast up to 16 MiB; at 64 MiB (2,048 tokens, 4 heads of 64, float32) `chunked`
-took 356 ms forward and 1,786 ms with gradients, `xla` 688 and 3,585 ms and ten times the memory.
+On two CPU cores, heads of 64, milliseconds forward and with gradients of `xla` against `chunked`: 512 tokens of 8 heads
+(8 MiB) 11.6 and 26.7 against 9.4 and 32.2; 768 of 6 (14 MiB) 16.7 and 56.1 against 14.3 and 47.6; 1,024 of 12 (48 MiB)
+122 and 238 against 38.7 and 171.
 """
 
 _GPU = ("gpu", "cuda")
@@ -59,7 +60,7 @@ def attention(
         key: what each of the M positions offers.
         value: what each of the M positions carries.
         implementation: one of `IMPLEMENTATIONS`. The config says which; nothing is decided at import.
-        chunk_size: queries and keys handled at a time by `chunked`; the others ignore it.
+        chunk_size: queries handled at a time by `chunked`; the others ignore it.
 
     Returns:
         The weighted values, in the dtype of `value`.
@@ -98,7 +99,7 @@ def choose_implementation(query: Float[AnyArray, "B S K d"], key: Float[AnyArray
     if platform in _GPU and _cudnn_takes(query):
         return "cudnn"
     logits = 4 * query.shape[1] * key.shape[1] * query.shape[2]
-    return "xla" if logits <= XLA_LIMIT else "chunked"
+    return "xla" if logits <= XLA_LIMIT["gpu" if platform in _GPU else "cpu"] else "chunked"
 
 
 def save_policy(*names: str) -> Callable[..., bool]:

@@ -131,13 +131,13 @@ def test_chunked_equals_xla_with_gradients(chunk_size):
 
 
 def test_chunked_never_holds_all_weights():
-    """Of `xla`, one array has S * S elements; of `chunked`, none is larger than an argument, forward or backward."""
-    length = 256
+    """Of `xla`, one array has S * S elements; of `chunked`, none is larger than one block's, forward or backward."""
+    length, block = 256, 16
     shape = jax.ShapeDtypeStruct((1, length, 1, 4), jnp.float32)
 
     def largest(implementation):
         def total(q, k, v):
-            return attention(q, k, v, implementation, chunk_size=16).sum()
+            return attention(q, k, v, implementation, chunk_size=block).sum()
 
         text = str(jax.make_jaxpr(jax.grad(total, (0, 1, 2)))(shape, shape, shape))
         return max(math_prod(match) for match in re.findall(r"f32\[([\d,]+)\]", text))
@@ -146,7 +146,7 @@ def test_chunked_never_holds_all_weights():
         return int(np.prod([int(n) for n in match.split(",")]))
 
     assert largest("xla") == length * length
-    assert largest("chunked") == 4 * length
+    assert largest("chunked") == block * length
 
 
 def test_compiled_memory_grows_linearly_with_chunked():
@@ -307,12 +307,15 @@ def test_attention_compiles_for_its_platform_at_full_size(topology, package, ext
         ("gpu", TOKENS_5B, jnp.float32, 64, "chunked"),
         ("gpu", 256, jnp.bfloat16, 20, "xla"),
         ("cpu", 256, jnp.bfloat16, 64, "xla"),
-        ("cpu", 2048, jnp.float32, 64, "xla"),
-        ("cpu", 2049, jnp.float32, 64, "chunked"),
+        ("gpu", 2048, jnp.float32, 64, "xla"),
+        ("gpu", 2049, jnp.float32, 64, "chunked"),
+        ("cpu", 1024, jnp.float32, 64, "xla"),
+        ("cpu", 1025, jnp.float32, 64, "chunked"),
     ],
 )
 def test_auto_depends_on_platform_dtype_and_size(platform, tokens, dtype, head_dim, expected):
-    assert 2048**2 * 2 * 4 == XLA_LIMIT, "the last two cases: two heads of float32 logits"
+    limits = {"gpu": 2048**2 * 2 * 4, "cpu": 1024**2 * 2 * 4}
+    assert limits == XLA_LIMIT, "the last four cases: two heads of float32 logits"
     shape = jax.ShapeDtypeStruct((8, tokens, 2, head_dim), dtype)
     assert choose_implementation(shape, shape, platform) == expected
 
