@@ -1,8 +1,8 @@
 """Attention in memory linear in the number of tokens, on any device: one head and one block of queries at a time.
 
 A block of S queries meets all M keys of its head (in every sample), so its softmax is an ordinary one: with logits s,
-m = max s and l = sum e^(s - m), the output is e^(s - m) v / l. The backward pass keeps no weights either. From m + log l,
-one number per query and head, a block's weights p are computed anew, and with g the gradient of the output o:
+m = max s and l = sum e^(s - m), the output is e^(s - m) v / l. The backward pass keeps no weights either. From
+m + log l, one number per query and head, a block's weights p are computed anew; with g the gradient of the output o:
 
     dv = p^T g    ds = p (g v^T - sum(g o))    dq = ds k    dk = ds^T q
 
