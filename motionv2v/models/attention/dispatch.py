@@ -122,10 +122,12 @@ def _target():
 
 
 def _softmax_attention(query, key, value):
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("BSKd,BMKd->BKSM", query * scale, key, preferred_element_type=jnp.float32)
+    # Heads first, which XLA does not do by itself on CPUs: 32 samples of 111 tokens and 4 heads of 64 then take 10.4 ms
+    # on two cores, and 19.1 with positions first; with gradients 26.2 and 30.6.
+    query, key, value = (x.swapaxes(1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))  # [B K S d]
+    logits = jnp.einsum("BKSd,BKMd->BKSM", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("BKSM,BMKd->BSKd", weights, value)
+    return jnp.einsum("BKSM,BKMd->BKSd", weights, value).swapaxes(1, 2)
 
 
 def _cudnn_takes(query):
