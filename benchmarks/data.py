@@ -8,8 +8,10 @@ for batches. On a CPU the workers take the cores that the step computes on, so a
 there are; on an accelerator they do not.
 """
 
+import atexit
 import contextlib
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -118,7 +120,10 @@ def _print_waiting(options: Namespace, config: Any, stored: Any, folder: Path) -
     shape = (config.data.num_frames, *config.data.size)
     (folder / "latents").mkdir()
     _write_latents(folder / "latents", SAMPLES, rows.latent_grid(config), config.data.text_length)
-    program_cache.use_cache(folder / "cache")  # one compilation for all numbers of workers
+    # One compilation for all numbers of workers. jax goes on writing there until the process ends.
+    cache = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    program_cache.use_cache(cache)
     settings = {"batch_size": BATCH, "seed": 0, "prefetch": 2}
     vary = latents.Vary(config.data.caption_dropout, config.data.swap)
     prepare = batches.Prepare(config.data.text_length, config.data.caption_dropout)
