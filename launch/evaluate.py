@@ -6,11 +6,10 @@ from absl import app, flags, logging
 from rich.progress import track
 
 from motionv2v import cli
-from motionv2v.editing import files
 from motionv2v.evaluation import step_cache, synthetic, tapvid
 
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid", "step_cache"], "what to measure")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder or work dir, tracker's weights")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder, work dir; draft; weights")
 COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a row of the table")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 7, "which held-out pairs, or scenes", lower_bound=0)
@@ -24,26 +23,19 @@ MODE = flags.DEFINE_multi_string("mode", [], "tapvid: modes of the classical tra
 PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as tapvid_davis.pkl; default: scenes")
 
 
-def edits() -> tuple[str, dict[str, float]]:
-    options = {"num_pairs": NUM_PAIRS.value, "seed": SEED.value, "num_steps": STEPS.value, "progress": track}
-    editor, views = files.load(CHECKPOINT.value, DEVICES.value), VIEWS.value and int(VIEWS.value)
-    rows = [synthetic.run_row(CHECKPOINT.value, editor, num_views=views, **options)]
-    rows.append(synthetic.run_row("frozen base, no control", editor, use_control=False, **options))
-    rows += [synthetic.run_row(n, files.load(n, DEVICES.value), num_views=views, **options) for n in COMPARE.value]
-    wrote = f"\nwrote videos in {synthetic.write_videos(rows[0], OUT.value)}" if OUT.value else ""
-    return synthetic.format_table(rows) + wrote, rows[0].results
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    tracker = (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED)
-    cache = (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS)
+    tables = {
+        "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, STEPS, VIEWS, DEVICES, OUT),
+        "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
+        "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
+    }
     cli.start()
     try:
         cli.check_places(OUT.value, JSON.value)
-        table, *options = tracker if BENCHMARK.value == "tapvid" else cache
-        text, results = edits() if BENCHMARK.value == "synthetic" else table(*(o.value for o in options), track)
+        table, *options = tables[BENCHMARK.value]
+        text, results = table(*(option.value for option in options), track)
     except cli.EXPECTED as error:
         if logging.level_debug():
             raise

@@ -14,9 +14,11 @@ The map, floor by floor; a file or folder imports only what lies on floors below
      5  data          scenes, videos and MOVi as pairs; batches, latents, tokens (numpy)
      4  methods       MotionV2V and interpolation: conditions and conditioners, one file each
         edits         what can be done to tracks, and the file that says so (numpy)
+        draft         an edit drawn from the clip's own pixels, without a network (numpy, OpenCV)
      3  trackers      find tracks
         sampling      time grids, solvers, guidance
-        camera, render, figures, metrics    homographies, tracks as pixels, pictures for people, numbers about videos
+        camera, rigid, render, figures, metrics    homographies, points that move together, tracks as pixels, pictures
+                      for people, numbers about videos
      2  models        the networks
         diffusion, tracks, video, parameters, progress    the noise process, point tracks, video files, parameters by
                       path, progress lines

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "motionv2v"
 FLOORS = (
     {"typing", "files", "schema"},
     {"models", "diffusion", "tracks", "video", "parameters", "progress"},
-    {"trackers", "sampling", "camera", "render", "figures", "metrics"},
+    {"trackers", "sampling", "camera", "rigid", "render", "figures", "metrics"},
     {"methods", "edits", "draft"},
     {"data"},
     {"sections"},
@@ -36,6 +36,7 @@ NO_JAX = {
     "video",
     "trackers",
     "camera",
+    "rigid",
     "figures",
     "metrics",
     "edits",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from motionv2v import rigid
 from motionv2v.edits import selection
 from motionv2v.edits.selection import Points
 from motionv2v.tracks import Tracks, array_namespace
@@ -39,12 +40,12 @@ def follow(tracks: Tracks, chosen: Bool[np.ndarray, "N"]) -> Float[AnyArray, "N 
     visible = visible[seen]
     xy = np.asarray(tracks.xy, np.float64)[points]
     places = xy[..., 0] + 1j * xy[..., 1]
-    factor, shift, shape = _fit(places, visible)
+    factor, shift, shape = rigid.fit(places, visible)
     for _ in range(_ROUNDS):
         led = factor * shape[:, None] + shift
-        away = np.stack([_between(*point) for point in zip(places - led, visible, strict=True)])
+        away = np.stack([rigid.between(*point) for point in zip(places - led, visible, strict=True)])
         places = np.where(visible, places, led + away)
-        factor, shift = _poses(places, np.ones_like(visible), shape)
+        factor, shift = rigid.poses(places, np.ones_like(visible), shape)
     filled = np.array(tracks.xy)
     filled[points] = np.where(visible[..., None], filled[points], np.stack([places.real, places.imag], axis=-1))
     return array_namespace(tracks.xy).asarray(filled)
@@ -79,53 +80,3 @@ def _listed(words: list[str]) -> str:
     if len(words) > MAX_LISTED:
         words = [*words[: MAX_LISTED - 1], f"{len(words) - MAX_LISTED + 1} more"]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _fit(
-    places: Shaped[np.ndarray, "M T"], visible: Bool[np.ndarray, "M T"]
-) -> tuple[Shaped[np.ndarray, "T"], Shaped[np.ndarray, "T"], Shaped[np.ndarray, "M"]]:
-    """Fits place[m, t] = factor[t] * shape[m] + shift[t] to the visible points; x + i y, all complex.
-
-    The shape is that of the frame that shows most points. A point lost there is added from the frame that shows it with
-    the most of the points already known, and so on: every point may be lost in some frame.
-    """
-    start = visible.sum(axis=0).argmax()
-    known = visible[:, start].copy()
-    shape = places[:, start] - places[known, start].mean()
-    factor, shift = _poses(places, visible & known[:, None], shape)
-    while not known.all():
-        support = np.where(visible, visible[known].sum(axis=0), -1)
-        level = support.max(axis=1)
-        # Two points fix a turn; with fewer the frame's turn is only interpolated, so such points come last.
-        add = ~known & (level >= min(2, level[~known].max()))
-        best = support.argmax(axis=1)[add]
-        shape[add] = (places[add, best] - shift[best]) / factor[best]
-        known |= add
-        factor, shift = _poses(places, visible & known[:, None], shape)
-    return factor, shift, shape
-
-
-def _poses(
-    places: Shaped[np.ndarray, "M T"], weight: Bool[np.ndarray, "M T"], shape: Shaped[np.ndarray, "M"]
-) -> tuple[Shaped[np.ndarray, "T"], Shaped[np.ndarray, "T"]]:
-    """Fits each frame's factor (turn and zoom) and shift to the points of weight 1, and interpolates what is open."""
-    count = weight.sum(axis=0)
-    middle = (weight * shape[:, None]).sum(axis=0) / np.maximum(count, 1)
-    centre = (weight * places).sum(axis=0) / np.maximum(count, 1)
-    arm, offset = weight * (shape[:, None] - middle), weight * (places - centre)
-    power = (np.abs(arm) ** 2).sum(axis=0)
-    factor = (arm.conj() * offset).sum(axis=0) / np.maximum(power, 1e-9)
-    # Points within a pixel of one another say nothing about a turn, and a group does not shrink to a point.
-    turned = (count >= 2) & (power > 1) & (np.abs(factor) > 1e-2)
-    factor[~turned] = 1
-    polar = np.log(np.abs(factor)) + 1j * np.angle(factor)
-    polar.imag[turned] = np.unwrap(polar.imag[turned])
-    factor = np.exp(_between(polar, turned)) if turned.any() else factor
-    return factor, _between(centre - factor * middle, count > 0)
-
-
-def _between(values: Shaped[np.ndarray, "T"], known: Bool[np.ndarray, "T"]) -> Shaped[np.ndarray, "T"]:
-    """Interpolates complex values linearly between the known ones, and holds the first and the last of them."""
-    times = np.arange(len(values))
-    real, imaginary = (np.interp(times, times[known], part[known]) for part in (values.real, values.imag))
-    return real + 1j * imaginary

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from motionv2v import editing
+from motionv2v import draft, editing, metrics, trackers
 from motionv2v.data.scenes.pairs import Pair, SceneConfig, make_pair
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
 from motionv2v.evaluation import synthetic
@@ -199,15 +199,40 @@ def test_a_copy_scores_the_copy_rows_and_the_truth_is_near_perfect():
     assert truth["follow_epe_copy_exact"] > 3.0
 
 
-def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor():
-    names = ("follow_epe", "keep_epe", "psnr")
+def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor(pairs):
+    names = ("follow_epe", "keep_epe", "psnr", "psnr_p5")
     results = {f"{name}{end}": float(i) for i, name in enumerate(names) for end in ("", "_copy")}
     results |= {"follow_epe_truth": 0.25, "keep_epe_truth": 0.125, "trackable_share": 0.5, "follow_epe_copy_exact": 9.0}
-    rows = [synthetic.Row(name, results, np.zeros((0, 1, 8, 8, 3), np.uint8), []) for name in ("tiny", "base")]
-    head, _, _, *body, last = synthetic.format_table(rows).splitlines()
-    assert "50%" in head and "9.00 px" in last
+    videos = np.stack([pair.source for pair in pairs])
+    rows = [synthetic.Row(name, results, videos, pairs) for name in ("tiny", "base")]
+    head, _, _, *body = synthetic.format_table(rows).splitlines()
+    assert "50%" in head and "9.00 px" in body[4]
     assert [line.split(" | ")[0].strip("| ") for line in body[:3]] == ["tiny", "base", "copy the source"]
-    assert body[0] == "| tiny | 0.00 | 1.00 | 2.00 |" and body[3].endswith("| 0.25 | 0.12 | inf |")
+    assert body[0] == "| tiny | 0.00 | 1.00 | 2.00 | 3.00 |" and body[3].endswith("| 0.25 | 0.12 | inf | inf |")
+    mean = np.mean([metrics.clip_psnr(pair.source, pair.target) for pair in pairs])
+    assert body[6:] == [
+        "| PSNR (dB) by kind of pair | object (3) |",
+        "|---|---|",
+        f"| tiny | {mean:.2f} |",
+        f"| base | {mean:.2f} |",
+    ]
+
+
+def test_the_worst_pairs_have_a_column(pairs):
+    """Of three clips, two of them perfect, the 5th percentile is the third."""
+    videos = np.stack([pairs[0].source, *(pair.target for pair in pairs[1:])])
+    scores = synthetic.score(videos, pairs, trackers.get("classical"))
+    assert scores["psnr"] == np.inf and scores["psnr_p5"] == metrics.clip_psnr(pairs[0].source, pairs[0].target)
+
+
+def test_drafts_are_measured_as_a_model_is(pairs):
+    drafts = synthetic.Drafts(FakeEditor().config)
+    row = synthetic.run_row("draft", drafts, num_pairs=3, seed=7)
+    assert row.videos.shape == (3, 9, 64, 64, 3) and row.results["psnr"] > row.results["psnr_copy"] + 5
+    expected = draft.render(pairs[0].source, pairs[0].source_tracks, pairs[0].target_tracks, notify=lambda line: None)
+    assert synthetic.held_out_pairs(drafts, 1, 7, num_points=6)[0].caption == pairs[0].caption
+    drawn = synthetic.edit_pairs(drafts, pairs[:1])
+    np.testing.assert_array_equal(drawn[0], expected.frames)
 
 
 @pytest.mark.parametrize(("flag", "message"), [

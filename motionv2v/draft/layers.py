@@ -1,0 +1,193 @@
+"""Which points move together: the background's, and those of each thing that moves in its own way.
+
+Who edits a clip names groups of points. Where nobody did, they are guessed from the paths, before and after the edit
+together: points of one thing keep their shape up to a similarity in all frames of both. Complex positions as in
+`motionv2v.rigid`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from motionv2v import rigid
+from motionv2v.draft import background
+from motionv2v.tracks import Tracks
+from motionv2v.typing import Bool, Float, Int, Shaped
+
+TOLERANCE = 0.6
+"""Pixels that a point may be off the motion that it is said to have."""
+KEPT = 0.25
+"""Pixels that a point may move by in an edit that leaves it alone."""
+MOST_STRETCH = 0.35
+"""Of a pair of points that defines a group: how much the logarithm of their distance may vary (standard deviation)."""
+MOST_STRETCH_OF_TWO = 0.12
+"""The same of two points alone, which any motion of both fits."""
+FURTHEST_TWO = 0.45
+"""How far two points alone may be apart, in frame heights."""
+MOST_PAIRS = 500
+"""Pairs of points that are tried for a group."""
+
+
+@dataclass
+class Layer:
+    """Points that move as one thing, and its motion in the clip and in the edit.
+
+    Attributes:
+        points: their indices. shape: [M], where they are in the layer's own frame. seen, shown: [M T], whether they
+            are visible in the clip and in the edit.
+        factor, shift: of the layer in each frame of the clip, [T]; target_factor, target_shift: of the edit.
+        best: the frame of the clip that shows most of it.
+    """
+
+    points: Int[np.ndarray, "M"]
+    shape: Shaped[np.ndarray, "M"]
+    seen: Bool[np.ndarray, "M T"]
+    shown: Bool[np.ndarray, "M T"]
+    factor: Shaped[np.ndarray, "T"]
+    shift: Shaped[np.ndarray, "T"]
+    target_factor: Shaped[np.ndarray, "T"]
+    target_shift: Shaped[np.ndarray, "T"]
+    best: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.best = int(self.seen.sum(axis=0).argmax())
+
+    def to_frame(self, q: int, r: int) -> Float[np.ndarray, "3 3"]:
+        """Return what takes the layer in frame q of the clip to where it is in frame r."""
+        return self._matrix(q, self.factor[r], self.shift[r])
+
+    def to_target(self, q: int, t: int) -> Float[np.ndarray, "3 3"]:
+        """Return what takes the layer in frame q of the clip to where it is in frame t of the edit."""
+        return self._matrix(q, self.target_factor[t], self.target_shift[t])
+
+    def _matrix(self, q: int, factor: complex, shift: complex) -> Float[np.ndarray, "3 3"]:
+        factor = factor / self.factor[q]
+        return background.similarity_matrix(complex(factor), complex(shift - factor * self.shift[q]))
+
+    def paths(self, is_target: bool) -> Shaped[np.ndarray, "M T"]:
+        """Return where the motion takes the points, in the clip or in the edit."""
+        factor, shift = (self.target_factor, self.target_shift) if is_target else (self.factor, self.shift)
+        return factor * self.shape[:, None] + shift
+
+
+def places(tracks: Tracks) -> Shaped[np.ndarray, "N T"]:
+    """Return positions as complex numbers."""
+    xy = np.asarray(tracks.xy, np.float64)
+    return xy[..., 0] + 1j * xy[..., 1]
+
+
+def make_layer(points: Sequence[int], source: Tracks, target: Tracks) -> Layer:
+    """Fit the motions of some points, which must be visible in some frame of the clip."""
+    points = np.asarray(points, np.int64)
+    seen, shown = (np.asarray(tracks.visible)[points] for tracks in (source, target))
+    z, w = places(source)[points], places(target)[points]
+    both = np.concatenate([seen, shown], axis=1)
+    _, _, shape = rigid.fit(np.concatenate([z, w], axis=1), both | ~both.any(axis=1, keepdims=True))
+    # Where no point is visible, guesses of where they are hidden are all that is known.
+    factor, shift = rigid.poses(z, seen | ~seen.any(axis=0), shape)
+    target_factor, target_shift = rigid.poses(w, shown | ~shown.any(axis=0), shape)
+    return Layer(points, shape, seen, shown, factor, shift, target_factor, target_shift)
+
+
+def stabilised(source: Tracks, cameras: Float[np.ndarray, "T 3 3"]) -> Shaped[np.ndarray, "N T"]:
+    """Return the points' places in the reference frame's coordinates."""
+    xy = np.asarray(source.xy, np.float64)
+    moved = np.stack([background.move(camera, xy[:, t]) for t, camera in enumerate(cameras)], axis=1)
+    return moved[..., 0] + 1j * moved[..., 1]
+
+
+def resting_places(source: Tracks, cameras: Float[np.ndarray, "T 3 3"]) -> Shaped[np.ndarray, "N"]:
+    """Return each point's median place in the reference, over the frames that show it."""
+    still, seen = stabilised(source, cameras), np.asarray(source.visible)
+    seen = seen | ~seen.any(axis=1, keepdims=True)
+    middles = [(np.median(row.real[ok]), np.median(row.imag[ok])) for row, ok in zip(still, seen, strict=True)]
+    return np.array([x + 1j * y for x, y in middles])
+
+
+def guess(
+    source: Tracks, target: Tracks, cameras: Float[np.ndarray, "T 3 3"], height: int
+) -> tuple[list[int], list[list[int]]]:
+    """Guess the points of the background, and the groups of all others that are ever visible.
+
+    Args:
+        cameras: take each frame to the reference. height: of a frame, in pixels.
+    """
+    seen, shown = np.asarray(source.visible), np.asarray(target.visible)
+    before, after = places(source), places(target)
+    used = (seen | shown).any(axis=1)
+    behind = _background(source, before, after, seen, shown, used, cameras)
+    rest = [int(i) for i in np.flatnonzero(used) if i not in behind]
+    paths, visible = np.concatenate([before, after], axis=1), np.concatenate([seen, shown], axis=1)
+    groups = []
+    while len(rest) >= 3:
+        found = _largest_group(paths, visible, rest)
+        if len(found) < 3:
+            break
+        groups.append(found)
+        rest = [i for i in rest if i not in found]
+    pairs = sorted((_stretch(paths, i, j), i, j) for k, i in enumerate(rest) for j in rest[k + 1 :])
+    for stretch, i, j in pairs:
+        near = np.abs(paths[i] - paths[j]).mean() < FURTHEST_TWO * height
+        if stretch < MOST_STRETCH_OF_TWO and near and i in rest and j in rest:
+            groups.append([i, j])
+            rest = [k for k in rest if k not in (i, j)]
+    return behind, groups + [[i] for i in rest]
+
+
+def _background(source, before, after, seen, shown, used, cameras):
+    """Return the points that rest in the stabilised clip and share one motion in the edit."""
+    still, rest = stabilised(source, cameras), resting_places(source, cameras)
+    weight = seen | ~seen.any(axis=1, keepdims=True)
+    away = (np.abs(still - rest[:, None]) * weight).sum(axis=1) / weight.sum(axis=1)
+    resting = np.flatnonzero(used & (away < TOLERANCE))
+    either = seen | shown
+    moved = (np.abs(before - after) * either).sum(axis=1) / np.maximum(either.sum(axis=1), 1)
+    # A point of the background that stays where it was says that the edit has the clip's camera.
+    if kept := [int(i) for i in resting if moved[i] < KEPT]:
+        return kept
+    if len(resting) < 2:
+        return [int(i) for i in resting]
+    best: list[int] = []
+    visible = shown | ~shown.any(axis=1, keepdims=True)
+    for k, i in enumerate(resting):
+        for j in resting[k + 1 :]:
+            pair = [i, j]
+            factor, shift = rigid.poses(after[pair], visible[pair], rest[pair])
+            off = np.abs(factor * rest[resting, None] + shift - after[resting]) * visible[resting]
+            agrees = resting[off.sum(axis=1) / visible[resting].sum(axis=1) < 2 * TOLERANCE]
+            if len(agrees) > len(best):
+                best = [int(i) for i in agrees]
+    return best
+
+
+def _largest_group(paths, visible, rest):
+    """Return the points of `rest` that move as some two of them do, as many as can be found."""
+    best, most = [], (2, 0.0)
+    pairs = [(i, j) for k, i in enumerate(rest) for j in rest[k + 1 :]]
+    if len(pairs) > MOST_PAIRS:
+        pairs = [pairs[k] for k in np.random.default_rng(0).choice(len(pairs), MOST_PAIRS, replace=False)]
+    for i, j in pairs:
+        stretch = _stretch(paths, i, j)
+        if stretch < MOST_STRETCH:
+            agrees = [n for n, off in zip(rest, _misfits(paths, visible, i, j, rest), strict=True) if off < TOLERANCE]
+            if (len(agrees), -stretch) > most:
+                best, most = agrees, (len(agrees), -stretch)
+    return best
+
+
+def _stretch(paths, i, j):
+    return float(np.log(np.maximum(np.abs(paths[i] - paths[j]), 0.5)).std())
+
+
+def _misfits(paths, visible, i, j, rest):
+    """Return by how many pixels, on average, points leave their places in the frame that points i and j span."""
+    span = paths[j] - paths[i]
+    far = np.abs(span) > 1
+    if far.sum() < 4:
+        return np.full(len(rest), np.inf)
+    counts = far & visible[rest]
+    counts = np.where(counts.sum(axis=1, keepdims=True) >= 2, counts, far)
+    share = np.where(counts, (paths[rest] - paths[i]) / np.where(far, span, 1), np.nan)
+    middle = np.nanmedian(share.real, axis=1) + 1j * np.nanmedian(share.imag, axis=1)
+    return np.nanmean(np.abs(share - middle[:, None]) * np.abs(span), axis=1)

@@ -1,0 +1,180 @@
+"""Where a thing is: a mask in its own frame, from how it moves and how it looks.
+
+A thing that keeps its shape has one mask in a frame of its own (that of the frame which shows most of its points, with
+a margin), to which all frames are moved. There two kinds of evidence are added up, as log-odds:
+
+    motion   colours agree with those of other frames where the thing's motion takes them, and not where the camera's
+    plate    colours differ from the background, where that is known
+
+and GrabCut (Rother et al. 2004) makes a mask of it, with the colours of the median over all frames. Then each thing's
+mask is found again without the pixels that belong rather to another one.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from motionv2v.draft import pictures
+from motionv2v.draft.background import Plate
+from motionv2v.draft.clip import Prepared
+from motionv2v.draft.layers import Layer
+from motionv2v.typing import Bool, Float, UInt8
+
+OFFSETS = (-6, -4, -2, -1, 1, 2, 4, 6)
+"""Frames that one is compared with."""
+MOST_FRAMES = 17
+"""In which evidence is looked for."""
+MARGIN = 0.5
+"""Of a thing's own frame around the clip's, in the longer side."""
+SEEDS = 0.02
+"""Pixels this near to a point are the thing's, in the shorter side; beyond `NEAR` they become unlikely, and beyond
+`FAR` impossible."""
+NEAR, FAR = 0.25, 0.6
+SURE = 1.5
+"""Log-odds from which on GrabCut may not object."""
+
+
+@dataclass
+class Mask:
+    """A thing in its own frame: its mask, log-odds and colours on a canvas, and how to get there from frames.
+
+    Attributes:
+        layer: the thing. to_canvas: from the layer's best frame, in the frames' pixels, to the canvas.
+        odds: log-odds [h w]. is_thing: the mask. picture: the median colours of what no other thing covers.
+        seen: share of the frames that show each place.
+    """
+
+    layer: Layer
+    to_canvas: Float[np.ndarray, "3 3"]
+    odds: Float[np.ndarray, "h w"]
+    is_thing: Bool[np.ndarray, "h w"]
+    picture: UInt8[np.ndarray, "h w 3"]
+    seen: Float[np.ndarray, "h w"]
+
+    def from_frame(self, q: int, scale: float) -> Float[np.ndarray, "3 3"]:
+        """Return what takes frame q, enlarged by `scale`, to the canvas."""
+        return self.to_canvas @ self.layer.to_frame(q, self.layer.best) @ pictures.scaling(1 / scale)
+
+    def in_frame(self, clip: Prepared, q: int) -> tuple[Bool[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+        """Return the whole mask in frame q at the working size, covered or not, and the log-odds."""
+        matrix = np.linalg.inv(self.from_frame(q, clip.scale))
+        mask = pictures.warp(self.is_thing.astype(np.uint8) * 255, matrix, clip.small_size) > 127
+        return mask, pictures.warp(self.odds, matrix, clip.small_size, value=-9.0)
+
+
+def find(
+    clip: Prepared,
+    layer: Layer,
+    plate: Plate,
+    cameras: Float[np.ndarray, "T 3 3"],
+    covered: Bool[np.ndarray, "T h w"] | None = None,
+) -> Mask:
+    """Find the mask of a layer; `covered`, at the working size, belongs to other things."""
+    height, width = clip.small_size
+    pad = int(MARGIN * max(clip.small_size))
+    canvas = (height + 2 * pad, width + 2 * pad)
+    to_canvas = pictures.shifting(pad, pad) @ pictures.scaling(clip.scale)
+    frames = np.flatnonzero(layer.seen.any(axis=0))
+    frames = frames[np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).astype(int))]
+    odds, count, laid, valid = np.zeros(canvas, np.float32), np.zeros(canvas, np.float32), [], []
+    for q in frames.tolist():
+        free = np.ones(clip.small_size, np.float32) if covered is None else (~covered[q]).astype(np.float32)
+        matrix = to_canvas @ layer.to_frame(q, layer.best) @ pictures.scaling(1 / clip.scale)
+        odds += pictures.warp(_evidence(clip, layer, plate, cameras, q) * free, matrix, canvas)
+        shown = pictures.warp(free, matrix, canvas)
+        count += shown
+        laid.append(pictures.warp(clip.small[q], matrix, canvas))
+        valid.append(shown > 0.9)
+    picture, _ = pictures.median(np.stack(laid), np.stack(valid))
+    seen = count > 0.3
+    z = layer.paths(False)[:, layer.best] * clip.scale + pad * (1 + 1j)
+    away = _distance_to(z, canvas) / min(clip.small_size)
+    odds = odds / np.maximum(count, 0.3) - np.clip((away - NEAR) / 0.1, 0, 4)
+    odds = np.where(seen, odds, -9).astype(np.float32)
+    is_thing = _cut(picture, odds, away, seen)
+    return Mask(layer, to_canvas, odds, _holding(is_thing, z), picture, count / len(frames))
+
+
+def _evidence(clip, layer, plate, cameras, q):
+    """Return log-odds [h w] that pixels of frame q are the layer's."""
+    to_small, to_frame = pictures.scaling(clip.scale), pictures.scaling(1 / clip.scale)
+    frame, size, seen = clip.lab[q], clip.small_size, layer.seen.any(axis=0)
+    total, count = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    for r in (q + offset for offset in OFFSETS):
+        if not (0 <= r < len(clip.frames) and seen[r]):
+            continue
+        ways = (layer.to_frame(r, q), np.linalg.inv(cameras[q]) @ cameras[r])
+        there = [pictures.warp(clip.lab[r], to_small @ way @ to_frame, size, value=(-999.0, 0.0, 0.0)) for way in ways]
+        by_layer, by_camera = (np.minimum(pictures.distance(frame, other), 25) for other in there)
+        known = (there[0][..., 0] > -1) & (there[1][..., 0] > -1)
+        total += np.where(known, by_camera - by_layer, 0)
+        count += known
+    motion = np.clip(total / np.maximum(count, 1) / 3, -3, 3)
+    behind, known = plate.seen_from(np.linalg.inv(cameras[q]), clip.size)
+    known = cv2.resize(known.astype(np.uint8), size[::-1]) > 0
+    unlike = pictures.distance(frame, pictures.to_lab(clip.resized(behind)), reach=2)
+    return (motion + np.where(known, np.clip((unlike - 10) / 6, -1.5, 2.5), 0)).astype(np.float32)
+
+
+def _distance_to(z, size):
+    """Return each pixel's distance to the nearest of some points, at least that of one pixel."""
+    away = np.full(size, 255, np.uint8)
+    x, y = (np.clip(np.floor(part), 0, most - 1).astype(int) for part, most in ((z.real, size[1]), (z.imag, size[0])))
+    away[y, x] = 0
+    return cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+def _cut(picture, odds, away, seen):
+    """Divide a picture in thing and rest by GrabCut, starting from log-odds and the points' distances."""
+    labels = np.where(odds > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[(odds < -1.2) | (away > FAR)] = cv2.GC_BGD
+    labels[odds > SURE] = cv2.GC_FGD
+    labels[away < SEEDS] = cv2.GC_FGD
+    labels[~seen] = cv2.GC_BGD
+    is_thing = lambda: (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)  # noqa: E731
+    # It needs some of both, and enough of each for a model of its colours.
+    if min(is_thing().sum(), (~is_thing() & seen).sum()) >= 20:
+        cv2.setRNGSeed(0)
+        cv2.grabCut(picture, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
+    return is_thing()
+
+
+def _holding(is_thing, z):
+    """Return the connected parts of a mask that hold points, or all if none does."""
+    _, parts = cv2.connectedComponents(is_thing.astype(np.uint8))
+    limits = (parts.shape[1] - 1, parts.shape[0] - 1)
+    x, y = (np.clip(np.floor(part), 0, most).astype(int) for part, most in zip((z.real, z.imag), limits, strict=True))
+    holding = set(parts[y, x].tolist()) - {0}
+    return np.isin(parts, list(holding)) if holding else is_thing
+
+
+def find_all(
+    clip: Prepared,
+    layers: list[Layer],
+    plate: Plate,
+    cameras: Float[np.ndarray, "T 3 3"],
+    rounds: int = 2,
+) -> list[Mask]:
+    """Find all masks; from the second round on a pixel counts only for the thing that claims it most."""
+    masks = [find(clip, layer, plate, cameras) for layer in layers]
+    for _ in range(rounds - 1 if len(layers) > 1 else 0):
+        covered = claimed_by_others(clip, masks)
+        masks = [find(clip, layer, plate, cameras, of) for layer, of in zip(layers, covered, strict=True)]
+    return masks
+
+
+def claimed_by_others(clip: Prepared, masks: list[Mask]) -> list[Bool[np.ndarray, "T h w"]]:
+    """Return for each thing which pixels of all frames belong rather to another one."""
+    covered = [np.zeros((len(clip.frames), *clip.small_size), bool) for _ in masks]
+    for q in range(len(clip.frames)):
+        claims = []
+        for mask in masks:
+            is_thing, odds = mask.in_frame(clip, q)
+            visible = mask.layer.seen[:, q].any()
+            claims.append(np.where(is_thing, odds, -9.0) - (0 if visible else 3))
+        owner = np.argmax(claims, axis=0)
+        someone = np.max(claims, axis=0) > -5
+        for index, of in enumerate(covered):
+            of[q] = someone & (owner != index)
+    return covered

@@ -1,0 +1,103 @@
+"""Pictures moved, compared and completed: what the other files of this folder do to pixels.
+
+A matrix [3 3] maps positions of one picture to positions of another, in the package's coordinates: (0, 0) is the corner
+of the top-left pixel. OpenCV puts it at that pixel's centre, which `warp` alone knows.
+"""
+
+import cv2
+import numpy as np
+
+from motionv2v.typing import Bool, Float, Int, Num, UInt8
+
+_TO_CENTRES = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
+
+
+def warp(
+    picture: Num[np.ndarray, "H W *C"],
+    matrix: Float[np.ndarray, "3 3"],
+    size: tuple[int, int],
+    *,
+    interpolation: int = cv2.INTER_LINEAR,
+    border: int = cv2.BORDER_CONSTANT,
+    value: float | int | tuple[float | int, ...] = 0,
+) -> Num[np.ndarray, "h w *C"]:
+    """Draw a picture moved by `matrix` on a canvas of size (h, w); outside it the border that OpenCV is told."""
+    matrix = _TO_CENTRES @ matrix @ np.linalg.inv(_TO_CENTRES)
+    matrix = matrix / matrix[2, 2]
+    options = {"flags": interpolation, "borderMode": border, "borderValue": value}
+    if np.abs(matrix[2, :2]).max() < 1e-12:
+        return cv2.warpAffine(picture, matrix[:2], size[::-1], **options)
+    return cv2.warpPerspective(picture, matrix, size[::-1], **options)
+
+
+def inside(size: tuple[int, int], matrix: Float[np.ndarray, "3 3"], to: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Say where a picture of one size lands, moved by `matrix`, on a canvas of the size `to`."""
+    return warp(np.full(size, 255, np.uint8), matrix, to) > 250
+
+
+def scaling(factor: float | int) -> Float[np.ndarray, "3 3"]:
+    """Return the matrix of an enlargement."""
+    return np.diag([factor, factor, 1.0])
+
+
+def shifting(x: float | int, y: float | int) -> Float[np.ndarray, "3 3"]:
+    """Return the matrix of a shift, in pixels."""
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+
+
+def to_lab(picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
+    """Return colours in which distances are near what the eye sees; OpenCV's 8-bit Lab, as float32."""
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
+
+
+def distance(
+    picture: Float[np.ndarray, "H W 3"], other: Float[np.ndarray, "H W 3"], reach: int = 1
+) -> Float[np.ndarray, "H W"]:
+    """Return how far each colour is from all of those within `reach` pixels of its place in the other picture.
+
+    The neighbourhood counts as the box that its colours span, so that an edge which is a fraction of a pixel off, and
+    every colour between its two sides, is near.
+    """
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    low, high = cv2.erode(other, kernel), cv2.dilate(other, kernel)
+    return np.linalg.norm(np.maximum(np.maximum(low - picture, picture - high), 0), axis=-1)
+
+
+def median(
+    pictures: UInt8[np.ndarray, "F H W 3"], valid: Bool[np.ndarray, "F H W"]
+) -> tuple[UInt8[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]:
+    """Return the median of each pixel over the pictures in which it is valid, and their number."""
+    # What is not valid becomes black and white in turn, half above and half below what is.
+    filler = np.where(np.cumsum(~valid, axis=0) % 2, 0, 255).astype(np.uint8)
+    whole = np.where(valid[..., None], pictures, filler[..., None])
+    return np.median(whole, axis=0).astype(np.uint8), valid.sum(axis=0)
+
+
+def complete(picture: UInt8[np.ndarray, "H W 3"], known: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Fill what is not known smoothly from what is, coarse to fine; where nothing is known the picture stays."""
+    if known.all() or not known.any():
+        return picture
+    levels = [(picture.astype(np.float32) * known[..., None], known.astype(np.float32))]
+    while min(levels[-1][1].shape) > 2 and (levels[-1][1] == 0).any():
+        colours, weight = (cv2.pyrDown(part) for part in levels[-1])
+        levels.append((colours, weight))
+    filled = levels[-1][0] / np.maximum(levels[-1][1], 1e-6)[..., None]
+    for colours, weight in levels[-2::-1]:
+        filled = cv2.pyrUp(filled, dstsize=weight.shape[::-1])
+        filled = colours + (1 - np.minimum(weight, 1))[..., None] * filled
+    filled = np.clip(filled + 0.5, 0, 255).astype(np.uint8)
+    return np.where(known[..., None], picture, filled)
+
+
+def spread(picture: UInt8[np.ndarray, "H W 3"], core: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Continue the colours of `core` beyond its edge, where they are mixed with what lies behind: each pixel's nearest.
+
+    Without a core the picture stays.
+    """
+    if not core.any():
+        return picture
+    options = {"distanceType": cv2.DIST_L2, "maskSize": cv2.DIST_MASK_5, "labelType": cv2.DIST_LABEL_PIXEL}
+    _, labels = cv2.distanceTransformWithLabels((~core).astype(np.uint8), **options)
+    place = np.zeros(labels.max() + 1, np.int64)
+    place[labels[core]] = np.flatnonzero(core)
+    return picture.reshape(-1, 3)[place[labels]]

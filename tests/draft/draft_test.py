@@ -1,0 +1,246 @@
+"""Edits drawn from the clip's own pixels: what must be exact, what must be near, and what must not break it."""
+
+import numpy as np
+import pytest
+
+from motionv2v import draft, metrics
+from motionv2v.data.scenes.pairs import SceneConfig, make_pair
+from motionv2v.draft import background, layers, pictures, times
+from motionv2v.tracks import Tracks, take_frames
+
+SIZE, FRAMES = (96, 128), 9
+
+
+def ground(rng, size=(160, 240)):
+    """Draw a picture with detail of all sizes, dull in colour."""
+    noise = sum(
+        np.kron(rng.uniform(-1, 1, (-(-size[0] // s), -(-size[1] // s), 3)), np.ones((s, s, 1)))[: size[0], : size[1]]
+        for s in (4, 8, 16)
+    )
+    return np.clip(110 + 18 * noise, 0, 255).astype(np.uint8)
+
+
+def scene(shift=(0, 0), pan=0):
+    """Draw a red square with a pattern that moves 4 px a frame over a ground that pans; frames, and its centre [T 2].
+
+    `shift` is where an edit puts the square.
+    """
+    rng = np.random.default_rng(0)
+    wide, square = ground(rng), ground(rng, (20, 20))
+    square[..., 0] = 230
+    frames, centres = [], []
+    for t in range(FRAMES):
+        frame = wide[20 : 20 + SIZE[0], 20 + pan * t : 20 + pan * t + SIZE[1]].copy()
+        x, y = 10 + 4 * t + shift[0], 30 + shift[1]
+        frame[y : y + 20, x : x + 20] = square
+        frames.append(frame)
+        centres.append((x + 10, y + 10))
+    return np.stack(frames), np.array(centres, np.float32)
+
+
+def tracks_of(centres):
+    """Follow five points of the square."""
+    offsets = np.array([[0, 0], [-6, -6], [6, -6], [-6, 6], [6, 6]], np.float32)
+    return Tracks(centres[None] + offsets[:, None], np.ones((5, FRAMES), bool))
+
+
+def kept(pan=0):
+    """Follow four points of the ground."""
+    start = np.array([[8, 80], [120, 85], [100, 12], [60, 88]], np.float32)
+    xy = start[:, None] - np.stack([pan * np.arange(FRAMES), 0 * np.arange(FRAMES)], -1).astype(np.float32)[None]
+    return Tracks(xy, np.ones((4, FRAMES), bool))
+
+
+def join(*parts):
+    return Tracks(np.concatenate([p.xy for p in parts]), np.concatenate([p.visible for p in parts]))
+
+
+def render(frames, source, target, **options):
+    return draft.render(frames, source, target, notify=lambda line: None, **options)
+
+
+def test_no_edit_is_the_clip_bit_for_bit():
+    frames, centres = scene(pan=2)
+    drawn = render(frames, tracks_of(centres), tracks_of(centres))
+    np.testing.assert_array_equal(drawn.frames, frames)
+    assert not drawn.hole.any() and not drawn.layer.any() and drawn.frames is not frames
+
+
+@pytest.mark.parametrize("pan", [0, 2])
+def test_a_thing_that_is_shifted_is_drawn_where_it_goes(pan):
+    frames, centres = scene(pan=pan)
+    truth, moved = scene((20, 30), pan)
+    drawn = render(frames, join(tracks_of(centres), kept(pan)), join(tracks_of(moved), kept(pan)))
+    assert metrics.clip_psnr(drawn.frames, truth) > 35
+    assert metrics.clip_psnr(frames, truth) < 23, "a mere copy"
+    assert drawn.groups == [[0, 1, 2, 3, 4]]
+    for t in range(FRAMES):
+        x, y = moved[t].astype(int)
+        assert (drawn.layer[t, y - 8 : y + 8, x - 8 : x + 8] == 1).all()
+    # Everything behind the square is seen at some time.
+    assert not drawn.hole.any()
+
+
+def test_what_no_frame_shows_is_told():
+    """A square that rests hides the same ground in all frames."""
+    frames = np.repeat(scene()[0][:1], FRAMES, 0)
+    still = tracks_of(np.full((FRAMES, 2), (20, 40), np.float32))
+    moved = Tracks(still.xy + np.float32([60, 20]), still.visible)
+    drawn = render(frames, join(still, kept()), join(moved, kept()), groups=[range(5)])
+    # Without any motion the mask is a guess from colours around the points, where it is sure to be.
+    for x, y in ((20, 40), (14, 34), (26, 46)):
+        assert drawn.hole[:, y - 1 : y + 1, x - 1 : x + 1].all()
+    assert not drawn.hole[:, :20].any() and not drawn.hole[:, :, 60:].any()
+
+
+def test_untouched_pixels_are_copied():
+    frames, centres = scene()
+    moved = Tracks(tracks_of(centres).xy + np.float32([0, 30]), np.ones((5, FRAMES), bool))
+    drawn = render(frames, join(tracks_of(centres), kept()), join(moved, kept()))
+    np.testing.assert_array_equal(drawn.frames[:, :22], frames[:, :22])
+    np.testing.assert_array_equal(drawn.frames[:, :, 90:], frames[:, :, 90:])
+
+
+def test_the_whole_clip_in_another_order_is_its_own_frames():
+    frames, centres = scene()
+    order = np.arange(FRAMES)[::-1]
+    source = join(tracks_of(centres), kept())
+    np.testing.assert_array_equal(render(frames, source, take_frames(source, order)).frames, frames[order])
+    frozen = take_frames(source, np.full(FRAMES, 3))
+    np.testing.assert_array_equal(render(frames, source, frozen).frames, np.repeat(frames[3:4], FRAMES, 0))
+
+
+def test_times_between_frames_are_found():
+    centres = scene()[1]
+    source = layers.places(tracks_of(centres))
+    wanted = np.linspace(1, 5, FRAMES)
+    target = source[:, :1] + 4 * wanted
+    found = times.find(source, target, np.ones(target.shape, bool))
+    np.testing.assert_allclose(found, wanted, atol=times.STEP / 2)
+
+
+def test_similarities_are_found_exactly_from_two_points():
+    rng = np.random.default_rng(1)
+    shape = rng.normal(size=2) + 1j * rng.normal(size=2)
+    factor = np.exp(rng.normal(0, 0.2, 6) + 1j * rng.normal(0, 0.5, 6))
+    path = 20 * factor * shape[:, None] + np.linspace(10, 40, 6)
+
+    def as_tracks(z):
+        return Tracks(np.stack([z.real, z.imag], -1), np.ones(z.shape, bool))
+
+    layer = layers.make_layer([0, 1], as_tracks(path[:, :3]), as_tracks(path[:, 3:]))
+    np.testing.assert_allclose(layer.paths(False), path[:, :3], atol=1e-9)
+    np.testing.assert_allclose(layer.paths(True), path[:, 3:], atol=1e-9)
+    here, there = (np.stack([z.real, z.imag], -1) for z in (path[:, 1], path[:, 5]))
+    np.testing.assert_allclose(background.move(layer.to_target(1, 2), here), there, atol=1e-9)
+
+
+def test_points_that_move_together_are_found():
+    """Every point that is ever visible is in one group or the background's, and each group moves as one thing."""
+    config, several = SceneConfig(num_points=12), 0
+    for index in range(6):
+        pair = make_pair(config, 5, index, "test")
+        source, target = pair.source_tracks, pair.target_tracks
+        behind, groups = layers.guess(source, target, draft.Prepared(pair.source).cameras, config.size[0])
+        used = np.flatnonzero((source.visible | target.visible).any(1))
+        assert sorted(behind + [i for group in groups for i in group]) == used.tolist()
+        for group in groups:
+            layer = layers.make_layer(group, source, target)
+            off = np.abs(layer.paths(True) - layers.places(target)[group])
+            assert off[layer.shown].mean() < 1 if layer.shown.any() else True
+            several += len(group) >= 3
+        assert len(groups) <= 5
+    assert several >= 6
+
+
+@pytest.mark.parametrize("kind", ["object", "camera", "both", "retime", "reverse", "crop"])
+def test_every_kind_of_pair_is_nearer_to_the_truth_than_a_copy(kind):
+    kinds = tuple(float(kind == name) for name in ("object", "camera", "both", "retime", "reverse", "crop"))
+    gains = []
+    for index in range(3):
+        pair = make_pair(SceneConfig(num_points=12, kinds=kinds), 11, index, "test")
+        drawn = render(pair.source, pair.source_tracks, pair.target_tracks)
+        gains.append(metrics.clip_psnr(drawn.frames, pair.target) - metrics.clip_psnr(pair.source, pair.target))
+    assert np.mean(gains) > 3, gains
+
+
+def test_whatever_a_tracker_says_there_is_a_result():
+    frames, centres = scene()
+    tracks = tracks_of(centres)
+    moved = Tracks(tracks.xy + np.float32([12, 20]), tracks.visible)
+    lost = np.zeros_like(tracks.visible)
+    far = Tracks(tracks.xy + np.float32([5000, -3000]), tracks.visible)
+    cases = {
+        "all points lost": (Tracks(tracks.xy, lost), Tracks(moved.xy, lost)),
+        "lost in the clip": (Tracks(tracks.xy, lost), moved),
+        "lost in the edit": (tracks, Tracks(moved.xy, lost)),
+        "one point": (Tracks(tracks.xy[:1], tracks.visible[:1]), Tracks(moved.xy[:1], tracks.visible[:1])),
+        "no points": (Tracks(tracks.xy[:0], lost[:0]), Tracks(tracks.xy[:0], lost[:0])),
+        "off the frame": (tracks, far),
+        "in one place": (Tracks(tracks.xy[:1].repeat(5, 0), tracks.visible), Tracks(moved.xy[:1].repeat(5, 0), lost)),
+    }
+    for name, (source, target) in cases.items():
+        drawn = render(frames, source, target)
+        assert drawn.frames.shape == frames.shape and drawn.frames.dtype == np.uint8, name
+    single = Tracks(tracks.xy[:, :1], tracks.visible[:, :1])
+    assert render(frames[:1], single, Tracks(single.xy + 9, single.visible)).frames.shape == frames[:1].shape
+    tiny = render(frames[:, :8, :8], tracks, moved)
+    assert tiny.frames.shape == (FRAMES, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c, s, t: (c.astype(np.float32), s, t), r"a clip is uint8 \[T H W 3\]"),
+        (lambda c, s, t: (c[:5], s, t), r"source must be tracks \[N 5 2\] of a clip of 5 frames, got \(5, 9, 2\)"),
+        (lambda c, s, t: (c, s, Tracks(t.xy[:3], t.visible[:3])), "source has 5 points and target 3"),
+        (lambda c, s, t: (c, s, Tracks(t.xy * np.nan, t.visible)), "target has positions that are not finite"),
+    ],
+)
+def test_what_does_not_belong_together_is_one_line(change, message):
+    frames, centres = scene()
+    with pytest.raises(ValueError, match=message) as error:
+        render(*change(frames, tracks_of(centres), tracks_of(centres)))
+    assert "\n" not in str(error.value)
+
+
+def test_groups_name_points_that_exist():
+    frames, centres = scene()
+    moved = Tracks(tracks_of(centres).xy + 8, np.ones((5, FRAMES), bool))
+    with pytest.raises(ValueError, match=r"groups name point 7; the tracks have points 0\.\.4"):
+        render(frames, tracks_of(centres), moved, groups=[[0, 7]])
+
+
+def test_a_camera_is_followed_past_things_that_move():
+    frames, _ = scene(pan=3)
+    cameras = draft.Prepared(frames).cameras
+    for t, camera in enumerate(cameras):
+        # A pan of 3 px a frame to the right moves what is seen to the left.
+        np.testing.assert_allclose(background.move(camera, np.array([[50, 50]]))[0], (50 + 3 * t, 50), atol=0.3)
+    assert draft.Prepared(scene(pan=0)[0]).is_still
+
+
+def test_pictures_are_moved_by_whole_pixels_exactly():
+    picture = ground(np.random.default_rng(2), (20, 30))
+    moved = pictures.warp(picture, pictures.shifting(3, -2), (20, 30))
+    np.testing.assert_array_equal(moved[:18, 3:], picture[2:, :27])
+    larger = pictures.warp(picture, pictures.scaling(2), (40, 60))
+    assert np.abs(larger[1::2, 1::2][2:-2, 2:-2].astype(int) - picture[2:-2, 2:-2]).mean() < 12, "corners stay in place"
+
+
+def test_what_is_unknown_is_filled_from_its_surroundings():
+    picture = np.full((40, 50, 3), 90, np.uint8)
+    known = np.ones((40, 50), bool)
+    known[10:30, 12:33] = False
+    picture[~known] = 255
+    filled = pictures.complete(picture, known)
+    assert np.abs(filled.astype(int) - 90).max() <= 1
+    np.testing.assert_array_equal(pictures.complete(picture, np.zeros_like(known)), picture)
+
+
+def test_the_median_is_of_what_counts():
+    stack = np.stack([np.full((2, 2, 3), value, np.uint8) for value in (10, 200, 20, 30, 255)])
+    valid = np.ones((5, 2, 2), bool)
+    valid[1] = valid[4] = False
+    middle, count = pictures.median(stack, valid)
+    assert (middle == 20).all() and (count == 3).all()
