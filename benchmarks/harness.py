@@ -31,13 +31,15 @@ MARK = "@ "
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def pin_threads(count: int) -> None:
+def pin_threads(count: int, cpu_time: bool = False) -> None:
     """Keep this process, and what it starts, on `count` cores; call it before a library starts its threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
     os.environ["OMP_NUM_THREADS"] = str(count)
-    # Threads of OpenMP that wait would take the other side's cores, and count as processor time.
-    os.environ["GOMP_SPINCOUNT"] = "0"
+    if cpu_time:
+        # Threads of OpenMP that wait for the next piece of work would count as processor time. Not otherwise: threads
+        # that have to be woken make PyTorch's small operations several times slower.
+        os.environ["GOMP_SPINCOUNT"] = "0"
 
 
 def about(options: Namespace) -> str:

@@ -38,7 +38,7 @@ GOALS_5B = {"sample": 60.0, "sample-control": 85.0, "train-control": 3.2}
 
 def main() -> None:
     options = parse()
-    harness.pin_threads(options.threads)
+    harness.pin_threads(options.threads, options.cpu_time)
     sys.path.insert(0, str(harness.ROOT))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(harness.ROOT), os.environ.get("PYTHONPATH", "")])
     print(harness.about(options) + f"; `python benchmarks/run.py {' '.join(sys.argv[1:])}`", flush=True)
