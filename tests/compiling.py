@@ -15,7 +15,7 @@ EXACT = FAST | ({"xla_cpu_use_fusion_emitters": True} if HAS_OLDER_EMITTERS else
 def flags() -> str:
     """Return the `XLA_FLAGS` of all tests: `FAST`, and the older emitters of fused operations where XLA has them.
 
-    Their code is no slower at these sizes, and written in a third of the time.
+    Their code runs slower, but is written faster, and most programs of the tests run once.
     """
     told = {name: str(value).lower() for name, value in FAST.items()}
     if HAS_OLDER_EMITTERS:

@@ -32,9 +32,7 @@ IMPLEMENTATIONS = ("xla", "chunked", "cudnn", "splash", "tokamax", "auto")
 XLA_LIMIT = {"cpu": 8 * 2**20, "gpu": 32 * 2**20}
 """Bytes of float32 logits per sample above which `auto` prefers `chunked` to `xla`: on a GPU 418 tokens of 48 heads.
 
-On two CPU cores, heads of 64, milliseconds forward and with gradients of `xla` against `chunked`: 512 tokens of 8 heads
-(8 MiB) 11.6 and 26.7 against 9.4 and 32.2; 768 of 6 (14 MiB) 16.7 and 56.1 against 14.3 and 47.6; 1,024 of 12 (48 MiB)
-122 and 238 against 38.7 and 171.
+On CPUs `chunked` is faster from there on, forward and with gradients.
 """
 
 _GPU = ("gpu", "cuda")
@@ -122,8 +120,7 @@ def _target():
 
 
 def _softmax_attention(query, key, value):
-    # Heads first, which XLA does not do by itself on CPUs: 32 samples of 111 tokens and 4 heads of 64 then take 10.4 ms
-    # on two cores, and 19.1 with positions first; with gradients 26.2 and 30.6.
+    # Heads first, which XLA does not do by itself on CPUs and which is faster there.
     query, key, value = (x.swapaxes(1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))  # [B K S d]
     logits = jnp.einsum("BKSd,BKMd->BKSM", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)

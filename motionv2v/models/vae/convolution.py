@@ -69,9 +69,8 @@ FILTERS = (
 """F(1, 3), which is the plain sum, to F(4, 3). Larger ones save little more and lose digits."""
 
 FEWEST_CHANNELS = 8
-"""Where products are cheap, adding frames up costs more than it saves. With 8 channels, 4 clips of 8 frames of 64x64
-and two CPU cores: 8.7 ms against 15.4 as one conv2d, and the tiny model's autoencoder encodes in 0.94 of the time; the
-first convolution, of 3 channels, gains nothing."""
+"""Where products are cheap, adding frames up costs more than it saves. Rows `convolution:winograd`
+and `convolution:conv2d` of `benchmarks/run.py` compare them, with 8 channels at size `tiny`, 32 at `small`."""
 
 
 def conv2d(
