@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from motionv2v.draft import background, pictures
+from motionv2v.trackers import classical
 from motionv2v.typing import AnyArray, Float, UInt8
 
 SHORT_SIDE = 240
@@ -27,8 +28,8 @@ class Prepared:
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
             raise ValueError(f"a clip is uint8 [T H W 3] with T, H, W at least 1; got {frames.dtype} {frames.shape}")
         self.frames, self.size = frames, frames.shape[1:3]
-        short = min(self.size)
-        self.scale = float(-(-ENLARGED // short)) if short < ENLARGED else min(1.0, SHORT_SIDE / short)
+        larger = classical.enlargement(self.size, ENLARGED)
+        self.scale = float(larger) if larger > 1 else min(1.0, SHORT_SIDE / min(self.size))
         self.small_size = tuple(round(side * self.scale) for side in self.size)
 
     def resized(self, picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -154,7 +154,8 @@ class _Scene:
     def stay(self, stays: list[bool]) -> None:
         """Leave things in the background's picture, where the edit moves them with it."""
         self.stays = stays
-        self.removed = self._covered([mask for mask, stay in zip(self.masks, stays, strict=True) if not stay])
+        if any(stays):
+            self.removed = self._covered([mask for mask, stay in zip(self.masks, stays, strict=True) if not stay])
 
     def _covered(self, found: Sequence[Mask]) -> Bool[np.ndarray, "T H W"]:
         """Return where things and their soft edges are in the clip."""
