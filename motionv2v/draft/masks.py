@@ -66,22 +66,19 @@ class Mask:
 def find(
     clip: Prepared,
     layer: Layer,
-    plate: Plate,
-    cameras: Float[np.ndarray, "T 3 3"],
+    evidence: dict[int, Float[np.ndarray, "h w"]],
     covered: Bool[np.ndarray, "T h w"] | None = None,
 ) -> Mask:
-    """Find the mask of a layer; `covered`, at the working size, belongs to other things."""
+    """Find the mask of a layer from log-odds by frame; `covered`, at the working size, belongs to other things."""
     height, width = clip.small_size
     pad = int(MARGIN * max(clip.small_size))
     canvas = (height + 2 * pad, width + 2 * pad)
     to_canvas = pictures.shifting(pad, pad) @ pictures.scaling(clip.scale)
-    frames = np.flatnonzero(layer.seen.any(axis=0))
-    frames = frames[np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).astype(int))]
     odds, count, laid, valid = np.zeros(canvas, np.float32), np.zeros(canvas, np.float32), [], []
-    for q in frames.tolist():
+    for q, log_odds in evidence.items():
         free = np.ones(clip.small_size, np.float32) if covered is None else (~covered[q]).astype(np.float32)
         matrix = to_canvas @ layer.to_frame(q, layer.best) @ pictures.scaling(1 / clip.scale)
-        odds += pictures.warp(_evidence(clip, layer, plate, cameras, q) * free, matrix, canvas)
+        odds += pictures.warp(log_odds * free, matrix, canvas)
         shown = pictures.warp(free, matrix, canvas)
         count += shown
         laid.append(pictures.warp(clip.small[q], matrix, canvas))
@@ -93,7 +90,14 @@ def find(
     odds = odds / np.maximum(count, 0.3) - np.clip((away - NEAR) / 0.1, 0, 4)
     odds = np.where(seen, odds, -9).astype(np.float32)
     is_thing = _cut(picture, odds, away, seen)
-    return Mask(layer, to_canvas, odds, _holding(is_thing, z), picture, count / len(frames))
+    return Mask(layer, to_canvas, odds, _holding(is_thing, z), picture, count / len(evidence))
+
+
+def _all_evidence(clip, layer, plate, cameras):
+    """Return log-odds [h w] that pixels are the layer's, for some of the frames that show it."""
+    frames = np.flatnonzero(layer.seen.any(axis=0))
+    chosen = frames[np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).astype(int))]
+    return {q: _evidence(clip, layer, plate, cameras, q) for q in chosen.tolist()}
 
 
 def _evidence(clip, layer, plate, cameras, q):
@@ -157,10 +161,11 @@ def find_all(
     rounds: int = 2,
 ) -> list[Mask]:
     """Find all masks; from the second round on a pixel counts only for the thing that claims it most."""
-    masks = [find(clip, layer, plate, cameras) for layer in layers]
+    evidence = [_all_evidence(clip, layer, plate, cameras) for layer in layers]
+    masks = [find(clip, *of) for of in zip(layers, evidence, strict=True)]
     for _ in range(rounds - 1 if len(layers) > 1 else 0):
         covered = claimed_by_others(clip, masks)
-        masks = [find(clip, layer, plate, cameras, of) for layer, of in zip(layers, covered, strict=True)]
+        masks = [find(clip, *of) for of in zip(layers, evidence, covered, strict=True)]
     return masks
 
 
