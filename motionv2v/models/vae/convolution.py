@@ -100,8 +100,9 @@ def causal(
         kernel: with an odd number of rows and columns.
         impl: one of `FORMULATIONS`, all the same up to rounding. "conv2d" gathers the frames that one output frame sees
             on the channel axis and runs one 2-D convolution over all frames; "conv3d" leaves it all to the compiler;
-            "winograd" takes kernels of kt = 3, see the module, and rounds 2 to 4 times as coarsely; where gradients
-            are taken it is "conv2d", which then takes less time. "auto" is "winograd" for such kernels of at least
+            "winograd" takes kernels of kt = 3, see the module, and rounds 2 to 4 times as coarsely (so that a frame may
+            move by that much with the frames after it); where gradients are taken it is "conv2d", which then takes less
+            time. "auto" is "winograd" for such kernels of at least
             `FEWEST_CHANNELS`, in float32, where the program is compiled for a CPU, otherwise "conv2d".
 
     Raises ValueError for any other `impl` and for "winograd" with a kernel of another length.
