@@ -1,9 +1,11 @@
 """The draft: an edit drawn from the clip's own pixels, without a network, in seconds.
 
-`render` is the entry. `Prepared` keeps what does not depend on the edit.
+`render` is the entry. `Prepared` keeps what does not depend on the edit. A `Hint` is what a person says of where a
+thing is.
 """
 
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.compose import Draft, render
+from motionv2v.draft.given import Hint, Stroke
 
-__all__ = ["Draft", "Prepared", "render"]
+__all__ = ["Draft", "Hint", "Prepared", "Stroke", "render"]
