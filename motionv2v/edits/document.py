@@ -8,20 +8,20 @@ import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from motionv2v.edits import fields, groups, operations, selection
-from motionv2v.edits.fields import KINDS, EditError, Names, check_object, frames_in, integer, places_in, shown
-from motionv2v.tracks import Tracks, from_arrays, validate, warp
+from motionv2v.edits import fields, groups, selection, things
+from motionv2v.edits.fields import KINDS, SHAPES, EditError, Names, check_object, frames_in, integer, places_in, shown
+from motionv2v.edits.table import ALIASES, OPERATIONS, Operation, State, Step
+from motionv2v.tracks import Tracks, from_arrays
 from motionv2v.typing import Float
 
 __all__ = ["ALIASES", "OPERATIONS", "EditError", "EditSpec", "Operation", "Step", "describe", "load", "parse"]
 
 MAX_POINTS, MAX_OPERATIONS = 4096, 1000
-FAR = 10
-"""An edit sends no point further outside the frame than so many frame sizes."""
 
 EXAMPLE = """\
 {
@@ -35,7 +35,7 @@ EXAMPLE = """\
     {"op": "drag", "points": [0, "nose"], "start": [310, 220], "end": [360, 180],
      "start_frame": 4, "end_frame": 30},
     {"op": "keyframes", "points": "nose", "keyframes": {"0": [420, 190], "24": [470, 120], "48": [420, 60]},
-     "interpolation": "smooth"},
+     "interpolation": "smooth", "boxes": {"12": [380, 150, 460, 230]}},
     {"op": "recamera"},
     {"op": "hide", "points": [0], "start_frame": 40},
     {"op": "jitter"}
@@ -55,122 +55,10 @@ FIELDS: dict[str, str] = {
     "prompt": 'what the edited video shows; default ""',
     "seed": "a whole number, at least 0, that fixes jitter and sampling; default 0",
     "frames": "how many frames of the clip to use, from its first; default all",
+    "order": "which things lie in front, the foremost first: operations that move them, by their place in the list "
+    "from 0, or names of their points. Others lie behind them; default as the points' visibility says",
 }
 """The fields of the file and what they mean."""
-
-
-@dataclass
-class State:
-    """What operations share while they are applied: the unedited tracks, the random generator, removed cameras.
-
-    `size` is the clip's (H, W), if known.
-    """
-
-    source: Tracks
-    rng: np.random.Generator
-    size: tuple[int, int] | None = None
-    cameras: list[np.ndarray] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation: the function of `motionv2v.edits` that it names, and the kind of each field.
-
-    Attributes:
-        function: gives the documentation and, by its signature, which fields may be left out.
-        fields: field name -> key of `KINDS`.
-        either: groups of fields of which exactly one group must be given, in full.
-        apply: (state, tracks, arguments) -> tracks, where the function alone does not do.
-    """
-
-    function: Callable[..., Any]
-    fields: Mapping[str, str]
-    either: Sequence[tuple[str, ...]] = ()
-    apply: Callable[[State, Tracks, dict[str, Any]], Tracks] | None = None
-
-    @property
-    def required(self) -> list[str]:
-        """Lists the fields that have no default."""
-        parameters = inspect.signature(self.function).parameters
-        return [name for name in self.fields if parameters[name].default is inspect.Parameter.empty]
-
-    def usage(self, word: str) -> str:
-        """Writes a field as `describe` lists it: in brackets, with its default, if it may be left out."""
-        default = inspect.signature(self.function).parameters[word].default
-        value = "" if default is None or word in self.required else f" = {json.dumps(default)}"
-        return word if word in self.required else f"[{word}{value}]"
-
-    def __call__(self, state: State, tracks: Tracks, arguments: dict[str, Any]) -> Tracks:
-        """Applies the operation. Raises ValueError where it cannot be done or sends points too far from the frame."""
-        if "notify" in inspect.signature(self.function).parameters:  # `EditSpec.apply` tells of lost points, once
-            arguments = {**arguments, "notify": lambda _: None}
-        apply = self.apply or (lambda state, tracks, arguments: self.function(tracks, **arguments))
-        result = validate(apply(state, tracks, arguments))
-        if not state.cameras:  # in a stabilised frame a point may be far off, as long as it comes back
-            _check_reach(result, state.size)
-        return result
-
-
-def _uncamera(state: State, tracks: Tracks, arguments: dict[str, Any]) -> Tracks:
-    """Stabilises the tracks and the original that blend_back returns to, and remembers the way back."""
-    tracks, homographies = operations.uncamera(tracks, **arguments)
-    state.cameras.append(homographies)
-    state.source = warp(state.source, homographies)
-    return tracks
-
-
-def _recamera(state: State, tracks: Tracks, arguments: dict[str, Any]) -> Tracks:
-    """Puts back the camera motion that was removed last."""
-    homographies = state.cameras.pop()
-    state.source = operations.recamera(state.source, homographies)
-    return operations.recamera(tracks, homographies)
-
-
-_POINTS = {"points": "points"}
-_WINDOW = {"start_frame": "frame", "end_frame": "frame"}
-_MOVING = {**_WINDOW, "ease": "ease"}
-
-OPERATIONS: dict[str, Operation] = {
-    "drag": Operation(
-        operations.drag,
-        {**_POINTS, "start": "place", "end": "goal", "by": "shift", "falloff": "falloff", **_MOVING},
-        either=(("start", "end"), ("by",)),
-    ),
-    "drift": Operation(operations.drift, {**_POINTS, "velocity": "velocity", "t_origin": "time", **_WINDOW}),
-    "tween": Operation(
-        operations.tween, {**_POINTS, "keyframes": "keyframes", "interpolation": "ease", "keep_motion": "switch"}
-    ),
-    "retime": Operation(
-        operations.retime,
-        {**_POINTS, "speed": "speed", "about": "time", "times": "times", **_WINDOW},
-        either=(("speed",), ("times",)),
-    ),
-    "reverse": Operation(operations.reverse, {**_POINTS, **_WINDOW}),
-    "freeze": Operation(operations.freeze, {**_POINTS, "frame": "frame", **_WINDOW}),
-    "scale": Operation(operations.scale, {**_POINTS, "factor": "factor", "center": "goal", **_MOVING}),
-    "rotate": Operation(operations.rotate, {**_POINTS, "degrees": "degrees", "center": "goal", **_MOVING}),
-    "mirror": Operation(operations.mirror, {**_POINTS, "axis": "axis", "at": "line", **_WINDOW}),
-    "swap": Operation(operations.swap, {"first": "points", "second": "points", "by": "swap", **_WINDOW}),
-    "show": Operation(operations.show, {**_POINTS, **_WINDOW}),
-    "hide": Operation(operations.hide, {**_POINTS, **_WINDOW}),
-    "blend_back": Operation(
-        operations.blend_back,
-        {**_POINTS, **_MOVING},
-        apply=lambda state, tracks, arguments: operations.blend_back(tracks, state.source, **arguments),
-    ),
-    "uncamera": Operation(
-        operations.uncamera, {"reference": "points", "frame": "frame", "model": "camera"}, apply=_uncamera
-    ),
-    "recamera": Operation(operations.recamera, {}, apply=_recamera),
-    "jitter": Operation(
-        operations.jitter,
-        {**_POINTS, "amount": "amount", **_WINDOW},
-        apply=lambda state, tracks, arguments: operations.jitter(state.rng, tracks, **arguments),
-    ),
-}
-"""Every operation by its name in the file: the one table that the parser, the checks and the documentation read."""
-
-ALIASES = {"keyframes": "tween"}
 
 
 def describe() -> str:
@@ -195,6 +83,10 @@ def describe() -> str:
         lines += [f"    {line}" for line in inspect.getdoc(operation.function).splitlines() if line]
         if operation.either:
             lines.append("    Give either " + " or ".join(" and ".join(group) for group in operation.either) + ".")
+    shaped = [name for name, operation in OPERATIONS.items() if operation.shapes]
+    lines += ["", *(inspect.getdoc(things) or "").splitlines()[2:]]
+    lines += ["", f"What moves one thing ({', '.join(shaped)}) may also say where that thing is, for the draft:"]
+    lines += [f"{name}: {kind.meaning}" for name, kind in SHAPES.items()]
     lines += ["", "Fields of operations:", ""]
     for kind, (_, meaning, _) in KINDS.items():
         users = sorted({word for operation in OPERATIONS.values() for word, k in operation.fields.items() if k == kind})
@@ -206,28 +98,11 @@ __doc__ = f"{__doc__}\n\n{describe()}\n"
 
 
 @dataclass(frozen=True)
-class Step:
-    """One parsed operation: its place in the list, its name as in `OPERATIONS`, and the arguments of its function.
-
-    `written` is its name as the person wrote it, which may be an alias.
-    """
-
-    index: int
-    name: str
-    arguments: dict[str, Any]
-    written: str
-
-    @property
-    def where(self) -> str:
-        """Names the operation as error messages do."""
-        return f"operations[{self.index}] ({self.written})"
-
-
-@dataclass(frozen=True)
 class EditSpec:
     """A parsed `edit.json`: `queries` are (t, x, y) in source-video pixels, `names` maps names to query indices.
 
-    `size` is the (H, W) of the clip that it was validated against, None before.
+    `size` is the (H, W) of the clip that it was validated against, None before. `folder` is where its files of masks
+    are looked for. `order` is as written: indices of operations and names.
     """
 
     queries: Float[np.ndarray, "N 3"]
@@ -237,6 +112,8 @@ class EditSpec:
     frames: int | None = None
     names: Mapping[str, int] = field(default_factory=dict)
     size: tuple[int, int] | None = None
+    order: tuple[int | str, ...] = ()
+    folder: Path = Path()
 
     def validate_against(self, size: tuple[int, int], num_frames: int) -> "EditSpec":
         """Checks every frame, place and operation against a clip of size (H, W) and T frames, and returns the spec.
@@ -252,17 +129,26 @@ class EditSpec:
             _check_frame(int(frame), num_frames, f"queries[{index}]")
             _check_place(place, (0, 0, width, height), f"queries[{index}]", size)
         for step in self.steps:
-            for word, value in step.arguments.items():
-                kind, where = OPERATIONS[step.name].fields[word], f"{step.where}.{word}"
+            for word, kind, value in step.values():
+                where = f"{step.where}.{word}"
                 for frame in frames_in(kind, value):
                     _check_frame(frame, num_frames, where)
                 for place in places_in(kind, value):
-                    low, high = KINDS[kind].reach
+                    low, high = fields.kind(kind).reach
                     _check_place(place, (low * width, low * height, high * width, high * height), where, size)
                 if kind == "times" and len(value) != num_frames:
                     raise EditError(f"{where}: has {len(value)} numbers, but the clip has {num_frames} frames")
             self._try_out(step, size, num_frames)
-        return replace(self, size=size)
+        spec = replace(self, size=size)
+        spec.divide()
+        return spec
+
+    def divide(self) -> things.Division:
+        """Tells which points move as one thing and which are the background's; the spec must know the clip's size.
+
+        Raises EditError for what is said twice of one thing, and for an `order` of what is none.
+        """
+        return things.divide(self.queries, self.steps, self.order, self.names, self.size)
 
     def _try_out(self, step: Step, size: tuple[int, int], num_frames: int) -> None:
         """Applies one operation to points that stand still. Raises EditError."""
@@ -328,7 +214,7 @@ def load(path: str | os.PathLike) -> EditSpec:
     except (ValueError, RecursionError) as error:  # a field written twice, NaN, a number of thousands of digits
         raise EditError(f"{path}: not valid JSON ({error})") from error
     try:
-        return parse(document)
+        return replace(parse(document), folder=Path(path).parent)
     except EditError as error:
         raise EditError(f"{path}: {error}") from error
 
@@ -355,7 +241,8 @@ def parse(document: Any) -> EditSpec:
         raise EditError(f"operations: {len(document['operations'])} of them; an edit has at most {MAX_OPERATIONS}")
     steps = tuple(_parse_step(index, value, known) for index, value in enumerate(document["operations"]))
     _check_cameras(steps)
-    return EditSpec(queries, steps, prompt, seed, frames, names)
+    order = things.parse_order(document.get("order", []), steps, known)
+    return EditSpec(queries, steps, prompt, seed, frames, names, order=order)
 
 
 def _check_cameras(steps: Sequence[Step]) -> None:
@@ -412,10 +299,13 @@ def _parse_step(index: int, value: Any, known: Names) -> Step:
             f"{where}: unknown operation {selection.shown(value['op'])}; {hint}operations: {', '.join(OPERATIONS)}"
         )
     operation, step = OPERATIONS[name], Step(index, name, {}, value["op"])
-    check_object(value, ("op", *operation.fields), step.where, required=operation.required)
+    check_object(value, ("op", *operation.fields, *operation.shapes), step.where, required=operation.required)
     for word, kind in operation.fields.items():
         if word in value:
             step.arguments[word] = KINDS[kind].parse(value[word], f"{step.where}.{word}", known)
+    for word in operation.shapes:
+        if word in value:
+            step.shape[word] = SHAPES[word].parse(value[word], f"{step.where}.{word}", known)
     _check_either(step, operation)
     first, last = step.arguments.get("start_frame"), step.arguments.get("end_frame")
     if first is not None and last is not None and first > last:
@@ -447,20 +337,6 @@ def _check_place(place: Sequence[float], box: tuple[int, int, int, int], where: 
             f"{where}: ({x:g}, {y:g}) is outside the allowed x {box[0]}..{box[2]}, y {box[1]}..{box[3]}; "
             f"the video is {size[1]} wide and {size[0]} high, in pixels"
         )
-
-
-def _check_reach(tracks: Tracks, size: tuple[int, int] | None) -> None:
-    """Raises ValueError for a point that an edit sends further from the frame than any place in it could mean."""
-    if size is None:
-        low, high, said = selection.PIXELS.least, selection.PIXELS.most, str(selection.PIXELS)
-    else:
-        width_height = np.array(size[::-1])
-        low, high, said = -FAR * width_height, (1 + FAR) * width_height, f"at most {FAR} frame sizes outside the frame"
-    far = np.argwhere(((tracks.xy < low) | (tracks.xy > high)).any(axis=-1))
-    if far.size:
-        point, frame = far[0]
-        x, y = tracks.xy[point, frame]
-        raise ValueError(f"sends point {point} to ({x:g}, {y:g}) in frame {frame}; places are {said}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

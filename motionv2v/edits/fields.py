@@ -21,6 +21,8 @@ from motionv2v.edits.selection import Range
 
 MAX_DEPTH = 8
 """An edit is nested no deeper than this."""
+MAX_STROKE, MAX_STROKES = 5000, 1000
+"""Places of a stroke of a brush, and strokes on a frame."""
 
 
 class EditError(ValueError):
@@ -191,23 +193,93 @@ def _point(value: Any, where: str, names: Names) -> int:
 
 def keyframes(value: Any, where: str, names: Names | None = None) -> dict[int, tuple[float, float]]:
     """Reads {"frame": [x, y], ...} or [[frame, x, y], ...]. Raises EditError, also for one frame given twice."""
-    if isinstance(value, dict):
-        bad = [key for key in value if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", str(key))]
-        if bad:
-            raise EditError(f'{where}: keys must be frame numbers like "12", got {shown(bad[0])}')
-        rows = [(int(str(key).split(".")[0]), item) for key, item in value.items()]
-    elif isinstance(value, list) and all(isinstance(row, list) and len(row) == 3 for row in value):
+    if isinstance(value, list) and all(isinstance(row, list) and len(row) == 3 for row in value):
         rows = [(frame(row[0], f"{where}[{index}]"), row[1:]) for index, row in enumerate(value)]
+    elif isinstance(value, dict):
+        rows = _by_frame(value, where)
     else:
         raise EditError(f'{where}: must be {{"frame": [x, y], ...}} or [[frame, x, y], ...], got {shown(value)}')
     if not rows:
         raise EditError(f"{where}: needs at least one keyframe")
-    result: dict[int, tuple[float, float]] = {}
+    return _each_once(rows, where, place)
+
+
+def _by_frame(value: dict, where: str) -> list[tuple[int, Any]]:
+    """Reads the keys of an object as frame numbers."""
+    bad = [key for key in value if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", str(key))]
+    if bad:
+        raise EditError(f'{where}: keys must be frame numbers like "12", got {shown(bad[0])}')
+    return [(int(str(key).split(".")[0]), item) for key, item in value.items()]
+
+
+def _each_once(rows: list[tuple[int, Any]], where: str, read: Callable[..., Any]) -> dict[int, Any]:
+    """Reads what is said of each frame."""
+    result: dict[int, Any] = {}
     for key, value in rows:
         if key in result:
             raise EditError(f"{where}: frame {key} is given twice")
-        result[key] = place(value, f"{where}, frame {key}")
+        result[key] = read(value, f"{where}, frame {key}")
     return result
+
+
+def path(value: Any, where: str, names: Names | None = None) -> str:
+    """Reads the name of a file or folder. Raises EditError."""
+    if not isinstance(value, str) or not value.strip() or len(value) > 1000 or not value.isprintable():
+        raise EditError(f"{where}: must be the name of a file or folder, got {shown(value)}")
+    return value
+
+
+def masks(value: Any, where: str, names: Names | None = None) -> str | dict[int, str]:
+    """Reads the name of a file or folder of masks, or {"frame": picture, ...}. Raises EditError."""
+    if not isinstance(value, dict):
+        return path(value, where)
+    if not value:
+        raise EditError(f"{where}: needs at least one picture")
+    return _each_once(_by_frame(value, where), where, path)
+
+
+def box(value: Any, where: str, names: Names | None = None) -> tuple[float, float, float, float]:
+    """Reads [x0, y0, x1, y1]. Raises EditError, also for a box without inside."""
+    if not isinstance(value, list) or len(value) != 4:
+        raise EditError(f"{where}: must be [x0, y0, x1, y1], got {shown(value)}")
+    left, top, right, bottom = (pixels(side, f"{where}[{index}]") for index, side in enumerate(value))
+    if not (left < right and top < bottom):
+        raise EditError(f"{where}: must be [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {shown(value)}")
+    return left, top, right, bottom
+
+
+def boxes(value: Any, where: str, names: Names | None = None) -> dict[int, tuple[float, float, float, float]]:
+    """Reads {"frame": [x0, y0, x1, y1], ...} or [[frame, x0, y0, x1, y1], ...]. Raises EditError."""
+    if isinstance(value, list) and value and all(isinstance(row, list) and len(row) == 5 for row in value):
+        return _each_once([(frame(row[0], f"{where}[{n}]"), row[1:]) for n, row in enumerate(value)], where, box)
+    if not isinstance(value, dict) or not value:
+        raise EditError(f'{where}: must be {{"frame": [x0, y0, x1, y1], ...}}, got {shown(value)}')
+    return _each_once(_by_frame(value, where), where, box)
+
+
+def stroke(value: Any, where: str, names: Names | None = None) -> dict[str, Any]:
+    """Reads {"path": [[x, y], ...], "radius": pixels, "sign": "add" or "remove"}. Raises EditError."""
+    check_object(value, ("path", "radius", "sign"), where, required=("path", "radius"))
+    if not isinstance(value["path"], list) or not 0 < len(value["path"]) <= MAX_STROKE:
+        raise EditError(f"{where}.path: must be 1 to {MAX_STROKE} places [x, y], got {shown(value['path'])}")
+    return {
+        "path": [place(item, f"{where}.path[{index}]") for index, item in enumerate(value["path"])],
+        "radius": ranged(selection.RADIUS)(value["radius"], f"{where}.radius"),
+        "sign": choice("add", "remove")(value.get("sign", "add"), f"{where}.sign"),
+    }
+
+
+def strokes(value: Any, where: str, names: Names | None = None) -> dict[int, list[dict[str, Any]]]:
+    """Reads {"frame": [stroke, ...], ...}. Raises EditError."""
+    if not isinstance(value, dict) or not value:
+        raise EditError(f'{where}: must be {{"frame": [{{"path": ..., "radius": ...}}, ...]}}, got {shown(value)}')
+
+    def several(value: Any, where: str) -> list[dict[str, Any]]:
+        if not isinstance(value, list) or not 0 < len(value) <= MAX_STROKES:
+            raise EditError(f"{where}: must be a list of 1 to {MAX_STROKES} strokes, got {shown(value)}")
+        return [stroke(item, f"{where}[{index}]") for index, item in enumerate(value)]
+
+    return _each_once(_by_frame(value, where), where, several)
 
 
 def choice(*choices: str) -> Callable[..., str]:
@@ -268,15 +340,41 @@ KINDS: dict[str, Kind] = {
 """Every kind of field by its name."""
 
 
-def frames_in(kind: str, value: Any) -> list[int]:
+SHAPES: dict[str, Kind] = {
+    "masks": Kind(
+        masks,
+        "where the thing is, white, in a file beside the edit: an .npz, a folder of pictures numbered by frame, a "
+        'video; or {"frame": picture, ...}',
+    ),
+    "boxes": Kind(boxes, '{"frame": [x0, y0, x1, y1], ...} in pixels, in the frame: the thing lies inside', (0, 1)),
+    "strokes": Kind(
+        strokes,
+        '{"frame": [{"path": [[x, y], ...], "radius": r, "sign": "add" or "remove"}, ...], ...}: strokes of a brush, '
+        f'places at most one frame\'s size outside the frame, r {selection.RADIUS}; sign is "add" if left out',
+        (-1, 2),
+    ),
+}
+"""What any operation that moves one thing may say of where that thing is, by the field's name."""
+
+
+def kind(name: str) -> Kind:
+    """Looks up a kind of `KINDS`, or of `SHAPES`."""
+    return KINDS.get(name) or SHAPES[name]
+
+
+def frames_in(name: str, value: Any) -> list[int]:
     """Lists the frames that a parsed field of a kind refers to."""
-    if kind == "frame":
+    if name == "frame":
         return [value]
-    return list(value) if kind == "keyframes" else []
+    return list(value) if name in ("keyframes", *SHAPES) and isinstance(value, dict) else []
 
 
-def places_in(kind: str, value: Any) -> list[tuple[float, float]]:
+def places_in(name: str, value: Any) -> list[tuple[float, float]]:
     """Lists the places in the picture, or the ways across it, that a parsed field of a kind refers to."""
-    if KINDS[kind].reach is None:
+    if kind(name).reach is None:
         return []
-    return list(value.values()) if kind == "keyframes" else [value]
+    if name == "boxes":
+        return [corner for x0, y0, x1, y1 in value.values() for corner in ((x0, y0), (x1, y1))]
+    if name == "strokes":
+        return [place for several in value.values() for stroke in several for place in stroke["path"]]
+    return list(value.values()) if name == "keyframes" else [value]

@@ -64,9 +64,11 @@ def valid():
             "end": [30, 20],
             "falloff": 12,
             "ease": "linear",
+            "boxes": {"0": [4, 3, 60, 40], "7": [1.5, 2, 79, 47]},
+            "strokes": {"3": [{"path": [[10, 10], [20, 30.5]], "radius": 3}, {"path": [[50, 9]], "radius": 1.5}]},
             **window,
         },
-        {"op": "drag", "points": 6, "by": [5, -5]},
+        {"op": "drag", "points": 6, "by": [5, -5], "masks": "masks.npz", "boxes": [[4, 40, 20, 60, 40]]},
         {"op": "recamera"},
         {"op": "drift", "points": "nose", "velocity": [1, -0.5], "t_origin": 3.5, **window},
         {"op": "keyframes", "points": 0, "keyframes": {"0": [10, 10], "8": [70, 40]}, "interpolation": "smooth"},
@@ -74,7 +76,14 @@ def valid():
         {"op": "retime", "points": [4, 5], "speed": 0.5, "about": 2},
         {"op": "retime", "points": [4], "times": [t / 2 for t in range(T)], **window},
         {"op": "reverse", "points": [2, 3], **window},
-        {"op": "freeze", "points": 3, "frame": 4, "start_frame": 4},
+        {
+            "op": "freeze",
+            "points": 3,
+            "frame": 4,
+            "start_frame": 4,
+            "masks": {"4": "mask.png"},
+            "strokes": {"5": [{"path": [[70, 6], [71, 7], [90, 8]], "radius": 2, "sign": "remove"}]},
+        },
         {"op": "scale", "points": [2, 3, 4], "factor": 1.2, **window},
         {"op": "rotate", "points": "all", "degrees": 15, "center": [40, 24]},
         {"op": "mirror", "points": [2, 3], "axis": "horizontal"},
@@ -87,7 +96,9 @@ def valid():
         {"op": "jitter", "amount": 0.5},
     ]
     places = [[0, 10, 10], {"t": 3, "x": 40, "y": 20, "name": "nose"}, [0, 5, 5], [0, 75, 6], [0, 6, 40], [2, 70, 42]]
-    return {"queries": [*places, [0, 50, 30.5]], "operations": operations, "prompt": "a mouse", "seed": 3, "frames": T}
+    queries = [*places, [0, 50, 30.5]]
+    document = {"queries": queries, "operations": operations, "prompt": "a mouse", "seed": 3, "frames": T}
+    return document | {"order": ["nose", 2, 10]}
 
 
 def slots(value, found=None):
