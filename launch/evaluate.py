@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         cli.check_places(OUT.value, JSON.value)
         table, *options = tables[BENCHMARK.value]
         text, results = table(*(option.value for option in options), track)
-    except cli.EXPECTED as error:
+    except cli.expected() as error:
         if logging.level_debug():
             raise
         print(f"evaluate: {cli.line(error)}", file=sys.stderr)

@@ -48,7 +48,7 @@ def main(_: list[str]) -> None:
             raise ValueError("expected --videos=DIR --out=DIR, or --config=configs/motionv2v_tiny.py for stage latents")
         else:
             prepare_latents.write_latents(CONFIG.value, OUT.value, NUM.value, batch_size=BATCH.value)
-    except cli.EXPECTED as error:
+    except cli.expected() as error:
         if logging.level_debug():
             raise
         print(f"prepare: {cli.line(error)}", file=sys.stderr)

@@ -21,7 +21,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a job; auto: jax finds the cluster")
 PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the job")
 PROCESS = flags.DEFINE_integer("process_id", None, "which of them this one is, from 0")
-EXPECTED = (*cli.EXPECTED, loop.DivergedError)
+EXPECTED = (*cli.expected(), loop.DivergedError)
 
 
 def fail(error: Exception) -> None:

@@ -7,14 +7,21 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from absl import flags, logging
 
 from motionv2v import files
-from motionv2v.devices import fit, program_cache
 
-EXPECTED = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)
-"""What a launcher tells in one line (`line`): mistakes of a person, and what a device or the host refuses."""
+
+def expected() -> tuple[type[BaseException], ...]:
+    """Return what a launcher tells in one line (`line`): mistakes of a person, and what a device or the host refuses.
+
+    The device's errors are jax's, and there are none where nothing has loaded it.
+    """
+    return (ValueError, OSError, MemoryError, *_device_errors())
+
+
+def _device_errors() -> tuple[type[BaseException], ...]:
+    return (sys.modules["jax"].errors.JaxRuntimeError,) if "jax" in sys.modules else ()
 
 
 def read_flags(argv: list[str], needs_config: bool = True) -> list[str]:
@@ -76,7 +83,7 @@ def line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return f"this machine's memory is full ({text or 'no more to be had'}); shorter or smaller clips need less"
-    if not isinstance(error, jax.errors.JaxRuntimeError):
+    if not isinstance(error, _device_errors()):
         return text
     if "RESOURCE_EXHAUSTED" in text:
         advice = "smaller batches, fewer frames or pixels, or more devices need less (see the line on memory above)"
@@ -98,12 +105,18 @@ def write_json(path: str, content: Any) -> None:
     print(f"wrote {path}")
 
 
-def start() -> None:
-    """Set up a launcher that computes: quiet libraries, notices in a line, kept programs, all of a GPU's memory."""
+def start(with_jax: bool = True) -> None:
+    """Set up a launcher that computes: quiet libraries, notices in a line.
+
+    With jax, which takes seconds to load, also kept programs and all of a GPU's memory.
+    """
     logging.set_verbosity(logging.DEBUG if logging.level_debug() else logging.WARNING)
     warnings.formatwarning = _notice
-    fit.claim()
-    program_cache.use_cache()
+    if with_jax:
+        from motionv2v.devices import fit, program_cache
+
+        fit.claim()
+        program_cache.use_cache()
 
 
 def _notice(message: Warning | str, category: type[Warning], *_: object) -> str:

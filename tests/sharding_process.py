@@ -16,7 +16,7 @@ import tiny_model
 
 from motionv2v import backbone, editing, parameters, sampling
 from motionv2v.devices import sharding, traffic
-from motionv2v.editing import files
+from motionv2v.editing import opening
 from motionv2v.training import loop, tasks
 
 MESHES = {
@@ -133,8 +133,8 @@ def main(folder):
         scale = {key: float(np.abs(value).max()) for key, value in expected.items()}
         found[name] = {key: float(np.abs(got[key] - expected[key]).max()) / scale[key] for key in expected}
     found["edit"] = float(np.abs(edit(None) - edit(sharding.make_mesh({"data": 2, "context": 4}))).max())
-    found["shared edits"] = {n: dict(files.device_mesh(folder / "run", n).shape) for n in (2, 8)}
-    found["shared edits"] |= {"all": dict(files.device_mesh(folder / "run", -1).shape)}
+    found["shared edits"] = {n: dict(opening.device_mesh(folder / "run", n).shape) for n in (2, 8)}
+    found["shared edits"] |= {"all": dict(opening.device_mesh(folder / "run", -1).shape)}
     found["autoencoder"] = autoencoder_traffic(sharding.make_mesh({"data": 2, "context": 4}))
     (folder / "differences.json").write_text(json.dumps(found), encoding="utf-8")
 

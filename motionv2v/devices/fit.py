@@ -6,12 +6,9 @@ share a sample, the text encoder on the devices or waiting on the host, frames w
 once.
 """
 
-import bisect
-import contextlib
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,10 +16,9 @@ from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from motionv2v import sections
-from motionv2v.devices import chips, memory, sharding
+from motionv2v.devices import chips, host, memory, sharding
+from motionv2v.devices.host import GIB, MARGIN, VARIABLE
 from motionv2v.devices.memory import (
-    GIB,
-    MARGIN,
     STRIP_ROWS,
     Estimate,
     abstract_mesh,
@@ -36,14 +32,7 @@ from motionv2v.devices.memory import (
     stored_bytes,
 )
 from motionv2v.models.activations import BATCH
-from motionv2v.trackers.classical import enlargement
 from motionv2v.typing import PyTree
-
-ENCODER_FRAMES = 96
-"""Uncoded pictures that what x264 holds takes the memory of: 40 it looks ahead, those in work, and copies of theirs."""
-
-VARIABLE = "MOTIONV2V_MEMORY"
-"""Environment variable: `ignore` starts what is estimated not to fit, with a warning."""
 
 
 def capacity(device: Any = None) -> float | None:
@@ -54,30 +43,11 @@ def capacity(device: Any = None) -> float | None:
     """
     device = jax.local_devices()[0] if device is None else device
     if device.platform == "cpu":
-        free = host_memory()
+        free = host.free()
         return None if free is None else free / len(jax.local_devices(backend="cpu"))
     limit = (device.memory_stats() or {}).get("bytes_limit")
     chip = chips.chip(device.device_kind)
     return float(limit) if limit else float(chip.memory) if chip else None
-
-
-def host_memory(root: Path = Path("/")) -> float | None:
-    """Return the bytes that this process may still take on a Linux host; None on other systems.
-
-    `root` is the folder that holds `proc` and `sys`.
-    """
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        found += [float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):  # "max": no limit
-            folder = root / "sys/fs/cgroup"
-            found.append(float((folder / limit).read_text()) - float((folder / used).read_text()))
-    return min(found, default=None)
 
 
 def check(
@@ -107,58 +77,6 @@ def check(
     needed = estimate(config, mesh, what, available)
     _judge(what, needed, available, lambda: advice(config, mesh, what, available), say, must_fit=is_common)
     return needed
-
-
-def check_clip(
-    num_frames: int,
-    size: tuple[int, int],
-    *,
-    available: float | None = None,
-    say: Callable[[str], None] = print,
-) -> float:
-    """Say in one line what an edit of a clip takes of the host's memory beside the model, and refuse too much.
-
-    Those are the frames that are read, and beside them what is larger of two: the copy that the tracker enlarges, of a
-    small clip; or as many edited frames and the pictures of the comparison of three panels that the encoder holds back.
-    Everything else is drawn and written frame by frame.
-
-    Args:
-        num_frames, size: of the clip, (H, W) in pixels.
-        available: bytes; None asks the host (`host_memory`).
-        say: called once with the line.
-
-    Returns:
-        The bytes.
-
-    Raises:
-        ValueError: as `check`, saying how many frames would fit.
-    """
-    needed = _clip_bytes(num_frames, size)
-    available = host_memory() if available is None else available
-    has = "unknown" if available is None else f"{available / GIB:.2f} GiB"
-    line = f"memory for the clip: {needed / GIB:.2f} GiB of the host's estimated; available: {has}"
-    if available is None or needed <= MARGIN * available:
-        say(line)
-        return needed
-    fits = bisect.bisect_right(range(num_frames), MARGIN * available, key=lambda count: _clip_bytes(count, size)) - 1
-    advice = f'"frames": {fits} in edit.json would fit, or a smaller video' if fits else "a smaller video would fit"
-    if os.environ.get(VARIABLE, "").lower() == "ignore":
-        say(f"{line}; this may fail: {advice}")
-    else:
-        say(line)
-        raise ValueError(
-            f"an edit of {num_frames} frames of {size[1]}x{size[0]} needs about {needed / GIB:.1f} GiB of this "
-            f"machine's memory, of which {available / GIB:.1f} are free; {advice}; {VARIABLE}=ignore tries all the same"
-        )
-    return needed
-
-
-def _clip_bytes(num_frames: int, size: tuple[int, int]) -> float:
-    """Estimate what an edit of a clip holds at once, see `check_clip`."""
-    scale = enlargement(size)
-    tracked = num_frames * scale**2 if scale > 1 else 0
-    written = num_frames + 3 * min(num_frames, ENCODER_FRAMES)
-    return (num_frames + max(tracked, written)) * 3.0 * size[0] * size[1]
 
 
 def _judge(

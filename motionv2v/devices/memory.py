@@ -26,19 +26,17 @@ from ml_collections import ConfigDict
 
 from motionv2v import backbone, parameters, sections
 from motionv2v.devices import sharding
+from motionv2v.devices.host import GIB, MARGIN
 from motionv2v.models import time_tables
 from motionv2v.models.activations import AXES, BATCH, PIXELS_PER_LATENT, layout
 from motionv2v.models.layers import REMAT_NAMES
 from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.typing import PyTree
 
-GIB = 2**30
 PROGRAMS = ("train", "train_pixels", "sample")
 """A step on cached latents, a step that runs the autoencoder too, a whole edit of a prompt already encoded."""
 STRIP_ROWS = 30
 """Of the autoencoder where memory is short (`models.vae.strips`)."""
-MARGIN = 0.95
-"""Share of a device's memory that an estimate may fill: runtimes keep some, and it fragments."""
 
 
 class Fit(NamedTuple):

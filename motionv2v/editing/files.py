@@ -1,12 +1,14 @@
 """One edit from files to files: a clip and an `edit.json` in; the edited clip, a comparison and a contact sheet out.
 
-`launch/edit.py` calls `run`. Without a clip it edits the packaged example, whose true result is known.
+`launch/edit.py` calls `run`. A clip of a person's own is drawn as a draft unless a model is named; the packaged
+example, whose true result is known, is drawn both ways.
 
 Beside the result lies `record.json`: the edit, the seed, the clip and the model by their checksums, the settings of
-sampling, and the versions of the libraries. The same edit may be made again in the same folder; another one is refused
-unless it is told to replace what is there.
+sampling, the tracker, and the versions of the libraries. The same edit may be made again in the same folder; another
+one is refused unless it is told to replace what is there.
 """
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -17,38 +19,57 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from motionv2v import ROOT, checkpoints, editing, figures, files, trackers, video
-from motionv2v.convert import checked
+from motionv2v import figures, files, trackers, video
 from motionv2v.data import tokenizer
-from motionv2v.devices import fit, memory, sharding
-from motionv2v.edits import document
+from motionv2v.editing import drafted, inputs
+from motionv2v.editing.inputs import Inputs
 from motionv2v.tracks import Tracks
 
-EXAMPLE = ROOT / "examples" / "shapes"
+DRAFT, EXAMPLE_MODEL = "draft", "tiny"
 EDITED, RECORD, COMPARISON, SHEET = "edited.mp4", "record.json", "comparison.mp4", "contact_sheet.png"
-_LIBRARIES = ("motionv2v", "jax", "jaxlib", "flax", "numpy", "av", "opencv-python-headless")
+_LIBRARIES = ("motionv2v", "numpy", "av", "opencv-python-headless")
+_MODEL_LIBRARIES = ("jax", "jaxlib", "flax")
+_MODEL_FLAGS = {
+    "num_steps": "--num_steps",
+    "guidance": "--guidance",
+    "cache": "--step_cache",
+    "num_views": "--views",
+    "seed": "--seed",
+}
 
 
 @dataclass
 class Result:
-    """What an edit made: the clips, the tracks and the files."""
+    """What an edit made: the clips, the tracks and the files; `draft` is the draft, where one was drawn."""
 
     clip: video.Clip
     edited: video.Clip
     source: Tracks
     target: Tracks
     files: dict[str, Path]
+    draft: video.Clip | None = None
+
+
+def needs_jax(video_path: str | Path | None, checkpoint: str | None, tracker: str = trackers.DEFAULT) -> bool:
+    """Tell whether `run` loads jax, which takes seconds: for a model, and for a tracker that is one."""
+    return _chosen(video_path, checkpoint) != DRAFT or tracker not in trackers.CLASSICAL_MODES
+
+
+def _chosen(video_path, checkpoint):
+    return checkpoint or (EXAMPLE_MODEL if video_path is None else DRAFT)
 
 
 def run(
     video_path: str | Path | None = None,
     edit_path: str | Path | None = None,
     *,
-    checkpoint: str = "tiny",
+    checkpoint: str | None = None,
     out: str | Path = "outputs",
+    tracker: str = trackers.DEFAULT,
+    masks: str | Path | None = None,
+    boxes: Sequence[str] = (),
     num_steps: int | None = None,
     guidance: float | None = None,
     cache: float | None = None,
@@ -64,10 +85,13 @@ def run(
 
     Args:
         video_path, edit_path: both, or neither for the packaged example.
-        checkpoint: a released name, a model folder or a training work dir.
+        checkpoint: "draft", or a model: a released name, a model folder or a training work dir. None draws the draft,
+            and of the example the result of `tiny` beside it.
         out: folder of the results: `edited.mp4`, `record.json`, `comparison.mp4`, `contact_sheet.png`.
-        num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's.
-        seed: None takes the edit's.
+        tracker: as for `trackers.named`.
+        masks, boxes: where the one thing is that the edit moves, for the draft: see `drafted.with_shape`.
+        num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. seed: None takes the
+            edit's. The draft has none of these.
         devices: how many share the edit, as `memory.sampling_sizes` divides it; -1 takes all.
         overwrite: whether to replace the result of another edit in `out`.
         say: called with one line per step of the work, and with every notice.
@@ -79,73 +103,78 @@ def run(
         ValueError: (VideoError, EditError, CheckpointError) in one line, before anything is sampled or written: for
             bad input, for an `out` that cannot be written to or holds another edit, and where memory is too small.
     """
-    if (video_path is None) != (edit_path is None):
-        raise ValueError("an edit needs both --video and --edit, or neither for the packaged example")
-    example, out = video_path is None, Path(out)
-    video_path = EXAMPLE / "source.mp4" if example else Path(video_path)
-    edit_path = EXAMPLE / "edit.json" if example else Path(edit_path)
-    check_folder(out, inputs=(video_path, edit_path))
-    spec = document.load(edit_path)
-    # As wide as the first words of the other lines.
-    spaced = lambda line: say(line.replace("memory ", "memory  ", 1))  # noqa: E731
-    length, size = video.measure(video_path)
-    fit.check_clip(min(length, spec.frames or length), size, say=spaced)
-    clip = video.read(video_path, num_frames=spec.frames, notify=lambda line: say(f"notice  {line}"))
-    frames = clip.frames
-    video.check_writable(out / EDITED, clip.fps)
-    spec = spec.validate_against(frames.shape[1:3], len(frames))
-    name = "the packaged example" if example else video_path
-    say(f"clip    {name}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {clip.fps:.3g} fps")
+    notify, out = lambda line: say(f"notice  {line}"), Path(out)
+    model = _chosen(video_path, checkpoint)
+    video_path, edit_path = inputs.paths(video_path, edit_path)
     settings = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views}
+    if model == DRAFT:
+        _check_no_settings(settings | {"seed": seed}, devices)
+    check_folder(out, inputs=(video_path, edit_path))
+    follow = trackers.named(tracker)
+    given = inputs.read(video_path, edit_path, masks=masks, boxes=boxes, say=say)
+    clip, spec, frames = given.clip, given.spec, given.clip.frames
+    video.check_writable(out / EDITED, clip.fps)
     seed = spec.seed if seed is None else seed
-    record = make_record(edit_path, video_path, clip, checkpoint, seed, settings)
+    hints = None
+    if model == DRAFT or checkpoint is None:
+        hints = drafted.read_hints(spec, spec.divide(), frames.shape[1:3], len(frames), notify)
+    elif any(step.shape for step in spec.steps):
+        notify("masks, boxes and strokes are for the draft: a model does not read them")
+    record = make_record(given, describe(model, settings), seed, tracker)
+    if hints and (content := drafted.digest(hints)):
+        record["hints"] = {"sha256": content, "masks": masks and Path(masks).name, "boxes": list(boxes)}
     if again := check_record(out, record, overwrite):
-        say(f"notice  {again}")
-    editor = load(checkpoint, devices, say=spaced)
-    shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
-    say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
-    editor.check(len(spec.queries), num_steps, guidance)
-    if notice := editor.model.vae.memory_notice(*editor.size):
-        say(f"notice  {notice}")
-    if plan := editor.reused_steps(cache, num_steps):
-        say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
-    source = trackers.get("classical").track(frames, spec.queries)
-    target = spec.apply(source, notify=lambda line: say(f"notice  {line}"))
+        notify(again)
+    sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say)
+    if hints is not None:
+        refined = "" if model != DRAFT else f"; a model refines it: --checkpoint={EXAMPLE_MODEL}, or one of your own"
+        say(f"draft   drawn from the clip's own pixels, without a model{refined}")
+    source = follow.track(frames, spec.queries)
+    target = spec.apply(source, notify=notify)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
-    options = {**settings, "prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed}
-    edited = editor.edit(clip, source, target, **options, notify=lambda line: say(f"notice  {line}"))
-    result = Result(clip, edited, source, target, {})
-    result.files = write(out, result, record, sound=video_path, notify=lambda line: say(f"notice  {line}"))
+    drawn = None
+    if hints is not None:
+        drawn = video.Clip(drafted.draw(frames, spec, source, hints, notify=notify).frames, clip.fps)
+    result = Result(clip, sample(source, target) if sample else drawn, source, target, {}, drawn)
+    result.files = write(out, result, record, sound=video_path, notify=notify)
     return result
 
 
-def load(checkpoint: str | Path, devices: int = 1, *, say: Callable[[str], None] = print) -> editing.Editor:
-    """Load an editor for so many devices, after saying what an edit needs of each.
-
-    Raises:
-        ValueError: as `device_mesh` and `editing.load`, and if the devices are too small, before weights are read.
-    """
-    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
-    editing.check_config(config, checkpoint)
-    checked.expected_shapes(config, str(checkpoint))
-    mesh = device_mesh(checkpoint, devices)
-    fit.check(config, mesh, "sample", say=say)
-    return editing.load(checkpoint, mesh)
+def _check_no_settings(settings: dict[str, Any], devices: int) -> None:
+    """Raise ValueError for settings of a model where none is asked for."""
+    given = [_MODEL_FLAGS[name] for name, value in settings.items() if value is not None]
+    given += ["--devices"] if devices != 1 else []
+    if given:
+        what = "is a setting" if len(given) == 1 else "are settings"
+        raise ValueError(
+            f"{', '.join(given)} {what} of a model, and the draft is drawn without one: name a model "
+            f"(--checkpoint={EXAMPLE_MODEL}), or leave that out"
+        )
 
 
-def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:
-    """Build the mesh on which `count` devices share the edits of a checkpoint, None for one; -1 takes all there are.
+def _sampler(
+    given: Inputs,
+    checkpoint: str,
+    settings: dict[str, float | int | None],
+    seed: int,
+    devices: int,
+    say: Callable[[str], None],
+) -> Callable[[Tracks, Tracks], video.Clip]:
+    """Open a model, say what it is and needs, and check what is asked of it; return what edits the clip by tracks."""
+    from motionv2v.devices import sharding
+    from motionv2v.editing import opening
 
-    Raises ValueError for more devices than jax finds, and CheckpointError if there is no such checkpoint.
-    """
-    found = jax.devices()
-    if count not in range(1, len(found) + 1) and count != -1:
-        raise ValueError(f"{count} devices asked for; jax finds {len(found)} ({jax.default_backend()}); -1 takes all")
-    found = found if count == -1 else found[:count]
-    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
-    if len(found) == 1 or "dit" not in config:
-        return None
-    return sharding.make_mesh(memory.sampling_sizes(config, len(found)), devices=found)
+    notify, spec = lambda line: say(f"notice  {line}"), given.spec
+    editor = opening.load(checkpoint, devices, say=lambda line: say(line.replace("memory ", "memory  ", 1)))
+    shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
+    say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
+    editor.check(len(spec.queries), settings["num_steps"], settings["guidance"])
+    if notice := editor.model.vae.memory_notice(*editor.size):
+        notify(notice)
+    if plan := editor.reused_steps(settings["cache"], settings["num_steps"]):
+        say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
+    options = {**settings, "prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed, "notify": notify}
+    return functools.partial(editor.edit, given.clip, **options)
 
 
 def check_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
@@ -161,40 +190,37 @@ def check_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
                 raise ValueError(f"{given} lies where {name} of the results would go: choose another folder (--out)")
 
 
-def make_record(
-    edit_path: Path,
-    video_path: Path,
-    clip: video.Clip,
-    checkpoint: str,
-    seed: int,
-    settings: dict[str, float | int | None],
-) -> dict[str, Any]:
+def describe(model: str, settings: dict[str, float | int | None]) -> dict[str, Any]:
+    """Describe what makes a result, "draft" or a model with its settings of sampling, as `opening.record` does."""
+    if model == DRAFT:
+        return {"model": DRAFT, "settings": {}}
+    from motionv2v.editing import opening
+
+    return opening.record(model, settings)
+
+
+def make_record(given: Inputs, made: dict[str, Any], seed: int, tracker: str) -> dict[str, Any]:
     """Describe what makes a result, so that it can be made again: as json, without the names of folders.
 
-    Settings that are None are those of the model; they are told as the model has them.
+    `made` is what `describe` returned.
     """
-    folder = checkpoints.resolve(checkpoint)
-    config = checkpoints.read_config(folder)
-    stored = json.loads((folder / checkpoints.CONFIG).read_text(encoding="utf-8")).get("weights")
-    model = {"checkpoint": Path(checkpoint).name, "name": config.get("name", "")}
-    # What the config says of the weights is checked when they are loaded.
-    is_folder = isinstance(stored, dict) and "sha256" in stored
-    model |= {"sha256": stored["sha256"]} if is_folder else {"step": checkpoints.latest_step(folder)}
-    sample = dict(config.sample.to_dict()) if "sample" in config else {}
-    given = {"num_steps": "num_steps", "guidance": "scale", "cache": "step_cache", "num_views": "views"}
-    sample |= {given[name]: value for name, value in settings.items() if value is not None}
-    if settings["guidance"] is not None:
-        sample["guidance"] = "constant"
-    height, width = clip.frames.shape[1:3]
+    height, width = given.clip.frames.shape[1:3]
+    libraries = _LIBRARIES if made["model"] == DRAFT else (*_LIBRARIES, *_MODEL_LIBRARIES)
     record = {
-        "edit": json.loads(edit_path.read_text(encoding="utf-8-sig")),
+        "edit": json.loads(given.edit_path.read_text(encoding="utf-8-sig")),
         "seed": seed,
-        "clip": {"file": video_path.name, "sha256": files.sha256(video_path), "frames": len(clip.frames)},
-        "model": model,
-        "settings": sample,
-        "versions": {name: _version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "clip": {
+            "file": given.video_path.name,
+            "sha256": files.sha256(given.video_path),
+            "frames": len(given.clip.frames),
+            "width": width,
+            "height": height,
+            "fps": given.clip.fps,
+        },
+        **made,
+        "tracker": tracker.partition(":")[0],
+        "versions": {name: _version(name) for name in libraries} | {"python": platform.python_version()},
     }
-    record["clip"] |= {"width": width, "height": height, "fps": clip.fps}
     return json.loads(json.dumps(record))
 
 
@@ -215,8 +241,9 @@ def check_record(out: Path, record: dict[str, Any], overwrite: bool = False) -> 
         return ""
     try:
         before = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        differs = [name for name in record if name != "versions" and before.get(name) != record[name]]
-    except (OSError, ValueError, AttributeError):
+        names = [name for name in {**before, **record} if name != "versions"]
+        differs = [name for name in names if before.get(name) != record.get(name)]
+    except (OSError, ValueError, TypeError, AttributeError):
         differs = ["a record that cannot be read"]
     if not differs:
         return f"{out} holds the result of this very edit, which is replaced"
@@ -249,7 +276,11 @@ def write(
         RECORD: files.write(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
     }
     drawn = figures.track_frames(clip.frames, result.target, highlight=moved(result.source, result.target))
-    panels = [("source", clip.frames), ("target tracks", drawn), ("edited", edited.frames)]
+    panels = [("source", clip.frames), ("target tracks", drawn)]
+    if result.draft is not None:
+        panels.append(("draft", result.draft.frames))
+    if result.draft is not edited:
+        panels.append(("edited", edited.frames))
     extras = {
         COMPARISON: lambda path: video.write(path, figures.frames_side_by_side(panels), fps=clip.fps),
         SHEET: lambda path: figures.save_png(path, figures.contact_sheet(panels)),

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from motionv2v import checkpoints, editing, metrics
-from motionv2v.editing import files, step_cache
+from motionv2v.editing import opening, step_cache
 from motionv2v.editing.step_cache import Curve
 from motionv2v.evaluation import synthetic
 from motionv2v.typing import AnyArray, Int
@@ -45,7 +45,7 @@ def table(
     """
     if num_pairs < 2:
         raise ValueError(f"num_pairs is {num_pairs}; the step cache is measured on one half and tried on the other")
-    editor, steps = files.load(checkpoint), num_steps or NUM_STEPS
+    editor, steps = opening.load(checkpoint), num_steps or NUM_STEPS
     pairs = synthetic.held_out_pairs(editor, min(num_pairs, MOST_PAIRS) // 2 * 2, seed)
     measured, tried = (make_batch(editor, half) for half in (pairs[::2], pairs[1::2]))
     curve = step_cache.calibrate(editor, [measured], num_steps=steps, progress=progress)

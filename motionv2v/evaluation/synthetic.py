@@ -33,7 +33,7 @@ from motionv2v import checkpoints, draft, editing, figures, metrics, trackers, v
 from motionv2v.data.scenes.pairs import KINDS, Pair, SceneConfig, make_pair
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
 from motionv2v.devices import fit
-from motionv2v.editing import files
+from motionv2v.editing import opening
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
 
@@ -299,7 +299,7 @@ def table(
     """Evaluate a checkpoint, its base without control, and others beside it; the table's text, and its numbers.
 
     Args:
-        checkpoint, compare: as for `editing.files.load`; "draft" draws without a network, at the size of `tiny`.
+        checkpoint, compare: as for `editing.opening.load`; "draft" draws without a network, at the size of `tiny`.
         devices: how many share each batch of edits. out: a folder for videos of the first pairs.
     """
     options = {"num_pairs": num_pairs, "seed": seed, "num_steps": num_steps, "progress": progress}
@@ -316,7 +316,7 @@ def table(
 def _load(name: str, devices: int) -> editing.Editor | Drafts:
     if name == "draft":
         return Drafts(checkpoints.read_config(checkpoints.resolve("tiny")))
-    return files.load(name, devices)
+    return opening.load(name, devices)
 
 
 def write_videos(row: Row, folder: str | Path, most: int = 8) -> Path:

@@ -18,7 +18,18 @@ from motionv2v.trackers.tapnext import TapNextTracker
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Num, UInt8
 
-__all__ = ["CLASSICAL_MODES", "DenseChain", "LucasKanade", "MultiStep", "TapNextTracker", "Tracker", "for_clip", "get"]
+__all__ = [
+    "CLASSICAL_MODES",
+    "DEFAULT",
+    "DenseChain",
+    "LucasKanade",
+    "MultiStep",
+    "TapNextTracker",
+    "Tracker",
+    "for_clip",
+    "get",
+    "named",
+]
 
 
 @runtime_checkable
@@ -39,6 +50,8 @@ class Tracker(Protocol):
 _MODES = {"lk": LucasKanade, "dis": DenseChain, "multistep": MultiStep}
 CLASSICAL_MODES = tuple(_MODES)
 """What `get("classical", mode=...)` takes; the first is the default."""
+DEFAULT = "multistep"
+"""The tracker that edits a person's clip best."""
 
 
 def _classical(mode: str = "lk", **options) -> Tracker:
@@ -79,6 +92,21 @@ def get(name: str, **options) -> Tracker:
     if name not in _TRACKERS:
         raise ValueError(f"unknown tracker {name!r}; available: {', '.join(sorted(_TRACKERS))}")
     return _TRACKERS[name](**options)
+
+
+def named(name: str = DEFAULT) -> Tracker:
+    """Build the tracker that a person names in one word: a mode of the classical one, or "tapnext:FILE", its weights.
+
+    Raises ValueError, one line, for another name, and as the tracker does where its weights cannot be read.
+    """
+    if name in _MODES:
+        return get("classical", mode=name)
+    kind, _, weights = name.partition(":")
+    if kind == "tapnext" and weights:
+        return get("tapnext", checkpoint=weights)
+    if kind == "tapnext":
+        raise ValueError("tapnext needs its weights, such as tapnext:bootstapnext_ckpt.npz")
+    raise ValueError(f"there is no tracker {name!r}; available: {', '.join(_MODES)}, tapnext:FILE with its weights")
 
 
 def for_clip(tracker: Tracker, frames: UInt8[AnyArray, "T H W 3"]) -> Tracker:

@@ -138,7 +138,7 @@ def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
     params = backbone.sampling_params(params, tables)
     # Bytes stand in for a vocabulary: the program sees no tokens, only their embeddings.
     tokens = tokenizer.make("bytes", config.data.text_length)
-    # As `files.device_mesh`: one device edits without a mesh, and predicts with and without the text in turns.
+    # As `opening.device_mesh`: one device edits without a mesh, and predicts with and without the text in turns.
     editor = editing.Editor(config, {}, mesh=None if mesh.size == 1 else mesh, tokenizer=tokens)
     model = editor.model
     whole = NamedSharding(mesh, PartitionSpec())

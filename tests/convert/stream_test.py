@@ -19,7 +19,7 @@ from tiny_modules import CHAINED, DIT, MODULES, random_params
 from motionv2v import backbone, checkpoints, convert, editing
 from motionv2v.convert import ConvertError, export, pipeline, scheduler, stream, writing
 from motionv2v.data.tokenizer import ByteTokenizer, SentencePieceTokenizer
-from motionv2v.editing import editor, files
+from motionv2v.editing import editor, opening
 from motionv2v.methods.motionv2v import Conditioner
 from motionv2v.models.denoiser import Denoiser
 from motionv2v.tracks import Tracks
@@ -245,7 +245,7 @@ def test_published_models_without_an_editor_say_what_they_can_do(name, message, 
         made._replace(modules=modules, config=config, params=params), tmp_path / "in"
     )
     ours = stream.convert(theirs, tmp_path / "ours", **QUIET)
-    for load in (editing.load, files.load):
+    for load in (editing.load, opening.load):
         with pytest.raises(ValueError, match=message) as error:
             load(ours)
         assert "\n" not in str(error.value) and str(ours) in str(error.value)

@@ -13,7 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from configs import motionv2v_cogvideox_5b
 from motionv2v import backbone, parameters
-from motionv2v.devices import chips, fit, memory, sharding, topologies
+from motionv2v.devices import chips, fit, host, memory, sharding, topologies
 from motionv2v.models import lora
 from motionv2v.models.activations import AXES
 from motionv2v.models.dit import DiT
@@ -174,8 +174,8 @@ def test_every_program_is_refused_and_a_person_may_insist(what, monkeypatch):
     lines, needed = [], memory.estimate(large(), what=what)
     with pytest.raises(ValueError, match=rf"{what} needs about [\d.]+ GiB on each device, which has [\d.]+; ") as error:
         fit.check(large(), available=needed.weights, what=what, say=lines.append)
-    assert f"{fit.VARIABLE}=ignore tries all the same" in str(error.value) and "\n" not in str(error.value)
-    monkeypatch.setenv(fit.VARIABLE, "ignore")
+    assert f"{host.VARIABLE}=ignore tries all the same" in str(error.value) and "\n" not in str(error.value)
+    monkeypatch.setenv(host.VARIABLE, "ignore")
     fit.check(large(), available=needed.weights, what=what, say=lines.append)
     assert len(lines) == 2 and "; this may fail: " in lines[1]
 
@@ -226,30 +226,30 @@ def test_smaller_batches_and_frozen_types_are_offered():
 ])  # fmt: skip
 def test_memory_of_a_clip(num_frames, size, copies):
     frame = 3 * size[0] * size[1]
-    assert fit.check_clip(num_frames, size, available=1e12, say=str) == copies * frame
+    assert host.check_clip(num_frames, size, available=1e12, say=str) == copies * frame
     for available in (0.9 * copies * frame, 0.3 * copies * frame):
         with pytest.raises(ValueError, match=r'"frames": \d+ in edit.json would fit') as error:
-            fit.check_clip(num_frames, size, available=available, say=str)
+            host.check_clip(num_frames, size, available=available, say=str)
         fits = int(re.search(r'"frames": (\d+)', str(error.value))[1])
-        fit.check_clip(fits, size, available=available, say=str)  # what it says is so
+        host.check_clip(fits, size, available=available, say=str)  # what it says is so
         with pytest.raises(ValueError):
-            fit.check_clip(fits + 1, size, available=available, say=str)
+            host.check_clip(fits + 1, size, available=available, say=str)
     with pytest.raises(ValueError, match="; a smaller video would fit; "):
-        fit.check_clip(num_frames, size, available=float(frame), say=str)
+        host.check_clip(num_frames, size, available=float(frame), say=str)
 
 
 def test_free_memory_of_a_host(tmp_path):
-    assert fit.host_memory(tmp_path) is None
+    assert host.free(tmp_path) is None
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 16000 kB\nMemAvailable:   8000 kB\n")
-    assert fit.host_memory(tmp_path) == 8000 * 1024
+    assert host.free(tmp_path) == 8000 * 1024
     group = tmp_path / "sys/fs/cgroup"
     group.mkdir(parents=True)
     (group / "memory.max").write_text("max\n")
     (group / "memory.current").write_text("5000\n")
-    assert fit.host_memory(tmp_path) == 8000 * 1024
+    assert host.free(tmp_path) == 8000 * 1024
     (group / "memory.max").write_text("105000\n")
-    assert fit.host_memory(tmp_path) == 100_000
+    assert host.free(tmp_path) == 100_000
 
 
 def test_memory_of_a_device():

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import av
 import cv2
@@ -18,8 +19,8 @@ from PIL import Image
 from motionv2v import editing, figures, trackers, tracks, video
 from motionv2v.data.scenes import example
 from motionv2v.data.tokenizer import ByteTokenizer
-from motionv2v.devices import fit
-from motionv2v.editing import editor, files
+from motionv2v.devices import host
+from motionv2v.editing import editor, files, inputs, opening
 from motionv2v.evaluation.example import score
 from motionv2v.tracks import Tracks
 
@@ -120,13 +121,13 @@ def test_packaged_example_is_what_its_module_draws():
     """The files in the package are those that `python -m motionv2v.data.scenes.example` writes."""
     pair = example.pair()
     for name, frames in (("source", pair.source), ("target", pair.target)):
-        stored = video.read(files.EXAMPLE / f"{name}.mp4").frames
+        stored = video.read(inputs.EXAMPLE / f"{name}.mp4").frames
         # Another machine's sine may round a level the other way.
         assert np.abs(stored.astype(int) - frames).max() <= 1
-    stored_tracks = tracks.load(files.EXAMPLE / "target_tracks.npz")
+    stored_tracks = tracks.load(inputs.EXAMPLE / "target_tracks.npz")
     np.testing.assert_allclose(stored_tracks.xy, pair.target_tracks.xy, atol=1e-3)
     np.testing.assert_array_equal(stored_tracks.visible, pair.target_tracks.visible)
-    stored = json.loads((files.EXAMPLE / "edit.json").read_text())
+    stored = json.loads((inputs.EXAMPLE / "edit.json").read_text())
     fresh = json.loads(json.dumps(example.edit()))
     np.testing.assert_allclose(stored["queries"], fresh["queries"], atol=0.02)
     assert stored["prompt"] == fresh["prompt"] and len(stored["operations"]) == len(fresh["operations"]) == 1
@@ -277,7 +278,7 @@ def test_edits_that_memory_has_no_room_for_are_refused_before_the_model_is_read(
 ):
     run = functools.partial(files.run, own / "clip.mp4", own / "edit.json", checkpoint=str(folder))
     # 11 frames of 48x80, and the tracker's copy of them, three times as wide and high: 11 * 48 * 80 * 3 * 10 bytes.
-    monkeypatch.setattr(fit, "host_memory", lambda: 1_267_200.0)
+    monkeypatch.setattr(host, "free", lambda: 1_267_200.0)
     with pytest.raises(ValueError, match=r'11 frames of 80x48 .* "frames": 10 in edit.json would fit.*=ignore'):
         run(out=tmp_path / "a", say=str)
     assert copying == [] and not (tmp_path / "a").exists()
@@ -300,7 +301,8 @@ def test_what_the_model_cannot_do_is_told_before_points_are_tracked(
     editor.checkpoints.save_model(tmp_path / "model", config, params)
     edit = {"queries": [[0, 5 * n, 20] for n in range(8)], "operations": []}
     (tmp_path / "edit.json").write_text(json.dumps(edit))
-    monkeypatch.setattr(trackers, "get", lambda *_: pytest.fail("points are tracked"))
+    tracker = mock.Mock(track=lambda *_: pytest.fail("points are tracked"))
+    monkeypatch.setattr(trackers, "named", lambda *_: tracker)
     run = functools.partial(files.run, own / "clip.mp4", tmp_path / "edit.json", say=str)
     with pytest.raises(ValueError, match=message):
         run(checkpoint=str(tmp_path / "model"), out=tmp_path / "out", **options)
@@ -418,4 +420,4 @@ def test_launcher_says_one_line_and_exits_with_two(own, folder, repository, tmp_
 def test_devices_that_are_not_there_are_counted(folder, tmp_path):
     with pytest.raises(ValueError, match=r"3 devices asked for; jax finds 1 \(cpu\); -1 takes all"):
         files.run(checkpoint=str(folder), out=tmp_path, devices=3, say=lambda _: None)
-    assert files.device_mesh(folder, -1) is files.device_mesh(folder, 1) is None
+    assert opening.device_mesh(folder, -1) is opening.device_mesh(folder, 1) is None

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from motionv2v import backbone, checkpoints, cli, parameters, sampling
 from motionv2v.convert import checked, export
-from motionv2v.editing import files
+from motionv2v.editing import opening
 from motionv2v.files import sha256
 from motionv2v.models import time_tables
 from motionv2v.training.saver import RunCheckpoints
@@ -192,7 +192,7 @@ def outcome(work, told):
     """Return what `work` makes and None, or None and the line that is told instead; anything else fails the test."""
     try:
         return work(), None
-    except cli.EXPECTED as error:
+    except cli.expected() as error:
         line = cli.line(error)
         assert line and "\n" not in line and len(line) < 1000, told
         return None, line
@@ -208,7 +208,7 @@ def test_a_changed_model_is_a_model_or_one_line(models, tmp_path, seed):
     shutil.copytree(models[kind], folder)
     told = f"{kind}: {CHANGES[rng.integers(len(CHANGES))](rng, folder)}"
     before = sorted(str(path) for path in tmp_path.rglob("*"))
-    editor, line = outcome(lambda: files.load(str(folder), say=lambda text: None), told)
+    editor, line = outcome(lambda: opening.load(str(folder), say=lambda text: None), told)
     if editor is not None:
         trace(editor)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before, told
@@ -221,7 +221,7 @@ def test_a_changed_model_is_a_model_or_one_line(models, tmp_path, seed):
 
 def test_sound_models_load(models, tmp_path):
     for kind, folder in models.items():
-        editor, line = outcome(lambda folder=folder: files.load(str(folder), say=lambda text: None), kind)
+        editor, line = outcome(lambda folder=folder: opening.load(str(folder), say=lambda text: None), kind)
         assert line is None
         trace(editor)
         assert Path(export.model_folder(folder, tmp_path / kind, say=lambda text: None)).is_dir()
@@ -248,6 +248,6 @@ def test_weights_without_a_network_are_one_line(models, tmp_path):
     tensors = load_file(folder / checkpoints.WEIGHTS)
     save_file({name: x for name, x in tensors.items() if not name.startswith("dit/")}, folder / checkpoints.WEIGHTS)
     sign(folder)
-    for load in (files.load, lambda path: export.model_folder(path, tmp_path / "out")):
+    for load in (opening.load, lambda path: export.model_folder(path, tmp_path / "out")):
         with pytest.raises(checkpoints.CheckpointError, match=r"holds another model: dit/\S+ is missing .+ more\)"):
             load(str(folder))

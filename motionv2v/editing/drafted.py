@@ -1,0 +1,173 @@
+"""Draw an edit as a document says it, without a model: its things, what is said of where they are, its camera.
+
+`motionv2v.draft` draws from tracks and groups of points; this module makes them of an `edit.json`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motionv2v import draft, tracks
+from motionv2v.draft import given, layers
+from motionv2v.draft.given import Hint, Stroke
+from motionv2v.edits.document import EditSpec
+from motionv2v.edits.things import Division
+from motionv2v.tracks import Tracks
+
+RESTS = 0.007
+"""Share of the frame's diagonal that a point may move by, when the camera's motion is taken out, and still rest."""
+
+
+def with_shape(spec: EditSpec, masks: str | Path | None, boxes: Sequence[str]) -> EditSpec:
+    """Say of an edit of one thing where that is: a file or folder of masks, boxes "frame,x0,y0,x1,y1".
+
+    They take the place of what the edit says. The spec must know the clip's size.
+
+    Raises:
+        ValueError: in one line, for boxes that are none, and for an edit of no thing or of several.
+    """
+    shape: dict[str, Any] = {} if masks is None else {"masks": str(Path(masks).absolute())}
+    for frame, box in map(given.parse_box, boxes):
+        if frame in shape.setdefault("boxes", {}):
+            raise ValueError(f"--box: frame {frame} is given twice")
+        given.check_box(box, spec.size, f"--box of frame {frame}")
+        shape["boxes"][frame] = box
+    if not shape:
+        return spec
+    things = spec.divide().things
+    if not things:  # what moves points all over the frame moves a thing, where a person says which
+        moving = [step for step in spec.steps if step.things(len(spec.queries))]
+        if len(moving) != 1:
+            raise ValueError("--masks and --box say where a thing is, and this edit moves none")
+    if len(things) > 1:
+        raise ValueError(
+            f"--masks and --box are for an edit of one thing, and this one moves {len(things)}: in edit.json each "
+            'operation may have its own "masks" and "boxes"'
+        )
+    chosen = things[0].steps if things else moving
+    told = {step.index: {k: v for k, v in step.shape.items() if k not in shape} for step in chosen}
+    told[chosen[0].index] |= shape
+    steps = tuple(replace(step, shape=told.get(step.index, step.shape)) for step in spec.steps)
+    return replace(spec, steps=steps)
+
+
+def read_hints(
+    spec: EditSpec,
+    division: Division,
+    size: tuple[int, int],
+    num_frames: int,
+    notify: Callable[[str], None],
+) -> list[Hint | None]:
+    """Read what an edit says of where each of its things is; None for a thing of which it says nothing.
+
+    Raises ValueError, one line, as `given.read` and `Hint.check` do.
+    """
+    hints: list[Hint | None] = []
+    for thing in division.things:
+        hint = Hint(boxes=dict(thing.shape.get("boxes", {})))
+        for frame, strokes in thing.shape.get("strokes", {}).items():
+            hint.strokes[frame] = [Stroke(tuple(s["path"]), s["radius"], s["sign"] == "add") for s in strokes]
+        masks = thing.shape.get("masks", {})
+        if isinstance(masks, Mapping):
+            for frame, name in masks.items():
+                hint.masks |= given.read(spec.folder / name, size, num_frames, frame=frame, notify=notify)
+        else:
+            hint.masks = given.read(spec.folder / masks, size, num_frames, notify=notify)
+        hint.check(size, num_frames)
+        hints.append(hint if hint.frames else None)
+    return hints
+
+
+def digest(hints: Sequence[Hint | None]) -> str:
+    """Return a checksum of hints by their content, "" where there are none."""
+    if not any(hints):
+        return ""
+    found = hashlib.sha256()
+    for hint in hints:
+        found.update(repr((hint and hint.boxes, hint and hint.strokes)).encode())
+        for frame, mask in sorted(hint.masks.items()) if hint else ():
+            found.update(repr((frame, mask.shape)).encode() + np.packbits(mask).tobytes())
+    return found.hexdigest()
+
+
+def draw(
+    frames: np.ndarray,
+    spec: EditSpec,
+    source: Tracks,
+    hints: Sequence[Hint | None] = (),
+    *,
+    notify: Callable[[str], None],
+) -> draft.Draft:
+    """Draw an edit of frames uint8 [T H W 3] whose points go along `source`.
+
+    Args:
+        spec: validated against the clip.
+        source: the points' tracks, as for `EditSpec.apply`.
+        hints: what `read_hints` returned.
+        notify: called with a sentence for what was decided for the person, guessed, or left out.
+    """
+    division = spec.divide()
+    for note in division.notes:
+        notify(note)
+    for step in spec.steps:
+        if step.name == "jitter":
+            notify(f"{step.where} is for models: the draft leaves it out")
+        if step.arguments.get("falloff"):
+            notify(f"{step.where}.falloff: the draft moves things as a whole, and what is around them stays")
+    plain = replace(spec, steps=tuple(step for step in spec.steps if step.name != "jitter"))
+    target = plain.apply(source, notify=lambda _: None)
+    clip = draft.Prepared(frames)
+    groups = [list(thing.points) for thing in division.things]
+    taken = {point for group in groups for point in group}
+    if division.camera:
+        behind, others = _resting(clip, source, target, division.camera)
+        groups += others
+        if others:
+            notify(f"{len(others)} things that move by themselves go along with the camera; which, is guessed")
+    else:
+        behind = [point for point in range(len(source.xy)) if point not in taken]
+        # Where only things move, what is around them stays, whatever the operations did to its points.
+        xy, visible = np.array(target.xy), np.array(target.visible)
+        xy[behind], visible[behind] = source.xy[behind], source.visible[behind]
+        target = Tracks(xy, visible)
+    used = sorted({point for group in [behind, *groups] for point in group})
+    place = {point: index for index, point in enumerate(used)}
+    options: dict[str, Any] = {}
+    if any(hints):
+        options["hints"] = [*hints, *[None] * (len(groups) - len(hints))]
+    if division.order:
+        rest = [index for index in range(len(groups)) if index not in division.order]
+        options["order"] = [*division.order, *rest]
+    drawn = draft.render(
+        clip,
+        tracks.select(source, used),
+        tracks.select(target, used),
+        groups=[[place[point] for point in group] for group in groups],
+        notify=notify,
+        **options,
+    )
+    return replace(drawn, groups=[[used[point] for point in group] for group in drawn.groups])
+
+
+def _resting(clip: draft.Prepared, source: Tracks, target: Tracks, points: Sequence[int]):
+    """Divide points that move with the camera in those of the background and groups that move by themselves as well."""
+    points = list(points)
+    part = tracks.select(source, points)
+    still, rest = layers.stabilised(part, clip.cameras), layers.resting_places(part, clip.cameras)
+    seen = np.asarray(part.visible) | ~np.asarray(part.visible).any(axis=1, keepdims=True)
+    away = (np.abs(still - rest[:, None]) * seen).sum(axis=1) / seen.sum(axis=1)
+    rests = away < max(layers.TOLERANCE, RESTS * float(np.hypot(*clip.size)))
+    if not rests.any():
+        return points, []
+    behind = [point for point, ok in zip(points, rests, strict=True) if ok]
+    moving = [point for point, ok in zip(points, rests, strict=True) if not ok]
+    if not moving:
+        return behind, []
+    also, groups = layers.guess(
+        tracks.select(source, moving), tracks.select(target, moving), clip.cameras, clip.size[0]
+    )
+    return behind + [moving[i] for i in also], [[moving[i] for i in group] for group in groups]

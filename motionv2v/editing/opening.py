@@ -1,0 +1,64 @@
+"""Open a model for edits from files: what it needs is said first, and what cannot fit or cannot edit is refused.
+
+Loading this module loads jax, so `files` does it only where a model is asked for.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from motionv2v import checkpoints, editing
+from motionv2v.convert import checked
+from motionv2v.devices import fit, memory, sharding
+
+
+def load(checkpoint: str | Path, devices: int = 1, *, say: Callable[[str], None] = print) -> editing.Editor:
+    """Load an editor for so many devices, after saying what an edit needs of each.
+
+    Raises:
+        ValueError: as `device_mesh` and `editing.load`, and if the devices are too small, before weights are read.
+    """
+    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    editing.check_config(config, checkpoint)
+    checked.expected_shapes(config, str(checkpoint))
+    mesh = device_mesh(checkpoint, devices)
+    fit.check(config, mesh, "sample", say=say)
+    return editing.load(checkpoint, mesh)
+
+
+def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:
+    """Build the mesh on which `count` devices share the edits of a checkpoint, None for one; -1 takes all there are.
+
+    Raises ValueError for more devices than jax finds, and CheckpointError if there is no such checkpoint.
+    """
+    found = jax.devices()
+    if count not in range(1, len(found) + 1) and count != -1:
+        raise ValueError(f"{count} devices asked for; jax finds {len(found)} ({jax.default_backend()}); -1 takes all")
+    found = found if count == -1 else found[:count]
+    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    if len(found) == 1 or "dit" not in config:
+        return None
+    return sharding.make_mesh(memory.sampling_sizes(config, len(found)), devices=found)
+
+
+def record(checkpoint: str, settings: dict[str, float | int | None]) -> dict[str, Any]:
+    """Describe a model and the settings of sampling, so that a result can be made again; without names of folders.
+
+    Settings that are None are those of the model; they are told as the model has them.
+    """
+    folder = checkpoints.resolve(checkpoint)
+    config = checkpoints.read_config(folder)
+    stored = json.loads((folder / checkpoints.CONFIG).read_text(encoding="utf-8")).get("weights")
+    model = {"checkpoint": Path(checkpoint).name, "name": config.get("name", "")}
+    # What the config says of the weights is checked when they are loaded.
+    is_folder = isinstance(stored, dict) and "sha256" in stored
+    model |= {"sha256": stored["sha256"]} if is_folder else {"step": checkpoints.latest_step(folder)}
+    sample = dict(config.sample.to_dict()) if "sample" in config else {}
+    given = {"num_steps": "num_steps", "guidance": "scale", "cache": "step_cache", "num_views": "views"}
+    sample |= {given[name]: value for name, value in settings.items() if value is not None}
+    if settings["guidance"] is not None:
+        sample["guidance"] = "constant"
+    return {"model": model, "settings": sample}

@@ -1,0 +1,237 @@
+"""Edits of files that are drawn without a model: what is drawn, what is said, and that no jax is loaded for it."""
+
+import functools
+import json
+import subprocess
+import sys
+from unittest import mock
+
+import moving_square
+import numpy as np
+import pytest
+from PIL import Image
+
+from motionv2v import metrics, trackers, video
+from motionv2v.draft.given import Hint
+from motionv2v.editing import drafted, files, opening
+from motionv2v.edits import document
+from motionv2v.evaluation import example
+
+SHIFT = (20, 30)
+DRAG = {"op": "drag", "points": [0, 1, 2, 3, 4], "by": list(SHIFT)}
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A clip of a person's own, and what writes an edit of it and runs that."""
+    video.write(tmp_path / "clip.mp4", moving_square.draw(), fps=10, crf=4)
+
+    def run(*operations, queries=None, more=None, **options):
+        edit = {"queries": queries or moving_square.queries(), "operations": list(operations)} | (more or {})
+        (tmp_path / "edit.json").write_text(json.dumps(edit))
+        options = {"out": tmp_path / "out", "say": str} | options
+        return files.run(tmp_path / "clip.mp4", tmp_path / "edit.json", **options)
+
+    return run
+
+
+def test_a_clip_of_ones_own_gets_the_draft(own, tmp_path):
+    said = []
+    result = own(DRAG, say=said.append)
+    assert metrics.clip_psnr(result.edited.frames, moving_square.draw(SHIFT)) > 28
+    assert metrics.clip_psnr(result.clip.frames, moving_square.draw(SHIFT)) < 23, "a mere copy"
+    assert [line.split()[0] for line in said] == ["memory", "clip", "draft", "tracks"]
+    assert said[2] == (
+        "draft   drawn from the clip's own pixels, without a model; a model refines it: --checkpoint=tiny, or one of "
+        "your own"
+    )
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["model"] == "draft" and record["settings"] == {} and record["tracker"] == trackers.DEFAULT
+    assert set(record["versions"]) == {"motionv2v", "numpy", "av", "opencv-python-headless", "python"}
+    names = ["comparison.mp4", "contact_sheet.png", "edited.mp4", "record.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(result.files) == names
+    # Source, paths and draft: three panels of one size beside one another.
+    height, width = video.read(result.files["comparison.mp4"]).frames.shape[1:3]
+    assert width / height == pytest.approx(3 * 128 / (96 * 1.1), rel=0.05)
+    assert own(DRAG, checkpoint="draft", say=said.append).draft is not None
+    assert said[-3].endswith("holds the result of this very edit, which is replaced")
+    with pytest.raises(ValueError, match=r"holds .* of another edit \(it differs in tracker\).*--overwrite"):
+        own(DRAG, tracker="lk")
+
+
+def test_no_jax_is_loaded_for_a_draft(own, repository, tmp_path):
+    """In a fresh process, through the launcher."""
+    own(DRAG)
+    code = (
+        f"import runpy, sys; sys.path.insert(0, {str(repository)!r})\n"
+        "sys.argv = ['edit.py', '--video=clip.mp4', '--edit=edit.json', '--out=drawn']\n"
+        f"try: runpy.run_path({str(repository / 'launch' / 'edit.py')!r}, run_name='__main__')\n"
+        "finally: print({'jax', 'flax', 'orbax'} & set(sys.modules))"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.splitlines()[-1] == "set()" and (tmp_path / "drawn" / "edited.mp4").exists()
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"num_steps": 4}, r"--num_steps is a setting of a model, and the draft is drawn without one: name a model \(--ch"),
+    ({"guidance": 2.0, "num_views": 4}, "--guidance, --views are settings of a model"),
+    ({"cache": 0.1, "seed": 3, "devices": 2}, "--step_cache, --seed, --devices are settings of a model"),
+])  # fmt: skip
+def test_settings_of_models_with_the_draft_are_one_line(options, message, own, tmp_path):
+    for checkpoint in (None, "draft"):
+        with pytest.raises(ValueError, match=message) as caught:
+            own(DRAG, checkpoint=checkpoint, **options)
+        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("kl", "there is no tracker 'kl'; available: lk, dis, multistep, tapnext:FILE with its weights"),
+    ("tapnext", r"tapnext needs its weights, such as tapnext:bootstapnext_ckpt\.npz"),
+    ("tapnext:none.npz", r"none\.npz"),
+])  # fmt: skip
+def test_a_tracker_that_is_none_is_one_line(name, message, own):
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        own(DRAG, tracker=name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", trackers.CLASSICAL_MODES)
+def test_trackers_are_named_in_a_word(name, own, tmp_path):
+    assert own(DRAG, tracker=name).source.visible.mean() > 0.9
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["tracker"] == name
+
+
+def test_an_operation_on_points_all_over_the_frame_moves_the_camera(own):
+    said = []
+    result = own({"op": "drift", "velocity": [-2, 0]}, say=said.append)
+    notices = [line for line in said if line.startswith("notice")]
+    assert any("(drift) moves points all over the frame, so it moves the camera" in line for line in notices)
+    for t in (3, 8):
+        shown = result.edited.frames[t, :, : 128 - 2 * t].astype(int)
+        np.testing.assert_array_less(np.abs(shown - result.clip.frames[t, :, 2 * t :]).mean(), 4)
+
+
+def test_what_only_things_move_leaves_the_rest_in_place(own):
+    """A drag with a falloff, which reaches points of the ground, and jitter on all."""
+    said = []
+    result = own({**DRAG, "falloff": 60}, {"op": "jitter"}, say=said.append)
+    assert any("operations[0] (drag).falloff: the draft moves things as a whole" in line for line in said)
+    assert any("operations[1] (jitter) is for models: the draft leaves it out" in line for line in said)
+    assert metrics.clip_psnr(result.edited.frames, moving_square.draw(SHIFT)) > 28
+    assert (np.abs(result.target.xy - result.source.xy)[5:] > 0.5).any(), "the target is the model's, and is drawn so"
+
+
+def test_the_example_is_drawn_both_ways(monkeypatch, tmp_path, capsys):
+    editor = mock.MagicMock(num_frames=17, size=(64, 64), mesh=None)
+    editor.model.vae.memory_notice.return_value = editor.reused_steps.return_value = None
+    editor.edit.side_effect = lambda clip, *args, **options: video.Clip(clip.frames.copy(), clip.fps)
+    monkeypatch.setattr(opening, "load", lambda *args, **options: editor)
+    result = files.run(out=tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["memory", "clip", "model", "draft", "tracks"]
+    assert lines[3] == "draft   drawn from the clip's own pixels, without a model"
+    np.testing.assert_array_equal(result.edited.frames, result.clip.frames)
+    assert json.loads(result.files["record.json"].read_text())["model"]["name"] == "motionv2v_tiny"
+    rows = {line.split()[0]: line.split()[1:] for line in example.report(result).splitlines()[1:]}
+    assert set(rows) == {"draft", "this", "copying"}
+    assert float(rows["draft"][4]) > float(rows["copying"][4]) + 5
+    height, width = video.read(result.files["comparison.mp4"]).frames.shape[1:3]
+    assert width / height == pytest.approx(4 / 1.1, rel=0.05), "source, paths, draft and edit"
+    alone = files.run(out=tmp_path / "draft", checkpoint="draft", say=str)
+    assert alone.edited is alone.draft and "this" not in example.report(alone)
+
+
+# --- where a thing is, as a person says ------------------------------------------------------------------------------
+
+
+def spec_of(*operations, folder=None, **more):
+    edit = {"queries": moving_square.queries(), "operations": list(operations)} | more
+    spec = document.parse(edit)
+    spec = spec if folder is None else document.replace(spec, folder=folder)
+    return spec.validate_against(moving_square.SIZE, moving_square.FRAMES)
+
+
+def read_hints(spec, **options):
+    return drafted.read_hints(spec, spec.divide(), moving_square.SIZE, moving_square.FRAMES, **options)
+
+
+def test_hints_are_read_from_the_edit_and_the_files_beside_it(tmp_path):
+    masks = moving_square.masks()
+    np.savez(tmp_path / "square.npz", masks)
+    (tmp_path / "m").mkdir()
+    Image.fromarray(masks[3]).save(tmp_path / "m" / "square.png")
+    stroke = {"path": [[20, 40], [24, 41]], "radius": 3, "sign": "remove"}
+    first, second, third = (
+        {**DRAG, "points": [0, 1, 2], "masks": "square.npz"},
+        {**DRAG, "points": [3, 4], "masks": {"3": "m/square.png"}, "boxes": {"0": [5, 25, 35, 55]}},
+        {**DRAG, "points": [5], "strokes": {"2": [stroke]}},
+    )
+    spec = spec_of(first, second, third, {**DRAG, "points": [6]}, folder=tmp_path)
+    hints = read_hints(spec, notify=pytest.fail)
+    assert list(hints[0].masks) == list(range(moving_square.FRAMES)) and hints[3] is None
+    np.testing.assert_array_equal(hints[1].masks[3], masks[3])
+    assert hints[1].boxes == {0: (5, 25, 35, 55)} and list(hints[1].masks) == [3]
+    assert not hints[2].strokes[2][0].adds and hints[2].strokes[2][0].points == ((20, 40), (24, 41))
+    digest = drafted.digest(hints)
+    assert len(digest) == 64 and drafted.digest([None, None]) == "" != drafted.digest([Hint(boxes={0: (1, 2, 3, 4)})])
+    hints[0].masks[0][0, 0] ^= True
+    assert drafted.digest(hints) != digest
+
+
+def test_flags_say_where_the_one_thing_is(tmp_path):
+    flags = functools.partial(drafted.with_shape, masks=None, boxes=["0,5,25,35,55"])
+    shaped = flags(
+        spec_of({**DRAG, "boxes": {"3": [1, 2, 3, 4]}}, {"op": "scale", "points": DRAG["points"], "factor": 2})
+    )
+    assert shaped.divide().things[0].shape == {"boxes": {0: (5, 25, 35, 55)}}
+    everything = drafted.with_shape(spec_of({"op": "drag", "by": [5, 5]}), tmp_path / "m.npz", [])
+    (thing,) = everything.divide().things
+    assert thing.points == tuple(range(9)) and thing.shape == {"masks": str(tmp_path / "m.npz")}
+    plain = spec_of(DRAG)
+    assert drafted.with_shape(plain, None, []) is plain
+
+
+@pytest.mark.parametrize(("operations", "boxes", "message"), [
+    ([DRAG], ["0,5,5"], "a box is frame,x0,y0,x1,y1, such as"),
+    ([DRAG], ["0,5,5,9,9", "0,1,1,9,9"], "--box: frame 0 is given twice"),
+    ([DRAG], ["0,9,5,9,9"], "--box of frame 0 is 9, 5, 9, 9; expected left < right"),
+    ([DRAG], ["0,9,5,900,9"], "--box of frame 0 is 9, 5, 900, 9, which leaves the frame"),
+    ([{**DRAG, "points": [0]}, {**DRAG, "points": [1]}], ["0,1,1,9,9"],
+     'this one moves 2: in edit.json each operation may have its own "masks" and "boxes"'),
+    ([{"op": "hide", "points": [0]}], ["0,1,1,9,9"], "--masks and --box say where a thing is, and this edit moves no"),
+])  # fmt: skip
+def test_flags_that_cannot_be_meant_are_one_line(operations, boxes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        drafted.with_shape(spec_of(*operations), None, boxes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    ({"masks": "none.npz"}, r"none\.npz: there is no such file or folder of masks"),
+    ({"masks": "wide.npz"}, r"wide\.npz: masks are 160x96, the clip is 128x96: other proportions"),
+    ({"masks": "empty.npz"}, r"empty\.npz: nothing in it is white"),
+    ({"masks": {"20": "a.png"}}, r"masks: there is no frame 20; the clip has frames 0\.\.8"),
+    ({"boxes": {"0": [1, 2, 300, 4]}}, r"boxes: \(300, 4\) is outside the allowed x 0\.\.128"),
+])  # fmt: skip
+def test_a_bad_mask_is_one_line_before_anything_is_done(more, message, own, tmp_path):
+    np.savez(tmp_path / "wide.npz", np.ones((moving_square.FRAMES, 96, 160), bool))
+    np.savez(tmp_path / "empty.npz", np.zeros((moving_square.FRAMES, *moving_square.SIZE), bool))
+    said = []
+    with pytest.raises(ValueError, match=message) as caught:
+        own({**DRAG, **more}, say=said.append)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+    assert not any(line.startswith("tracks") for line in said)
+
+
+def test_a_model_does_not_read_masks(own, monkeypatch):
+    editor = mock.MagicMock(num_frames=9, size=(64, 64), mesh=None)
+    editor.model.vae.memory_notice.return_value = editor.reused_steps.return_value = None
+    editor.edit.side_effect = lambda clip, *args, **options: clip
+    monkeypatch.setattr(opening, "load", lambda *args, **options: editor)
+    said = []
+    result = own({**DRAG, "masks": "not_even_there.npz"}, checkpoint="tiny", say=said.append)
+    assert "notice  masks, boxes and strokes are for the draft: a model does not read them" in said
+    assert result.draft is None
