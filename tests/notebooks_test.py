@@ -81,8 +81,8 @@ def quick(monkeypatch, tmp_path):
 
 def test_edit_a_video_runs(quick, tmp_path):
     done = execute(FOLDER / "edit_a_video.ipynb", tmp_path)
-    # The frame with the queries, the tracks, and the contact sheet of the result.
-    assert len(pictures(done)) == 3 and players(done) == 1
+    # The frame with the queries, the tracks, the draft, and the contact sheet of all.
+    assert len(pictures(done)) == 4 and players(done) == 1
     assert "follow_epe" in printed(done) and "nan" not in printed(done)
     assert {path.name for path in quick.iterdir()} == {"edited.mp4", "comparison.mp4", "contact_sheet.png"}
 
