@@ -159,7 +159,6 @@ class Plate:
 
 def register(
     small: Sequence[Float[np.ndarray, "h w 3"]],
-    scale: float,
     plate: Plate,
     cameras: Float[np.ndarray, "T 3 3"],
     free: Bool[np.ndarray, "T h w"],
@@ -168,11 +167,11 @@ def register(
     """Lay every frame but the first on the plate by its colours; return better `cameras`.
 
     Args:
-        small: frames in Lab at the working size. scale: of that to the frames. free: what is background.
+        small: frames in Lab. plate, cameras: of frames of that size. free: what is background.
         rounds: of Gauss and Newton, each of which corrects by one similarity.
     """
     height, width = small[0].shape[:2]
-    size, to_frame = (height, width), pictures.scaling(1 / scale)
+    size = (height, width)
     rows, columns = np.mgrid[:height, :width] + 0.5
     x, y = columns - width / 2, rows - height / 2
     to_middle = pictures.shifting(width / 2, height / 2)
@@ -180,7 +179,7 @@ def register(
     for t in range(1, len(cameras)):
         camera, frame = cameras[t], cv2.GaussianBlur(small[t], (0, 0), 1.0)
         for _ in range(rounds):
-            seen, known = plate.seen_from(np.linalg.inv(camera @ to_frame), size)
+            seen, known = plate.seen_from(np.linalg.inv(camera), size)
             seen = cv2.GaussianBlur(pictures.to_lab(seen), (0, 0), 1.0)
             across, down = (cv2.Sobel(seen, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
             difference = frame - seen
@@ -198,7 +197,7 @@ def register(
             # A little of the diagonal keeps directions still that the picture says nothing about.
             a, b, dx, dy = np.linalg.solve(normal + 1e-3 * np.diag(np.diag(normal)) + 1e-6 * np.eye(4), right)
             step = to_middle @ similarity_matrix(complex(1 + a, b), complex(dx, dy)) @ np.linalg.inv(to_middle)
-            camera = camera @ to_frame @ step @ np.linalg.inv(to_frame)
+            camera = camera @ step
             if max(abs(dx), abs(dy)) < 0.01:
                 break
         better.append(camera)

@@ -68,6 +68,15 @@ class Prepared:
             cameras.append(cameras[-1] @ np.linalg.inv(to_frame @ step @ to_small))
         return np.stack(cameras)
 
+    def to_small(self, matrix: Float[np.ndarray, "*T 3 3"]) -> Float[np.ndarray, "*T 3 3"]:
+        """Return what a motion of the clip's pixels is at the working size."""
+        return pictures.scaling(self.scale) @ matrix @ pictures.scaling(1 / self.scale)
+
+    @cached_property
+    def plate(self) -> background.Plate:
+        """Return the background at the working size, with whatever rests in most frames."""
+        return background.Plate(self.small, self.to_small(self.cameras))
+
     @property
     def is_still(self) -> bool:
         """Tell whether the camera rests."""

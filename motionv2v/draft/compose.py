@@ -8,16 +8,12 @@ import cv2
 import numpy as np
 
 from motionv2v import rigid
-from motionv2v.draft import background, layers, masks, pictures, times
-from motionv2v.draft.background import Plate
+from motionv2v.draft import background, layers, pictures, times
+from motionv2v.draft.choice import Choice, choose
 from motionv2v.draft.clip import Prepared
-from motionv2v.draft.layers import Layer
-from motionv2v.draft.masks import Mask
+from motionv2v.draft.scene import Scene
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
-
-AROUND = 1.5
-"""Pixels around a thing that are removed with it: its soft edge."""
 
 
 @dataclass
@@ -68,15 +64,19 @@ def render(
     if np.isfinite(shown).all():
         return result
     behind, result.groups = _grouped(clip, source, target, groups)
-    things = [layers.make_layer(points, source, target) for points in result.groups]
-    if unseen := [thing for thing in things if not thing.seen.any()]:
-        notify(f"{len(unseen)} things are never visible in the clip, so there is nothing to draw them from")
-    things = [thing for thing in things if thing.seen.any()]
-    scene = _Scene(clip, things)
+    scene = Scene(clip, source, result.groups)
+    if unseen := len(result.groups) - len(scene.things):
+        notify(f"{unseen} things are never visible in the clip, so there is nothing to draw them from")
     views = _views(clip, scene.cameras, behind, source, target)
-    scene.stay([_goes_along(thing, views, scene.cameras) for thing in things])
+    choices = [
+        choose(thing, before[thing.points], after[thing.points], target.visible[thing.points], look.body(), clip.size)
+        for thing, look in zip(scene.things, scene.looks, strict=True)
+    ]
+    stays = [_goes_along(thing, views, scene.cameras, source, target) for thing in scene.things]
+    order = _order(scene, choices, source, target)
+    painter = _Painter(scene, choices, stays, order)
     for t in np.flatnonzero(~np.isfinite(shown)):
-        result.frames[t], result.hole[t], result.layer[t] = scene.draw(int(t), views[t])
+        result.frames[t], result.hole[t], result.layer[t] = painter.draw(int(t), views[t])
     return result
 
 
@@ -120,147 +120,116 @@ def _views(clip, cameras, behind, source, target):
     return np.stack([background.similarity_matrix(complex(a), complex(b)) for a, b in zip(factor, shift, strict=True)])
 
 
-def _goes_along(thing: Layer, views: Float[np.ndarray, "T 3 3"], cameras: Float[np.ndarray, "T 3 3"]) -> bool:
+def _goes_along(thing, views, cameras, source, target) -> bool:
     """Tell whether the edit moves a thing as it moves the background, so that nothing has to be cut out."""
-    here, there = thing.paths(False), thing.paths(True)
-    led = [
-        background.move(view @ camera, np.stack([z.real, z.imag], axis=-1))
-        for view, camera, z in zip(views, cameras, here.T, strict=True)
-    ]
-    off = np.abs(np.stack(led, axis=1) @ np.array([1, 1j]) - there)
-    counts = thing.seen | thing.shown
-    return bool(off[counts].mean() < layers.TOLERANCE) if counts.any() else True
+    here, there = source.xy[thing.points], target.xy[thing.points]
+    moves = zip(views, cameras, range(here.shape[1]), strict=True)
+    led = np.stack([background.move(view @ camera, here[:, t]) for view, camera, t in moves], axis=1)
+    counts = source.visible[thing.points] | target.visible[thing.points]
+    return bool(np.linalg.norm(led - there, axis=-1)[counts].mean() < layers.TOLERANCE)
 
 
-class _Scene:
-    """The parts of a clip from which frames of an edit are put together."""
+class _Painter:
+    """Puts frames of an edit together."""
 
-    def __init__(self, clip: Prepared, things: list[Layer]):
-        self.clip, self.cameras = clip, clip.cameras
-        plate = Plate(clip.frames, self.cameras)
-        self.masks = masks.find_all(clip, things, plate, self.cameras)
-        covered = self._covered(self.masks)
-        self.plate = Plate(clip.frames, self.cameras, covered)
-        if not clip.is_still and len(clip.frames) > 1:
-            smaller = [cv2.resize(part.astype(np.uint8), clip.small_size[::-1]) for part in covered]
-            free = np.stack(smaller) == 0
-            for _ in range(2):
-                self.cameras = background.register(clip.lab, clip.scale, self.plate, self.cameras, free)
-                self.plate = Plate(clip.frames, self.cameras, covered)
-        self.removed, self.stays = covered, [False] * len(things)
-        self.order = _order(self.masks, clip)
-        self.looks = [_Look(mask, clip) for mask in self.masks]
-
-    def stay(self, stays: list[bool]) -> None:
-        """Leave things in the background's picture, where the edit moves them with it."""
-        self.stays = stays
-        if any(stays):
-            self.removed = self._covered([mask for mask, stay in zip(self.masks, stays, strict=True) if not stay])
-
-    def _covered(self, found: Sequence[Mask]) -> Bool[np.ndarray, "T H W"]:
-        """Return where things and their soft edges are in the clip."""
-        clip, reach = self.clip, round(AROUND * max(1.0, self.clip.scale))
-        kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-        covered = np.zeros(clip.frames.shape[:3], bool)
-        for q in range(len(clip.frames)):
-            small = np.zeros(clip.small_size, np.uint8)
-            for mask in found:
-                small |= mask.in_frame(clip, q)[0].astype(np.uint8)
-            small = cv2.dilate(small * 255, kernel)
-            covered[q] = cv2.resize(small, clip.size[::-1], interpolation=cv2.INTER_LINEAR) > 40
-        return covered
+    def __init__(self, scene: Scene, choices: list[Choice], stays: list[bool], order: list[int]):
+        self.scene, self.choices, self.stays, self.order = scene, choices, stays, order
+        self.filler = scene.without([index for index, stay in enumerate(stays) if not stay])
 
     def draw(
         self, t: int, view: Float[np.ndarray, "3 3"]
     ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"], Int[np.ndarray, "H W"]]:
         """Draw frame t of the edit: its picture, what was made up, and which thing is where."""
-        clip, size = self.clip, self.clip.size
-        way = view @ self.cameras[t]
-        is_same = np.abs(way - np.eye(3)).max() < 1e-9
-        if is_same:
-            picture, gone = clip.frames[t].copy(), self.removed[t]
-        else:
+        size = self.scene.clip.size
+        picture, share, hole, _ = self.filler.fill(t)
+        replaced = share > 0.02
+        way = view @ self.scene.cameras[t]
+        if np.abs(way - np.eye(3)).max() >= 1e-9:
             cubic = {"interpolation": cv2.INTER_CUBIC, "border": cv2.BORDER_REPLICATE}
-            picture = pictures.warp(clip.frames[t], way, size, **cubic)
-            gone = pictures.warp(self.removed[t].astype(np.uint8) * 255, way, size) > 20
-            gone |= ~pictures.inside(size, way, size)
-        hole, owner = np.zeros(size, bool), np.zeros(size, np.int16)
-        if gone.any():
-            behind, known = self.plate.seen_from(view, size)
-            picture[gone] = behind[gone]
-            hole = gone & ~known
-        canvas = picture.astype(np.float32)
+            picture = pictures.warp(picture, way, size, **cubic)
+            outside = ~pictures.inside(size, way, size)
+            hole = pictures.warp(hole.astype(np.uint8) * 255, way, size) > 127
+            replaced = outside | (pictures.warp(replaced.astype(np.uint8) * 255, way, size) > 20)
+            if outside.any():
+                behind, known = self.filler.native.seen_from(view, size)
+                picture[outside] = behind[outside]
+                hole |= outside & ~known
+        canvas, owner = picture.copy(), np.zeros(size, np.int16)
         for index in self.order:
-            colours, alpha = self.looks[index].at(t)
-            if self.stays[index]:  # it is there already, but for where something else was taken away or put
-                alpha = alpha * (gone | (owner > 0))
-            canvas += alpha[..., None] * (colours - canvas)
-            owner[alpha > 0.5] = index + 1
-            hole &= alpha < 0.9
-        touched = gone | (owner > 0) | (np.abs(canvas - picture).max(axis=-1) > 0.5)
-        drawn = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
-        return np.where(touched[..., None], drawn, picture), hole, owner
+            choice = self.choices[index]
+            q = int(choice.frame[t])
+            if not self.scene.things[index].there[q]:
+                continue
+            cut = self.scene.looks[index].cut(q)
+            if cut is not None:
+                self._lay(canvas, owner, hole, cut, choice.matrix(t), index, replaced if self.stays[index] else None)
+        return canvas, hole, owner
 
-
-class _Look:
-    """What a thing looks like, and where it is drawn from."""
-
-    def __init__(self, mask: Mask, clip: Prepared):
-        self.mask, self.clip = mask, clip
-        soft = 0.35 * max(1.0, clip.scale)
-        self.alpha = cv2.GaussianBlur(mask.is_thing.astype(np.float32), (0, 0), soft)
-        reach = round(max(1.0, clip.scale))
-        core = cv2.erode(mask.is_thing.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
-        self.colours = pictures.spread(mask.picture, core if core.sum() >= 20 else mask.is_thing)
-
-    def at(self, t: int) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W"]]:
-        """Return its colours and how much it covers in frame t of the edit."""
-        clip, layer = self.clip, self.mask.layer
-        way = layer.to_target(layer.best, t) @ np.linalg.inv(self.mask.to_canvas)
+    def _lay(self, canvas, owner, hole, cut, matrix, index, only_where):
+        """Lay a cut-out on a frame."""
+        clip = self.scene.clip
         # Drawn at the working size where that is larger, so that edges are averaged over pixels.
-        larger = max(1.0, clip.scale)
-        size = tuple(round(side * larger) for side in clip.size)
-        matrix = pictures.scaling(larger) @ way
-        alpha = pictures.warp(self.alpha, matrix, size)
-        if alpha.max() < 0.01:
-            return np.zeros((*clip.size, 3), np.float32), np.zeros(clip.size, np.float32)
-        colours = pictures.warp(self.colours, matrix, size, border=cv2.BORDER_REPLICATE)
+        larger = max(1, round(clip.scale))
+        matrix = pictures.scaling(larger) @ matrix @ cut.to_frame
+        corners = np.array(
+            [[0, 0], [cut.alpha.shape[1], 0], cut.alpha.shape[::-1], [0, cut.alpha.shape[0]]], np.float64
+        )
+        there = background.move(matrix, corners) / larger
+        limits = clip.size[::-1]
+        low, high = np.floor(there.min(axis=0)) - 1, np.ceil(there.max(axis=0)) + 1
+        (left, top), (right, bottom) = (np.clip(ends, 0, limits).astype(int).tolist() for ends in (low, high))
+        if left >= right or top >= bottom:
+            return
+        box, size = (slice(top, bottom), slice(left, right)), (bottom - top, right - left)
+        matrix = pictures.shifting(-left * larger, -top * larger) @ matrix
+        whole = tuple(side * larger for side in size)
+        alpha = pictures.warp(cut.alpha, matrix, whole)
+        colours = pictures.warp(cut.colours, matrix, whole, interpolation=cv2.INTER_CUBIC, border=cv2.BORDER_REPLICATE)
         if larger > 1:
-            alpha, colours = (
-                cv2.resize(part, clip.size[::-1], interpolation=cv2.INTER_AREA) for part in (alpha, colours)
-            )
-        return colours.astype(np.float32), alpha
+            alpha, colours = (cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA) for part in (alpha, colours))
+        if only_where is not None:  # it is there already, but for where something else was taken away or put
+            alpha = alpha * (only_where[box] | (owner[box] > 0))
+        touched = alpha > 0.004
+        below = canvas[box].astype(np.float32)
+        mixed = np.clip(below + alpha[..., None] * (colours - below) + 0.5, 0, 255).astype(np.uint8)
+        canvas[box] = np.where(touched[..., None], mixed, canvas[box])
+        owner[box][alpha > 0.5] = index + 1
+        hole[box] &= alpha < 0.9
 
 
-def _order(found: Sequence[Mask], clip: Prepared) -> list[int]:
+def _order(scene: Scene, choices: list[Choice], source: Tracks, target: Tracks) -> list[int]:
     """Return the things from back to front, as the points' visibility under one another's masks says.
 
     A point that cannot be seen where another thing is lies behind that thing; one that can lies before it. Points of
     the clip and of the edit vote alike.
     """
-    votes = np.zeros((len(found), len(found)))
-    for i, mine in enumerate(found):
-        for j, other in enumerate(found):
+    count = len(scene.things)
+    votes = np.zeros((count, count))
+    for i, mine in enumerate(scene.things):
+        for j, other in enumerate(scene.masks):
             if i != j:
-                votes[j, i] = _votes(mine.layer, other, clip)
+                frames = np.arange(len(scene.clip.frames))
+                own = [np.eye(3)] * len(frames)
+                drawn = [choices[j].matrix(t) for t in range(len(frames))]
+                votes[j, i] = _votes(scene, mine, other, source, frames, own)
+                votes[j, i] += _votes(scene, mine, other, target, choices[j].frame, drawn)
     votes = votes - votes.T  # [j i] above 0: j is in front of i
     return [int(i) for i in np.argsort((votes > 0).sum(axis=1) - (votes < 0).sum(axis=1), kind="stable")]
 
 
-def _votes(mine: Layer, other: Mask, clip: Prepared) -> int:
-    """Count points of `mine` under the other's mask: hidden ones for, visible ones against the other being in front."""
+def _votes(scene, mine, other, tracks, frames, moves) -> int:
+    """Count points of `mine` under the other's mask: hidden ones for, visible ones against the other being in front.
+
+    `moves` take the other thing from frames of the clip to where it is when the points are at their places.
+    """
     core = cv2.erode(other.is_thing.astype(np.uint8), np.ones((5, 5), np.uint8))
-    best, total = other.layer, 0
-    for is_target, visible in ((False, mine.seen), (True, mine.shown)):
-        z = mine.paths(is_target)
-        factor, shift = (best.target_factor, best.target_shift) if is_target else (best.factor, best.shift)
-        ratio = best.factor[best.best] / factor
-        there = ratio * z + best.shift[best.best] - ratio * shift
-        at = background.move(other.to_canvas, np.stack([there.real, there.imag], axis=-1).reshape(-1, 2))
-        x, y = np.floor(at).astype(int).T.reshape(2, *z.shape)
-        on_canvas = (x >= 0) & (y >= 0) & (x < core.shape[1]) & (y < core.shape[0])
-        under = np.zeros(z.shape, bool)
-        under[on_canvas] = core[y[on_canvas], x[on_canvas]] > 0
-        under &= (z.real > 0) & (z.imag > 0) & (z.real < clip.size[1]) & (z.imag < clip.size[0])
-        total += int((under & ~visible).sum()) - int((under & visible).sum())
+    xy, visible = tracks.xy[mine.points], tracks.visible[mine.points]
+    total = 0
+    for t, (q, move) in enumerate(zip(frames, moves, strict=True)):
+        at = background.move(other.from_frame(int(q), 1.0) @ np.linalg.inv(move), xy[:, t])
+        x, y = np.floor(at).astype(int).T
+        under = (x >= 0) & (y >= 0) & (x < core.shape[1]) & (y < core.shape[0])
+        under[under] = core[y[under], x[under]] > 0
+        under &= (xy[:, t] > 0).all(axis=-1) & (xy[:, t] < scene.clip.size[::-1]).all(axis=-1)
+        total += int((under & ~visible[:, t]).sum()) - int((under & visible[:, t]).sum())
     return total

@@ -6,7 +6,7 @@ together: points of one thing keep their shape up to a similarity in all frames 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,44 +31,32 @@ MOST_PAIRS = 500
 
 @dataclass
 class Layer:
-    """Points that move as one thing, and its motion in the clip and in the edit.
+    """Points that move as one thing, and its motion in the clip.
 
     Attributes:
-        points: their indices. shape: [M], where they are in the layer's own frame. seen, shown: [M T], whether they
-            are visible in the clip and in the edit.
-        factor, shift: of the layer in each frame of the clip, [T]; target_factor, target_shift: of the edit.
+        points: their indices. shape: [M], where they are in the layer's own frame.
+        seen: [M T], whether they are visible in the clip, as the tracker says.
+        factor, shift: of the layer in each frame of the clip, [T].
+        there: [T], which frames show the thing: those with visible points, until it was looked for.
         best: the frame of the clip that shows most of it.
     """
 
     points: Int[np.ndarray, "M"]
     shape: Shaped[np.ndarray, "M"]
     seen: Bool[np.ndarray, "M T"]
-    shown: Bool[np.ndarray, "M T"]
     factor: Shaped[np.ndarray, "T"]
     shift: Shaped[np.ndarray, "T"]
-    target_factor: Shaped[np.ndarray, "T"]
-    target_shift: Shaped[np.ndarray, "T"]
-    best: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.best = int(self.seen.sum(axis=0).argmax())
+    there: Bool[np.ndarray, "T"]
+    best: int
 
     def to_frame(self, q: int, r: int) -> Float[np.ndarray, "3 3"]:
         """Return what takes the layer in frame q of the clip to where it is in frame r."""
-        return self._matrix(q, self.factor[r], self.shift[r])
+        factor = self.factor[r] / self.factor[q]
+        return background.similarity_matrix(complex(factor), complex(self.shift[r] - factor * self.shift[q]))
 
-    def to_target(self, q: int, t: int) -> Float[np.ndarray, "3 3"]:
-        """Return what takes the layer in frame q of the clip to where it is in frame t of the edit."""
-        return self._matrix(q, self.target_factor[t], self.target_shift[t])
-
-    def _matrix(self, q: int, factor: complex, shift: complex) -> Float[np.ndarray, "3 3"]:
-        factor = factor / self.factor[q]
-        return background.similarity_matrix(complex(factor), complex(shift - factor * self.shift[q]))
-
-    def paths(self, is_target: bool) -> Shaped[np.ndarray, "M T"]:
-        """Return where the motion takes the points, in the clip or in the edit."""
-        factor, shift = (self.target_factor, self.target_shift) if is_target else (self.factor, self.shift)
-        return factor * self.shape[:, None] + shift
+    def paths(self) -> Shaped[np.ndarray, "M T"]:
+        """Return where the motion takes the points."""
+        return self.factor * self.shape[:, None] + self.shift
 
 
 def places(tracks: Tracks) -> Shaped[np.ndarray, "N T"]:
@@ -77,17 +65,16 @@ def places(tracks: Tracks) -> Shaped[np.ndarray, "N T"]:
     return xy[..., 0] + 1j * xy[..., 1]
 
 
-def make_layer(points: Sequence[int], source: Tracks, target: Tracks) -> Layer:
-    """Fit the motions of some points, which must be visible in some frame of the clip."""
-    points = np.asarray(points, np.int64)
-    seen, shown = (np.asarray(tracks.visible)[points] for tracks in (source, target))
-    z, w = places(source)[points], places(target)[points]
-    both = np.concatenate([seen, shown], axis=1)
-    _, _, shape = rigid.fit(np.concatenate([z, w], axis=1), both | ~both.any(axis=1, keepdims=True))
-    # Where no point is visible, guesses of where they are hidden are all that is known.
-    factor, shift = rigid.poses(z, seen | ~seen.any(axis=0), shape)
-    target_factor, target_shift = rigid.poses(w, shown | ~shown.any(axis=0), shape)
-    return Layer(points, shape, seen, shown, factor, shift, target_factor, target_shift)
+def make_layer(points: Sequence[int], source: Tracks) -> Layer | None:
+    """Fit the motion of some points; None if no frame of the clip shows any of them."""
+    visible = np.asarray(source.visible)
+    points = np.array([i for i in points if visible[i].any()], np.int64)
+    if not len(points):
+        return None
+    seen, z = visible[points], places(source)[points]
+    _, _, shape = rigid.fit(z, seen)
+    factor, shift = rigid.poses(z, seen, shape)
+    return Layer(points, shape, seen, factor, shift, seen.any(axis=0), int(seen.sum(axis=0).argmax()))
 
 
 def stabilised(source: Tracks, cameras: Float[np.ndarray, "T 3 3"]) -> Shaped[np.ndarray, "N T"]:

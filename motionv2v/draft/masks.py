@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from motionv2v.draft import pictures
+from motionv2v.draft import background, pictures
 from motionv2v.draft.background import Plate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.layers import Layer
-from motionv2v.typing import Bool, Float, UInt8
+from motionv2v.typing import Bool, Float, Shaped, UInt8
 
 OFFSETS = (-6, -4, -2, -1, 1, 2, 4, 6)
 """Frames that one is compared with."""
@@ -56,6 +56,46 @@ class Mask:
         """Return what takes frame q, enlarged by `scale`, to the canvas."""
         return self.to_canvas @ self.layer.to_frame(q, self.layer.best) @ pictures.scaling(1 / scale)
 
+    def in_frames(self, clip: Prepared) -> Bool[np.ndarray, "T h w"]:
+        """Return where the thing is in every frame, at the working size; nowhere in frames that do not show it."""
+        nothing = np.zeros(clip.small_size, bool)
+        there = self.layer.there
+        return np.stack([self.in_frame(clip, q)[0] if there[q] else nothing for q in range(len(clip.frames))])
+
+    def body(self, most: int) -> Shaped[np.ndarray, "P"]:
+        """Return complex places all over the thing, at most so many, in the layer's own frame."""
+        y, x = np.nonzero(self.is_thing)
+        step = max(1, len(y) // most)
+        at = background.move(np.linalg.inv(self.to_canvas), np.stack([x, y], axis=-1)[::step] + 0.5)
+        best = self.layer.best
+        return (at @ np.array([1, 1j]) - self.layer.shift[best]) / self.layer.factor[best]
+
+    def known(self, matrix: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+        """Return where some frame shows the thing, on a picture that `matrix` takes the canvas to."""
+        return pictures.warp((self.seen > 0).astype(np.uint8) * 255, matrix, size) > 127
+
+    def soft(self, clip: Prepared, q: int) -> tuple[Float[np.ndarray, "h w"], tuple[int, int]] | None:
+        """Return the mask as it lies in frame q, and around it, at the working size; and its corner (y, x) there."""
+        y, x = np.nonzero(self.is_thing)
+        if not len(y):
+            return None
+        ends = np.array(
+            [[x.min(), y.min()], [x.max() + 1, y.min()], [x.max() + 1, y.max() + 1], [x.min(), y.max() + 1]]
+        )
+        matrix = np.linalg.inv(self.from_frame(q, clip.scale))
+        there = background.move(matrix, ends)
+        low, high = np.floor(there.min(axis=0)).astype(int) - 2, np.ceil(there.max(axis=0)).astype(int) + 2
+        # Far outside the frame nothing is drawn from.
+        reach = np.array(clip.small_size[::-1])
+        low, high = np.maximum(low, -reach), np.minimum(high, 2 * reach)
+        if (low >= high).any():
+            return None
+        matrix = pictures.shifting(*-low) @ matrix
+        return pictures.warp(self.is_thing.astype(np.float32), matrix, tuple(high - low)[::-1]), (
+            int(low[1]),
+            int(low[0]),
+        )
+
     def in_frame(self, clip: Prepared, q: int) -> tuple[Bool[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
         """Return the whole mask in frame q at the working size, covered or not, and the log-odds."""
         matrix = np.linalg.inv(self.from_frame(q, clip.scale))
@@ -85,7 +125,7 @@ def find(
         valid.append(shown > 0.9)
     picture, _ = pictures.median(np.stack(laid), np.stack(valid))
     seen = count > 0.3
-    z = layer.paths(False)[:, layer.best] * clip.scale + pad * (1 + 1j)
+    z = layer.paths()[:, layer.best] * clip.scale + pad * (1 + 1j)
     away = _distance_to(z, canvas) / min(clip.small_size)
     odds = odds / np.maximum(count, 0.3) - np.clip((away - NEAR) / 0.1, 0, 4)
     odds = np.where(seen, odds, -9).astype(np.float32)
@@ -95,7 +135,7 @@ def find(
 
 def _all_evidence(clip, layer, plate, cameras):
     """Return log-odds [h w] that pixels are the layer's, for some of the frames that show it."""
-    frames = np.flatnonzero(layer.seen.any(axis=0))
+    frames = np.flatnonzero(layer.there)
     chosen = frames[np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).astype(int))]
     return {q: _evidence(clip, layer, plate, cameras, q) for q in chosen.tolist()}
 
@@ -103,7 +143,7 @@ def _all_evidence(clip, layer, plate, cameras):
 def _evidence(clip, layer, plate, cameras, q):
     """Return log-odds [h w] that pixels of frame q are the layer's."""
     to_small, to_frame = pictures.scaling(clip.scale), pictures.scaling(1 / clip.scale)
-    frame, size, seen = clip.lab[q], clip.small_size, layer.seen.any(axis=0)
+    frame, size, seen = clip.lab[q], clip.small_size, layer.there
     total, count = np.zeros(size, np.float32), np.zeros(size, np.float32)
     for r in (q + offset for offset in OFFSETS):
         if not (0 <= r < len(clip.frames) and seen[r]):
@@ -115,9 +155,8 @@ def _evidence(clip, layer, plate, cameras, q):
         total += np.where(known, by_camera - by_layer, 0)
         count += known
     motion = np.clip(total / np.maximum(count, 1) / 3, -3, 3)
-    behind, known = plate.seen_from(np.linalg.inv(cameras[q]), clip.size)
-    known = cv2.resize(known.astype(np.uint8), size[::-1]) > 0
-    unlike = pictures.distance(frame, pictures.to_lab(clip.resized(behind)), reach=2)
+    behind, known = plate.seen_from(np.linalg.inv(clip.to_small(cameras[q])), size)
+    unlike = pictures.distance(frame, pictures.to_lab(behind), reach=2)
     return (motion + np.where(known, np.clip((unlike - 10) / 6, -1.5, 2.5), 0)).astype(np.float32)
 
 
@@ -176,7 +215,7 @@ def claimed_by_others(clip: Prepared, masks: list[Mask]) -> list[Bool[np.ndarray
         claims = []
         for mask in masks:
             is_thing, odds = mask.in_frame(clip, q)
-            visible = mask.layer.seen[:, q].any()
+            visible = mask.layer.there[q]
             claims.append(np.where(is_thing, odds, -9.0) - (0 if visible else 3))
         owner = np.argmax(claims, axis=0)
         someone = np.max(claims, axis=0) > -5

@@ -7,7 +7,7 @@ of the top-left pixel. OpenCV puts it at that pixel's centre, which `warp` alone
 import cv2
 import numpy as np
 
-from motionv2v.typing import Bool, Float, Int, Num, UInt8
+from motionv2v.typing import Bool, Float, Int, Num, Shaped, UInt8
 
 _TO_CENTRES = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
 
@@ -35,14 +35,20 @@ def inside(size: tuple[int, int], matrix: Float[np.ndarray, "3 3"], to: tuple[in
     return warp(np.full(size, 255, np.uint8), matrix, to) > 250
 
 
-def scaling(factor: float | int) -> Float[np.ndarray, "3 3"]:
+def scaling(factor: float | int | np.number) -> Float[np.ndarray, "3 3"]:
     """Return the matrix of an enlargement."""
     return np.diag([factor, factor, 1.0])
 
 
-def shifting(x: float | int, y: float | int) -> Float[np.ndarray, "3 3"]:
+def shifting(x: float | int | np.number, y: float | int | np.number) -> Float[np.ndarray, "3 3"]:
     """Return the matrix of a shift, in pixels."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+
+
+def extent(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice] | None:
+    """Return the rows and columns of the smallest box that holds a mask; None if it is empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
+    return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if rows else None
 
 
 def to_lab(picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
@@ -69,28 +75,39 @@ def median(
     """Return the median of each pixel over the pictures in which it is valid, and their number."""
     # What is not valid becomes black and white in turn, half above and half below what is.
     filler = np.where(np.cumsum(~valid, axis=0) % 2, 0, 255).astype(np.uint8)
-    whole = np.where(valid[..., None], pictures, filler[..., None])
-    return np.median(whole, axis=0).astype(np.uint8), valid.sum(axis=0)
+    rows = list(np.where(valid[..., None], pictures, filler[..., None]))
+    # Bubble sort of whole pictures, up to the middle: several times as fast as a sort of each pixel's values.
+    for end in range(len(rows) - 1, len(rows) // 2 - 2, -1):
+        for k in range(end):
+            rows[k], rows[k + 1] = np.minimum(rows[k], rows[k + 1]), np.maximum(rows[k], rows[k + 1])
+    upper, lower = rows[len(rows) // 2], rows[(len(rows) - 1) // 2]
+    return cv2.addWeighted(upper, 0.5, lower, 0.5, 0), valid.sum(axis=0)
 
 
 def complete(picture: UInt8[np.ndarray, "H W 3"], known: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
     """Fill what is not known smoothly from what is, coarse to fine; where nothing is known the picture stays."""
+    filled = complete_values(picture.astype(np.float32), known)
+    return np.where(known[..., None], picture, np.clip(filled + 0.5, 0, 255).astype(np.uint8))
+
+
+def complete_values(values: Float[np.ndarray, "H W C"], known: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "H W C"]:
+    """Continue values smoothly to where they are not known, coarse to fine; where nothing is known they stay."""
     if known.all() or not known.any():
-        return picture
-    levels = [(picture.astype(np.float32) * known[..., None], known.astype(np.float32))]
+        return values
+    kept = np.where(known[..., None], values, 0).astype(np.float32)
+    levels = [(kept, known.astype(np.float32))]
     while min(levels[-1][1].shape) > 2 and (levels[-1][1] == 0).any():
-        colours, weight = (cv2.pyrDown(part) for part in levels[-1])
-        levels.append((colours, weight))
+        smaller, weight = (cv2.pyrDown(part) for part in levels[-1])
+        levels.append((smaller.reshape(*weight.shape, -1), weight))
     filled = levels[-1][0] / np.maximum(levels[-1][1], 1e-6)[..., None]
-    for colours, weight in levels[-2::-1]:
-        filled = cv2.pyrUp(filled, dstsize=weight.shape[::-1])
-        filled = colours + (1 - np.minimum(weight, 1))[..., None] * filled
-    filled = np.clip(filled + 0.5, 0, 255).astype(np.uint8)
-    return np.where(known[..., None], picture, filled)
+    for part, weight in levels[-2::-1]:
+        filled = cv2.pyrUp(filled, dstsize=weight.shape[::-1]).reshape(*weight.shape, -1)
+        filled = part + (1 - np.minimum(weight, 1))[..., None] * filled
+    return np.where(known[..., None], values, filled).astype(np.float32)
 
 
-def spread(picture: UInt8[np.ndarray, "H W 3"], core: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Continue the colours of `core` beyond its edge, where they are mixed with what lies behind: each pixel's nearest.
+def spread(picture: Shaped[np.ndarray, "H W *C"], core: Bool[np.ndarray, "H W"]) -> Shaped[np.ndarray, "H W *C"]:
+    """Continue the values of `core` beyond its edge, where colours are mixed with what lies behind: the nearest ones.
 
     Without a core the picture stays.
     """
@@ -100,4 +117,24 @@ def spread(picture: UInt8[np.ndarray, "H W 3"], core: Bool[np.ndarray, "H W"]) -
     _, labels = cv2.distanceTransformWithLabels((~core).astype(np.uint8), **options)
     place = np.zeros(labels.max() + 1, np.int64)
     place[labels[core]] = np.flatnonzero(core)
-    return picture.reshape(-1, 3)[place[labels]]
+    return picture.reshape(-1, *picture.shape[2:])[place[labels]]
+
+
+def matte(picture: UInt8[np.ndarray, "H W 3"], cover: Float[np.ndarray, "H W"], reach: int) -> Float[np.ndarray, "H W"]:
+    """Lay a coarse mask's edge on the picture's: a guided filter (He et al. 2010) in a band along it.
+
+    Args:
+        cover: the mask, 0 to 1. reach: of the filter, and of the band, in pixels.
+    """
+    guide = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    box = (2 * reach + 1,) * 2
+    mean_g, mean_c = cv2.blur(guide, box), cv2.blur(cover, box)
+    slope = (cv2.blur(guide * cover, box) - mean_g * mean_c) / (cv2.blur(guide * guide, box) - mean_g**2 + 1e-3)
+    offset = mean_c - slope * mean_g
+    fine = np.clip(cv2.blur(slope, box) * guide + cv2.blur(offset, box), 0, 1)
+    # Thin edges: what the filter leaves half-covered over many pixels is decided.
+    fine = np.clip((fine - 0.5) * 2 + 0.5, 0, 1)
+    kernel = np.ones(box, np.uint8)
+    binary = (cover > 0.5).astype(np.uint8)
+    band = (cv2.dilate(binary, kernel) - cv2.erode(binary, kernel)) > 0
+    return np.where(band, fine, binary).astype(np.float32)

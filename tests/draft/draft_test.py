@@ -5,7 +5,7 @@ import pytest
 
 from motionv2v import draft, metrics
 from motionv2v.data.scenes.pairs import SceneConfig, make_pair
-from motionv2v.draft import background, layers, pictures, times
+from motionv2v.draft import background, choice, follow, layers, pictures, times
 from motionv2v.tracks import Tracks, take_frames
 
 SIZE, FRAMES = (96, 128), 9
@@ -125,14 +125,50 @@ def test_similarities_are_found_exactly_from_two_points():
     factor = np.exp(rng.normal(0, 0.2, 6) + 1j * rng.normal(0, 0.5, 6))
     path = 20 * factor * shape[:, None] + np.linspace(10, 40, 6)
 
-    def as_tracks(z):
-        return Tracks(np.stack([z.real, z.imag], -1), np.ones(z.shape, bool))
+    xy = np.stack([path.real, path.imag], -1)
+    layer = layers.make_layer([0, 1], Tracks(xy[:, :3], np.ones((2, 3), bool)))
+    np.testing.assert_allclose(layer.paths(), path[:, :3], atol=1e-9)
+    np.testing.assert_allclose(background.move(layer.to_frame(1, 2), xy[:, 1]), xy[:, 2], atol=1e-9)
+    factors, shifts, off = choice.relate(path[:, :3], path[:, 5], np.ones((2, 3)))
+    np.testing.assert_allclose(factors * path[:, :3] + shifts, np.repeat(path[:, 5:], 3, axis=1), atol=1e-9)
+    assert off.max() < 1e-9
 
-    layer = layers.make_layer([0, 1], as_tracks(path[:, :3]), as_tracks(path[:, 3:]))
-    np.testing.assert_allclose(layer.paths(False), path[:, :3], atol=1e-9)
-    np.testing.assert_allclose(layer.paths(True), path[:, 3:], atol=1e-9)
-    here, there = (np.stack([z.real, z.imag], -1) for z in (path[:, 1], path[:, 5]))
-    np.testing.assert_allclose(background.move(layer.to_target(1, 2), here), there, atol=1e-9)
+
+def test_a_thing_is_drawn_from_the_frames_that_the_edit_took_it_from():
+    """Kept, reversed, and frozen: from the same frames, from the last to the first, from one."""
+    rng = np.random.default_rng(3)
+    path = (rng.normal(size=4) + 1j * rng.normal(size=4))[:, None] * 20 + np.linspace(60, 160, 11) * (1 + 0.3j) + 60j
+    path += 0.2 * rng.normal(size=path.shape)
+    seen = np.ones(path.shape, bool)
+    layer = layers.make_layer(range(4), Tracks(np.stack([path.real, path.imag], -1), seen))
+
+    def drawn_from(after):
+        return choice.choose(layer, path, after, seen, layer.shape, (240, 320)).frame.tolist()
+
+    assert drawn_from(path + 30) == list(range(11))
+    assert drawn_from(path[:, ::-1]) == list(range(10, -1, -1))
+    assert drawn_from(np.repeat(path[:, 4:5], 11, axis=1)) == [4] * 11
+
+
+@pytest.mark.parametrize("pan", [0, 2])
+def test_a_thing_is_followed_where_its_points_are_lost_or_have_slid_off(pan):
+    frames, centres = scene(pan=pan)
+    points = tracks_of(centres)
+    points.xy[1:, 5:] = points.xy[1:, 5:6] + [30, 20]  # they stayed behind, and claim to be seen
+    points.visible[0, 5:] = False
+    clip = draft.Prepared(frames)
+    layer = follow.follow(clip, layers.make_layer(range(5), points), clip.plate, clip.cameras)
+    assert layer.there.all()
+    middle = layer.paths()[0]
+    np.testing.assert_allclose(np.stack([middle.real, middle.imag], -1), centres, atol=0.5)
+
+
+def test_a_frame_without_the_thing_does_not_show_it():
+    frames, centres = scene()
+    frames[6:] = ground(np.random.default_rng(0))[20 : 20 + SIZE[0], 20 : 20 + SIZE[1]]
+    clip = draft.Prepared(frames)
+    layer = follow.follow(clip, layers.make_layer(range(5), tracks_of(centres)), clip.plate, clip.cameras)
+    assert layer.there.tolist() == [True] * 6 + [False] * 3
 
 
 def test_points_that_move_together_are_found():
@@ -145,9 +181,12 @@ def test_points_that_move_together_are_found():
         used = np.flatnonzero((source.visible | target.visible).any(1))
         assert sorted(behind + [i for group in groups for i in group]) == used.tolist()
         for group in groups:
-            layer = layers.make_layer(group, source, target)
-            off = np.abs(layer.paths(True) - layers.places(target)[group])
-            assert off[layer.shown].mean() < 1 if layer.shown.any() else True
+            paths = np.concatenate([layers.places(source)[group], layers.places(target)[group]], axis=1)
+            seen = np.concatenate([source.visible[group], target.visible[group]], axis=1)
+            start = int(seen.sum(axis=0).argmax())
+            after, both = paths[:, start], (seen & seen[:, start : start + 1]).astype(float)
+            _, _, off = choice.relate(paths, after, both)
+            assert off[both.sum(axis=0) > 2].mean() < 1 if (both.sum(axis=0) > 2).any() else True
             several += len(group) >= 3
         assert len(groups) <= 5
     assert several >= 6

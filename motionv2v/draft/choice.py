@@ -1,0 +1,125 @@
+"""Which frame of the clip a frame of an edit is drawn from, thing by thing, and how it is moved there.
+
+What the edit did to a thing is the relation of its points' places in a frame q of the clip to those in a frame t of the
+edit. Whatever a tracker got wrong is in both: a thing that was moved as it is is drawn from its own frame, moved by
+exactly that; one that was frozen or reversed from the frame that it was frozen at, or that now has its turn. A course
+through the frames that is cheap in all of this is found by dynamic programming (Viterbi).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from motionv2v.draft import background
+from motionv2v.draft.layers import Layer
+from motionv2v.typing import Bool, Float, Int, Shaped
+
+STRETCH, TURN = 40.0, 20.0
+"""What a unit of the logarithm of a zoom costs, and a radian; a pixel that the points are off, at 480 rows, costs 1."""
+HIDDEN, MISSING = 8.0, 40.0
+"""What it costs if all points that the edit shows are hidden, and if all of the thing that it shows lies outside."""
+AWAY = 0.01
+"""What a frame between q and t costs: of two that do as well the nearer one is taken."""
+JUMP, FURTHEST_JUMP = 0.3, 4
+"""What it costs to leave the course by a frame, up to so many."""
+
+
+@dataclass
+class Choice:
+    """For each frame of an edit: the frame of the clip, and what takes the thing from there to the edit.
+
+    Attributes:
+        frame: [T]. factor, shift: of complex places, [T]. off: pixels that the points are off on average, [T].
+    """
+
+    frame: Int[np.ndarray, "T"]
+    factor: Shaped[np.ndarray, "T"]
+    shift: Shaped[np.ndarray, "T"]
+    off: Float[np.ndarray, "T"]
+
+    def matrix(self, t: int) -> Float[np.ndarray, "3 3"]:
+        """Return what takes frame `frame[t]` of the clip to frame t of the edit."""
+        return background.similarity_matrix(complex(self.factor[t]), complex(self.shift[t]))
+
+
+def relate(
+    before: Shaped[np.ndarray, "M Q"], after: Shaped[np.ndarray, " M"], weight: Float[np.ndarray, "M Q"]
+) -> tuple[Shaped[np.ndarray, " Q"], Shaped[np.ndarray, " Q"], Float[np.ndarray, " Q"]]:
+    """Fit a similarity from the points' places in each of some frames to those in one frame; also how far it is off."""
+    for _ in range(3):
+        total = np.maximum(weight.sum(axis=0), 1e-9)
+        middle, centre = (weight * before).sum(axis=0) / total, (weight * after[:, None]).sum(axis=0) / total
+        arm, offset = before - middle, after[:, None] - centre
+        power = (weight * np.abs(arm) ** 2).sum(axis=0)
+        factor = np.where(power > 1, (weight * arm.conj() * offset).sum(axis=0) / np.maximum(power, 1e-9), 1)
+        factor = np.where(np.abs(factor) > 1e-2, factor, 1)
+        shift = centre - factor * middle
+        misses = np.abs(factor * before + shift - after[:, None])
+        # Points that are far off what most agree with hardly count.
+        typical = np.maximum((weight * misses).sum(axis=0) / total, 0.5)
+        weight = weight / (1 + (misses / (2 * typical)) ** 2)
+    return factor, shift, (weight * misses).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-9)
+
+
+def choose(
+    thing: Layer,
+    before: Shaped[np.ndarray, "M T"],
+    after: Shaped[np.ndarray, "M T"],
+    shown: Bool[np.ndarray, "M T"],
+    body: Shaped[np.ndarray, "P"],
+    size: tuple[int, int],
+) -> Choice:
+    """Choose the frames that a thing is drawn from.
+
+    Args:
+        before, after: the points' complex places in the clip and in the edit, as they were given. shown: in the edit.
+        body: places [P] all over the thing, in the layer's own frame. size: of a frame, (H, W).
+    """
+    num_frames = before.shape[1]
+    seen = thing.seen & thing.there
+    claims = seen | ~seen.any(axis=0)
+    visible = shown | ~shown.any(axis=0)
+    frames, unit = np.arange(num_frames), size[0] / 480
+    places = thing.factor * body[:, None] + thing.shift  # [P Q]
+    inside = _inside(places, size)
+    cost = np.empty((num_frames, num_frames))  # [t q]
+    factors, shifts, misses = (np.empty((num_frames, num_frames), dtype) for dtype in (complex, complex, float))
+    for t in range(num_frames):
+        weight = (0.05 + claims) * (0.05 + visible[:, t, None].astype(float))
+        factors[t], shifts[t], misses[t] = relate(before, after[:, t], weight)
+        wanted = _inside(factors[t] * places + shifts[t], size)
+        missing = (wanted & ~inside).sum(axis=0) / np.maximum(wanted.sum(axis=0), 1)
+        # What the tracker does not see and the looks do is there; what it alone sees has slid off, in the edit too.
+        hidden = (shown[:, t, None] & ~thing.seen & ~thing.there).sum(axis=0) / max(1, shown[:, t].sum())
+        cost[t] = misses[t] / unit + STRETCH * np.abs(np.log(np.abs(factors[t]))) + TURN * np.abs(np.angle(factors[t]))
+        cost[t] += HIDDEN * hidden + MISSING * missing + AWAY * np.abs(frames - t)
+    course = _cheapest(cost)
+    return Choice(course, *(part[frames, course] for part in (factors, shifts, misses)))
+
+
+def _inside(places, size):
+    return (places.real > 0) & (places.imag > 0) & (places.real < size[1]) & (places.imag < size[0])
+
+
+def _cheapest(cost: Float[np.ndarray, "T Q"]) -> Int[np.ndarray, "T"]:
+    """Return the course through the frames that costs least, jumps counted."""
+    frames = np.arange(cost.shape[1])
+    total, came_from = cost[0], []
+    for row in cost[1:]:
+        anywhere = int(total.argmin())
+        best, origin = np.full(len(frames), total[anywhere] + JUMP * FURTHEST_JUMP), np.full(len(frames), anywhere)
+        for step in range(-FURTHEST_JUMP, FURTHEST_JUMP + 1):
+            # The course goes on by one frame, or stays, or goes back by one, for nothing.
+            price = JUMP * max(0, abs(step) - 1)
+            origins = frames - step
+            ok = (origins >= 0) & (origins < len(frames))
+            way = np.full(len(frames), np.inf)
+            way[ok] = total[origins[ok]] + price
+            better = way < best
+            best, origin = np.where(better, way, best), np.where(better, origins, origin)
+        came_from.append(origin)
+        total = best + row
+    course = [int(total.argmin())]
+    for origin in reversed(came_from):
+        course.append(int(origin[course[-1]]))
+    return np.array(course[::-1])

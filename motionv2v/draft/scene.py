@@ -1,0 +1,81 @@
+"""A clip taken apart: the things that an edit moves, and the background without them. Nothing here is an edit's."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from motionv2v.draft import background, follow, layers, masks, pictures
+from motionv2v.draft.clip import Prepared
+from motionv2v.draft.fill import Filler
+from motionv2v.draft.layers import Layer
+from motionv2v.draft.looks import Look
+from motionv2v.tracks import Tracks
+from motionv2v.typing import Bool
+
+AROUND = 1.5
+"""Pixels around a thing that are removed with it: its soft edge."""
+
+
+class Scene:
+    """The things of a clip, where they are in each frame, and what is behind them.
+
+    Attributes:
+        clip: the clip. cameras: take each frame to the reference, [T 3 3]. things: as they move in the clip.
+        masks, looks: of the things.
+    """
+
+    def __init__(self, clip: Prepared, source: Tracks, groups: Sequence[Sequence[int]]):
+        """Take a clip apart; groups without a visible point are left out, see `names`."""
+        self.clip, self.cameras = clip, clip.cameras
+        made = [layers.make_layer(points, source) for points in groups]
+        self.names = [index for index, thing in enumerate(made) if thing is not None]
+        plate = clip.plate
+        things = [follow.follow(clip, thing, plate, self.cameras) for thing in made if thing is not None]
+        self.masks = masks.find_all(clip, things, plate, self.cameras)
+        if not clip.is_still and len(clip.frames) > 1:
+            self._lay_on_the_plate()
+        self.covered = [mask.in_frames(clip) for mask in self.masks]
+        self.looks = [Look(mask, clip, self._by_others(index)) for index, mask in enumerate(self.masks)]
+        self._fillers: dict[tuple[int, ...], Filler] = {}
+
+    @property
+    def things(self) -> list[Layer]:
+        """Return the things as they move in the clip."""
+        return [mask.layer for mask in self.masks]
+
+    def _lay_on_the_plate(self) -> None:
+        clip = self.clip
+        free = ~_around(clip, [mask.in_frames(clip) for mask in self.masks])
+        cameras = clip.to_small(self.cameras)
+        for _ in range(2):
+            plate = background.Plate(clip.small, cameras, ~free)
+            cameras = background.register(clip.lab, plate, cameras, free)
+        self.cameras = pictures.scaling(1 / clip.scale) @ cameras @ pictures.scaling(clip.scale)
+
+    def _by_others(self, index: int) -> Bool[np.ndarray, "T h w"]:
+        """Return what the other things cover of each frame."""
+        others = np.zeros((len(self.clip.frames), *self.clip.small_size), bool)
+        for other, covered in enumerate(self.covered):
+            if other != index:
+                others |= covered
+        return others
+
+    def without(self, things: Sequence[int]) -> Filler:
+        """Return what shows the clip without some of the things."""
+        key = tuple(sorted(things))
+        if key not in self._fillers:
+            gone = _around(self.clip, [self.covered[index] for index in key])
+            plate = background.Plate(self.clip.small, self.clip.to_small(self.cameras), gone)
+            self._fillers = {key: Filler(self.clip, plate, self.cameras, gone)}
+        return self._fillers[key]
+
+
+def _around(clip: Prepared, found: Sequence[Bool[np.ndarray, "T h w"]]) -> Bool[np.ndarray, "T h w"]:
+    """Return where things and their soft edges are in the clip."""
+    reach = round(AROUND * max(1.0, clip.scale))
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    whole = np.zeros((len(clip.frames), *clip.small_size), bool)
+    for covered in found:
+        whole |= covered
+    return np.stack([cv2.dilate(frame.astype(np.uint8), kernel) > 0 for frame in whole])
