@@ -181,6 +181,21 @@ def sample(
     return _run(key, denoise_fn, noise, schedule, settings, guided_fn, measure=False)[0]
 
 
+def sample_in_turn(
+    key: Key,
+    denoise_fn: DenoiseFn,
+    noise: Float[AnyArray, "B *x"],
+    schedule: Schedule,
+    settings: Settings = DEFAULTS,
+    guided_fn: GuidedFn | None = None,
+) -> Float[AnyArray, "B *x"]:
+    """As `sample`, with a loop of Python over the steps: for functions that no compiled program can hold.
+
+    The same steps in the same order; without a compiler that fuses them, results differ by rounding.
+    """
+    return _run(key, denoise_fn, noise, schedule, settings, guided_fn, measure=False, in_turn=True)[0]
+
+
 def changes(
     key: Key,
     denoise_fn: DenoiseFn,
@@ -242,8 +257,9 @@ def _run(
     settings: Settings,
     guided_fn: GuidedFn | None,
     measure: bool,
+    in_turn: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
-    """Scan over the steps; with `measure`, also return how v changes."""
+    """Scan over the steps; with `measure`, also return how v changes. `in_turn`: in Python, and nothing is compiled."""
     if settings.solver not in SOLVERS:
         raise ValueError(f"unknown solver {settings.solver!r}; available: {', '.join(SOLVERS)}")
     settings.timesteps(schedule.num_timesteps)  # refuses what leaves no step
@@ -262,7 +278,10 @@ def _run(
     def step(carry: tuple[Any, ...], row: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x, last_x0, last, before = carry
         given = _Step(x, jnp.full(x.shape[:1], row["timestep"]), row["ahead"], last, before)
-        found = branches[0](given) if len(branches) == 1 else jax.lax.switch(row["branch"], branches, given)
+        if in_turn or len(branches) == 1:
+            found = branches[int(row["branch"]) if in_turn else 0](given)
+        else:
+            found = jax.lax.switch(row["branch"], branches, given)
         # Only what was computed is a point to extrapolate from.
         kept = jax.tree.map(lambda new, old: jnp.where(row["computed"], new, old), (found, last), (last, before))
         difference = found.with_text - found.without
@@ -277,7 +296,12 @@ def _run(
     start = noise.astype(jnp.float32)
     zeros = jnp.zeros_like(start)
     nothing = _Prediction(zeros, zeros)
-    (x, *_), measured = jax.lax.scan(step, (start, zeros, nothing, nothing), jax.tree.map(jnp.asarray, rows))
+    carry = (start, zeros, nothing, nothing)
+    if in_turn:
+        for index in range(len(calls)):
+            carry, _ = step(carry, {name: column[index] for name, column in rows.items()})
+        return carry[0], {}
+    (x, *_), measured = jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, rows))
     return x, measured
 
 

@@ -356,3 +356,27 @@ def test_changes_match_a_slow_loop():
     np.testing.assert_allclose(measured["ratio"], ratio, rtol=1e-5)
     np.testing.assert_allclose(measured["change"], change, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(sample, run(jax.random.key(0), toy), atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", sampling.SOLVERS)
+@pytest.mark.parametrize("guidance", [sampling.NO_GUIDANCE, Guidance(3.0), Guidance(6.0, "sat")])
+def test_steps_in_turn_are_those_of_the_loop(solver, guidance):
+    """Functions of numpy, which no compiled program could hold, see the same steps; reused ones are not computed."""
+    settings = sampling.Settings(8, solver, guidance, 1e-3, (False,) * 3 + (True, False, True, False, False))
+    calls = []
+
+    def seen(function, kind):
+        def call(xt, timestep):
+            calls.append(kind)
+            assert not isinstance(xt, jax.core.Tracer)
+            return jax.tree.map(np.asarray, function(np.asarray(xt), np.asarray(timestep)))
+
+        return call
+
+    guided = lambda xt, timestep: (toy(xt, timestep), other(xt, timestep))  # noqa: E731
+    key = jax.random.key(2)
+    result = sampling.sample_in_turn(key, seen(toy, 1), NOISE, SCHEDULE, settings, seen(guided, 2))
+    assert calls == [kind for kind in sampling.model_calls(settings) if kind]
+    expected = sampling.sample(key, toy, NOISE, SCHEDULE, settings, guided)
+    # Rounding in another order, of numbers of about 1.
+    np.testing.assert_allclose(result, expected, atol=2e-5)

@@ -1,9 +1,11 @@
 """Edit the motion of a clip with a trained model: `load("tiny").edit(clip, source, target)`.
 
-The model works at its own number of frames and its own size. A clip of another shape is adapted first, and the result
-is mapped back to the clip's size, frame count and frame rate; each such step is told to `notify`.
+The model works at its own size and number of frames. A clip of another size is resized there and back; a longer one is
+edited in windows that overlap (`windows`), and of a shorter one the last frame is held. The result has the clip's size,
+frame count and frame rate. Each such step is told to `notify`.
 """
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,7 +17,8 @@ import numpy as np
 from motionv2v import backbone, checkpoints, methods, sampling, sections, video
 from motionv2v.convert import checked
 from motionv2v.data import tokenizer
-from motionv2v.editing import ensemble, loaded_model
+from motionv2v.editing import ensemble, loaded_model, windows
+from motionv2v.methods import fields
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Int, Key, UInt8
 
@@ -74,6 +77,7 @@ class Editor(loaded_model.LoadedModel):
         """Build as `loaded_model.LoadedModel`; nothing is compiled before it is used."""
         super().__init__(*args, **kwargs)
         self._measure = self.program(self._measure_fn, ("settings", "use_control", "shape"))
+        self._windows = windows.Sampler(self)
 
     def edit(
         self,
@@ -88,6 +92,7 @@ class Editor(loaded_model.LoadedModel):
         cache: float | None = None,
         num_views: int | None = None,
         notify: Callable[[str], None] = warnings.warn,
+        progress: windows.Begin = windows.in_silence,
     ) -> video.Clip:
         """Redraw a clip so that its points move along other paths (paper, section 3.3).
 
@@ -102,6 +107,8 @@ class Editor(loaded_model.LoadedModel):
             num_views: how many views to average, as in `generate`.
             notify: called with a sentence for each adaptation of frame count or size, for too many points, and for a
                 prompt that is cut.
+            progress: called with how many pieces of work of each kind there are if the clip is edited in windows;
+                returns what is then called with each that is done, and where it was (`progress.Countdown`).
 
         Returns:
             The edited clip, of the same size, frame count and frame rate.
@@ -124,14 +131,13 @@ class Editor(loaded_model.LoadedModel):
                 "(paper, section 3.3); fewer, well-placed points follow better"
             )
         reuse = self.reused_steps(cache, num_steps)
-        times = self._frame_times(len(frames), notify)
-        batch = self._batch(frames, source, target, times, notify)
+        self._tell_length(len(frames), notify)
+        batch = self._batch(frames, source, target, notify)
         tokens = self.tokenizer.encode([prompt], notify)
-        options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views}
+        options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views, "progress": progress}
         options |= {"reuse": reuse} if reuse else {}
         result = self.generate(jax.random.key(seed), batch, tokens, **options)[0]
-        nearest = np.abs(np.arange(len(frames))[:, None] - times).argmin(1)
-        return video.Clip(video.resize(np.asarray(result)[nearest], frames.shape[1:3]), clip.fps)
+        return video.Clip(video.resize(np.asarray(result), frames.shape[1:3]), clip.fps)
 
     @property
     def max_points(self) -> int | None:
@@ -151,21 +157,24 @@ class Editor(loaded_model.LoadedModel):
             )
         self.settings(num_steps, guidance).timesteps(self.config.schedule.num_timesteps)
 
-    def _frame_times(self, length: int, notify: Callable[[str], None]) -> Int[np.ndarray, "T"]:
-        """Choose which of the clip's frames the model sees: all in order, evenly spaced, or padded with the last."""
-        if length == self.num_frames:
-            return np.arange(length)
-        if length > self.num_frames:
-            notify(
-                f"the clip has {length} frames and the model works on {self.num_frames}: it edits {self.num_frames} "
-                f"evenly spaced ones, and each frame of the result is the nearest of those"
-            )
-            return np.round(np.linspace(0, length - 1, self.num_frames)).astype(int)
-        notify(f"the clip has {length} frames and the model works on {self.num_frames}: the last frame is held")
-        return np.minimum(np.arange(self.num_frames), length - 1)
+    def plan(self, num_frames: int) -> windows.Plan:
+        """Lay the windows of a clip of so many frames."""
+        return windows.plan(num_frames, self.num_frames, self.model.vae.temporal_compression)
 
-    def _batch(self, frames: np.ndarray, source: Tracks, target: Tracks, times: np.ndarray, notify: Any) -> dict:
-        """Bring a clip and its tracks to the model's frames and size, as a batch of one."""
+    def _tell_length(self, length: int, notify: Callable[[str], None]) -> None:
+        """Say what is done about another number of frames than the model's."""
+        if length < self.num_frames:
+            notify(f"the clip has {length} frames and the model works on {self.num_frames}: the last frame is held")
+        elif length > self.num_frames:
+            plan = self.plan(length)
+            overlap = min(stop - start for stop, start in zip(plan.stops[:-1], plan.starts[1:], strict=True))
+            notify(
+                f"the clip has {length} frames and the model works on {self.num_frames}: it is edited in "
+                f"{len(plan.starts)} windows, neighbours sharing at least {overlap} frames"
+            )
+
+    def _batch(self, frames: np.ndarray, source: Tracks, target: Tracks, notify: Any) -> dict:
+        """Bring a clip and its tracks to the model's size, as a batch of one."""
         height, width = frames.shape[1:3]
         if (height, width) != self.size:
             notify(
@@ -173,15 +182,15 @@ class Editor(loaded_model.LoadedModel):
                 "it is resized there and back"
             )
         scale = np.array([self.size[1] / width, self.size[0] / height], np.float32)
-        batch = {"source": video.resize(frames[times], self.size)[None]}
+        batch = {"source": video.resize(frames, self.size)[None]}
         # Hidden points draw nothing: padding to a multiple of 16 keeps the number of compiled shapes small.
         padding = -len(source.xy) % 16
         if most := self.max_points:
             padding = min(padding, most - len(source.xy))
         for side, tracks in (("source", source), ("target", target)):
-            xy = np.pad(np.asarray(tracks.xy, np.float32)[:, times] * scale, ((0, padding), (0, 0), (0, 0)))
+            xy = np.pad(np.asarray(tracks.xy, np.float32) * scale, ((0, padding), (0, 0), (0, 0)))
             batch[f"{side}_xy"] = xy[None]
-            batch[f"{side}_visible"] = np.pad(np.asarray(tracks.visible)[:, times], ((0, padding), (0, 0)))[None]
+            batch[f"{side}_visible"] = np.pad(np.asarray(tracks.visible), ((0, padding), (0, 0)))[None]
         return batch
 
     def generate(
@@ -195,8 +204,12 @@ class Editor(loaded_model.LoadedModel):
         use_control: bool = True,
         reuse: tuple[bool, ...] | None = None,
         num_views: int | None = None,
+        progress: windows.Begin = windows.in_silence,
     ) -> UInt8[AnyArray, "B T H W 3"]:
-        """Edit a batch that is already at the model's frames and size; one compiled call a view, pixels to pixels.
+        """Edit a batch that is already at the model's size.
+
+        Clips no longer than the model's are one compiled call a view, pixels to pixels; longer ones are sampled in
+        windows.
 
         Args:
             key: of the noise and of what the method draws, such as the blobs' colours.
@@ -207,6 +220,7 @@ class Editor(loaded_model.LoadedModel):
             reuse: which steps are not computed, from `reused_steps` or `step_cache.plan`; None for none.
             num_views: how many `views` of the edit to average; None takes the config's for samples of one step with
                 control, else 1: longer samples do not average well, and without control there is no common answer.
+            progress: as in `edit`.
 
         Raises:
             loaded_model.SampleError: for a sample that is not finite.
@@ -215,9 +229,29 @@ class Editor(loaded_model.LoadedModel):
         if num_views is None:
             is_mean = use_control and settings.num_steps == 1
             num_views = self.config.sample.views if is_mean else 1
-        one = lambda key, batch: self.sample(key, batch, tokens, settings, use_control=use_control)  # noqa: E731
         read = {} if self.model.method is None else self.model.method.fields
-        return ensemble.average(key, one, batch, num_views, read)
+        length = fields.length(batch, read) or self.num_frames
+        plan = self.plan(length)
+        if len(plan.starts) > 1:
+            one = self._in_windows(tokens, settings, plan, use_control, num_views, progress)
+        else:
+            if length < self.num_frames:
+                batch = fields.take_frames(batch, read, plan.frames(0))
+            one = lambda key, batch: self.sample(key, batch, tokens, settings, use_control=use_control)  # noqa: E731
+        return ensemble.average(key, one, batch, num_views, read)[:, :length]
+
+    def _in_windows(self, tokens, settings, plan, use_control, num_views, progress):
+        """Build what samples one view of clips in windows; it tells `progress` of each of its pieces."""
+        has_conditions = use_control and self.model.method is not None
+        pieces = windows.pieces(plan, settings, self.config.schedule.num_timesteps, has_conditions)
+        done, views = progress({kind: num_views * count for kind, count in pieces.items()}), itertools.count(1)
+
+        def one(key: Key, batch: dict[str, AnyArray]) -> AnyArray:
+            of = f"view {next(views)} of {num_views}, " if num_views > 1 else ""
+            told = lambda kind, where: done(kind, of + where)  # noqa: E731
+            return self._windows.sample(key, batch, tokens, settings, plan, use_control=use_control, done=told)
+
+        return one
 
     def measure_changes(
         self,
@@ -235,7 +269,7 @@ class Editor(loaded_model.LoadedModel):
 
     def _measure_fn(self, params, key, batch, text, null_text, *, settings, use_control, shape):
         sample_key, noise, conditions = self._start(params, key, batch, len(text), shape, use_control)
-        functions = self._denoisers(params, text, null_text, conditions, use_control)
+        functions = self.denoisers(params, text, null_text, conditions, use_control)
         return sampling.changes(sample_key, functions[0], noise, self.model.schedule, settings, functions[1])[1]
 
     def text_to_video(

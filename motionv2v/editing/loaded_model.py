@@ -259,7 +259,7 @@ class LoadedModel:
                 away from.
             conditions: latents of the method's conditions. settings, use_control: as for `sample`.
         """
-        functions = self._denoisers(params, text, null_text, conditions, use_control)
+        functions = self.denoisers(params, text, null_text, conditions, use_control)
         return sampling.sample(key, functions[0], noise, self.model.schedule, settings, functions[1])
 
     def _start(self, params, key, batch, count, shape, use_control):
@@ -273,8 +273,10 @@ class LoadedModel:
         noise = model.method.initial_noise(noise_key, batch, latents, self.config.method)
         return sample_key, noise, conditions
 
-    def _denoisers(self, params: PyTree, text: AnyArray, null_text: AnyArray, conditions: PyTree, use_control: bool):
-        """Build `denoise_fn` and `guided_fn` of a sample."""
+    def denoisers(
+        self, params: PyTree, text: AnyArray, null_text: AnyArray, conditions: PyTree, use_control: bool
+    ) -> tuple[sampling.DenoiseFn, sampling.GuidedFn]:
+        """Build `denoise_fn` and `guided_fn` of a sample (`sampling.sample`); for a program, as `sample_latents`."""
         predict = partial(backbone.denoise, self.model, params, use_control=use_control)
 
         def guided(xt: AnyArray, timestep: AnyArray) -> tuple[AnyArray, AnyArray]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motionv2v import tracks
-from motionv2v.typing import AnyArray
+from motionv2v.typing import AnyArray, Int
 
 
 class View(NamedTuple):
@@ -118,6 +118,28 @@ def shapes(chosen: Mapping[str, Field], sizes: Mapping[str, int]) -> dict[str, t
         name: (tuple(sizes[n] if isinstance(n, str) else n for n in letters), dtype)
         for name, (letters, dtype) in arrays(chosen).items()
     }
+
+
+def length(batch: Mapping[str, AnyArray], chosen: Mapping[str, Field]) -> int | None:
+    """Return the number of frames of a batch's clips; None if it holds none of the fields."""
+    for field in chosen.values():
+        for name, (letters, _) in field.arrays.items():
+            if name in batch and "T" in letters:
+                return int(np.shape(batch[name])[1 + letters.index("T")])
+    return None
+
+
+def take_frames(
+    batch: Mapping[str, AnyArray], chosen: Mapping[str, Field], frames: Int[np.ndarray, "S"]
+) -> dict[str, np.ndarray]:
+    """Take frames, by index and in this order, of the fields of a batch; what else it holds is left out."""
+    taken = {}
+    for field in chosen.values():
+        for name, (letters, _) in field.arrays.items():
+            if name in batch:
+                array = np.asarray(batch[name])
+                taken[name] = array.take(frames, 1 + letters.index("T")) if "T" in letters else array
+    return taken
 
 
 def turn(batch: Mapping[str, AnyArray], chosen: Mapping[str, Field], view: View, size: tuple[int, int]) -> dict:

@@ -145,35 +145,41 @@ def test_clip_of_the_models_shape_passes_through_untouched(copying):
 
 
 def test_other_clips_are_adapted_with_a_notice_and_mapped_back(copying):
-    """Twelve frames of 24x40: evenly spaced frames, resized; the result has twelve again, each the nearest one."""
+    """Twelve frames of 24x40: all of them, in windows, resized there and back."""
     editor, calls = copying
     clip, source, target = case(12, (24, 40))
     notices = []
     out = editor.edit(clip, source, target, notify=notices.append)
     assert len(notices) == 2
-    assert "has 12 frames and the model works on 5" in notices[0]
+    assert (
+        "has 12 frames and the model works on 5: it is edited in 3 windows, each of which overlaps the next by 1"
+        in (notices[0])
+    )
     assert "is 40x24 and the model works at 16x16" in notices[1]
-    chosen = [0, 3, 6, 8, 11]  # 0, 2.75, 5.5, 8.25, 11, and halves round to even
-    small = video.resize(clip.frames[chosen], (16, 16))
+    small = video.resize(clip.frames, (16, 16))
     batch = calls[0]["batch"]
     np.testing.assert_array_equal(batch["source"][0], small)
     # Float32: the ratios 16/40 and 16/24 are not exact.
-    np.testing.assert_allclose(batch["source_xy"][0, :2], source.xy[:, chosen] * [16 / 40, 16 / 24], rtol=1e-5)
-    np.testing.assert_allclose(batch["target_xy"][0, :2], target.xy[:, chosen] * [16 / 40, 16 / 24], rtol=1e-5)
+    np.testing.assert_allclose(batch["source_xy"][0, :2], source.xy * [16 / 40, 16 / 24], rtol=1e-5)
+    np.testing.assert_allclose(batch["target_xy"][0, :2], target.xy * [16 / 40, 16 / 24], rtol=1e-5)
     assert out.frames.shape == clip.frames.shape and out.fps == clip.fps
-    nearest = [min(range(5), key=lambda i: abs(chosen[i] - t)) for t in range(12)]
-    np.testing.assert_array_equal(out.frames, video.resize(small[nearest], (24, 40)))
+    np.testing.assert_array_equal(out.frames, video.resize(small, (24, 40)))
 
 
-def test_short_clips_hold_their_last_frame(copying):
-    editor, calls = copying
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_short_clips_hold_their_last_frame(editor, monkeypatch, num_views):
+    calls = []
+    monkeypatch.setattr(editor, "sample", lambda key, batch, *_, **__: (calls.append(batch), batch["source"])[1])
     clip, source, target = case(3)
     notices = []
-    out = editor.edit(clip, source, target, notify=notices.append)
+    out = editor.edit(clip, source, target, num_steps=1, num_views=num_views, notify=notices.append)
     assert len(notices) == 1 and "has 3 frames and the model works on 5: the last frame is held" in notices[0]
-    np.testing.assert_array_equal(calls[0]["batch"]["source"][0], clip.frames[[0, 1, 2, 2, 2]])
-    np.testing.assert_array_equal(calls[0]["batch"]["target_xy"][0, :2], target.xy[:, [0, 1, 2, 2, 2]])
+    np.testing.assert_array_equal(calls[0]["source"][0], clip.frames[[0, 1, 2, 2, 2]])
+    np.testing.assert_array_equal(calls[0]["target_xy"][0, :2], target.xy[:, [0, 1, 2, 2, 2]])
     np.testing.assert_array_equal(out.frames, clip.frames)
+    assert len(calls) == num_views
+    for call in calls[1:]:
+        np.testing.assert_array_equal(call["source_visible"].sum(-1) > 0, calls[0]["source_visible"].sum(-1) > 0)
 
 
 def test_more_than_twenty_points_are_advised_against(copying):
