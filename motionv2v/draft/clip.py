@@ -1,7 +1,9 @@
 """A clip as the draft looks at it: a working size, its dense flow, the camera's motion. Nothing here is an edit's."""
 
 import itertools
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +32,7 @@ class Prepared:
         self.frames, self.size = frames, frames.shape[1:3]
         larger = classical.enlargement(self.size, ENLARGED)
         self.scale = float(larger) if larger > 1 else min(1.0, SHORT_SIDE / min(self.size))
+        self._kept: tuple[Any, Any] | None = None
         self.small_size = tuple(round(side * self.scale) for side in self.size)
 
     def resized(self, picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -76,6 +79,13 @@ class Prepared:
     def plate(self) -> background.Plate:
         """Return the background at the working size, with whatever rests in most frames."""
         return background.Plate(self.small, self.to_small(self.cameras))
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made for a key last time, or make it: the clip taken apart stays while a path is bent."""
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None
+            self._kept = (key, make())
+        return self._kept[1]
 
     @property
     def is_still(self) -> bool:

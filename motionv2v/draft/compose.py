@@ -1,5 +1,6 @@
 """Draw an edit: the background as the edit's camera sees it, and every thing where the edit puts it, in front of it."""
 
+import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from motionv2v import rigid
 from motionv2v.draft import background, layers, pictures, times
 from motionv2v.draft.choice import Choice, choose
 from motionv2v.draft.clip import Prepared
+from motionv2v.draft.given import Hint
 from motionv2v.draft.scene import Scene
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
@@ -38,6 +40,8 @@ def render(
     target: Tracks,
     *,
     groups: Sequence[Sequence[int]] | None = None,
+    hints: Sequence[Hint | None] | None = None,
+    order: Sequence[int] | None = None,
     notify: Callable[[str], None] = warnings.warn,
 ) -> Draft:
     """Draw an edit without a network. No edit gives the clip itself, bit for bit.
@@ -46,6 +50,8 @@ def render(
         clip: its frames, uint8 [T H W 3], or what was prepared of them.
         source, target: the points' paths in the clip and in the edit, [N T 2] in pixels.
         groups: which points move as one thing each; the others are the background's. None guesses.
+        hints: where each group's thing is, as far as a person says so; one for each group, or None in its place.
+        order: groups from front to back, as far as it is known; the others are ordered by what hides what.
         notify: called with a sentence for what had to be guessed or made up.
 
     Raises:
@@ -58,13 +64,17 @@ def render(
     before, after = layers.places(source), layers.places(target)
     if np.array_equal(before, after) and np.array_equal(source.visible, target.visible):
         return result
-    shown = times.find(before, after, np.asarray(target.visible))
+    shown = np.full(len(clip.frames), np.nan)
+    if groups is None or _moves_the_rest(before, after, groups):
+        shown = times.find(before, after, np.asarray(target.visible))
     for t in np.flatnonzero(np.isfinite(shown)):
         result.frames[t] = clip.between(float(shown[t]))
     if np.isfinite(shown).all():
         return result
     behind, result.groups = _grouped(clip, source, target, groups)
-    scene = Scene(clip, source, result.groups)
+    _check_said(clip, result.groups, hints, order)
+    key = (source.xy.tobytes(), source.visible.tobytes(), repr(result.groups), pickle.dumps(hints))
+    scene = clip.kept(key, lambda: Scene(clip, source, result.groups, hints))
     if unseen := len(result.groups) - len(scene.things):
         notify(f"{unseen} things are never visible in the clip, so there is nothing to draw them from")
     views = _views(clip, scene.cameras, behind, source, target)
@@ -73,8 +83,7 @@ def render(
         for thing, look in zip(scene.things, scene.looks, strict=True)
     ]
     stays = [_goes_along(thing, views, scene.cameras, source, target) for thing in scene.things]
-    order = _order(scene, choices, source, target)
-    painter = _Painter(scene, choices, stays, order)
+    painter = _Painter(scene, choices, stays, _order(scene, choices, source, target, order or ()))
     for t in np.flatnonzero(~np.isfinite(shown)):
         result.frames[t], result.hole[t], result.layer[t] = painter.draw(int(t), views[t])
     return result
@@ -90,6 +99,22 @@ def _check(clip, source, target):
             raise ValueError(f"{name} has positions that are not finite")
     if np.shape(source.xy) != np.shape(target.xy):
         raise ValueError(f"source has {len(source.xy)} points and target {len(target.xy)}; expected the same")
+
+
+def _moves_the_rest(before, after, groups):
+    """Tell whether points of no group go elsewhere: otherwise an edit of time is one of its things, not of the clip."""
+    rest = np.setdiff1d(np.arange(len(before)), [int(i) for group in groups for i in group])
+    return bool((np.abs(before[rest] - after[rest]) > layers.KEPT).any())
+
+
+def _check_said(clip, groups, hints, order):
+    if hints is not None and len(hints) != len(groups):
+        raise ValueError(f"{len(hints)} hints for {len(groups)} groups; expected one for each, or None in its place")
+    for hint in hints or ():
+        if hint is not None:
+            hint.check(clip.size, len(clip.frames))
+    if bad := [index for index in order or () if not 0 <= index < len(groups)]:
+        raise ValueError(f"order names group {bad[0]}; there are groups 0..{len(groups) - 1}")
 
 
 def _grouped(clip, source, target, groups):
@@ -197,17 +222,20 @@ class _Painter:
         hole[box] &= alpha < 0.9
 
 
-def _order(scene: Scene, choices: list[Choice], source: Tracks, target: Tracks) -> list[int]:
+def _order(scene: Scene, choices: list[Choice], source: Tracks, target: Tracks, said: Sequence[int]) -> list[int]:
     """Return the things from back to front, as the points' visibility under one another's masks says.
 
     A point that cannot be seen where another thing is lies behind that thing; one that can lies before it. Points of
-    the clip and of the edit vote alike.
+    the clip and of the edit vote alike. `said` are groups from front to back, which is not voted on.
     """
     count = len(scene.things)
     votes = np.zeros((count, count))
+    rank = {scene.names.index(group): place for place, group in enumerate(said) if group in scene.names}
     for i, mine in enumerate(scene.things):
         for j, other in enumerate(scene.masks):
-            if i != j:
+            if i in rank and j in rank:
+                votes[j, i] = 1e6 * (rank[j] < rank[i])
+            elif i != j:
                 frames = np.arange(len(scene.clip.frames))
                 own = [np.eye(3)] * len(frames)
                 drawn = [choices[j].matrix(t) for t in range(len(frames))]
@@ -222,14 +250,10 @@ def _votes(scene, mine, other, tracks, frames, moves) -> int:
 
     `moves` take the other thing from frames of the clip to where it is when the points are at their places.
     """
-    core = cv2.erode(other.is_thing.astype(np.uint8), np.ones((5, 5), np.uint8))
     xy, visible = tracks.xy[mine.points], tracks.visible[mine.points]
     total = 0
     for t, (q, move) in enumerate(zip(frames, moves, strict=True)):
-        at = background.move(other.from_frame(int(q), 1.0) @ np.linalg.inv(move), xy[:, t])
-        x, y = np.floor(at).astype(int).T
-        under = (x >= 0) & (y >= 0) & (x < core.shape[1]) & (y < core.shape[0])
-        under[under] = core[y[under], x[under]] > 0
+        under = other.holds(scene.clip, int(q), background.move(np.linalg.inv(move), xy[:, t]))
         under &= (xy[:, t] > 0).all(axis=-1) & (xy[:, t] < scene.clip.size[::-1]).all(axis=-1)
         total += int((under & ~visible[:, t]).sum()) - int((under & visible[:, t]).sum())
     return total

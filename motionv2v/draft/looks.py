@@ -12,6 +12,7 @@ import numpy as np
 
 from motionv2v.draft import pictures
 from motionv2v.draft.clip import Prepared
+from motionv2v.draft.keys import MaskByFrame
 from motionv2v.draft.masks import Mask
 from motionv2v.typing import Bool, Float, UInt8
 
@@ -33,14 +34,14 @@ class Look:
     `covered`: what other things cover of each frame, bool [T h w] at the working size.
     """
 
-    def __init__(self, mask: Mask, clip: Prepared, covered: Bool[np.ndarray, "T h w"]):
+    def __init__(self, mask: Mask | MaskByFrame, clip: Prepared, covered: Bool[np.ndarray, "T h w"]):
         self.mask, self.clip, self.covered = mask, clip, covered
         self._kept: dict[int, Cutout] = {}
         self._median: tuple[np.ndarray, np.ndarray] | None = None
 
     def body(self, most: int = 300) -> np.ndarray:
         """Return complex places all over the thing, in the layer's own frame."""
-        return self.mask.body(most)
+        return self.mask.body(self.clip.scale, most)
 
     def cut(self, q: int) -> Cutout | None:
         """Cut the thing out of frame q; None if nothing of it is there."""

@@ -10,6 +10,7 @@ and GrabCut (Rother et al. 2004) makes a mask of it, with the colours of the med
 mask is found again without the pixels that belong rather to another one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -62,13 +63,18 @@ class Mask:
         there = self.layer.there
         return np.stack([self.in_frame(clip, q)[0] if there[q] else nothing for q in range(len(clip.frames))])
 
-    def body(self, most: int) -> Shaped[np.ndarray, "P"]:
+    def body(self, scale: float, most: int = 300) -> Shaped[np.ndarray, "P"]:
         """Return complex places all over the thing, at most so many, in the layer's own frame."""
         y, x = np.nonzero(self.is_thing)
         step = max(1, len(y) // most)
         at = background.move(np.linalg.inv(self.to_canvas), np.stack([x, y], axis=-1)[::step] + 0.5)
         best = self.layer.best
         return (at @ np.array([1, 1j]) - self.layer.shift[best]) / self.layer.factor[best]
+
+    def holds(self, clip: Prepared, q: int, xy: Shaped[np.ndarray, "N 2"]) -> Bool[np.ndarray, "N"]:
+        """Tell which positions in frame q are well inside."""
+        core = cv2.erode(self.is_thing.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        return at(core, background.move(self.from_frame(q, 1.0), xy))
 
     def known(self, matrix: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         """Return where some frame shows the thing, on a picture that `matrix` takes the canvas to."""
@@ -106,7 +112,7 @@ class Mask:
 def find(
     clip: Prepared,
     layer: Layer,
-    evidence: dict[int, Float[np.ndarray, "h w"]],
+    found: dict[int, Float[np.ndarray, "h w"]],
     covered: Bool[np.ndarray, "T h w"] | None = None,
 ) -> Mask:
     """Find the mask of a layer from log-odds by frame; `covered`, at the working size, belongs to other things."""
@@ -115,7 +121,7 @@ def find(
     canvas = (height + 2 * pad, width + 2 * pad)
     to_canvas = pictures.shifting(pad, pad) @ pictures.scaling(clip.scale)
     odds, count, laid, valid = np.zeros(canvas, np.float32), np.zeros(canvas, np.float32), [], []
-    for q, log_odds in evidence.items():
+    for q, log_odds in found.items():
         free = np.ones(clip.small_size, np.float32) if covered is None else (~covered[q]).astype(np.float32)
         matrix = to_canvas @ layer.to_frame(q, layer.best) @ pictures.scaling(1 / clip.scale)
         odds += pictures.warp(log_odds * free, matrix, canvas)
@@ -126,21 +132,23 @@ def find(
     picture, _ = pictures.median(np.stack(laid), np.stack(valid))
     seen = count > 0.3
     z = layer.paths()[:, layer.best] * clip.scale + pad * (1 + 1j)
-    away = _distance_to(z, canvas) / min(clip.small_size)
+    away = distance_to(z, canvas) / min(clip.small_size)
     odds = odds / np.maximum(count, 0.3) - np.clip((away - NEAR) / 0.1, 0, 4)
     odds = np.where(seen, odds, -9).astype(np.float32)
     is_thing = _cut(picture, odds, away, seen)
-    return Mask(layer, to_canvas, odds, _holding(is_thing, z), picture, count / len(evidence))
+    return Mask(layer, to_canvas, odds, _holding(is_thing, z), picture, count / len(found))
 
 
 def _all_evidence(clip, layer, plate, cameras):
     """Return log-odds [h w] that pixels are the layer's, for some of the frames that show it."""
     frames = np.flatnonzero(layer.there)
     chosen = frames[np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).astype(int))]
-    return {q: _evidence(clip, layer, plate, cameras, q) for q in chosen.tolist()}
+    return {q: evidence(clip, layer, plate, cameras, q) for q in chosen.tolist()}
 
 
-def _evidence(clip, layer, plate, cameras, q):
+def evidence(
+    clip: Prepared, layer: Layer, plate: Plate, cameras: Float[np.ndarray, "T 3 3"], q: int
+) -> Float[np.ndarray, "h w"]:
     """Return log-odds [h w] that pixels of frame q are the layer's."""
     to_small, to_frame = pictures.scaling(clip.scale), pictures.scaling(1 / clip.scale)
     frame, size, seen = clip.lab[q], clip.small_size, layer.there
@@ -160,7 +168,7 @@ def _evidence(clip, layer, plate, cameras, q):
     return (motion + np.where(known, np.clip((unlike - 10) / 6, -1.5, 2.5), 0)).astype(np.float32)
 
 
-def _distance_to(z, size):
+def distance_to(z: Shaped[np.ndarray, "M"], size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
     """Return each pixel's distance to the nearest of some points, at least that of one pixel."""
     away = np.full(size, 255, np.uint8)
     x, y = (np.clip(np.floor(part), 0, most - 1).astype(int) for part, most in ((z.real, size[1]), (z.imag, size[0])))
@@ -197,15 +205,30 @@ def find_all(
     layers: list[Layer],
     plate: Plate,
     cameras: Float[np.ndarray, "T 3 3"],
+    given: Sequence[Bool[np.ndarray, "T h w"]] = (),
     rounds: int = 2,
 ) -> list[Mask]:
-    """Find all masks; from the second round on a pixel counts only for the thing that claims it most."""
-    evidence = [_all_evidence(clip, layer, plate, cameras) for layer in layers]
-    masks = [find(clip, *of) for of in zip(layers, evidence, strict=True)]
+    """Find all masks; from the second round on a pixel counts only for the thing that claims it most.
+
+    `given`: where things are whose masks are known; they are nobody else's.
+    """
+    everything = [_all_evidence(clip, layer, plate, cameras) for layer in layers]
+    taken = np.zeros((len(clip.frames), *clip.small_size), bool)
+    for mask in given:
+        taken |= mask
+    found = [find(clip, *of, taken) for of in zip(layers, everything, strict=True)]
     for _ in range(rounds - 1 if len(layers) > 1 else 0):
-        covered = claimed_by_others(clip, masks)
-        masks = [find(clip, *of) for of in zip(layers, evidence, covered, strict=True)]
-    return masks
+        covered = [of | taken for of in claimed_by_others(clip, found)]
+        found = [find(clip, *of) for of in zip(layers, everything, covered, strict=True)]
+    return found
+
+
+def at(mask: Bool[np.ndarray, "h w"], xy: Shaped[np.ndarray, "N 2"]) -> Bool[np.ndarray, "N"]:
+    """Look positions up in a mask; outside it there is nothing."""
+    x, y = np.floor(xy).astype(int).T
+    found = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
+    found[found] = mask[y[found], x[found]]
+    return found
 
 
 def claimed_by_others(clip: Prepared, masks: list[Mask]) -> list[Bool[np.ndarray, "T h w"]]:

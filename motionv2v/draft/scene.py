@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from motionv2v.draft import background, follow, layers, masks, pictures
+from motionv2v.draft import background, follow, keys, layers, masks, pictures
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.fill import Filler
+from motionv2v.draft.given import Hint
 from motionv2v.draft.layers import Layer
 from motionv2v.draft.looks import Look
 from motionv2v.tracks import Tracks
@@ -25,14 +26,24 @@ class Scene:
         masks, looks: of the things.
     """
 
-    def __init__(self, clip: Prepared, source: Tracks, groups: Sequence[Sequence[int]]):
+    def __init__(
+        self,
+        clip: Prepared,
+        source: Tracks,
+        groups: Sequence[Sequence[int]],
+        hints: Sequence[Hint | None] | None = None,
+    ):
         """Take a clip apart; groups without a visible point are left out, see `names`."""
         self.clip, self.cameras = clip, clip.cameras
         made = [layers.make_layer(points, source) for points in groups]
         self.names = [index for index, thing in enumerate(made) if thing is not None]
+        said = {place: hints[index] for place, index in enumerate(self.names) if hints and hints[index]}
         plate = clip.plate
-        things = [follow.follow(clip, thing, plate, self.cameras) for thing in made if thing is not None]
-        self.masks = masks.find_all(clip, things, plate, self.cameras)
+        things = [follow.follow(clip, made[index], plate, self.cameras) for index in self.names]
+        by_hand = {i: keys.carry(clip, things[i], hint, plate, self.cameras) for i, hint in said.items()}
+        rest = [thing for i, thing in enumerate(things) if i not in by_hand]
+        found = iter(masks.find_all(clip, rest, plate, self.cameras, [mask.by_frame for mask in by_hand.values()]))
+        self.masks = [by_hand[i] if i in by_hand else next(found) for i in range(len(things))]
         if not clip.is_still and len(clip.frames) > 1:
             self._lay_on_the_plate()
         self.covered = [mask.in_frames(clip) for mask in self.masks]

@@ -126,7 +126,7 @@ def draw(
     if division.camera:
         behind, others = _resting(clip, source, target, division.camera)
         groups += others
-        if others:
+        if others and division.things:
             notify(f"{len(others)} things that move by themselves go along with the camera; which, is guessed")
     else:
         behind = [point for point in range(len(source.xy)) if point not in taken]
@@ -146,7 +146,8 @@ def draw(
         clip,
         tracks.select(source, used),
         tracks.select(target, used),
-        groups=[[place[point] for point in group] for group in groups],
+        # Where the whole clip is edited, in time or as a camera, what moves by itself is guessed.
+        groups=[[place[point] for point in group] for group in groups] if division.things else None,
         notify=notify,
         **options,
     )

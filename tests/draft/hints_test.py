@@ -1,0 +1,105 @@
+"""Masks, boxes and strokes by hand in drafts: carried to all frames, believed, and drawn in order."""
+
+import numpy as np
+import pytest
+from draft_test import FRAMES, SIZE, ground, render, scene, tracks_of
+
+from motionv2v import draft, metrics
+from motionv2v.draft import follow, keys, layers
+from motionv2v.draft.given import Hint, Stroke
+from motionv2v.tracks import Tracks
+
+TRUE = [(slice(30, 50), slice(10 + 4 * t, 30 + 4 * t)) for t in range(FRAMES)]
+
+
+def mask_of(t):
+    mask = np.zeros(SIZE, bool)
+    mask[TRUE[t]] = True
+    return mask
+
+
+def box_of(t, margin=4):
+    return (10 + 4 * t - margin, 30 - margin, 30 + 4 * t + margin, 50 + margin)
+
+
+def carried(hint):
+    frames, centres = scene()
+    clip = draft.Prepared(frames)
+    layer = follow.follow(clip, layers.make_layer(range(5), tracks_of(centres)), clip.plate, clip.cameras)
+    masks = keys.carry(clip, layer, hint, clip.plate, clip.cameras).by_frame
+    return [mask[:: round(clip.scale), :: round(clip.scale)] for mask in masks] if clip.scale > 1 else masks
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Hint(masks={0: mask_of(0)}),
+        Hint(masks={4: mask_of(4)}),
+        Hint(boxes={0: box_of(0), 8: box_of(8)}),
+        Hint(boxes={4: box_of(4, 10)}, strokes={4: [Stroke(((30, 34), (42, 46)), 3)]}),
+    ],
+    ids=["first", "middle", "boxes", "strokes"],
+)
+def test_what_is_said_of_some_frames_is_carried_to_all(hint):
+    for t, mask in enumerate(carried(hint)):
+        both = (mask & mask_of(t)).sum() / (mask | mask_of(t)).sum()
+        assert both > 0.85, t
+
+
+def test_masks_of_all_frames_are_taken_as_they_are():
+    frames, centres = scene()
+    wanted, _ = scene(shift=(30, 25))
+    source = tracks_of(centres)
+    target = Tracks(source.xy + np.float32([30, 25]), source.visible)
+    hint = Hint(masks={t: mask_of(t) for t in range(FRAMES)})
+    made = render(frames, source, target, groups=[list(range(5))], hints=[hint])
+    assert metrics.clip_psnr(made.frames, wanted) > 35
+    assert (made.layer[4] == 1)[57:73, 58:74].all()
+
+
+def two_squares():
+    """A red square that rests and a blue one that passes it above; an edit lets them meet."""
+    frames = np.repeat(ground(np.random.default_rng(4))[None, : SIZE[0], : SIZE[1]], FRAMES, axis=0)
+    places = []
+    for t in range(FRAMES):
+        frames[t, 50:70, 50:70] = (220, 40, 40)
+        x = 20 + 8 * t
+        frames[t, 10:30, x : x + 20] = (40, 40, 220)
+        places.append((x + 10, 20))
+    offsets = np.float32([[0, 0], [-5, -5], [5, 5]])
+    rest = np.float32([60, 60]) + offsets[:, None] + np.zeros((3, FRAMES, 2), np.float32)
+    passing = np.float32(places)[None] + offsets[:, None]
+    return frames, Tracks(np.concatenate([rest, passing]), np.ones((6, FRAMES), bool))
+
+
+@pytest.mark.parametrize(("order", "color"), [([0, 1], 220), ([1, 0], 40)])
+def test_things_lie_in_the_order_that_was_asked_for(order, color):
+    frames, source = two_squares()
+    xy = source.xy.copy()
+    xy[:3] += [4, 2]
+    xy[3:, :, 1] += 42
+    hints = [Hint(boxes={0: (46, 46, 74, 74)}), None]  # nothing but a person tells a thing that rests from the ground
+    groups = [[0, 1, 2], [3, 4, 5]]
+    made = render(frames, source, Tracks(xy, source.visible), groups=groups, hints=hints, order=order)
+    assert abs(int(made.frames[4, 62, 62, 0]) - color) < 25
+
+
+def test_one_thing_frozen_leaves_the_others_moving():
+    frames, source = two_squares()
+    xy = source.xy.copy()
+    xy[3:] = xy[3:, 2:3]
+    made = render(frames, source, Tracks(xy, source.visible), groups=[[3, 4, 5]])
+    assert (np.abs(made.frames[:, 20, 46].astype(int) - [40, 40, 220]).max(axis=-1) < 30).all()
+    np.testing.assert_array_equal(made.frames[:, 50:70, 50:70], frames[:, 50:70, 50:70])
+    assert (np.abs(made.frames[8, 20, 94].astype(int) - [40, 40, 220]).max() > 60).all()
+
+
+def test_what_is_said_must_fit_the_groups():
+    frames, source = two_squares()
+    target = Tracks(source.xy + 1, source.visible)
+    with pytest.raises(ValueError, match="2 hints for 1 groups"):
+        render(frames, source, target, groups=[[0, 1, 2]], hints=[None, None])
+    with pytest.raises(ValueError, match=r"order names group 3; there are groups 0..0"):
+        render(frames, source, target, groups=[[0, 1, 2]], order=[3])
+    with pytest.raises(ValueError, match=r"frame 99: the clip has frames 0..8"):
+        render(frames, source, target, groups=[[0, 1, 2]], hints=[Hint(boxes={99: (1, 1, 5, 5)})])
