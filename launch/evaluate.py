@@ -12,6 +12,7 @@ BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", ["synthetic", "tapvid", 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder, work dir; draft; weights")
 COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a row of the table")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
+NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "synthetic: of the pairs; default: model's", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 7, "which held-out pairs, or scenes", lower_bound=0)
 STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the model's", lower_bound=1)
 VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     tables = {
-        "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, STEPS, VIEWS, DEVICES, OUT),
+        "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, STEPS, VIEWS, DEVICES, OUT, NUM_FRAMES),
         "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
         "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
     }

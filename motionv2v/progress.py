@@ -1,4 +1,4 @@
-"""Show and record how a long run is going: metrics as jsonl and tensorboard files, and one progress line.
+"""Show and record how long work is going: metrics as jsonl and tensorboard files, a progress line, a countdown.
 
 Scalars of a step go to `workdir/metrics.jsonl` ({"step": .., "loss": ..} one object a line) and to event files under
 `workdir/tensorboard` (tensorboardX, which does not need TensorFlow).
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -147,6 +147,50 @@ class ProgressLine:
         """Leave the terminal as it was."""
         if self._status is not None:
             self._status.stop()
+
+
+class Countdown:
+    """Say now and then how far work of several kinds of pieces is, and how long the rest takes.
+
+    The first piece of a kind, which compiles, counts only until there is a second one.
+    """
+
+    def __init__(
+        self,
+        pieces: Mapping[str, int],
+        say: Callable[[str], None] = print,
+        *,
+        every: float | int = 10,
+        now: Callable[[], float] = time.perf_counter,
+    ):
+        """Start the clock.
+
+        Args:
+            pieces: how many there are to do of each kind.
+            say: called with a line, at most every so many seconds, or whenever a fiftieth of the time has passed if
+                that is longer: a long run is no long list.
+        """
+        self._pieces, self._say, self._every, self._now = dict(pieces), say, every, now
+        self._done, self._seconds = dict.fromkeys(pieces, 0), dict.fromkeys(pieces, 0.0)
+        self._began = self._last = self._said = now()
+
+    def done(self, kind: str, where: str) -> None:
+        """Count a piece that is done; `where` it was, for the line."""
+        at = self._now()
+        seconds, self._last = at - self._last, at
+        self._done[kind] += 1
+        self._seconds[kind] = seconds if self._done[kind] <= 2 else self._seconds[kind] + seconds
+        left = self.left()
+        if at - self._said >= max(self._every, (at - self._began + left) / 50) and left:
+            self._said = at
+            self._say(f"{where}, {clock(left)} left")
+
+    def left(self) -> float:
+        """Return the seconds that the rest takes; a kind of which none is done yet takes as long as the others."""
+        known = {kind: self._seconds[kind] / max(count - 1, 1) for kind, count in self._done.items() if count}
+        count = {kind: total - self._done[kind] for kind, total in self._pieces.items()}
+        mean = sum(known[kind] * self._pieces[kind] for kind in known) / max(sum(self._pieces[k] for k in known), 1)
+        return sum(number * known.get(kind, mean) for kind, number in count.items())
 
 
 def clock(seconds: float | int) -> str:

@@ -94,14 +94,14 @@ def results(mesh):
     return jax.tree.map(np.asarray, flat | {"loss": value, "sample": latents})
 
 
-def edit(mesh):
-    """Edit a clip of noise, autoencoder and all."""
+def edit(mesh, num_frames=9):
+    """Edit a clip of noise, autoencoder and all; in windows where it is longer than nine frames."""
     cfg = config()
     rng = np.random.default_rng(0)
-    xy = rng.uniform(0, 32, (1, 4, 9, 2)).astype(np.float32)
-    batch = {"source": rng.integers(0, 256, (1, 9, *cfg.data.size, 3)).astype(np.uint8)}
+    xy = rng.uniform(0, 32, (1, 4, num_frames, 2)).astype(np.float32)
+    batch = {"source": rng.integers(0, 256, (1, num_frames, *cfg.data.size, 3)).astype(np.uint8)}
     batch |= {f"{side}_xy": xy + shift for side, shift in (("source", 0), ("target", 4))}
-    batch |= {f"{side}_visible": np.ones((1, 4, 9), bool) for side in ("source", "target")}
+    batch |= {f"{side}_visible": np.ones((1, 4, num_frames), bool) for side in ("source", "target")}
     editor = editing.Editor(cfg, Task(cfg).init(jax.random.key(0)), mesh=mesh)
     tokens = rng.integers(0, 256, (1, tiny_model.LENGTH)).astype(np.int32)
     return np.asarray(editor.generate(jax.random.key(3), batch, tokens, num_steps=1, guidance=2.0)).astype(float)
@@ -132,7 +132,9 @@ def main(folder):
         got = results(sharding.make_mesh(sizes))
         scale = {key: float(np.abs(value).max()) for key, value in expected.items()}
         found[name] = {key: float(np.abs(got[key] - expected[key]).max()) / scale[key] for key in expected}
-    found["edit"] = float(np.abs(edit(None) - edit(sharding.make_mesh({"data": 2, "context": 4}))).max())
+    shared = sharding.make_mesh({"data": 2, "context": 4})
+    found["edit"] = float(np.abs(edit(None) - edit(shared)).max())
+    found["edit in windows"] = float(np.abs(edit(None, 14) - edit(shared, 14)).max())
     found["shared edits"] = {n: dict(opening.device_mesh(folder / "run", n).shape) for n in (2, 8)}
     found["shared edits"] |= {"all": dict(opening.device_mesh(folder / "run", -1).shape)}
     found["autoencoder"] = autoencoder_traffic(sharding.make_mesh({"data": 2, "context": 4}))

@@ -62,15 +62,55 @@ def check_clip(
         ValueError: if the estimate exceeds `MARGIN` of what is available, saying how many frames would fit; with
             `VARIABLE` set to "ignore" the line says so instead.
     """
-    needed = _clip_bytes(num_frames, size)
+    held = lambda count: _clip_bytes(count, size)  # noqa: E731
+    return _check("the clip", num_frames, size, held, "a smaller video", available, say)
+
+
+def check_windows(
+    num_frames: int,
+    size: tuple[int, int],
+    held: Callable[[int], float],
+    *,
+    available: float | None = None,
+    say: Callable[[str], None] = print,
+) -> float:
+    """Say in one line what a clip longer than a model's takes of the host's memory while it is edited in windows.
+
+    Args:
+        num_frames, size: of the clip. held: (number of frames) -> the bytes, rising; 0 where there is one window, of
+            which nothing is said.
+        available, say: as for `check_clip`, which has been called before: the clip's frames are there.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ValueError: as `check_clip`.
+    """
+    if not held(num_frames):
+        return 0.0
+    return _check("its windows", num_frames, size, held, "a smaller model", available, say)
+
+
+def _check(
+    what: str,
+    num_frames: int,
+    size: tuple[int, int],
+    held: Callable[[int], float],
+    instead: str,
+    available: float | None,
+    say: Callable[[str], None],
+) -> float:
+    """Say what so many frames take, and refuse too much."""
+    needed = held(num_frames)
     available = free() if available is None else available
     has = "unknown" if available is None else f"{available / GIB:.2f} GiB"
-    line = f"memory for the clip: {needed / GIB:.2f} GiB of the host's estimated; available: {has}"
+    line = f"memory for {what}: {needed / GIB:.2f} GiB of the host's estimated; available: {has}"
     if available is None or needed <= MARGIN * available:
         say(line)
         return needed
-    fits = bisect.bisect_right(range(num_frames), MARGIN * available, key=lambda count: _clip_bytes(count, size)) - 1
-    advice = f'"frames": {fits} in edit.json would fit, or a smaller video' if fits else "a smaller video would fit"
+    fits = bisect.bisect_right(range(num_frames), MARGIN * available, key=held) - 1
+    advice = f'"frames": {fits} in edit.json would fit, or {instead}' if fits > 0 else f"{instead} would fit"
     if os.environ.get(VARIABLE, "").lower() == "ignore":
         say(f"{line}; this may fail: {advice}")
     else:

@@ -159,7 +159,7 @@ class Editor(loaded_model.LoadedModel):
 
     def plan(self, num_frames: int) -> windows.Plan:
         """Lay the windows of a clip of so many frames."""
-        return windows.plan(num_frames, self.num_frames, self.model.vae.temporal_compression)
+        return windows.of_config(self.config, num_frames)
 
     def _tell_length(self, length: int, notify: Callable[[str], None]) -> None:
         """Say what is done about another number of frames than the model's."""
@@ -170,7 +170,7 @@ class Editor(loaded_model.LoadedModel):
             overlap = min(stop - start for stop, start in zip(plan.stops[:-1], plan.starts[1:], strict=True))
             notify(
                 f"the clip has {length} frames and the model works on {self.num_frames}: it is edited in "
-                f"{len(plan.starts)} windows, neighbours sharing at least {overlap} frames"
+                f"{len(plan.starts)} windows that overlap by {overlap} or more"
             )
 
     def _batch(self, frames: np.ndarray, source: Tracks, target: Tracks, notify: Any) -> dict:

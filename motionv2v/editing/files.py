@@ -120,7 +120,7 @@ def run(
         hints = drafted.read_hints(spec, spec.divide(), frames.shape[1:3], len(frames), notify)
     elif any(step.shape for step in spec.steps):
         notify("masks, boxes and strokes are for the draft: a model does not read them")
-    record = make_record(given, describe(model, settings), seed, tracker)
+    record = make_record(given, describe(model, settings, len(frames)), seed, tracker)
     if hints and (content := drafted.digest(hints)):
         record["hints"] = {"sha256": content, "masks": masks and Path(masks).name, "boxes": list(boxes)}
     if again := check_record(out, record, overwrite):
@@ -161,11 +161,13 @@ def _sampler(
     say: Callable[[str], None],
 ) -> Callable[[Tracks, Tracks], video.Clip]:
     """Open a model, say what it is and needs, and check what is asked of it; return what edits the clip by tracks."""
+    from motionv2v import progress
     from motionv2v.devices import sharding
     from motionv2v.editing import opening
 
     notify, spec = lambda line: say(f"notice  {line}"), given.spec
-    editor = opening.load(checkpoint, devices, say=lambda line: say(line.replace("memory ", "memory  ", 1)))
+    spaced = lambda line: say(line.replace("memory ", "memory  ", 1))  # noqa: E731
+    editor = opening.load(checkpoint, devices, clip=given.clip.frames.shape[:3], say=spaced)
     shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
     editor.check(len(spec.queries), settings["num_steps"], settings["guidance"])
@@ -174,6 +176,7 @@ def _sampler(
     if plan := editor.reused_steps(settings["cache"], settings["num_steps"]):
         say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
     options = {**settings, "prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed, "notify": notify}
+    options["progress"] = lambda pieces: progress.Countdown(pieces, lambda line: say(f"edit    {line}")).done
     return functools.partial(editor.edit, given.clip, **options)
 
 
@@ -190,13 +193,13 @@ def check_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
                 raise ValueError(f"{given} lies where {name} of the results would go: choose another folder (--out)")
 
 
-def describe(model: str, settings: dict[str, float | int | None]) -> dict[str, Any]:
+def describe(model: str, settings: dict[str, float | int | None], num_frames: int) -> dict[str, Any]:
     """Describe what makes a result, "draft" or a model with its settings of sampling, as `opening.record` does."""
     if model == DRAFT:
         return {"model": DRAFT, "settings": {}}
     from motionv2v.editing import opening
 
-    return opening.record(model, settings)
+    return opening.record(model, settings, num_frames)
 
 
 def make_record(given: Inputs, made: dict[str, Any], seed: int, tracker: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Loading this module loads jax, so `files` does it only where a model is asked fo
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,34 @@ import jax
 
 from motionv2v import checkpoints, editing
 from motionv2v.convert import checked
-from motionv2v.devices import fit, memory, sharding
+from motionv2v.devices import fit, host, memory, sharding
+from motionv2v.editing import windows
 
 
-def load(checkpoint: str | Path, devices: int = 1, *, say: Callable[[str], None] = print) -> editing.Editor:
+def load(
+    checkpoint: str | Path,
+    devices: int = 1,
+    *,
+    clip: tuple[int, int, int] | None = None,
+    say: Callable[[str], None] = print,
+) -> editing.Editor:
     """Load an editor for so many devices, after saying what an edit needs of each.
 
+    Args:
+        checkpoint: a released name, a model folder or a training work dir. devices: -1 takes all.
+        clip: (T, H, W) of what will be edited: what the host needs to do so in windows is said too.
+        say: called with each line.
+
     Raises:
-        ValueError: as `device_mesh` and `editing.load`, and if the devices are too small, before weights are read.
+        ValueError: as `device_mesh` and `editing.load`, and if devices or host are too small, before weights are read.
     """
     config = checkpoints.read_config(checkpoints.resolve(checkpoint))
     editing.check_config(config, checkpoint)
     checked.expected_shapes(config, str(checkpoint))
     mesh = device_mesh(checkpoint, devices)
     fit.check(config, mesh, "sample", say=say)
+    if clip is not None:
+        host.check_windows(clip[0], clip[1:], partial(windows.host_bytes, config), say=say)
     return editing.load(checkpoint, mesh)
 
 
@@ -44,10 +59,11 @@ def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(memory.sampling_sizes(config, len(found)), devices=found)
 
 
-def record(checkpoint: str, settings: dict[str, float | int | None]) -> dict[str, Any]:
+def record(checkpoint: str, settings: dict[str, float | int | None], num_frames: int) -> dict[str, Any]:
     """Describe a model and the settings of sampling, so that a result can be made again; without names of folders.
 
-    Settings that are None are those of the model; they are told as the model has them.
+    Settings that are None are those of the model; they are told as the model has them. Of a clip of `num_frames` that
+    is edited in windows they are told too: `windows`, the first and the last frame of each.
     """
     folder = checkpoints.resolve(checkpoint)
     config = checkpoints.read_config(folder)
@@ -61,4 +77,7 @@ def record(checkpoint: str, settings: dict[str, float | int | None]) -> dict[str
     sample |= {given[name]: value for name, value in settings.items() if value is not None}
     if settings["guidance"] is not None:
         sample["guidance"] = "constant"
-    return {"model": model, "settings": sample}
+    made = {"model": model, "settings": sample}
+    if "vae" in config and "data" in config and len(spans := windows.of_config(config, num_frames).spans) > 1:
+        made["windows"] = spans
+    return made

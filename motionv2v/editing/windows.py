@@ -69,6 +69,11 @@ class Plan(NamedTuple):
         return tuple(start + self.window for start in self.starts)
 
     @property
+    def spans(self) -> list[list[int]]:
+        """List the first and the last of the clip's frames that each window shows."""
+        return [[start, min(stop, self.num_frames) - 1] for start, stop in zip(self.starts, self.stops, strict=True)]
+
+    @property
     def latents(self) -> int:
         """Return the latents of a window."""
         return (self.window - 1) // self.group + 1
@@ -135,6 +140,11 @@ def plan(num_frames: int, window: int, group: int = 4) -> Plan:
     return Plan(num_frames, window, tuple(starts.tolist()), group)
 
 
+def of_config(config: Any, num_frames: int) -> Plan:
+    """Lay the windows of a model by its config, complete as `checkpoints.read_config` gives it."""
+    return plan(num_frames, config.data.num_frames, config.vae.temporal_compression)
+
+
 def pieces(plan: Plan, settings: sampling.Settings, num_timesteps: int, has_conditions: bool = True) -> dict[str, int]:
     """Count the pieces of work of one sample by their kind, as `Sampler.sample` tells of them."""
     count = len(plan.starts)
@@ -145,12 +155,15 @@ def pieces(plan: Plan, settings: sampling.Settings, num_timesteps: int, has_cond
 def host_bytes(config: Any, num_frames: int) -> float:
     """Estimate what a clip's edit in windows holds in the host's memory: frames at the model's size, and latents."""
     model = backbone.build(config)
+    config = model.config
     window, height, width, channels = backbone.clip_shape(model)
-    laid = plan(num_frames, window, model.vae.temporal_compression)
+    laid = of_config(config, num_frames)
     if len(laid.starts) == 1:
         return 0.0
-    # The clip, and its edit before it is resized; of one window, floats decoded, weighted and added up.
-    frames = float(height * width * channels * (2 * num_frames + 3 * 4 * window))
+    # The clip, and its edit before it is resized; where views are averaged, the turned clip, its edit, and sums of
+    # floats beside them. Of one window floats, decoded, weighted and added up.
+    is_mean = config.sample.num_steps == 1 and config.sample.views > 1
+    frames = float(height * width * channels * ((13 if is_mean else 2) * num_frames + 3 * 4 * window))
     latent = 4.0 * math.prod(latent_shape((1, window, height, width, 3), model.vae.latent_channels)[2:])
     conditions = 0 if model.method is None else jax.tree.leaves(backbone.condition_shapes(model))
     kept = sum(4.0 * leaf.size for leaf in conditions)

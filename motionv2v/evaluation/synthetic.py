@@ -34,6 +34,7 @@ from motionv2v.data.scenes.pairs import KINDS, Pair, SceneConfig, make_pair
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
 from motionv2v.devices import fit
 from motionv2v.editing import opening
+from motionv2v.evaluation import joins
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
 
@@ -67,12 +68,19 @@ class Drafts:
 
 
 def held_out_pairs(
-    editor: editing.Editor | Drafts, num_pairs: int, seed: int, num_points: int = NUM_POINTS
+    editor: editing.Editor | Drafts,
+    num_pairs: int,
+    seed: int,
+    num_points: int = NUM_POINTS,
+    num_frames: int | None = None,
 ) -> list[Pair]:
-    """Draw pairs of the test split at the model's size, every one with `num_points` points."""
+    """Draw pairs of the test split at the model's size, every one with `num_points` points.
+
+    `num_frames`: of the clips, whose things move as far as in shorter ones, and slower; None takes the model's.
+    """
     data = editor.config.data
     settings = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.scene.items()}
-    settings |= {"num_points": num_points, "num_frames": editor.num_frames, "size": editor.size}
+    settings |= {"num_points": num_points, "num_frames": num_frames or editor.num_frames, "size": editor.size}
     config = SceneConfig(**settings)
     return [make_pair(config, seed, index, "test") for index in range(num_pairs)]
 
@@ -200,19 +208,25 @@ def exact_copy_epe(pairs: list[Pair]) -> float:
 
 
 def synthetic(
-    editor: editing.Editor | Drafts, *, num_pairs: int = 200, seed: int = 7, **options: Any
+    editor: editing.Editor | Drafts,
+    *,
+    num_pairs: int = 200,
+    seed: int = 7,
+    num_frames: int | None = None,
+    **options: Any,
 ) -> tuple[dict[str, float], UInt8[np.ndarray, "M T H W 3"], list[Pair]]:
     """Run the synthetic benchmark.
 
     Args:
-        editor: the model. num_pairs, seed: which held-out pairs. options: of `edit_pairs`.
+        editor: the model. num_pairs, seed: which held-out pairs. num_frames: of them; None takes the model's.
+        options: of `edit_pairs`.
 
     Returns:
         The flat results, the edited videos, and the pairs. Keys: `follow_epe`, `keep_epe`, `psnr`, `psnr_p5` of the
         model; the same with `_copy` for the source video and `_truth` for the target video; `follow_epe_copy_exact`;
         `trackable_share` of the points, those that count.
     """
-    pairs = held_out_pairs(editor, num_pairs, seed)
+    pairs = held_out_pairs(editor, num_pairs, seed, num_frames=num_frames)
     videos = edit_pairs(editor, pairs, **options)
     tracker = trackers.get("classical")
     usable = trackable(pairs, tracker)
@@ -294,23 +308,33 @@ def table(
     num_views: str | int | None = None,
     devices: int = 1,
     out: str | None = None,
+    num_frames: int | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> tuple[str, dict[str, float]]:
     """Evaluate a checkpoint, its base without control, and others beside it; the table's text, and its numbers.
 
+    Of a model that edits such clips in windows it is measured too whether they show (`joins`).
+
     Args:
         checkpoint, compare: as for `editing.opening.load`; "draft" draws without a network, at the size of `tiny`.
         devices: how many share each batch of edits. out: a folder for videos of the first pairs.
+        num_frames: of the pairs; None takes the model's.
     """
     options = {"num_pairs": num_pairs, "seed": seed, "num_steps": num_steps, "progress": progress}
+    options["num_frames"] = num_frames
     views = num_views and int(num_views)
     editor = _load(checkpoint, devices)
     rows = [run_row(checkpoint, editor, num_views=views, **options)]
     if not isinstance(editor, Drafts):
         rows.append(run_row("frozen base, no control", editor, use_control=False, **options))
     rows += [run_row(name, _load(name, devices), num_views=views, **options) for name in compare]
+    text, results = format_table(rows), rows[0].results
+    if not isinstance(editor, Drafts) and len((plan := editor.plan(len(rows[0].videos[0]))).starts) > 1:
+        found = joins.score(rows[0].videos, rows[0].pairs, plan)
+        text += f"\n\n{joins.format_table(found, plan)}"
+        results |= {f"{key}_{name}": value for name, row in found.items() for key, value in row.items()}
     wrote = f"\nwrote videos in {write_videos(rows[0], out)}" if out else ""
-    return format_table(rows) + wrote, rows[0].results
+    return text + wrote, results
 
 
 def _load(name: str, devices: int) -> editing.Editor | Drafts:

@@ -238,6 +238,17 @@ def test_memory_of_a_clip(num_frames, size, copies):
         host.check_clip(num_frames, size, available=float(frame), say=str)
 
 
+def test_memory_of_windows():
+    """Nothing is said of one window; else how many frames would fit, which do."""
+    held, said = lambda count: 1e6 * count if count > 17 else 0.0, []
+    assert host.check_windows(17, (64, 64), held, available=1.0, say=said.append) == 0 and said == []
+    assert host.check_windows(98, (64, 64), held, available=1e9, say=said.append) == 98e6
+    assert said == ["memory for its windows: 0.09 GiB of the host's estimated; available: 0.93 GiB"]
+    with pytest.raises(ValueError, match=r'an edit of 98 frames of 64x64 .*; "frames": 47 in edit.json would fit'):
+        host.check_windows(98, (64, 64), held, available=50e6, say=str)
+    assert host.check_windows(47, (64, 64), held, available=50e6, say=str) == 47e6
+
+
 def test_free_memory_of_a_host(tmp_path):
     assert host.free(tmp_path) is None
     (tmp_path / "proc").mkdir()

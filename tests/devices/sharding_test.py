@@ -260,6 +260,7 @@ def test_a_mesh_changes_no_result(eight, name):
 def test_an_edit_on_a_mesh_is_the_edit(eight):
     """Autoencoder divided in space and guidance over `data`: rounding to uint8 may fall either way."""
     assert eight[1]["edit"] <= 1
+    assert eight[1]["edit in windows"] <= 1
 
 
 def test_devices_share_an_edit(eight):

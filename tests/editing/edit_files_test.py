@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from motionv2v import editing, figures, trackers, tracks, video
+from motionv2v import editing, figures, progress, trackers, tracks, video
 from motionv2v.data.scenes import example
 from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.devices import host
@@ -77,7 +78,10 @@ def test_own_clip_is_edited_into_four_files(own, folder, copying, tmp_path):
     assert edited.frames.shape == (11, 48, 80, 3) and edited.fps == pytest.approx(10)
     assert len(video.read(result.files["comparison.mp4"]).frames) == 11
     assert Image.open(result.files["contact_sheet.png"]).size > (0, 0)
-    assert [line.split()[0] for line in said] == ["memory", "clip", "memory", "model", "tracks", "notice", "notice"]
+    words = ["memory", "clip", "memory", "memory", "model", "tracks", "notice", "notice"]
+    assert [line.split()[0] for line in said] == words
+    assert said[3].startswith("memory  for its windows: 0.00 GiB of the host's estimated")
+    assert said[6].endswith("it is edited in 3 windows that overlap by 1 or more")
     (call,) = copying
     assert call["num_steps"] == 4
     np.testing.assert_array_equal(call["tokens"], ByteTokenizer(tiny_model.LENGTH).encode(["a mouse"]))
@@ -217,8 +221,26 @@ def test_results_record_what_made_them(own, folder, copying, tmp_path):
     assert record["model"]["sha256"] == weights and record["model"]["checkpoint"] == folder.name
     config = editor.checkpoints.read_config(folder)
     assert record["settings"]["num_steps"] == 3 and record["settings"]["solver"] == config.sample.solver
+    assert record["windows"] == [[0, 4], [4, 8], [8, 10]]
     assert record["versions"]["jax"] == jax.__version__
     assert str(tmp_path.parent) not in result.files["record.json"].read_text()
+
+
+def test_a_clip_of_the_models_length_has_no_windows_to_record(folder, copying, tmp_path):
+    record = functools.partial(opening.record, str(folder), dict.fromkeys(("num_steps", "guidance"), None))
+    assert "windows" not in record(5) and record(6)["windows"] == [[0, 4], [4, 5]]
+
+
+def test_how_far_an_edit_in_windows_is_is_said(own, folder, tmp_path, monkeypatch):
+    """Every piece here, where a line may be said at any time; `Countdown` says one in ten seconds."""
+    monkeypatch.setattr(progress.Countdown.__init__, "__kwdefaults__", {"every": 0, "now": itertools.count().__next__})
+    said = []
+    run = functools.partial(files.run, own / "clip.mp4", own / "edit.json", checkpoint=str(folder))
+    run(out=tmp_path, num_steps=2, say=said.append)
+    told = [line for line in said if line.startswith("edit  ")]
+    assert "edit    step 2 of 2, window 1 of 3, 5 s left" in told and told[0].startswith(
+        "edit    reading window 1 of 3"
+    )
 
 
 def test_another_edit_is_not_overwritten_in_silence(own, folder, copying, tmp_path):

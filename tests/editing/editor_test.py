@@ -151,10 +151,8 @@ def test_other_clips_are_adapted_with_a_notice_and_mapped_back(copying):
     notices = []
     out = editor.edit(clip, source, target, notify=notices.append)
     assert len(notices) == 2
-    assert (
-        "has 12 frames and the model works on 5: it is edited in 3 windows, each of which overlaps the next by 1"
-        in (notices[0])
-    )
+    assert notices[0].endswith("it is edited in 3 windows that overlap by 1 or more")
+    assert "has 12 frames and the model works on 5" in notices[0]
     assert "is 40x24 and the model works at 16x16" in notices[1]
     small = video.resize(clip.frames, (16, 16))
     batch = calls[0]["batch"]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import checkpoints, diffusion, editing, sampling, video
+from configs import motionv2v_cogvideox_5b
+from motionv2v import checkpoints, diffusion, editing, sampling, sections, video
 from motionv2v.editing import loaded_model, windows
 from motionv2v.tracks import Tracks
 
@@ -107,6 +108,19 @@ def test_weights_rise_and_fall_over_the_overlap():
     np.testing.assert_allclose(weights[0], [1] * 8 + [n / 10 for n in range(9, 0, -1)], rtol=1e-6)
     np.testing.assert_allclose(weights[1], weights[0][::-1], rtol=1e-6)
     assert windows.plan(17, 17).frame_weights().tolist() == [[1.0] * 17]
+
+
+def test_what_windows_hold_of_the_hosts_memory():
+    """CogVideoX's size: the clip and its edit, one window in floats, the state's latents, three streams a window."""
+    config = sections.complete(motionv2v_cogvideox_5b.get_config())
+    assert windows.host_bytes(config, 49) == 0
+    frame, latent = 480 * 720 * 3, 60 * 90 * 16 * 4
+    laid = windows.of_config(config, 1000)
+    assert len(laid.starts) == 28 and laid.stops[-1] == 1001
+    state = 251 + 27  # of the clip's line of time, and the first latent of each window but one
+    expected = frame * (2 * 1000 + 3 * 4 * 49) + 9 * state * latent + 28 * 3 * 13 * latent
+    assert windows.host_bytes(config, 1000) == pytest.approx(expected)
+    assert expected < 3.9e9
 
 
 # --- one sample ------------------------------------------------------------------------------------------------------
