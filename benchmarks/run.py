@@ -47,11 +47,13 @@ def main() -> None:
             for size in options.size:
                 print_speed(size, options)
         else:
-            module = {"vae_memory": "starts", "trackers": "tracks", "render": "tracks"}.get(table, table)
+            module = {"vae_memory": "starts", "trackers": "tracks", "render": "tracks", "draft": "draft_clips"}.get(
+                table, table
+            )
             getattr(__import__(module), f"print_{table}")(options)
 
 
-TABLES = ("speed", "data", "starts", "convert", "vae_memory", "trackers", "render")
+TABLES = ("speed", "data", "starts", "convert", "vae_memory", "trackers", "render", "draft")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -90,6 +92,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dataset", help="of data: a folder that launch/prepare.py --videos wrote, in place of drawn scenes"
     )
+    parser.add_argument("--clips", help="of draft: a folder with the clips that draft_clips.py names")
+    parser.add_argument("--sheets", help="of draft: write a sheet of each edit of the clips into this folder")
     options = parser.parse_args(arguments)
     if options.quick:
         options.repeats, options.block, options.memory = 1, 0.0, False

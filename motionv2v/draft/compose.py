@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from motionv2v import rigid
@@ -13,6 +12,7 @@ from motionv2v.draft import background, layers, pictures, times
 from motionv2v.draft.choice import Choice, choose
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.given import Hint
+from motionv2v.draft.paint import Painter
 from motionv2v.draft.scene import Scene
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
@@ -25,13 +25,14 @@ class Draft:
     Attributes:
         frames: uint8 [T H W 3]. hole: [T H W], where nothing of the clip shows what is behind, so it was made up.
         layer: [T H W], the thing that is seen, counted from 1; 0 is the background.
-        groups: the points of each thing.
+        groups: the points of each thing. uncertain: [T H W], 0 to 1, how likely a pixel is wrong.
     """
 
     frames: UInt8[np.ndarray, "T H W 3"]
     hole: Bool[np.ndarray, "T H W"]
     layer: Int[np.ndarray, "T H W"]
     groups: list[list[int]]
+    uncertain: Float[np.ndarray, "T H W"]
 
 
 def render(
@@ -60,7 +61,9 @@ def render(
     clip = clip if isinstance(clip, Prepared) else Prepared(clip)
     _check(clip, source, target)
     whole = clip.frames.shape[:3]
-    result = Draft(clip.frames.copy(), np.zeros(whole, bool), np.zeros(whole, np.int16), [])
+    result = Draft(
+        clip.frames.copy(), np.zeros(whole, bool), np.zeros(whole, np.int16), [], np.zeros(whole, np.float32)
+    )
     before, after = layers.places(source), layers.places(target)
     if np.array_equal(before, after) and np.array_equal(source.visible, target.visible):
         return result
@@ -83,9 +86,10 @@ def render(
         for thing, look in zip(scene.things, scene.looks, strict=True)
     ]
     stays = [_goes_along(thing, views, scene.cameras, source, target) for thing in scene.things]
-    painter = _Painter(scene, choices, stays, _order(scene, choices, source, target, order or ()))
+    painter = Painter(scene, choices, stays, _order(scene, choices, source, target, order or ()))
     for t in np.flatnonzero(~np.isfinite(shown)):
-        result.frames[t], result.hole[t], result.layer[t] = painter.draw(int(t), views[t])
+        drawn = painter.draw(int(t), views[t])
+        result.frames[t], result.hole[t], result.layer[t], result.uncertain[t] = drawn
     return result
 
 
@@ -152,74 +156,6 @@ def _goes_along(thing, views, cameras, source, target) -> bool:
     led = np.stack([background.move(view @ camera, here[:, t]) for view, camera, t in moves], axis=1)
     counts = source.visible[thing.points] | target.visible[thing.points]
     return bool(np.linalg.norm(led - there, axis=-1)[counts].mean() < layers.TOLERANCE)
-
-
-class _Painter:
-    """Puts frames of an edit together."""
-
-    def __init__(self, scene: Scene, choices: list[Choice], stays: list[bool], order: list[int]):
-        self.scene, self.choices, self.stays, self.order = scene, choices, stays, order
-        self.filler = scene.without([index for index, stay in enumerate(stays) if not stay])
-
-    def draw(
-        self, t: int, view: Float[np.ndarray, "3 3"]
-    ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"], Int[np.ndarray, "H W"]]:
-        """Draw frame t of the edit: its picture, what was made up, and which thing is where."""
-        size = self.scene.clip.size
-        picture, share, hole, _ = self.filler.fill(t)
-        replaced = share > 0.02
-        way = view @ self.scene.cameras[t]
-        if np.abs(way - np.eye(3)).max() >= 1e-9:
-            cubic = {"interpolation": cv2.INTER_CUBIC, "border": cv2.BORDER_REPLICATE}
-            picture = pictures.warp(picture, way, size, **cubic)
-            outside = ~pictures.inside(size, way, size)
-            hole = pictures.warp(hole.astype(np.uint8) * 255, way, size) > 127
-            replaced = outside | (pictures.warp(replaced.astype(np.uint8) * 255, way, size) > 20)
-            if outside.any():
-                behind, known = self.filler.native.seen_from(view, size)
-                picture[outside] = behind[outside]
-                hole |= outside & ~known
-        canvas, owner = picture.copy(), np.zeros(size, np.int16)
-        for index in self.order:
-            choice = self.choices[index]
-            q = int(choice.frame[t])
-            if not self.scene.things[index].there[q]:
-                continue
-            cut = self.scene.looks[index].cut(q)
-            if cut is not None:
-                self._lay(canvas, owner, hole, cut, choice.matrix(t), index, replaced if self.stays[index] else None)
-        return canvas, hole, owner
-
-    def _lay(self, canvas, owner, hole, cut, matrix, index, only_where):
-        """Lay a cut-out on a frame."""
-        clip = self.scene.clip
-        # Drawn at the working size where that is larger, so that edges are averaged over pixels.
-        larger = max(1, round(clip.scale))
-        matrix = pictures.scaling(larger) @ matrix @ cut.to_frame
-        corners = np.array(
-            [[0, 0], [cut.alpha.shape[1], 0], cut.alpha.shape[::-1], [0, cut.alpha.shape[0]]], np.float64
-        )
-        there = background.move(matrix, corners) / larger
-        limits = clip.size[::-1]
-        low, high = np.floor(there.min(axis=0)) - 1, np.ceil(there.max(axis=0)) + 1
-        (left, top), (right, bottom) = (np.clip(ends, 0, limits).astype(int).tolist() for ends in (low, high))
-        if left >= right or top >= bottom:
-            return
-        box, size = (slice(top, bottom), slice(left, right)), (bottom - top, right - left)
-        matrix = pictures.shifting(-left * larger, -top * larger) @ matrix
-        whole = tuple(side * larger for side in size)
-        alpha = pictures.warp(cut.alpha, matrix, whole)
-        colours = pictures.warp(cut.colours, matrix, whole, interpolation=cv2.INTER_CUBIC, border=cv2.BORDER_REPLICATE)
-        if larger > 1:
-            alpha, colours = (cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA) for part in (alpha, colours))
-        if only_where is not None:  # it is there already, but for where something else was taken away or put
-            alpha = alpha * (only_where[box] | (owner[box] > 0))
-        touched = alpha > 0.004
-        below = canvas[box].astype(np.float32)
-        mixed = np.clip(below + alpha[..., None] * (colours - below) + 0.5, 0, 255).astype(np.uint8)
-        canvas[box] = np.where(touched[..., None], mixed, canvas[box])
-        owner[box][alpha > 0.5] = index + 1
-        hole[box] &= alpha < 0.9
 
 
 def _order(scene: Scene, choices: list[Choice], source: Tracks, target: Tracks, said: Sequence[int]) -> list[int]:

@@ -34,10 +34,11 @@ class Filler:
     """
 
     def __init__(
-        self, clip: Prepared, plate: Plate, cameras: Float[np.ndarray, "T 3 3"], gone: Bool[np.ndarray, "T h w"]
+        self, clip: Prepared, plate: Plate, gone: Bool[np.ndarray, "T h w"], cameras: Float[np.ndarray, "T 3 3"]
     ):
+        """`plate`: of the clip at the working size, without what is gone."""
         self.clip, self.plate, self.cameras = clip, plate, cameras
-        self.gone = gone
+        self.gone = gone.copy()
         self._seen, self._trust = [], []
         for t in range(len(gone)):
             self._compare(t)

@@ -124,23 +124,7 @@ def _settled(clip, plate, cameras, mask, q):
     unlike = pictures.distance(clip.lab[q], pictures.to_lab(seen))
     labels[known & (unlike < 3) & ~sure] = cv2.GC_PR_BGD
     labels[sure], labels[~possible] = cv2.GC_FGD, cv2.GC_BGD
-    return _grab(clip.small[q], labels, possible, 4 * reach)
-
-
-def _grab(picture, labels, possible, margin, rounds=2):
-    """Run GrabCut on the part of a frame around what is possible; without two parts to tell apart the labels stay."""
-    rows, columns = pictures.extent(possible)
-    top, left = max(0, rows.start - round(margin)), max(0, columns.start - round(margin))
-    box = (slice(top, rows.stop + round(margin)), slice(left, columns.stop + round(margin)))
-    part = np.ascontiguousarray(labels[box])
-    is_thing = lambda: (part == cv2.GC_FGD) | (part == cv2.GC_PR_FGD)  # noqa: E731
-    if min(is_thing().sum(), (~is_thing()).sum()) >= 20:
-        cv2.setRNGSeed(0)
-        models = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.grabCut(np.ascontiguousarray(picture[box]), part, None, *models, rounds, cv2.GC_INIT_WITH_MASK)
-    found = np.zeros(labels.shape, bool)
-    found[box] = is_thing()
-    return found
+    return masks.grab(clip.small[q], labels, possible, 4.0 * reach, rounds=2)
 
 
 def _cut_out(clip, layer, hint, t) -> Bool[np.ndarray, "h w"]:
@@ -154,4 +138,4 @@ def _cut_out(clip, layer, hint, t) -> Bool[np.ndarray, "h w"]:
     labels = np.full(said.shape, cv2.GC_PR_FGD, np.uint8)
     labels[(away < masks.SEEDS) & layer.there[t]] = cv2.GC_FGD
     labels[said > 0], labels[said < 0] = cv2.GC_FGD, cv2.GC_BGD
-    return _grab(clip.small[t], labels, said >= 0, BESIDE * max(clip.small_size), rounds=5) | (said > 0)
+    return masks.grab(clip.small[t], labels, said >= 0, BESIDE * max(clip.small_size), rounds=5) | (said > 0)

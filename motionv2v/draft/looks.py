@@ -5,6 +5,7 @@ them: each frame shows other places of it. In larger ones it is drawn from singl
 that median only where something else covers it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -20,22 +21,44 @@ KEPT = 64
 """Cut-outs of a thing that are kept at once."""
 
 
+DARKEST, LIGHTEST = 0.25, 1.03
+"""Of the ground's light that is left in a thing's shadow."""
+COLOURED = 7.0
+"""How far a shadow's colour may be from the ground's, in Lab without the light."""
+FADES = 0.015
+"""From the edge of what was found, in the shorter side, over which a shadow fades to nothing."""
+
+
 class Cutout(NamedTuple):
-    """Colours [h w 3] and cover [h w] of a thing, and what takes their pixels to those of a frame of the clip."""
+    """A thing cut out of a frame of the clip.
+
+    Attributes:
+        colours: [h w 3]. alpha: how much of each pixel it covers. shade: what its shadow leaves of the light on the
+            ground, 1 is all. doubt: how likely each pixel is wrong, 0 to 1. to_frame: from here to the frame.
+    """
 
     colours: UInt8[np.ndarray, "h w 3"]
     alpha: Float[np.ndarray, "h w"]
+    shade: Float[np.ndarray, "h w"] | None
+    doubt: Float[np.ndarray, "h w"]
     to_frame: Float[np.ndarray, "3 3"]
 
 
 class Look:
     """Cuts a thing out of the frames of the clip.
 
-    `covered`: what other things cover of each frame, bool [T h w] at the working size.
+    `covered`: what other things cover of each frame, bool [T h w] at the working size. `behind`: returns what is behind
+    all things in a frame, [h w 3], and where it is known.
     """
 
-    def __init__(self, mask: Mask | MaskByFrame, clip: Prepared, covered: Bool[np.ndarray, "T h w"]):
-        self.mask, self.clip, self.covered = mask, clip, covered
+    def __init__(
+        self,
+        mask: Mask | MaskByFrame,
+        clip: Prepared,
+        covered: Bool[np.ndarray, "T h w"],
+        behind: Callable[[int], tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]],
+    ):
+        self.mask, self.clip, self.covered, self.behind = mask, clip, covered, behind
         self._kept: dict[int, Cutout] = {}
         self._median: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -64,7 +87,8 @@ class Look:
 
     def _from_median(self, q):
         colours, alpha = self._whole()
-        return Cutout(colours, alpha, np.linalg.inv(self.mask.from_frame(q, 1.0)))
+        doubt = np.exp(-np.abs(self.mask.odds)) * (self.mask.odds > -3)
+        return Cutout(colours, alpha, None, doubt.astype(np.float32), np.linalg.inv(self.mask.from_frame(q, 1.0)))
 
     def _from_frame(self, q):
         """Cut the thing out at the clip's own size; what is covered there, or outside, comes from the median."""
@@ -104,4 +128,35 @@ class Look:
         if core.sum() >= 20:
             soft_edge = (alpha > 0) & (alpha < 0.95)
             picture = np.where(soft_edge[..., None], pictures.spread(picture, core), picture)
-        return Cutout(picture, np.clip(alpha, 0, 1).astype(np.float32), to_frame)
+        alpha = np.clip(alpha, 0, 1).astype(np.float32)
+        shade = self._shade(q, picture, alpha, (y, x)) if shown.any() else None
+        if shade is not None:
+            alpha = np.where(shade < 1, 0, alpha).astype(np.float32)
+        edge = 4 * alpha * (1 - alpha)
+        doubt = np.maximum(cv2.blur(edge, (5, 5)), hidden * np.float32(0.5)).astype(np.float32)
+        return Cutout(picture, alpha, shade, doubt, to_frame)
+
+    def _shade(self, q, picture, alpha, corner) -> Float[np.ndarray, "h w"] | None:
+        """Find the shadow in a cut-out: ground that is darker than it is without the thing, from the edge inward.
+
+        What is drawn of it is how much light it leaves, not the ground that it lay on, so that it lies on any.
+        """
+        behind, known = self.behind(q)
+        height, width = alpha.shape
+        matrix = pictures.shifting(-corner[1], -corner[0]) @ pictures.scaling(1 / self.clip.scale)
+        ground = pictures.warp(behind, matrix, (height, width), border=cv2.BORDER_REPLICATE)
+        known = pictures.warp(known.astype(np.uint8) * 255, matrix, (height, width)) > 200
+        here, there = (pictures.to_lab(cv2.GaussianBlur(part, (0, 0), 2.0)) for part in (picture, ground))
+        left = (here[..., 0] + 1) / (there[..., 0] + 1)
+        coloured = np.linalg.norm((here - there)[..., 1:], axis=-1)
+        is_shade = known & (left > DARKEST) & (left < LIGHTEST) & (coloured < COLOURED) & (alpha > 0.02)
+        around = alpha <= 0.02
+        _, parts = cv2.connectedComponents((is_shade | around).astype(np.uint8))
+        is_shade &= np.isin(parts, np.unique(parts[around]))
+        if is_shade.sum() < 20:
+            return None
+        fades = max(2.0, FADES * min(self.clip.size))
+        inward = cv2.distanceTransform((~around).astype(np.uint8), cv2.DIST_L2, 5)
+        left = cv2.GaussianBlur(np.where(is_shade, np.minimum(left, 1), 1).astype(np.float32), (0, 0), 1.0)
+        shade = 1 - (1 - left) * np.clip(inward / fades, 0, 1)
+        return np.where(is_shade, np.minimum(shade, 0.9999), 1).astype(np.float32)

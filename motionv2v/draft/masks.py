@@ -32,6 +32,8 @@ SEEDS = 0.02
 """Pixels this near to a point are the thing's, in the shorter side; beyond `NEAR` they become unlikely, and beyond
 `FAR` impossible."""
 NEAR, FAR = 0.25, 0.6
+BESIDE = 0.08
+"""Around what may be the thing, in the longer side, that shows what it is not."""
 SURE = 1.5
 """Log-odds from which on GrabCut may not object."""
 
@@ -183,12 +185,31 @@ def _cut(picture, odds, away, seen):
     labels[odds > SURE] = cv2.GC_FGD
     labels[away < SEEDS] = cv2.GC_FGD
     labels[~seen] = cv2.GC_BGD
-    is_thing = lambda: (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)  # noqa: E731
+    return grab(picture, labels, labels != cv2.GC_BGD, BESIDE * max(labels.shape))
+
+
+def grab(
+    picture: UInt8[np.ndarray, "h w 3"],
+    labels: UInt8[np.ndarray, "h w"],
+    possible: Bool[np.ndarray, "h w"],
+    margin: float,
+    rounds: int = 3,
+) -> Bool[np.ndarray, "h w"]:
+    """Run GrabCut on what is possible and some pixels around it; without two parts to tell apart the labels stay."""
+    box = pictures.extent(possible)
+    found = np.zeros(labels.shape, bool)
+    if box is None:
+        return found
+    box = tuple(slice(max(0, part.start - round(margin)), part.stop + round(margin)) for part in box)
+    part = np.ascontiguousarray(labels[box])
+    is_thing = lambda: (part == cv2.GC_FGD) | (part == cv2.GC_PR_FGD)  # noqa: E731
     # It needs some of both, and enough of each for a model of its colours.
-    if min(is_thing().sum(), (~is_thing() & seen).sum()) >= 20:
+    if min(is_thing().sum(), (~is_thing()).sum()) >= 20:
         cv2.setRNGSeed(0)
-        cv2.grabCut(picture, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
-    return is_thing()
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(np.ascontiguousarray(picture[box]), part, None, *models, rounds, cv2.GC_INIT_WITH_MASK)
+    found[box] = is_thing()
+    return found
 
 
 def _holding(is_thing, z):

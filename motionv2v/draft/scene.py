@@ -12,7 +12,7 @@ from motionv2v.draft.given import Hint
 from motionv2v.draft.layers import Layer
 from motionv2v.draft.looks import Look
 from motionv2v.tracks import Tracks
-from motionv2v.typing import Bool
+from motionv2v.typing import Bool, Float, UInt8
 
 AROUND = 1.5
 """Pixels around a thing that are removed with it: its soft edge."""
@@ -47,8 +47,9 @@ class Scene:
         if not clip.is_still and len(clip.frames) > 1:
             self._lay_on_the_plate()
         self.covered = [mask.in_frames(clip) for mask in self.masks]
-        self.looks = [Look(mask, clip, self._by_others(index)) for index, mask in enumerate(self.masks)]
+        self.looks = [Look(mask, clip, self._by_others(index), self.behind) for index, mask in enumerate(self.masks)]
         self._fillers: dict[tuple[int, ...], Filler] = {}
+        self._plates: dict[tuple[int, ...], tuple[background.Plate, np.ndarray]] = {}
 
     @property
     def things(self) -> list[Layer]:
@@ -72,14 +73,34 @@ class Scene:
                 others |= covered
         return others
 
+    def behind(self, q: int) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
+        """Return what is behind all things in a frame, at the working size, and where it is known."""
+        view = np.linalg.inv(self.clip.to_small(self.cameras[q]))
+        return self._plate(tuple(range(len(self.masks))))[0].seen_from(view, self.clip.small_size)
+
+    def unsure(self, t: int) -> Float[np.ndarray, "h w"]:
+        """Return how likely each pixel of a frame is on the wrong side of a mask's edge, at the working size."""
+        doubt = np.zeros(self.clip.small_size, np.float32)
+        for mask in self.masks:
+            if mask.layer.there[t]:
+                odds = mask.in_frame(self.clip, t)[1]
+                doubt = np.maximum(doubt, np.exp(-np.abs(odds)) * (odds > -3))
+        return doubt
+
     def without(self, things: Sequence[int]) -> Filler:
         """Return what shows the clip without some of the things."""
         key = tuple(sorted(things))
         if key not in self._fillers:
-            gone = _around(self.clip, [self.covered[index] for index in key])
-            plate = background.Plate(self.clip.small, self.clip.to_small(self.cameras), gone)
-            self._fillers = {key: Filler(self.clip, plate, self.cameras, gone)}
+            # An edit that leaves other things alone than the last one did is another edit.
+            self._fillers = {key: Filler(self.clip, *self._plate(key), self.cameras)}
         return self._fillers[key]
+
+    def _plate(self, things: tuple[int, ...]) -> tuple[background.Plate, Bool[np.ndarray, "T h w"]]:
+        """Return the background at the working size without some of the things, and what was left out of it."""
+        if things not in self._plates:
+            gone = _around(self.clip, [self.covered[index] for index in things])
+            self._plates[things] = background.Plate(self.clip.small, self.clip.to_small(self.cameras), gone), gone
+        return self._plates[things]
 
 
 def _around(clip: Prepared, found: Sequence[Bool[np.ndarray, "T h w"]]) -> Bool[np.ndarray, "T h w"]:

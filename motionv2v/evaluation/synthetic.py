@@ -53,6 +53,7 @@ class Drafts:
         """Take the size of clips and the scenes from the `data` of a model's config."""
         self.config, self.mesh, self.tokenizer = config, None, ByteTokenizer(1)
         self.num_frames, self.size = config.data.num_frames, tuple(config.data.size)
+        self.uncertain: list[Float[np.ndarray, "T H W"]] = []
 
     def generate(self, key: Any, batch: dict[str, AnyArray], tokens: AnyArray, **options: Any) -> AnyArray:
         """Draw the edits of a batch; noise, captions and options of sampling mean nothing here."""
@@ -63,7 +64,9 @@ class Drafts:
                 Tracks(np.asarray(batch[f"{side}_xy"])[index], np.asarray(batch[f"{side}_visible"])[index])
                 for side in ("source", "target")
             )
-            drawn.append(draft.render(clip, source, target, notify=lambda line: None).frames)
+            made = draft.render(clip, source, target, notify=lambda line: None)
+            drawn.append(made.frames)
+            self.uncertain.append(made.uncertain)
         return np.stack(drawn)
 
 
@@ -224,9 +227,11 @@ def synthetic(
     Returns:
         The flat results, the edited videos, and the pairs. Keys: `follow_epe`, `keep_epe`, `psnr`, `psnr_p5` of the
         model; the same with `_copy` for the source video and `_truth` for the target video; `follow_epe_copy_exact`;
-        `trackable_share` of the points, those that count.
+        `trackable_share` of the points, those that count. Of drafts also those of `calibration`.
     """
     pairs = held_out_pairs(editor, num_pairs, seed, num_frames=num_frames)
+    if isinstance(editor, Drafts):
+        editor.uncertain.clear()
     videos = edit_pairs(editor, pairs, **options)
     tracker = trackers.get("classical")
     usable = trackable(pairs, tracker)
@@ -237,7 +242,30 @@ def synthetic(
     results |= {f"{name}_truth": truth[name] for name in ("follow_epe", "keep_epe")}
     results["follow_epe_copy_exact"] = exact_copy_epe(pairs)
     results["trackable_share"] = float(np.concatenate(usable).mean())
+    if isinstance(editor, Drafts):
+        results |= calibration(videos, np.stack(editor.uncertain[: len(pairs)]), np.stack([p.target for p in pairs]))
     return results, videos, pairs
+
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75)
+
+
+def calibration(
+    videos: UInt8[np.ndarray, "M T H W 3"],
+    uncertain: Float[np.ndarray, "M T H W"],
+    targets: UInt8[np.ndarray, "M T H W 3"],
+) -> dict[str, float]:
+    """Measure what a draft's doubt is worth: the shares of pixels, and of the squared error, at or above `LEVELS`.
+
+    Keys: `unsure_pixels_25`, `unsure_error_25` and so on, the levels in hundredths.
+    """
+    error = np.stack([((a.astype(np.float32) - b) ** 2).sum(axis=-1) for a, b in zip(videos, targets, strict=True)])
+    found = {}
+    for level in LEVELS:
+        above = uncertain >= level
+        found[f"unsure_pixels_{round(100 * level)}"] = float(above.mean())
+        found[f"unsure_error_{round(100 * level)}"] = float(error[above].sum() / max(error.sum(), 1e-9))
+    return found
 
 
 class Row(NamedTuple):
@@ -280,7 +308,20 @@ def format_table(rows: list[Row]) -> str:
         "",
         *_markdown(["PSNR (dB) by kind of pair", *_kinds(pairs)], [(row.name, *_by_kind(row)) for row in rows]),
     ]
+    for row in rows:
+        if "unsure_pixels_25" in row.results:
+            text += ["", *_doubt(row)]
     return "\n".join(text)
+
+
+def _doubt(row: Row) -> list[str]:
+    """Lay out what the doubt of a row of drafts is worth."""
+    keys = [round(100 * level) for level in LEVELS]
+    lines = [
+        (f"share of {what} (%)", *(100 * row.results[f"unsure_{key}_{level}"] for level in keys))
+        for key, what in (("pixels", "pixels"), ("error", "squared error"))
+    ]
+    return _markdown([f"{row.name}: where it doubts", *(f"at least {level:g}" for level in LEVELS)], lines)
 
 
 def _markdown(head: list[str], lines: list[tuple[Any, ...]]) -> list[str]:

@@ -283,3 +283,42 @@ def test_the_median_is_of_what_counts():
     valid[1] = valid[4] = False
     middle, count = pictures.median(stack, valid)
     assert (middle == 20).all() and (count == 3).all()
+
+
+def test_doubt_lies_where_the_draft_is_wrong():
+    sure, unsure = [], []
+    for index in range(3):
+        pair = make_pair(SceneConfig(num_points=10), 31, index, "test")
+        made = render(pair.source, pair.source_tracks, pair.target_tracks)
+        error = ((made.frames.astype(float) - pair.target) ** 2).sum(axis=-1)
+        assert made.uncertain.min() >= 0 and made.uncertain.max() <= 1
+        unsure.append(error[made.uncertain >= 0.25])
+        sure.append(error[made.uncertain < 0.25])
+    assert np.concatenate(unsure).mean() > 4 * np.concatenate(sure).mean()
+
+
+def test_a_shadow_darkens_the_ground_that_it_comes_to_lie_on():
+    rng = np.random.default_rng(6)
+    size, count = (300, 420), 8
+    wide = ground(rng, size).astype(float) * np.linspace(0.7, 1.5, size[1])[None, :, None]
+    thing = ground(rng, (60, 60)).astype(float)
+    thing[..., 2] = 230
+    y, x = np.mgrid[: size[0], : size[1]]
+
+    def draw(t, shift):
+        left, top = 30 + 8 * t + shift, 100
+        away = np.hypot((x - left - 30) / 48, (y - top - 66) / 26)
+        frame = wide * (1 - 0.45 * np.clip(1.6 - 1.6 * away, 0, 1))[..., None]
+        frame[top : top + 60, left : left + 60] = thing
+        return np.clip(frame, 0, 255).astype(np.uint8)
+
+    frames, wanted = (np.stack([draw(t, shift) for t in range(count)]) for shift in (0, 200))
+    places = np.float32([[45, 115], [75, 120], [60, 145], [70, 150], [50, 150]])
+    xy = places[:, None] + np.float32([8, 0]) * np.arange(count, dtype=np.float32)[:, None]
+    source = Tracks(xy, np.ones(xy.shape[:2], bool))
+    made = render(frames, source, Tracks(xy + np.float32([200, 0]), source.visible), groups=[list(range(5))])
+    shadow = np.abs(draw(4, 200).astype(float) - wide).max(axis=-1) > 8
+    shadow[100:160] = False
+    off = np.abs(made.frames[4].astype(float) - wanted[4]).mean(axis=-1)
+    assert shadow.sum() > 1000 and off[shadow].mean() < 6
+    assert off[~shadow].mean() < 3

@@ -233,6 +233,19 @@ def test_drafts_are_measured_as_a_model_is(pairs):
     assert synthetic.held_out_pairs(drafts, 1, 7, num_points=6)[0].caption == pairs[0].caption
     drawn = synthetic.edit_pairs(drafts, pairs[:1])
     np.testing.assert_array_equal(drawn[0], expected.frames)
+    assert "| draft: where it doubts | at least 0.05 |" in synthetic.format_table([row])
+
+
+def test_doubt_is_measured_by_the_error_that_it_holds():
+    targets = np.zeros((2, 3, 4, 5, 3), np.uint8)
+    videos, uncertain = targets.copy(), np.zeros((2, 3, 4, 5), np.float32)
+    videos[0, 0, 0, 0], uncertain[0, 0, 0, 0] = 10, 0.3
+    videos[1, 2, 3, 4], uncertain[1, 2, 3, 4] = 20, 0.8
+    found = synthetic.calibration(videos, uncertain, targets)
+    assert [found[f"unsure_error_{level}"] for level in (5, 25, 50, 75)] == pytest.approx([1, 1, 0.8, 0.8])
+    assert [found[f"unsure_pixels_{level}"] for level in (5, 25, 50, 75)] == pytest.approx(
+        [2 / 120] * 2 + [1 / 120] * 2
+    )
 
 
 @pytest.mark.parametrize(("flag", "message"), [
