@@ -146,7 +146,7 @@ class Look:
         matrix = pictures.shifting(-corner[1], -corner[0]) @ pictures.scaling(1 / self.clip.scale)
         ground = pictures.warp(behind, matrix, (height, width), border=cv2.BORDER_REPLICATE)
         known = pictures.warp(known.astype(np.uint8) * 255, matrix, (height, width)) > 200
-        here, there = (pictures.to_lab(cv2.GaussianBlur(part, (0, 0), 2.0)) for part in (picture, ground))
+        here, there = (pictures.to_lab(cv2.GaussianBlur(part, (0, 0), 1.0)) for part in (picture, ground))
         left = (here[..., 0] + 1) / (there[..., 0] + 1)
         coloured = np.linalg.norm((here - there)[..., 1:], axis=-1)
         is_shade = known & (left > DARKEST) & (left < LIGHTEST) & (coloured < COLOURED) & (alpha > 0.02)

@@ -98,11 +98,9 @@ class Mask:
         low, high = np.maximum(low, -reach), np.minimum(high, 2 * reach)
         if (low >= high).any():
             return None
-        matrix = pictures.shifting(*-low) @ matrix
-        return pictures.warp(self.is_thing.astype(np.float32), matrix, tuple(high - low)[::-1]), (
-            int(low[1]),
-            int(low[0]),
-        )
+        (left, top), (right, bottom) = low.tolist(), high.tolist()
+        matrix = pictures.shifting(-left, -top) @ matrix
+        return pictures.warp(self.is_thing.astype(np.float32), matrix, (bottom - top, right - left)), (top, left)
 
     def in_frame(self, clip: Prepared, q: int) -> tuple[Bool[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
         """Return the whole mask in frame q at the working size, covered or not, and the log-odds."""
