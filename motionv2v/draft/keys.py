@@ -122,7 +122,10 @@ def _settled(clip, plate, cameras, mask, q):
     labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     seen, known = plate.seen_from(np.linalg.inv(clip.to_small(cameras[q])), clip.small_size)
     unlike = pictures.distance(clip.lab[q], pictures.to_lab(seen))
-    labels[known & (unlike < 3) & ~sure] = cv2.GC_PR_BGD
+    # A thing that rests is in the plate itself, which then says nothing of where it ends.
+    inside = unlike[known & (sure if sure.any() else mask)]
+    if not inside.size or np.median(inside) >= 3:
+        labels[known & (unlike < 3) & ~sure] = cv2.GC_PR_BGD
     labels[sure], labels[~possible] = cv2.GC_FGD, cv2.GC_BGD
     return masks.grab(clip.small[q], labels, possible, 4.0 * reach, rounds=2)
 

@@ -140,8 +140,7 @@ def draw(
     if any(hints):
         options["hints"] = [*hints, *[None] * (len(groups) - len(hints))]
     if division.order:
-        rest = [index for index in range(len(groups)) if index not in division.order]
-        options["order"] = [*division.order, *rest]
+        options["order"] = division.order
     drawn = draft.render(
         clip,
         tracks.select(source, used),

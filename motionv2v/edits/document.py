@@ -56,7 +56,7 @@ FIELDS: dict[str, str] = {
     "seed": "a whole number, at least 0, that fixes jitter and sampling; default 0",
     "frames": "how many frames of the clip to use, from its first; default all",
     "order": "which things lie in front, the foremost first: operations that move them, by their place in the list "
-    "from 0, or names of their points. Others lie behind them; default as the points' visibility says",
+    "from 0, or names of their points. What is not said follows from the points' visibility",
 }
 """The fields of the file and what they mean."""
 

@@ -46,6 +46,18 @@ def test_what_is_said_of_some_frames_is_carried_to_all(hint):
         assert both > 0.85, t
 
 
+@pytest.mark.parametrize("hint", [Hint(masks={4: mask_of(4)}), Hint(boxes={4: box_of(4, 0)})], ids=["mask", "box"])
+def test_the_mask_of_a_thing_that_rests_stays(hint):
+    """The plate shows the thing itself, and so nothing of where it ends."""
+    frames = np.repeat(scene()[0][4:5], FRAMES, 0)
+    clip = draft.Prepared(frames)
+    still = Tracks(np.repeat(tracks_of(scene()[1]).xy[:, 4:5], FRAMES, 1), np.ones((5, FRAMES), bool))
+    layer = follow.follow(clip, layers.make_layer(range(5), still), clip.plate, clip.cameras)
+    for mask in keys.carry(clip, layer, hint, clip.plate, clip.cameras).by_frame:
+        mask = mask[:: round(clip.scale), :: round(clip.scale)] if clip.scale > 1 else mask
+        assert (mask & mask_of(4)).sum() / (mask | mask_of(4)).sum() > 0.8
+
+
 def test_masks_of_all_frames_are_taken_as_they_are():
     frames, centres = scene()
     wanted, _ = scene(shift=(30, 25))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motionv2v import metrics, trackers, video
+from motionv2v import draft, metrics, trackers, video
 from motionv2v.draft.given import Hint
 from motionv2v.editing import drafted, files, opening
 from motionv2v.edits import document
@@ -179,6 +179,39 @@ def test_hints_are_read_from_the_edit_and_the_files_beside_it(tmp_path):
     assert len(digest) == 64 and drafted.digest([None, None]) == "" != drafted.digest([Hint(boxes={0: (1, 2, 3, 4)})])
     hints[0].masks[0][0, 0] ^= True
     assert drafted.digest(hints) != digest
+
+
+@pytest.mark.parametrize("way", ["edit.json", "--masks", "--box"])
+def test_a_thing_that_rests_is_cut_out_as_a_person_says(way, own, tmp_path):
+    """Nothing but the mask tells it from what it lies on."""
+    frames = np.repeat(moving_square.draw()[4:5], moving_square.FRAMES, 0)
+    video.write(tmp_path / "clip.mp4", frames, fps=10, crf=4)
+    mask = moving_square.masks()[4]
+    Image.fromarray(mask).save(tmp_path / "square_4.png")
+    x, y = moving_square.corners()[4]
+    queries = [[0, x + 10 + dx, y + 10 + dy] for dx, dy in moving_square.OFFSETS.tolist()]
+    queries = [[t, float(x), float(y)] for t, x, y in queries] + moving_square.queries()[5:]
+    more = {"edit.json": {"masks": "square_4.png"}}.get(way, {})
+    options = {
+        "--masks": {"masks": tmp_path / "square_4.png"},
+        "--box": {"boxes": [f"{t},{x},{y},{x + 20},{y + 20}" for t in (0, 8)]},
+    }.get(way, {})
+    result = own({**DRAG, **more}, queries=queries, **options)
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert len(record["hints"]["sha256"]) == 64
+    left, top = x + SHIFT[0], y + SHIFT[1]
+    for picture in result.edited.frames[[0, 4, 8]].astype(int):
+        moved = picture[top + 2 : top + 18, left + 2 : left + 18]
+        np.testing.assert_array_less(np.abs(moved - frames[0, y + 2 : y + 18, x + 2 : x + 18]).mean(), 6)
+        assert picture[y + 4 : y + 16, x + 4 : x + 16, 0].mean() < 160, "it is gone from its old place"
+
+
+def test_order_says_what_lies_in_front(own, monkeypatch):
+    calls = []
+    plain = draft.render
+    monkeypatch.setattr(draft, "render", lambda *a, **k: (calls.append(k), plain(*a, **k))[1])
+    own({**DRAG, "points": [0, 1, 2]}, {**DRAG, "points": [3, 4]}, more={"order": [1]})
+    assert calls[0]["order"] == (1,) and calls[0]["groups"] == [[0, 1, 2], [3, 4]]
 
 
 def test_flags_say_where_the_one_thing_is(tmp_path):

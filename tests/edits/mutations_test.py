@@ -8,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from motionv2v import tracks, video
 from motionv2v.editing import files, opening
@@ -294,3 +295,11 @@ def test_a_refused_edit_leaves_nothing_behind(tmp_path, monkeypatch):
     (tmp_path / "edit.json").write_text(json.dumps(valid()))
     run(checkpoint="tiny")
     assert (tmp_path / "out" / "edited.mp4").exists()
+    # And the draft, of every operation at once.
+    np.savez(tmp_path / "masks.npz", np.arange(T * SIZE[0] * SIZE[1]).reshape(T, *SIZE) % 7 < 5)
+    Image.fromarray(np.eye(*SIZE, dtype=bool)).save(tmp_path / "mask.png")
+    said = []
+    drawn = run(out=tmp_path / "drawn", say=said.append)
+    assert drawn.edited.frames.shape == (T, *SIZE, 3)
+    for line in said:
+        one_line(line.replace(str(tmp_path), ""), 600)
