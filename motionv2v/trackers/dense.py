@@ -45,7 +45,9 @@ class FlowTracker:
         """
         frames = check_frames(frames)
         scale = enlargement(frames.shape[1:3], self.min_side)
-        return ClipTracker(self, frames, Flows(enlarge(frames, scale), self.memory))
+        side = getattr(self, "flow_side", 0)
+        fraction = max(1, scale * min(frames.shape[1:3]) // side) if side else 1
+        return ClipTracker(self, frames, Flows(enlarge(frames, scale), self.memory, fraction))
 
 
 class ClipTracker:

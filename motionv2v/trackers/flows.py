@@ -1,7 +1,7 @@
 """Dense optical flow between any two frames of a clip, computed when it is asked for and kept within a budget.
 
-DIS flow (Kroeger et al. 2016) from OpenCV, preset "medium", at full resolution. Coordinates here are OpenCV's: (0, 0)
-is the centre of the top-left pixel.
+DIS flow (Kroeger et al. 2016) from OpenCV, preset "medium", at full resolution or at a whole fraction of it.
+Coordinates here are OpenCV's: (0, 0) is the centre of the top-left pixel.
 """
 
 from collections import OrderedDict
@@ -13,18 +13,22 @@ from motionv2v.typing import AnyArray, Bool, Float, UInt8
 
 
 class Flows:
-    """The flows of a clip. `flows(i, j)` moves a position in frame i to its position in frame j.
+    """The flows of a clip. `flows.move(i, j, points)` moves positions in frame i to their positions in frame j.
 
     Flows are kept as float16 (steps of 1/128 pixel at 8 to 16 pixels), up to `memory` bytes; beyond that the one that
     was used longest ago is dropped, and computed again should it be needed.
     """
 
-    def __init__(self, frames: UInt8[AnyArray, "T H W 3"], memory: int):
-        """Keep the frames, and grey ones for the flow; no flow is computed yet."""
-        self.frames = frames
+    def __init__(self, frames: UInt8[AnyArray, "T H W 3"], memory: int, fraction: int = 1):
+        """Keep the frames, and grey ones for the flow, `fraction` times smaller; no flow is computed yet."""
+        self.frames, self.shape, self._fraction = frames, frames.shape[1:3], fraction
         self.grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
+        if fraction > 1:
+            size = tuple(max(1, side // fraction) for side in self.shape[::-1])
+            cut = tuple(side * fraction for side in size)
+            whole = [grey[: cut[1], : cut[0]] for grey in self.grey]
+            self.grey = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in whole]
         self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self.shape = self.grey[0].shape
         self._kept: OrderedDict[tuple[int, int], Float[np.ndarray, "H W 2"]] = OrderedDict()
         self._room = max(2, memory // (4 * self.grey[0].size))
 
@@ -33,7 +37,7 @@ class Flows:
         return len(self.grey)
 
     def __call__(self, i: int, j: int) -> Float[np.ndarray, "H W 2"]:
-        """Return the displacement in pixels of every pixel of frame i to frame j, float16."""
+        """Return the displacement in pixels of every pixel of frame i to frame j, float16; [h w 2] of smaller ones."""
         if (i, j) in self._kept:
             self._kept.move_to_end((i, j))
         else:
@@ -50,8 +54,10 @@ class Flows:
         self, i: int, j: int, points: Float[np.ndarray, "N 2"]
     ) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N"]]:
         """Move points of frame i to frame j; return where they are and how far they miss themselves when moved back."""
-        moved = points + sample(self(i, j), points)
-        return moved, np.linalg.norm(moved + sample(self(j, i), moved) - points, axis=-1)
+        small = (points + 0.5) / self._fraction - 0.5
+        moved = small + sample(self(i, j), small)
+        missed = np.linalg.norm(moved + sample(self(j, i), moved) - small, axis=-1)
+        return (moved + 0.5) * self._fraction - 0.5, missed * self._fraction
 
 
 def sample(flow: Float[np.ndarray, "H W 2"], points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:

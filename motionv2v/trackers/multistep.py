@@ -37,6 +37,8 @@ class MultiStep(FlowTracker):
     weight: pixels of there-and-back error that weigh as much as a similarity lower by one.
     min_side: frames with a shorter side below this are enlarged by a whole factor to reach it; 0 never enlarges.
     memory: bytes that kept flows may take; a clip that needs more takes up to twice the time instead.
+    flow_side: the flow is that of frames made smaller by a whole factor, whose shorter side is at least this; 0 makes
+        them never smaller. Places are found at full size all the same, by their looks.
     """
 
     deltas: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -45,6 +47,7 @@ class MultiStep(FlowTracker):
     weight: float | int = 3.0
     min_side: int = 128
     memory: int = 2**30
+    flow_side: int = 240
 
     def __post_init__(self):
         """Raise ValueError for options out of range."""
@@ -53,6 +56,8 @@ class MultiStep(FlowTracker):
             raise ValueError(f"deltas must be whole numbers of frames, at least 1, and contain 1, given {self.deltas}")
         if not -1 <= self.min_similarity < 1:
             raise ValueError(f"min_similarity must be at least -1 and below 1, given {self.min_similarity}")
+        if not self.flow_side >= 0:
+            raise ValueError(f"flow_side must be 0 pixels or more, given {self.flow_side}")
         if not self.weight >= 0:
             raise ValueError(f"weight must not be negative, given {self.weight}")
 

@@ -174,6 +174,25 @@ def test_flows_are_kept_within_their_budget_and_sampled_between_pixels():
     np.testing.assert_allclose(sample(field, np.array([[-3.0, 9.0]])), field[5:6, 0])
 
 
+def test_flow_of_smaller_frames_leads_to_the_same_places():
+    """Half and a third of the size, which need not divide the frames'; what looks decide is as exact as before."""
+    frames = sliding(ramp(5, 3, 0))[:, :127, :157]
+    points = np.random.default_rng(1).uniform((40, 20), (120, 100), (30, 2))
+    for fraction in (1, 2, 3):
+        flows = Flows(frames, 2**20, fraction)
+        assert flows.shape == (127, 157) and flows(0, 1).shape == (127 // fraction, 157 // fraction, 2)
+        moved, missed = flows.move(0, 1, points)
+        np.testing.assert_allclose(moved, points - (3, 0), atol=0.1 * fraction)
+        assert missed.max() < 0.2 * fraction
+    queries = np.column_stack([np.zeros(30), points])
+    whole, smaller = (trackers.get("classical", mode="multistep", flow_side=side) for side in (0, 40))
+    exact = points[:, None] - np.stack([3 * np.arange(5), np.zeros(5)], -1)
+    for tracker in (whole, smaller):
+        tracks = tracker.track(frames, queries)
+        np.testing.assert_allclose(tracks.xy[tracks.visible], exact[tracks.visible], atol=0.15)
+        assert tracks.visible.mean() > 0.9
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -185,6 +204,7 @@ def test_flows_are_kept_within_their_budget_and_sampled_between_pixels():
         (dict(mode="multistep", deltas=(2, 4)), "contain 1"),
         (dict(mode="multistep", min_similarity=1), "below 1"),
         (dict(mode="multistep", weight=-1), "negative"),
+        (dict(mode="multistep", flow_side=-1), "flow_side must be 0 pixels or more, given -1"),
         (dict(mode="raft"), "available: lk, dis, multistep"),
     ],
 )
