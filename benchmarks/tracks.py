@@ -3,7 +3,7 @@
 import functools
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ from harness import number, print_table
 from rich.console import Console
 from rich.progress import track
 
-from motionv2v import render, trackers
+from motionv2v import draft, metrics, render, trackers
 from motionv2v.data.scenes import hard
+from motionv2v.data.scenes.pairs import KINDS, SceneConfig, make_pair
 from motionv2v.evaluation import tapvid
 from motionv2v.tracks import Tracks
 
@@ -21,7 +22,7 @@ SEED = 7
 
 
 def print_trackers(options: Namespace) -> None:
-    """Print scores on scenes with exact tracks (`tapvid`), and seconds for growing numbers of points on one scene.
+    """Print scores on scenes with exact tracks (`tapvid`), seconds for growing numbers of points, and scores of drafts.
 
     Times are of both directions and of the first call, on the clock and of the processor; OpenCV uses all cores.
     """
@@ -42,6 +43,37 @@ def print_trackers(options: Namespace) -> None:
             trackers.get("classical", mode=mode).track(scene.frames, queries)
             rows[-1].append(f"{time.perf_counter() - start:.1f} ({time.process_time() - own:.1f})")
     print_table(["points", *(f"{mode}: s (CPU s)" for mode in modes)], rows, options.markdown)
+    rows = [[mode, *(number(value) for value in values)] for mode, values in drafts(modes, 1 if options.quick else 16)]
+    print_table(["drafts with the tracks of", "PSNR dB", "5th percentile"], rows, options.markdown)
+
+
+def drafts(modes: Sequence[str], num_pairs: int) -> list[tuple[str, list[float]]]:
+    """Draw edits of one thing of synthetic scenes from the paths that each tracker finds; score them by the truth.
+
+    A path is edited by what separates the true paths, so that a tracker's mistakes stay in it. "exact" has true paths,
+    and "a copy" is the clip unedited.
+    """
+    only = tuple(float(kind == "object") for kind in KINDS)
+    config = SceneConfig(num_points=12, min_points=8, size=(96, 128), kinds=only)
+    found: dict[str, list[float]] = {mode: [] for mode in ("a copy", *modes, "exact")}
+    for index in range(num_pairs):
+        pair = make_pair(config, SEED + 1, index, "test")
+        exact = pair.source_tracks
+        used = np.flatnonzero(exact.visible.any(axis=1))
+        moved = (pair.target_tracks.xy - exact.xy)[used]
+        start = exact.visible[used].argmax(axis=1)
+        queries = np.column_stack([start, exact.xy[used, start]])
+        for mode in found:
+            if mode == "a copy":
+                frames = pair.source
+            else:
+                source = Tracks(exact.xy[used], exact.visible[used])
+                if mode != "exact":
+                    source = trackers.get("classical", mode=mode).track(pair.source, queries)
+                target = Tracks(source.xy + moved, pair.target_tracks.visible[used])
+                frames = draft.render(pair.source, source, target, notify=lambda line: None).frames
+            found[mode].append(metrics.clip_psnr(frames, pair.target))
+    return [(mode, [float(np.mean(psnr)), float(np.percentile(psnr, 5))]) for mode, psnr in found.items()]
 
 
 def numpy_blobs(xy: np.ndarray, visible: np.ndarray, colors: np.ndarray, size: tuple[int, int], sigma: float):

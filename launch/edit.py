@@ -1,10 +1,7 @@
 """Edit the motion in a video: python launch/edit.py --video=dog.mp4 --edit=edit.json
 
-Draws the edit from the clip's own pixels (the draft), or with a model that --checkpoint names. Without flags it edits
-the packaged example both ways and scores the results against the truth. `edit.json` is described by
-motionv2v.edits.describe(). Bad input ends in one line and exit code 2. Compiled programs are kept for the next start in
-MOTIONV2V_CACHE, by default the user's cache folder; MOTIONV2V_CACHE=off keeps none. The folder of the results holds one
-edit: another one needs another --out, or --overwrite.
+Without --checkpoint the edit is drawn from the clip's own pixels (the draft); without any flag the packaged example is
+edited both ways and scored. motionv2v.edits.describe() describes `edit.json`. Bad input is one line and exit code 2.
 """
 
 import sys
@@ -12,7 +9,8 @@ import sys
 from absl import app, flags, logging
 
 from motionv2v import cli, trackers
-from motionv2v.editing import files
+from motionv2v.editing import files, previews
+from motionv2v.evaluation import example
 
 VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packaged example")
 EDIT = flags.DEFINE_string("edit", None, "the edit.json: points, and what to do with their paths")
@@ -21,6 +19,8 @@ OUT = flags.DEFINE_string("out", "outputs", "folder for edited.mp4, its record.j
 TRACKER = flags.DEFINE_string("tracker", trackers.DEFAULT, "lk, dis, multistep, or tapnext:FILE with its weights")
 MASKS = flags.DEFINE_string("masks", None, "where the one thing is that moves: .npz, video, folder of pictures")
 BOX = flags.DEFINE_multi_string("box", [], "the thing lies in it: frame,x0,y0,x1,y1 in pixels; one for each frame")
+PREVIEW = flags.DEFINE_bool("preview", False, "only draw the edit's paths over the clip, and say what is seen when")
+POINTS = flags.DEFINE_bool("points", False, "only find points of --video that can be followed, for an edit.json")
 STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: model's", lower_bound=1, upper_bound=1000)
 GUIDANCE = flags.DEFINE_float("guidance", None, "text guidance scale, 1 is off; default: the model's", lower_bound=0.0)
 CACHE = flags.DEFINE_float("step_cache", None, "skip steps that change less, such as 0.1; 0 is off", lower_bound=0.0)
@@ -33,23 +33,26 @@ SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lo
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    cli.start(with_jax=files.needs_jax(VIDEO.value, CHECKPOINT.value, TRACKER.value))
-    paths = {"out": OUT.value, "tracker": TRACKER.value, "masks": MASKS.value, "boxes": BOX.value}
-    settings = {"num_steps": STEPS.value, "guidance": GUIDANCE.value, "cache": CACHE.value, "seed": SEED.value}
-    settings |= {"num_views": VIEWS.value and int(VIEWS.value), "devices": DEVICES.value}
+    is_edit = not (POINTS.value or PREVIEW.value)
+    cli.start(with_jax=files.needs_jax(VIDEO.value, CHECKPOINT.value if is_edit else files.DRAFT, TRACKER.value))
+    common, shape = {"out": OUT.value, "tracker": TRACKER.value}, {"masks": MASKS.value, "boxes": BOX.value}
+    model = {"checkpoint": CHECKPOINT.value, "num_steps": STEPS.value, "guidance": GUIDANCE.value, "seed": SEED.value}
+    model |= {"cache": CACHE.value, "num_views": VIEWS.value and int(VIEWS.value), "devices": DEVICES.value}
     try:
-        options = {"checkpoint": CHECKPOINT.value, "overwrite": OVERWRITE.value, **paths, **settings}
-        result = files.run(VIDEO.value, EDIT.value, **options)
+        if is_edit:
+            made = files.run(VIDEO.value, EDIT.value, **common, **shape, **model, overwrite=OVERWRITE.value)
+            if VIDEO.value is None:
+                print(example.report(made))
+        elif PREVIEW.value:
+            made = previews.preview(VIDEO.value, EDIT.value, **common, **shape)
+        else:
+            made = previews.points(VIDEO.value, **common, overwrite=OVERWRITE.value)
     except cli.expected() as error:
         if logging.level_debug():
             raise
         print(f"edit: {cli.line(error)}", file=sys.stderr)
         sys.exit(2)
-    if VIDEO.value is None:
-        from motionv2v.evaluation import example
-
-        print(example.report(result))
-    for path in result.files.values():
+    for path in made.files.values():
         print(f"wrote   {path}")
 
 

@@ -180,13 +180,15 @@ def _sampler(
     return functools.partial(editor.edit, given.clip, **options)
 
 
-def check_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
+def check_folder(
+    out: Path, inputs: Sequence[Path] = (), names: Sequence[str] = (EDITED, RECORD, COMPARISON, SHEET)
+) -> None:
     """Raise ValueError where no folder of results can be made or written to, before any work is done.
 
     Nor may a file of the results take the place of one that the edit is made from, `--overwrite` or not.
     """
     files.check_place(out, is_folder=True)
-    for name in (EDITED, RECORD, COMPARISON, SHEET):
+    for name in names:
         files.check_place(out / name)
         for given in inputs:
             if (out / name).exists() and given.exists() and given.samefile(out / name):

@@ -59,11 +59,11 @@ def lost(tracks: Tracks, points: Points = None, names: Mapping[str, int] | None 
     for index in selection.indices(points, len(visible)) if points is None or np.size(points) else []:
         if not visible[index].all():
             name = f" ({called[index]})" if index in called else ""
-            by_frames.setdefault(_spans(np.flatnonzero(~visible[index])), []).append(f"{index}{name}")
+            by_frames.setdefault(spans(np.flatnonzero(~visible[index])), []).append(f"{index}{name}")
     return _listed([f"{_counted('point', who)} in {when}" for when, who in by_frames.items()])
 
 
-def _spans(frames: Shaped[np.ndarray, "F"]) -> str:
+def spans(frames: Shaped[np.ndarray, "F"]) -> str:
     """Writes frames in increasing order as "frame 7" or "frames 3-9 and 12"."""
     runs = np.split(frames, np.flatnonzero(np.diff(frames) > 1) + 1)
     words = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from motionv2v import trackers, tracks, video
 from motionv2v.data.scenes.pairs import Pair
 from motionv2v.editing import files, inputs
-from motionv2v.evaluation import synthetic
 from motionv2v.tracks import Tracks
 
 UNITS = {"follow_epe": "px", "keep_epe": "px", "psnr": "dB"}
@@ -20,6 +19,8 @@ def score(clip: video.Clip, edited: video.Clip, source: Tracks) -> dict[str, flo
     Returns:
         {"follow_epe", "keep_epe" in pixels, "psnr" in dB}, and the same of the unedited clip with "_copy" behind.
     """
+    from motionv2v.evaluation import synthetic  # late: it loads jax, and launch/edit.py draws drafts without
+
     truth = video.read(inputs.EXAMPLE / "target.mp4").frames
     true_tracks = tracks.load(inputs.EXAMPLE / "target_tracks.npz")
     pair = Pair(clip.frames, truth, source, true_tracks, files.moved(source, true_tracks), "", "object")
