@@ -233,7 +233,8 @@ def test_a_clip_of_the_models_length_has_no_windows_to_record(folder, copying, t
 
 def test_how_far_an_edit_in_windows_is_is_said(own, folder, tmp_path, monkeypatch):
     """Every piece here, where a line may be said at any time; `Countdown` says one in ten seconds."""
-    monkeypatch.setattr(progress.Countdown.__init__, "__kwdefaults__", {"every": 0, "now": itertools.count().__next__})
+    quick = functools.partial(progress.Countdown, every=0, now=itertools.count().__next__)
+    monkeypatch.setattr(progress, "Countdown", quick)
     said = []
     run = functools.partial(files.run, own / "clip.mp4", own / "edit.json", checkpoint=str(folder))
     run(out=tmp_path, num_steps=2, say=said.append)
