@@ -182,8 +182,8 @@ def test_flow_of_smaller_frames_leads_to_the_same_places():
         flows = Flows(frames, 2**20, fraction)
         assert flows.shape == (127, 157) and flows(0, 1).shape == (127 // fraction, 157 // fraction, 2)
         moved, missed = flows.move(0, 1, points)
-        np.testing.assert_allclose(moved, points - (3, 0), atol=0.1 * fraction)
-        assert missed.max() < 0.2 * fraction
+        np.testing.assert_allclose(moved, points - (3, 0), atol=0.2 * fraction)
+        assert missed.max() < 0.3 * fraction
     queries = np.column_stack([np.zeros(30), points])
     whole, smaller = (trackers.get("classical", mode="multistep", flow_side=side) for side in (0, 40))
     exact = points[:, None] - np.stack([3 * np.arange(5), np.zeros(5)], -1)
