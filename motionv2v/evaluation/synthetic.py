@@ -51,7 +51,8 @@ class Drafts:
 
     def __init__(self, config: ConfigDict):
         """Take the size of clips and the scenes from the `data` of a model's config."""
-        self.config, self.mesh, self.tokenizer = config, None, ByteTokenizer(1)
+        # Captions mean nothing to a draft; long enough that none is cut, with a notice, for nobody to read.
+        self.config, self.mesh, self.tokenizer = config, None, ByteTokenizer(512)
         self.num_frames, self.size = config.data.num_frames, tuple(config.data.size)
         self.uncertain: list[Float[np.ndarray, "T H W"]] = []
 
