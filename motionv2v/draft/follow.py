@@ -15,7 +15,8 @@ from motionv2v.draft import background, pictures
 from motionv2v.draft.background import Plate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.layers import Layer
-from motionv2v.typing import Float
+from motionv2v.draft.masks import Mask
+from motionv2v.typing import Bool, Float
 
 AROUND = 0.04
 """Of a point that counts as the template, in the shorter side."""
@@ -25,6 +26,8 @@ FITS, BETTER = 14.0, 0.6
 """Mean distance to the template, capped, in a frame that shows it; and at most this share of what is behind it has."""
 MOST_ZOOM = 0.2
 """From a frame to the next, in the logarithm; points that say more have slid off."""
+LEAST_SHOWN = 20
+"""Pixels of a mask, at the working size, that can be compared."""
 LEAST_INSIDE = 0.25
 """Share of the template that the frame must hold."""
 TRUSTED = 0.85
@@ -94,12 +97,32 @@ def _with_moves(layer, moves, shown, scale):
     factor, shift, best = layer.factor.copy(), layer.shift.copy(), layer.best
     for q, (a, b) in moves.items():
         factor[q], shift[q] = a * layer.factor[best], a * layer.shift[best] + b / scale
-    open_frames, known = np.flatnonzero(~shown), np.flatnonzero(shown)
+    # Where the tracker saw nothing either, its guess is all there is; where it saw what is not there it misleads.
+    open_frames, known = np.flatnonzero(~shown & layer.seen.any(axis=0)), np.flatnonzero(shown)
     for parts in (factor, shift):
         parts[open_frames] = np.interp(open_frames, known, parts[known].real) + 1j * np.interp(
             open_frames, known, parts[known].imag
         )
     return replace(layer, factor=factor, shift=shift, there=shown)
+
+
+def look_again(clip: Prepared, mask: Mask, plate: Plate, cameras: Float[np.ndarray, "T 3 3"]) -> Bool[np.ndarray, "T"]:
+    """Return which frames show a thing, now that its whole mask is known: also those that hide or cut all its points.
+
+    A frame shows it if, where the mask lies, it looks like the thing rather than like the plate.
+    """
+    there = mask.layer.there.copy()
+    for q in np.flatnonzero(~there).tolist():
+        under, _ = mask.in_frame(clip, q)
+        if under.sum() < LEAST_SHOWN:
+            continue
+        own = pictures.warp(mask.picture, np.linalg.inv(mask.from_frame(q, clip.scale)), clip.small_size)
+        behind, known = plate.seen_from(np.linalg.inv(clip.to_small(cameras[q])), clip.small_size)
+        as_thing, as_plate = (
+            np.minimum(pictures.distance(clip.lab[q], pictures.to_lab(part)), CAP)[under] for part in (own, behind)
+        )
+        there[q] = as_thing.mean() < min(FITS, BETTER * as_plate.mean()) or not known[under].any()
+    return there
 
 
 class _Follower:

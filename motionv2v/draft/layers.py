@@ -73,7 +73,8 @@ def make_layer(points: Sequence[int], source: Tracks) -> Layer | None:
         return None
     seen, z = visible[points], places(source)[points]
     _, _, shape = rigid.fit(z, seen)
-    factor, shift = rigid.poses(z, seen, shape)
+    # Where no point is visible, guesses of where they are hidden are all that is known.
+    factor, shift = rigid.poses(z, seen | ~seen.any(axis=0), shape)
     return Layer(points, shape, seen, factor, shift, seen.any(axis=0), int(seen.sum(axis=0).argmax()))
 
 

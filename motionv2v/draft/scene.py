@@ -44,6 +44,8 @@ class Scene:
         rest = [thing for i, thing in enumerate(things) if i not in by_hand]
         found = iter(masks.find_all(clip, rest, plate, self.cameras, [mask.by_frame for mask in by_hand.values()]))
         self.masks = [by_hand[i] if i in by_hand else next(found) for i in range(len(things))]
+        for i in set(range(len(things))) - set(by_hand):
+            self.masks[i].layer.there = follow.look_again(clip, self.masks[i], plate, self.cameras)
         if not clip.is_still and len(clip.frames) > 1:
             self._lay_on_the_plate()
         self.covered = [mask.in_frames(clip) for mask in self.masks]
