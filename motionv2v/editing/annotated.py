@@ -143,7 +143,8 @@ def beside(
         for across, down in _AROUND:
             left = x + across * (0.55 * text + width / 2) - width / 2
             top = y + down * (0.45 * text + height / 2) - height / 2
-            left, top = max(2.0, min(left, size[1] - width - 2)), max(2.0, min(top, size[0] - height - 2))
+            left = max(2.0, min(left, float(size[1] - width - 2)))
+            top = max(2.0, min(top, float(size[0] - height - 2)))
             box = (left, top, left + width, top + height)
             boxes.append((sum(_overlap(box, other) for other in taken), len(boxes), box))
         chosen[-1] = min(boxes)[2]
