@@ -20,7 +20,9 @@ AGREES = 0.5
 SIMPLER = 0.85
 """A simpler motion is taken if this share of what agrees with the best one agrees with it."""
 STILL = 0.7
-"""A camera that rests in this share of the steps rests."""
+"""A camera that rests in this share of the steps rests, unless it creeps."""
+CREEPS = 1.0, 0.04
+"""Pixels of the working size by which a corner leaves its place, at all and by step, if a camera creeps."""
 MAX_FRAMES = 25
 """Of a clip that are laid on each other."""
 MAX_CANVAS = 1.5
@@ -39,16 +41,26 @@ def camera_steps(
 ) -> list[Float[np.ndarray, "3 3"]]:
     """Estimate the camera's motion from each frame to the next, in the flows' pixels; all rest if most do."""
     steps = [_camera_step(*parts) for parts in zip(forward, backward, texture, strict=True)]
-    still = sum(np.array_equal(step, np.eye(3)) for step in steps)
-    return [np.eye(3)] * len(steps) if still >= STILL * len(steps) else steps
+    still = sum(np.array_equal(step, np.eye(3)) for step, _ in steps)
+    if not steps or still < STILL * len(steps):
+        return [step for step, _ in steps]
+    height, width = texture[0].shape
+    corners, way, far = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64), np.eye(3), 0.0
+    for _, moving in steps:
+        way = moving @ way
+        far = max(far, float(np.linalg.norm(move(way, corners) - corners, axis=1).mean()))
+    # Many steps that are too small to tell from rest may lead far.
+    creeps = far > max(CREEPS[0], CREEPS[1] * len(steps))
+    return [moving if creeps else np.eye(3) for _, moving in steps]
 
 
 def _camera_step(
     flow: Float[np.ndarray, "h w 2"], back: Float[np.ndarray, "h w 2"], texture: Float[np.ndarray, "h w"]
-) -> Float[np.ndarray, "3 3"]:
+) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]]:
+    """Return the simplest motion that will do, and the simplest but rest."""
     points, moves, weight = _samples(flow, back, texture)
     if len(points) < 12:  # a cut, or nothing to see
-        return np.eye(3)
+        return np.eye(3), np.eye(3)
 
     def support(matrix: Float[np.ndarray, "3 3"]) -> float:
         return float(weight @ _agreement(matrix, points, moves, AGREES))
@@ -65,7 +77,8 @@ def _camera_step(
         homographies.append(found)
     best = [max(models, key=support) for models in ([np.eye(3)], shifts, similarities, homographies) if models]
     least = SIMPLER * max(map(support, best))
-    return next(model for model in best if support(model) >= least)
+    enough = [support(model) >= least for model in best]
+    return best[enough.index(True)], best[enough.index(True, 1) if any(enough[1:]) else 1]
 
 
 def _samples(flow, back, texture, spacing=4):
@@ -164,7 +177,7 @@ def register(
     free: Bool[np.ndarray, "T h w"],
     rounds: int = 5,
 ) -> Float[np.ndarray, "T 3 3"]:
-    """Lay every frame but the first on the plate by its colours; return better `cameras`.
+    """Lay every frame on the plate by its colours; return better `cameras`, to the first frame again.
 
     Args:
         small: frames in Lab. plate, cameras: of frames of that size. free: what is background.
@@ -175,8 +188,8 @@ def register(
     rows, columns = np.mgrid[:height, :width] + 0.5
     x, y = columns - width / 2, rows - height / 2
     to_middle = pictures.shifting(width / 2, height / 2)
-    better = [cameras[0]]
-    for t in range(1, len(cameras)):
+    better = []
+    for t in range(len(cameras)):
         camera, frame = cameras[t], cv2.GaussianBlur(small[t], (0, 0), 1.0)
         for _ in range(rounds):
             seen, known = plate.seen_from(np.linalg.inv(camera), size)
@@ -201,4 +214,5 @@ def register(
             if max(abs(dx), abs(dy)) < 0.01:
                 break
         better.append(camera)
-    return np.stack(better)
+    # The plate is where most frames are: the first one, which is the reference, is off it as the others are off them.
+    return np.linalg.inv(better[0]) @ np.stack(better)

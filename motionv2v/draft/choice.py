@@ -15,7 +15,8 @@ from motionv2v.draft.layers import Layer
 from motionv2v.typing import Bool, Float, Int, Shaped
 
 STRETCH, TURN = 40.0, 20.0
-"""What a unit of the logarithm of a zoom costs, and a radian; a pixel that the points are off, at 480 rows, costs 1."""
+"""What a unit of the logarithm of a zoom costs, and a radian, beyond the background's; a pixel that the points are off,
+at 480 rows, costs 1."""
 HIDDEN, MISSING = 8.0, 40.0
 """What it costs if all points that the edit shows are hidden, and if all of the thing that it shows lies outside."""
 AWAY = 0.01
@@ -43,16 +44,22 @@ class Choice:
 
 
 def relate(
-    before: Shaped[np.ndarray, "M Q"], after: Shaped[np.ndarray, " M"], weight: Float[np.ndarray, "M Q"]
+    before: Shaped[np.ndarray, "M Q"],
+    after: Shaped[np.ndarray, " M"],
+    weight: Float[np.ndarray, "M Q"],
+    led: Shaped[np.ndarray, " Q"] | float = 1.0,
 ) -> tuple[Shaped[np.ndarray, " Q"], Shaped[np.ndarray, " Q"], Float[np.ndarray, " Q"]]:
-    """Fit a similarity from the points' places in each of some frames to those in one frame; also how far it is off."""
+    """Fit a similarity from the points' places in each of some frames to those in one frame; also how far it is off.
+
+    `led`: the turn and zoom of points that tell none, which are one or all in one place.
+    """
     for _ in range(3):
         total = np.maximum(weight.sum(axis=0), 1e-9)
         middle, centre = (weight * before).sum(axis=0) / total, (weight * after[:, None]).sum(axis=0) / total
         arm, offset = before - middle, after[:, None] - centre
         power = (weight * np.abs(arm) ** 2).sum(axis=0)
-        factor = np.where(power > 1, (weight * arm.conj() * offset).sum(axis=0) / np.maximum(power, 1e-9), 1)
-        factor = np.where(np.abs(factor) > 1e-2, factor, 1)
+        factor = np.where(power > 1, (weight * arm.conj() * offset).sum(axis=0) / np.maximum(power, 1e-9), led)
+        factor = np.where(np.abs(factor) > 1e-2, factor, led)
         shift = centre - factor * middle
         misses = np.abs(factor * before + shift - after[:, None])
         # Points that are far off what most agree with hardly count.
@@ -68,12 +75,14 @@ def choose(
     shown: Bool[np.ndarray, "M T"],
     body: Shaped[np.ndarray, "P"],
     size: tuple[int, int],
+    led: Shaped[np.ndarray, "T Q"] | None = None,
 ) -> Choice:
     """Choose the frames that a thing is drawn from.
 
     Args:
         before, after: the points' complex places in the clip and in the edit, as they were given. shown: in the edit.
         body: places [P] all over the thing, in the layer's own frame. size: of a frame, (H, W).
+        led: turn and zoom of the background from each frame of the clip to each of the edit; none by default.
     """
     num_frames = before.shape[1]
     seen = thing.seen & thing.there
@@ -82,16 +91,18 @@ def choose(
     frames, unit = np.arange(num_frames), size[0] / 480
     places = thing.factor * body[:, None] + thing.shift  # [P Q]
     inside = _inside(places, size)
+    led = np.ones((num_frames, num_frames)) if led is None else led
     cost = np.empty((num_frames, num_frames))  # [t q]
     factors, shifts, misses = (np.empty((num_frames, num_frames), dtype) for dtype in (complex, complex, float))
     for t in range(num_frames):
         weight = (0.05 + claims) * (0.05 + visible[:, t, None].astype(float))
-        factors[t], shifts[t], misses[t] = relate(before, after[:, t], weight)
+        factors[t], shifts[t], misses[t] = relate(before, after[:, t], weight, led[t])
         wanted = _inside(factors[t] * places + shifts[t], size)
         missing = (wanted & ~inside).sum(axis=0) / np.maximum(wanted.sum(axis=0), 1)
         # What the tracker does not see and the looks do is there; what it alone sees has slid off, in the edit too.
         hidden = (shown[:, t, None] & ~thing.seen & ~thing.there).sum(axis=0) / max(1, shown[:, t].sum())
-        cost[t] = misses[t] / unit + STRETCH * np.abs(np.log(np.abs(factors[t]))) + TURN * np.abs(np.angle(factors[t]))
+        own = factors[t] / led[t]  # what the whole picture does needs no reason
+        cost[t] = misses[t] / unit + STRETCH * np.abs(np.log(np.abs(own))) + TURN * np.abs(np.angle(own))
         cost[t] += HIDDEN * hidden + MISSING * missing + AWAY * np.abs(frames - t)
     course = _cheapest(cost)
     return Choice(course, *(part[frames, course] for part in (factors, shifts, misses)))

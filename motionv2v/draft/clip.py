@@ -15,6 +15,8 @@ from motionv2v.typing import AnyArray, Float, UInt8
 SHORT_SIDE = 240
 """Of the working size; smaller clips are looked at as they are, and those below `ENLARGED` by a whole factor larger."""
 ENLARGED = 128
+RESTS = 0.5
+"""Pixels of the working size; a camera that never moves a corner of the frame further rests."""
 
 
 class Prepared:
@@ -69,7 +71,16 @@ class Prepared:
         cameras = [np.eye(3)]
         for step in background.camera_steps(*self.flows, texture):
             cameras.append(cameras[-1] @ np.linalg.inv(to_frame @ step @ to_small))
-        return np.stack(cameras)
+        cameras = np.stack(cameras)
+        if np.array_equal(cameras, np.broadcast_to(np.eye(3), cameras.shape)):
+            return cameras
+        small = self.to_small(cameras)
+        free = np.ones((len(cameras), *self.small_size), bool)
+        small = background.register(self.lab, background.Plate(self.small, small), small, free)
+        height, width = self.small_size
+        corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
+        away = max(float(np.linalg.norm(background.move(camera, corners) - corners, axis=1).max()) for camera in small)
+        return np.stack([np.eye(3)] * len(small)) if away < RESTS else to_frame @ small @ to_small
 
     def to_small(self, matrix: Float[np.ndarray, "*T 3 3"]) -> Float[np.ndarray, "*T 3 3"]:
         """Return what a motion of the clip's pixels is at the working size."""

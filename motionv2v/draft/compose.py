@@ -9,7 +9,7 @@ import numpy as np
 
 from motionv2v import rigid
 from motionv2v.draft import background, layers, pictures, times
-from motionv2v.draft.choice import Choice, choose
+from motionv2v.draft.choice import Choice, choose, relate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.given import Hint
 from motionv2v.draft.paint import Painter
@@ -69,10 +69,9 @@ def render(
         return result
     shown = np.full(len(clip.frames), np.nan)
     if groups is None or _moves_the_rest(before, after, groups):
-        shown = times.find(before, after, np.asarray(target.visible))
-    for t in np.flatnonzero(np.isfinite(shown)):
-        result.frames[t] = clip.between(float(shown[t]))
+        shown = times.find(before, after, np.asarray(source.visible), np.asarray(target.visible))
     if np.isfinite(shown).all():
+        result.frames[:] = [clip.between(float(time)) for time in shown]
         return result
     behind, result.groups = _grouped(clip, source, target, groups)
     _check_said(clip, result.groups, hints, order)
@@ -80,15 +79,22 @@ def render(
     scene = clip.kept(key, lambda: Scene(clip, source, result.groups, hints))
     if unseen := len(result.groups) - len(scene.things):
         notify(f"{unseen} things are never visible in the clip, so there is nothing to draw them from")
-    views = _views(clip, scene.cameras, behind, source, target)
+    views, is_camera = _views(scene.cameras, behind, source, target)
+    if is_camera:
+        shown[:] = np.nan  # a slow camera may be where it was at other times, too
+    led = layers.turns(views)[:, None] * layers.turns(scene.cameras)
     choices = [
-        choose(thing, before[thing.points], after[thing.points], target.visible[thing.points], look.body(), clip.size)
+        choose(thing, *(part[thing.points] for part in (before, after, target.visible)), look.body(), clip.size, led)
         for thing, look in zip(scene.things, scene.looks, strict=True)
     ]
-    stays = [_goes_along(thing, views, scene.cameras, source, target) for thing in scene.things]
+    base = times.nearest(shown)
+    stays = [_goes_along(thing, views, scene.cameras, base, source, target) for thing in scene.things]
     painter = Painter(scene, choices, stays, _order(scene, choices, source, target, order or ()))
-    for t in np.flatnonzero(~np.isfinite(shown)):
-        drawn = painter.draw(int(t), views[t])
+    for t, time in enumerate(shown):
+        if np.isfinite(time):
+            result.frames[t] = clip.between(float(time))
+            continue
+        drawn = painter.draw(t, views[t], int(base[t]))
         result.frames[t], result.hole[t], result.layer[t], result.uncertain[t] = drawn
     return result
 
@@ -132,29 +138,56 @@ def _grouped(clip, source, target, groups):
     return [i for i in range(len(source.xy)) if i not in taken], groups
 
 
-def _views(clip, cameras, behind, source, target):
-    """Return the edit's camera in each frame, reference to frame: the clip's, unless the background's points move."""
+def _views(cameras, behind, source, target):
+    """Return the edit's camera in each frame, reference to frame: the clip's, unless the background's points move.
+
+    Also whether nothing but the camera was moved.
+    """
     own = np.stack([np.linalg.inv(camera) for camera in cameras])
     behind = [i for i in behind if target.visible[i].any()]
-    points, after = np.array(behind, int), layers.places(target)
-    if not behind or np.array_equal(layers.places(source)[points], after[points]):
-        return own
+    points, before, after = np.array(behind, int), layers.places(source), layers.places(target)
+    if not behind or np.array_equal(before[points], after[points]):
+        return own, False
+    if (ways := _moves_as_one(before, after, source.visible, target.visible)) is not None:
+        return ways @ own, True
     rest = layers.resting_places(source, cameras)[points]
     shown = np.asarray(target.visible)[points]
     if len(points) == 1:  # its turn and zoom are the clip's
         here = [background.move(view, np.array([[rest[0].real, rest[0].imag]]))[0] for view in own]
         moves = [(after[points[0], t].real - x, after[points[0], t].imag - y) for t, (x, y) in enumerate(here)]
-        return np.stack([pictures.shifting(*by) @ view for by, view in zip(moves, own, strict=True)])
+        return np.stack([pictures.shifting(*by) @ view for by, view in zip(moves, own, strict=True)]), False
     factor, shift = rigid.poses(after[points], shown | ~shown.any(axis=0), rest)
-    return np.stack([background.similarity_matrix(complex(a), complex(b)) for a, b in zip(factor, shift, strict=True)])
+    moves = zip(factor, shift, strict=True)
+    return np.stack([background.similarity_matrix(complex(a), complex(b)) for a, b in moves]), False
 
 
-def _goes_along(thing, views, cameras, source, target) -> bool:
-    """Tell whether the edit moves a thing as it moves the background, so that nothing has to be cut out."""
-    here, there = source.xy[thing.points], target.xy[thing.points]
-    moves = zip(views, cameras, range(here.shape[1]), strict=True)
+def _moves_as_one(before, after, seen, shown) -> Float[np.ndarray, "T 3 3"] | None:
+    """Return what takes each frame of the clip to that of the edit, if one similarity takes all points there.
+
+    So it is where only the camera was moved. The background's points alone, of which there may be one, say less.
+    """
+    used = (seen | shown).any(axis=1)
+    if used.sum() < 3:
+        return None
+    before, after, weight = before[used], after[used], 0.05 + (seen | shown)[used]
+    ways = []
+    for t in range(before.shape[1]):
+        factor, shift, off = relate(before[:, t, None], after[:, t], weight[:, t, None])
+        if off[0] > layers.TOLERANCE:
+            return None
+        ways.append(background.similarity_matrix(complex(factor[0]), complex(shift[0])))
+    return np.stack(ways)
+
+
+def _goes_along(thing, views, cameras, base, source, target) -> bool:
+    """Tell whether the edit moves a thing as it moves the background, so that nothing has to be cut out.
+
+    `base`: the frames of the clip that the background is taken from.
+    """
+    here, there = source.xy[thing.points][:, base], target.xy[thing.points]
+    moves = zip(views, cameras[base], range(here.shape[1]), strict=True)
     led = np.stack([background.move(view @ camera, here[:, t]) for view, camera, t in moves], axis=1)
-    counts = source.visible[thing.points] | target.visible[thing.points]
+    counts = source.visible[thing.points][:, base] | target.visible[thing.points]
     return bool(np.linalg.norm(led - there, axis=-1)[counts].mean() < layers.TOLERANCE)
 
 

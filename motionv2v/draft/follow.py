@@ -30,8 +30,10 @@ LEAST_SHOWN = 20
 """Pixels of a mask, at the working size, that can be compared."""
 LEAST_INSIDE = 0.25
 """Share of the template that the frame must hold."""
+LIKE_ITSELF = 7.0
+"""Distance to the template around the points that are seen, up to which they are where the tracker says (median)."""
 TRUSTED = 0.85
-"""The points' own motion stays unless another one has at most this share of its distance."""
+"""Elsewhere the points' own motion stays unless another one has at most this share of its distance."""
 PATIENCE = 5
 """Frames in a row in which a lost thing is looked for around its place; then only where points and course say."""
 SEARCH = 0.12
@@ -54,6 +56,10 @@ class _Template:
         rows, columns = np.mgrid[: self.size[0], : self.size[1]] + 0.5
         place = columns + 1j * rows + self.corner
         self.window = np.abs(place[..., None] - z).min(axis=-1) < radius
+        own = layer.paths()[:, best] * scale
+        self.around = (
+            np.moveaxis(np.abs(place[..., None] - own) < radius / 2, -1, 0) & self.window
+        )  # [M h w], of each point
         self.middle = place[self.window].mean() if self.window.any() else place.mean()
         self.arm = place - self.middle
 
@@ -143,6 +149,13 @@ class _Follower:
             # The points may know where, and yet be too near to one another to know its turn and zoom.
             there = by_points[0] * template.middle + by_points[1]
             starts += [by_points, (before[0], there - before[0] * template.middle)]
+            # Two points and more say it all, and looks say less: what hides a part of a thing draws a fit off it.
+            near = template.around[layer.seen[:, q]].any(axis=0)
+            shown, inside = template.at(frame, *by_points)
+            if len(layer.points) > 1 and (inside & near).any():
+                unlike = pictures.distance(shown, template.picture)[inside & near]
+                if np.median(unlike) < LIKE_ITSELF:
+                    return by_points
         errors = [self._error(frame, start) for start in starts]
         start = starts[int(np.argmin(errors))]
         found = self._fit(frame, start)

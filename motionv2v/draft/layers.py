@@ -17,6 +17,8 @@ from motionv2v.typing import Bool, Float, Int, Shaped
 
 TOLERANCE = 0.6
 """Pixels that a point may be off the motion that it is said to have."""
+DRIFT = 0.6
+"""Pixels that a point of the background may be off its place: a camera followed from frame to frame drifts."""
 KEPT = 0.25
 """Pixels that a point may move by in an edit that leaves it alone."""
 MOST_STRETCH = 0.35
@@ -65,16 +67,33 @@ def places(tracks: Tracks) -> Shaped[np.ndarray, "N T"]:
     return xy[..., 0] + 1j * xy[..., 1]
 
 
-def make_layer(points: Sequence[int], source: Tracks) -> Layer | None:
-    """Fit the motion of some points; None if no frame of the clip shows any of them."""
+def turns(cameras: Float[np.ndarray, "T 3 3"]) -> Shaped[np.ndarray, "T"]:
+    """Return turn and zoom of the similarities nearest to some motions, as complex factors."""
+    a, b = cameras[:, 0, 0] + cameras[:, 1, 1], cameras[:, 1, 0] - cameras[:, 0, 1]
+    return (a + 1j * b) / 2
+
+
+def make_layer(
+    points: Sequence[int], source: Tracks, cameras: Float[np.ndarray, "T 3 3"] | None = None
+) -> Layer | None:
+    """Fit the motion of some points; None if no frame of the clip shows any of them.
+
+    With `cameras` (each frame to the reference) what the points do not tell goes on as the camera does, not at rest.
+    """
     visible = np.asarray(source.visible)
     points = np.array([i for i in points if visible[i].any()], np.int64)
     if not len(points):
         return None
     seen, z = visible[points], places(source)[points]
+    led, by = np.ones(z.shape[1], complex), np.zeros(z.shape[1], complex)
+    if cameras is not None:
+        views = np.linalg.inv(cameras)
+        led, by = turns(views), views[:, 0, 2] + 1j * views[:, 1, 2]
+    z = (z - by) / led
     _, _, shape = rigid.fit(z, seen)
     # Where no point is visible, guesses of where they are hidden are all that is known.
     factor, shift = rigid.poses(z, seen | ~seen.any(axis=0), shape)
+    factor, shift = led * factor, led * shift + by
     return Layer(points, shape, seen, factor, shift, seen.any(axis=0), int(seen.sum(axis=0).argmax()))
 
 
@@ -104,16 +123,19 @@ def guess(
     seen, shown = np.asarray(source.visible), np.asarray(target.visible)
     before, after = places(source), places(target)
     used = (seen | shown).any(axis=1)
-    behind = _background(source, before, after, seen, shown, used, cameras)
-    rest = [int(i) for i in np.flatnonzero(used) if i not in behind]
     paths, visible = np.concatenate([before, after], axis=1), np.concatenate([seen, shown], axis=1)
-    groups = []
+    groups, rest = [], [int(i) for i in np.flatnonzero(used)]
     while len(rest) >= 3:
         found = _largest_group(paths, visible, rest)
         if len(found) < 3:
             break
         groups.append(found)
         rest = [i for i in rest if i not in found]
+    behind = _background(source, before, after, seen, shown, groups + [[i] for i in rest], cameras)
+    groups = [left for group in groups if len(left := [i for i in group if i not in behind]) > 1]
+    rest = [int(i) for i in np.flatnonzero(used) if i not in {*behind, *(i for group in groups for i in group)}]
+    # What zooms the whole picture stretches no thing.
+    paths = paths / _zoom(after, shown, behind, resting_places(source, cameras), cameras)
     pairs = sorted((_stretch(paths, i, j), i, j) for k, i in enumerate(rest) for j in rest[k + 1 :])
     for stretch, i, j in pairs:
         near = np.abs(paths[i] - paths[j]).mean() < FURTHEST_TWO * height
@@ -123,12 +145,25 @@ def guess(
     return behind, groups + [[i] for i in rest]
 
 
-def _background(source, before, after, seen, shown, used, cameras):
-    """Return the points that rest in the stabilised clip and share one motion in the edit."""
+def _zoom(after, shown, behind, rest, cameras):
+    """Return the zoom of the background in the clip's frames, and in the edit's as far as its points tell, [2 T]."""
+    clip = 1 / np.abs(turns(cameras))
+    told = [i for i in behind if shown[i].any()]
+    if len(told) < 2:
+        return np.tile(clip, 2)
+    visible = shown[told] | ~shown[told].any(axis=0)
+    return np.concatenate([clip, np.abs(rigid.poses(after[told], visible, rest[told])[0])])
+
+
+def _background(source, before, after, seen, shown, groups, cameras):
+    """Return the points that rest in the stabilised clip, with their whole group, and share one motion in the edit."""
     still, rest = stabilised(source, cameras), resting_places(source, cameras)
     weight = seen | ~seen.any(axis=1, keepdims=True)
-    away = (np.abs(still - rest[:, None]) * weight).sum(axis=1) / weight.sum(axis=1)
-    resting = np.flatnonzero(used & (away < TOLERANCE))
+    off = np.abs(still - rest[:, None]) * weight
+    # Of a thing that creeps some points may seem to rest, but not all.
+    rests = [i for group in groups if off[group].sum() / weight[group].sum() < DRIFT for i in group]
+    surely = np.flatnonzero(off.sum(axis=1) / weight.sum(axis=1) < KEPT)
+    resting = np.array(sorted({*rests, *(int(i) for i in surely if (seen | shown)[i].any())}), np.int64)
     either = seen | shown
     moved = (np.abs(before - after) * either).sum(axis=1) / np.maximum(either.sum(axis=1), 1)
     # A point of the background that stays where it was says that the edit has the clip's camera.
@@ -176,6 +211,6 @@ def _misfits(paths, visible, i, j, rest):
         return np.full(len(rest), np.inf)
     counts = far & visible[rest]
     counts = np.where(counts.sum(axis=1, keepdims=True) >= 2, counts, far)
-    share = np.where(counts, (paths[rest] - paths[i]) / np.where(far, span, 1), np.nan)
+    share = np.where(counts, (paths[rest] - paths[i]) / np.where(far, span, 1), complex(np.nan, np.nan))
     middle = np.nanmedian(share.real, axis=1) + 1j * np.nanmedian(share.imag, axis=1)
     return np.nanmean(np.abs(share - middle[:, None]) * np.abs(span), axis=1)

@@ -31,15 +31,18 @@ class Painter:
         self.filler = scene.without([index for index, stay in enumerate(stays) if not stay])
 
     def draw(
-        self, t: int, view: Float[np.ndarray, "3 3"]
+        self, t: int, view: Float[np.ndarray, "3 3"], base: int
     ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"], Int[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
-        """Draw frame t of the edit: its picture, what was made up, which thing is where, and how unsure that is."""
+        """Draw frame t of the edit: its picture, what was made up, which thing is where, and how unsure that is.
+
+        `view`: from the reference to it. `base`: the frame of the clip that shows its background.
+        """
         clip, size = self.scene.clip, self.scene.clip.size
-        picture, share, hole, doubt = self.filler.fill(t)
-        unsure = np.maximum(doubt, self.scene.unsure(t) * (self.filler.gone[t].any()))
+        picture, share, hole, doubt = self.filler.fill(base)
+        unsure = np.maximum(doubt, self.scene.unsure(base) * (self.filler.gone[base].any()))
         unsure = cv2.resize(unsure, size[::-1], interpolation=cv2.INTER_LINEAR)
         replaced = share > 0.02
-        way = view @ self.scene.cameras[t]
+        way = view @ self.scene.cameras[base]
         if np.abs(way - np.eye(3)).max() >= 1e-9:
             cubic = {"interpolation": cv2.INTER_CUBIC, "border": cv2.BORDER_REPLICATE}
             picture = pictures.warp(picture, way, size, **cubic)

@@ -35,7 +35,7 @@ class Scene:
     ):
         """Take a clip apart; groups without a visible point are left out, see `names`."""
         self.clip, self.cameras = clip, clip.cameras
-        made = [layers.make_layer(points, source) for points in groups]
+        made = [layers.make_layer(points, source, self.cameras) for points in groups]
         self.names = [index for index, thing in enumerate(made) if thing is not None]
         said = {place: hints[index] for place, index in enumerate(self.names) if hints and hints[index]}
         plate = clip.plate
@@ -62,9 +62,7 @@ class Scene:
         clip = self.clip
         free = ~_around(clip, [mask.in_frames(clip) for mask in self.masks])
         cameras = clip.to_small(self.cameras)
-        for _ in range(2):
-            plate = background.Plate(clip.small, cameras, ~free)
-            cameras = background.register(clip.lab, plate, cameras, free)
+        cameras = background.register(clip.lab, background.Plate(clip.small, cameras, ~free), cameras, free)
         self.cameras = pictures.scaling(1 / clip.scale) @ cameras @ pictures.scaling(clip.scale)
 
     def _by_others(self, index: int) -> Bool[np.ndarray, "T h w"]:

@@ -116,8 +116,45 @@ def test_times_between_frames_are_found():
     source = layers.places(tracks_of(centres))
     wanted = np.linspace(1, 5, FRAMES)
     target = source[:, :1] + 4 * wanted
-    found = times.find(source, target, np.ones(target.shape, bool))
+    always = np.ones(target.shape, bool)
+    found = times.find(source, target, always, always)
     np.testing.assert_allclose(found, wanted, atol=times.STEP / 2)
+
+
+def test_a_moment_that_shows_what_the_edit_hides_is_another_one():
+    """A thing that leaves earlier leaves the ground alone, which at any time looks the same."""
+    source = np.stack([np.full(FRAMES, 5 + 5j), np.full(FRAMES, 90 + 70j), 20 + 4.0 * np.arange(FRAMES) + 30j])
+    seen, shown = np.ones((2, 3, FRAMES), bool)
+    shown[2, 4:] = False
+    target = source + np.array([[0], [0], [30]])
+    assert np.isnan(times.find(source, target, seen, shown)).all()
+
+
+def test_a_part_of_the_clip_in_another_order_is_found_and_its_ends_are_held():
+    """A clip that is a part of the edit, three times as slow: only so much of the edit can be found in it."""
+    course = np.arange(FRAMES)
+    source = np.stack([np.full(FRAMES, 5 + 5j), 20 + 2.0 * course + 30j, 90 - 3j * course + 40j])
+    wanted = 3.0 * (course - 3)
+    target = np.stack([np.full(FRAMES, 5 + 5j), 20 + 2 * wanted + 30j, 90 - 3j * wanted + 40j])
+    seen = np.ones(source.shape, bool)
+    found = times.find(source, target, seen, seen)
+    np.testing.assert_allclose(found[3:6], wanted[3:6], atol=times.STEP)
+    assert np.isnan(found[[*range(3), *range(6, FRAMES)]]).all()
+    assert times.nearest(found).tolist() == [0, 0, 0, 0, 3, 6, 6, 6, 6]
+    assert times.nearest(np.full(3, np.nan)).tolist() == [0, 1, 2]
+
+
+def test_one_point_turns_and_zooms_as_the_background_does():
+    path = np.linspace(60, 80, 5)[None] + 50j
+    layer = layers.make_layer([0], Tracks(np.stack([path.real, path.imag], -1), np.ones((1, 5), bool)))
+    led = np.full((5, 5), 0.7 * np.exp(0.2j))
+    chosen = choice.choose(layer, path, path + 5, np.ones((1, 5), bool), layer.shape, (240, 320), led)
+    np.testing.assert_allclose(chosen.factor, 0.7 * np.exp(0.2j))
+    assert chosen.frame.tolist() == [0, 1, 2, 3, 4]
+    cameras = np.stack([pictures.scaling(1.1**-t) for t in range(5)])
+    xy = np.float64([[[50 * 1.1**t, 0] for t in range(5)]])
+    layer = layers.make_layer([0], Tracks(xy, np.ones((1, 5), bool)), cameras)
+    np.testing.assert_allclose(layer.factor / layer.factor[0], 1.1 ** np.arange(5))
 
 
 def test_similarities_are_found_exactly_from_two_points():
@@ -170,6 +207,31 @@ def test_a_frame_without_the_thing_does_not_show_it():
     clip = draft.Prepared(frames)
     layer = follow.follow(clip, layers.make_layer(range(5), tracks_of(centres)), clip.plate, clip.cameras)
     assert layer.there.tolist() == [True] * 6 + [False] * 3
+
+
+def test_what_hides_a_part_of_a_thing_does_not_draw_it_off_its_points():
+    pair = make_pair(SceneConfig(num_points=10), 300, 38, "test")
+    clip, points = draft.Prepared(pair.source), [0, 3, 8, 9]
+    layer = layers.make_layer(points, pair.source_tracks)
+    followed = follow.follow(clip, layer, clip.plate, clip.cameras)
+    off = np.abs(followed.paths() - layers.places(pair.source_tracks)[points])
+    several = layer.seen.sum(axis=0) >= 2
+    assert not layer.seen[:, several].all() and off[:, several].max() < 0.5
+
+
+def test_points_that_are_hidden_in_most_frames_are_one_thing():
+    rng = np.random.default_rng(4)
+    shape = 6 * (rng.normal(size=(2, 4)) + 1j * rng.normal(size=(2, 4)))
+    turn = np.exp(1j * np.linspace(0, 2, 40))
+    before, after = (
+        np.concatenate([turn * shape[k][:, None] + start + np.linspace(0, 30j, 40) for k, start in enumerate(starts)])
+        for starts in ((40, 90 + 20j), (70, 30 + 40j))
+    )
+    visible = np.zeros(before.shape, bool)
+    visible[:, :6] = True
+    source, target = (Tracks(np.stack([z.real, z.imag], -1), visible) for z in (before, after))
+    behind, groups = layers.guess(source, target, np.stack([np.eye(3)] * 40), 96)
+    assert behind == [] and sorted(groups) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_points_that_move_together_are_found():
@@ -258,6 +320,38 @@ def test_a_camera_is_followed_past_things_that_move():
         # A pan of 3 px a frame to the right moves what is seen to the left.
         np.testing.assert_allclose(background.move(camera, np.array([[50, 50]]))[0], (50 + 3 * t, 50), atol=0.3)
     assert draft.Prepared(scene(pan=0)[0]).is_still
+
+
+def test_a_camera_that_creeps_is_followed_as_far_as_it_gets():
+    wide = ground(np.random.default_rng(0))
+    frames = [pictures.warp(wide, pictures.shifting(-20 - 0.12 * t, -20), SIZE) for t in range(25)]
+    clip = draft.Prepared(np.stack(frames))
+    far = [background.move(camera, np.array([[50.0, 50.0]]))[0] for camera in clip.cameras]
+    np.testing.assert_allclose(far, [(50 + 0.12 * t, 50) for t in range(25)], atol=0.25)
+
+
+def test_cameras_do_not_drift():
+    """A camera that pans, turns and zooms is in its true place in all frames, not only from one to the next."""
+    wide, worst = ground(np.random.default_rng(0)), 0.0
+    middle, corners = pictures.shifting(64, 48), np.array([[0, 0], [128, 0], [128, 96], [0, 96.0]])
+
+    def place(t):
+        turned = background.similarity_matrix(np.exp(0.006 * t + 0.004j * t), complex(0.4 * t, 0.2 * t))
+        return pictures.shifting(30, 25) @ middle @ turned @ np.linalg.inv(middle)
+
+    frames = [pictures.warp(wide, np.linalg.inv(place(t)), SIZE) for t in range(25)]
+    for t, camera in enumerate(draft.Prepared(np.stack(frames)).cameras):
+        truth = np.linalg.inv(place(0)) @ place(t)
+        worst = max(worst, np.abs(background.move(camera, corners) - background.move(truth, corners)).max())
+    assert worst < 0.3
+
+
+def test_where_only_the_camera_was_moved_all_points_say_how():
+    """One point of the ground tells no turn and no zoom; those of things that were not moved do."""
+    kinds = tuple(float(name == "crop") for name in ("object", "camera", "both", "retime", "reverse", "crop"))
+    pair = make_pair(SceneConfig(num_points=12, kinds=kinds), 11, 1, "test")
+    drawn = render(pair.source, pair.source_tracks, pair.target_tracks)
+    assert metrics.clip_psnr(drawn.frames, pair.target) > 24
 
 
 def test_pictures_are_moved_by_whole_pixels_exactly():
