@@ -131,15 +131,24 @@ def similarity_matrix(factor: complex, shift: complex) -> Float[np.ndarray, "3 3
 
 
 class Plate:
-    """The background in the reference's coordinates, on a canvas that holds all frames."""
+    """The background in the reference's coordinates, on a canvas that holds all frames.
+
+    Attributes:
+        picture, known: uint8 [h w 3], and where some frame shows it. to_canvas: from the reference to the canvas.
+        spread: how far frames are from the picture on average, in levels, [h w]; only if it was asked for.
+    """
 
     def __init__(
         self,
         frames: UInt8[np.ndarray, "T H W 3"],
         cameras: Float[np.ndarray, "T 3 3"],
         covered: Bool[np.ndarray, "T H W"] | None = None,
+        spread: bool = False,
     ):
-        """Lay the frames on each other: `cameras` take each one to the reference; `covered` pixels do not count."""
+        """Lay the frames on each other: `cameras` take each one to the reference; `covered` pixels do not count.
+
+        `spread`: find how far they are from one another, too.
+        """
         size, (height, width) = np.array(frames.shape[2:0:-1]), frames.shape[1:3]
         corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
         reach = np.concatenate([move(camera, corners) for camera in cameras])
@@ -159,6 +168,11 @@ class Plate:
         picture, count = pictures.median(np.stack(laid), np.stack(valid))
         self.known = count > 0
         self.picture = pictures.complete(picture, self.known)
+        self.spread = np.zeros(canvas, np.float32)
+        if spread:
+            for frame, shown in zip(laid, valid, strict=True):
+                self.spread += cv2.absdiff(frame, picture).max(axis=-1) * shown
+            self.spread /= np.maximum(count, 1)
 
     def seen_from(
         self, camera: Float[np.ndarray, "3 3"], size: tuple[int, int]

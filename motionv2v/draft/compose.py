@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from motionv2v import rigid
@@ -16,6 +17,9 @@ from motionv2v.draft.paint import Painter
 from motionv2v.draft.scene import Scene
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
+
+AROUND_MISSED, LEAST_MISSED = 0.125, 0.25
+"""How far around a point that is not where the edit shows it all is doubtful, in the shorter side; how much there."""
 
 
 @dataclass
@@ -96,7 +100,29 @@ def render(
             continue
         drawn = painter.draw(t, views[t], int(base[t]))
         result.frames[t], result.hole[t], result.layer[t], result.uncertain[t] = drawn
+        result.uncertain[t] = np.maximum(result.uncertain[t], _missed(result, t, target, scene.names, stays))
     return result
+
+
+def _missed(result, t, target, names, stays) -> Float[np.ndarray, "H W"]:
+    """Return doubt around points that the edit shows, and where something else than what they belong to was drawn.
+
+    That is so where a thing was never seen, and where masks or the order of things are wrong.
+    """
+    owner, doubt = result.layer[t], np.zeros(result.layer.shape[1:], np.float32)
+    group = {i: index for index, points in enumerate(result.groups) for i in points}
+    away = np.full(owner.shape, 255, np.uint8)
+    for i in np.flatnonzero(target.visible[:, t]):
+        x, y = np.floor(target.xy[i, t]).astype(int)
+        near = owner[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] if x >= 0 and y >= 0 else np.zeros(0)
+        wanted = 0 if i not in group else names.index(group[i]) + 1 if group[i] in names else -1
+        stayed = wanted > 0 and stays[wanted - 1] and (near == 0).any()
+        if near.size and not (near == wanted).any() and not stayed:
+            away[min(y, owner.shape[0] - 1), min(x, owner.shape[1] - 1)] = 0
+    if (away == 0).any():
+        distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / min(owner.shape)
+        doubt = np.clip(1 - distance * (1 - LEAST_MISSED) / AROUND_MISSED, 0, 1) * (distance <= AROUND_MISSED)
+    return doubt.astype(np.float32)
 
 
 def _check(clip, source, target):

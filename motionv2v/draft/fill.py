@@ -25,6 +25,9 @@ GROW = 0.02
 LEFT_OVER = 7.0
 """Distance in Lab to the plate from which on a pixel beside a mask is taken away too, where the plate agrees around."""
 
+DISAGREES = 16.0
+"""Levels by which frames are off the plate on average where it is worth nothing: what moves there was not found."""
+
 
 class Filler:
     """Fills what was taken away from the frames of a clip.
@@ -136,7 +139,10 @@ class Filler:
         whole = np.zeros(size, bool)
         whole[box] = hole
         by_flow = np.where(self._frame[t] >= 0, np.minimum(0.1 + 0.03 * steps, 1), 1.0)
-        doubt = np.where(gone, self._trust[t] * 0.1 + (1 - self._trust[t]) * by_flow, 0)
+        view = clip.to_small(np.linalg.inv(self.cameras[t])) @ np.linalg.inv(self.plate.to_canvas)
+        spread = np.minimum(pictures.warp(self.plate.spread, view, gone.shape) / DISAGREES, 1)
+        by_plate = np.maximum(0.1, spread)
+        doubt = np.where(gone, self._trust[t] * by_plate + (1 - self._trust[t]) * by_flow, 0)
         return frame, share, whole, doubt.astype(np.float32)
 
     def _from_plate(self, t, box):

@@ -3,7 +3,9 @@
 Trackers slide off, and call points visible where the thing has left the frame. What lies around a thing's points in its
 best frame (the *template*) is looked for in frame after frame, from there to both ends: where the points say, where it
 would be had it gone on as before, and around there; the best of these is fitted to the colours (Lucas and Kanade 1981,
-with turn and zoom). A frame shows the thing if it fits the template better than what is behind it would.
+with turn and zoom). A thing of several points that looks like itself around those that are seen is where they say: a
+fit to all of it would be drawn off by whatever hides a part. A frame shows the thing if it fits the template better
+than what is behind it would.
 """
 
 from dataclasses import replace
@@ -149,7 +151,7 @@ class _Follower:
             # The points may know where, and yet be too near to one another to know its turn and zoom.
             there = by_points[0] * template.middle + by_points[1]
             starts += [by_points, (before[0], there - before[0] * template.middle)]
-            # Two points and more say it all, and looks say less: what hides a part of a thing draws a fit off it.
+            # What hides a part of a thing draws a fit off it; one point alone tells neither turn nor zoom.
             near = template.around[layer.seen[:, q]].any(axis=0)
             shown, inside = template.at(frame, *by_points)
             if len(layer.points) > 1 and (inside & near).any():

@@ -87,8 +87,8 @@ class Look:
 
     def _from_median(self, q):
         colours, alpha = self._whole()
-        doubt = np.exp(-np.abs(self.mask.odds)) * (self.mask.odds > -3)
-        return Cutout(colours, alpha, None, doubt.astype(np.float32), np.linalg.inv(self.mask.from_frame(q, 1.0)))
+        doubt = self.mask.doubt(self.clip.small_size)
+        return Cutout(colours, alpha, None, doubt, np.linalg.inv(self.mask.from_frame(q, 1.0)))
 
     def _from_frame(self, q):
         """Cut the thing out at the clip's own size; what is covered there, or outside, comes from the median."""

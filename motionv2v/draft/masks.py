@@ -32,6 +32,8 @@ SEEDS = 0.02
 """Pixels this near to a point are the thing's, in the shorter side; beyond `NEAR` they become unlikely, and beyond
 `FAR` impossible."""
 NEAR, FAR = 0.25, 0.6
+FAR_DOUBT = 1.75
+"""Doubt of a pixel by its distance to the nearest point, in shorter sides: points say best what is near to them."""
 BESIDE = 0.08
 """Around what may be the thing, in the longer side, that shows what it is not."""
 SURE = 1.5
@@ -81,6 +83,17 @@ class Mask:
     def known(self, matrix: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         """Return where some frame shows the thing, on a picture that `matrix` takes the canvas to."""
         return pictures.warp((self.seen > 0).astype(np.uint8) * 255, matrix, size) > 127
+
+    def doubt(self, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+        """Return how likely each pixel of the canvas is on the wrong side of the edge: near it, far from points.
+
+        `size`: of the frames that the canvas was made of, (h, w).
+        """
+        z = self.layer.paths()[:, self.layer.best]
+        z = background.move(self.to_canvas, np.stack([z.real, z.imag], axis=-1)) @ np.array([1, 1j])
+        far = FAR_DOUBT * distance_to(z, self.odds.shape) / min(size)
+        edge = np.exp(-np.abs(self.odds)) * (self.odds > -3)
+        return np.maximum(edge, np.minimum(far, 0.6) * self.is_thing).astype(np.float32)
 
     def soft(self, clip: Prepared, q: int) -> tuple[Float[np.ndarray, "h w"], tuple[int, int]] | None:
         """Return the mask as it lies in frame q, and around it, at the working size; and its corner (y, x) there."""

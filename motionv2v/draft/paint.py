@@ -15,7 +15,7 @@ from motionv2v.typing import Bool, Float, Int, UInt8
 
 BEYOND = 0.2
 """Doubt of what comes from outside of the frame, by the plate."""
-FAR_OFF, FREE_ZOOM, ALONE = 6.0, 0.4, 0.1
+FAR_OFF, FREE_ZOOM, ALONE = 6.0, 0.4, 0.25
 """Pixels at 480 rows that a thing's points may be off; zoom (logarithm) that costs nothing; doubt of one point."""
 
 

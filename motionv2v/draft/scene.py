@@ -99,7 +99,8 @@ class Scene:
         """Return the background at the working size without some of the things, and what was left out of it."""
         if things not in self._plates:
             gone = _around(self.clip, [self.covered[index] for index in things])
-            self._plates[things] = background.Plate(self.clip.small, self.clip.to_small(self.cameras), gone), gone
+            cameras = self.clip.to_small(self.cameras)
+            self._plates[things] = background.Plate(self.clip.small, cameras, gone, spread=True), gone
         return self._plates[things]
 
 
