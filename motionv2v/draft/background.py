@@ -23,6 +23,8 @@ STILL = 0.7
 """A camera that rests in this share of the steps rests, unless it creeps."""
 CREEPS = 1.0, 0.04
 """Pixels of the working size by which a corner leaves its place, at all and by step, if a camera creeps."""
+ENOUGH = 120
+"""Rows, or columns where there are fewer, whose pixels lay a frame on the plate."""
 MAX_FRAMES = 25
 """Of a clip that are laid on each other."""
 MAX_CANVAS = 1.5
@@ -199,7 +201,10 @@ def register(
     """
     height, width = small[0].shape[:2]
     size = (height, width)
-    rows, columns = np.mgrid[:height, :width] + 0.5
+    # Far fewer pixels than there are fix four numbers.
+    every = max(1, round(min(size) / ENOUGH))
+    some = (slice(None, None, every),) * 2
+    rows, columns = np.mgrid[:height:every, :width:every] + 0.5
     x, y = columns - width / 2, rows - height / 2
     to_middle = pictures.shifting(width / 2, height / 2)
     better = []
@@ -208,10 +213,10 @@ def register(
         for _ in range(rounds):
             seen, known = plate.seen_from(np.linalg.inv(camera), size)
             seen = cv2.GaussianBlur(pictures.to_lab(seen), (0, 0), 1.0)
-            across, down = (cv2.Sobel(seen, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
-            difference = frame - seen
+            across, down = (cv2.Sobel(seen, cv2.CV_32F, *order, scale=1 / 8)[some] for order in ((1, 0), (0, 1)))
+            difference = frame[some] - seen[some]
             size_of = np.linalg.norm(difference, axis=-1)
-            usable = known & free[t]
+            usable = (known & free[t])[some]
             if usable.mean() < 0.05:
                 break
             # Cauchy's weights: what is much unlike the plate, such as an object that was not found, hardly counts.
