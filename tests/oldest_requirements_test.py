@@ -141,7 +141,7 @@ def test_the_oldest_versions_edit_the_example(oldest_python, tmp_path):
     """README's first command: it follows the edit better than the unedited clip does."""
     printed = run(oldest_python, str(ROOT / "launch" / "edit.py"), f"--out={tmp_path}", cwd=tmp_path)
     assert {"edited.mp4", "comparison.mp4", "contact_sheet.png"} <= {path.name for path in tmp_path.iterdir()}
-    mine, copying = re.search(r"follow_epe +([\d.]+) px +([\d.]+) px", printed).groups()
+    mine, copying = (re.search(rf"^{row} +([\d.]+) px", printed, re.MULTILINE)[1] for row in ("this edit", "copying"))
     assert float(mine) < float(copying) / 2
 
 
