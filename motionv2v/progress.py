@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from rich.console import Console
-from tensorboardX import SummaryWriter
 
 from motionv2v import files
 
@@ -36,6 +35,8 @@ class MetricsWriter:
         path = Path(workdir) / METRICS
         _drop_after(path, resumed_at)
         self._file = path.open("a", encoding="utf-8")
+        from tensorboardX import SummaryWriter  # here: it imports torch where there is one, which takes seconds
+
         self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=resumed_at + 1)
 
     def write(self, step: int, scalars: Mapping[str, float | int]) -> None:

@@ -31,6 +31,7 @@ def stages(tmp_path_factory):
     loop.train(vae, root / "vae")
 
     control = rates(tiny_model.config("control"), 1e-2)
+    control.sample.views = 1
     control.init_from = (str(root / "vae"),)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare_latents, "SHARD", 4)

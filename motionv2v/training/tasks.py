@@ -6,7 +6,7 @@ does, a test's or a user's own too.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 import grain
@@ -36,6 +36,27 @@ def make(config: Any) -> "VaeTask | DenoiserTask":
     """Build the task of a config, completed by `sections.complete`."""
     config = sections.complete(config)
     return DenoiserTask(config) if "dit" in config else VaeTask(config)
+
+
+def _draw(key: Key, config: Any, model: backbone.Model, given: Set[str]) -> PyTree:
+    """Draw a model's parameters, but for those whose paths are given: their values come from elsewhere afterwards.
+
+    Until then not-a-numbers that take no memory stand for them. Of a branch on a trained base most is given, and
+    drawing it would take a large model minutes and its full size in memory.
+    """
+
+    def draw(key: Key) -> dict[str, jax.Array]:
+        drawn = parameters.flatten(backbone.init_params(key, model))
+        return {path: leaf for path, leaf in drawn.items() if path not in given}
+
+    shapes = parameters.flatten(memory.parameter_shapes(config))
+    blank = {path: np.broadcast_to(np.asarray(np.nan, x.dtype), x.shape) for path, x in shapes.items()}
+    return parameters.unflatten(blank | (jax.jit(draw)(key) if set(shapes) - given else {}))
+
+
+def _stored(folders: Iterable[Any]) -> set[str]:
+    """List the paths of all parameters that trained models have between them."""
+    return set().union(*map(checkpoints.stored_paths, folders))
 
 
 def start_from(params: PyTree, folders: Any, model: backbone.Model, say: Callable[[str], None] = print) -> PyTree:
@@ -150,8 +171,8 @@ class VaeTask:
 
     def init(self, key: Key) -> PyTree:
         """Draw the parameters, or take them from `config.init_from` or `config.resume_from`."""
-        params = jax.jit(lambda k: backbone.init_params(k, self.model))(key)
-        return take_weights(params, (*self.config.init_from, *self.config.resume_from))
+        folders = (*self.config.init_from, *self.config.resume_from)
+        return take_weights(_draw(key, self.config, self.model, _stored(folders)), folders)
 
     def dataset(self, split: str = "train") -> grain.IterDataset:
         """Build the stream of batches."""
@@ -242,9 +263,10 @@ class DenoiserTask:
 
     def init(self, key: Key) -> PyTree:
         """Draw the parameters; start them from the models of `init_from`, then go on from those of `resume_from`."""
-        params = jax.jit(lambda k: backbone.init_params(k, self.model))(key)
-        init_from, resume_from = start_folders(self.config, params)
-        params = start_from(params, init_from, self.model)
+        init_from, resume_from = start_folders(self.config, memory.parameter_shapes(self.config))
+        # What a method adds is new beside a base, even where the base's folder has something of that name.
+        given = {path for path in _stored(init_from) if not _is_added(path)} | _stored(resume_from)
+        params = start_from(_draw(key, self.config, self.model, given), init_from, self.model)
         params = take_weights(params, resume_from)
         if self.config.data.text_embeddings:
             prepare_latents.check_text(self.config.data.latents, params)

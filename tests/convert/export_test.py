@@ -4,13 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_model
+from launching import launch
 from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, convert, editing, files
@@ -171,9 +171,7 @@ def test_bad_settings_leave_nothing(saved, tmp_path, options, message):
 
 
 def test_launcher_says_what_is_wrong(tmp_path):
-    launcher = Path(__file__).parents[2] / "launch" / "export.py"
-    command = [sys.executable, launcher, "--checkpoint=nowhere", f"--out={tmp_path / 'out'}"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = launch("export", "--checkpoint=nowhere", f"--out={tmp_path / 'out'}")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("export: no checkpoint 'nowhere': expected a folder")
     assert list(tmp_path.iterdir()) == []

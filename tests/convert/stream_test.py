@@ -1,5 +1,6 @@
 """From disk to disk: whole pipelines both ways, jobs that were killed, the launcher, and the editor on the result."""
 
+import functools
 import json
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 import sentencepiece
 import tiny_model
 from convert_test import as_variant
+from launching import launch
 from safetensors.numpy import load_file, save_file
 from tiny_modules import CHAINED, DIT, MODULES, random_params
 
@@ -430,14 +432,10 @@ def test_wrong_requests(made, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_launcher(made, repository, tmp_path):
+def test_launcher(made, tmp_path):
     """Real processes: there, back, verified; bad input; and one that is killed while it writes."""
     _, source = made
-    command = [sys.executable, str(repository / "launch" / "convert.py")]
-
-    def run(*arguments):
-        return subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-
+    run = functools.partial(launch, "convert", cwd=tmp_path)
     there = run(f"--source={source}", "--target=ours", "--verify")
     assert there.returncode == 0, there.stderr
     assert "(100%)" in there.stdout and "files of" in there.stdout and "wrote" in there.stdout

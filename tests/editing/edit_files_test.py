@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_model
+from launching import launch
 from PIL import Image
 
 from motionv2v import editing, figures, progress, trackers, tracks, video
@@ -417,26 +418,19 @@ def test_bad_input_is_one_line_and_writes_nothing(given, message, own, folder, c
     assert not (tmp_path / "out").exists() and copying == []
 
 
-def test_launcher_says_one_line_and_exits_with_two(own, folder, repository, tmp_path):
-    """Real processes, side by side: a broken edit, a file that is no video, and a checkpoint that is not there."""
+def test_launcher_says_one_line_and_exits_with_two(own, folder, tmp_path):
+    """Real processes: a broken edit, a file that is no video, and a checkpoint that is not there."""
     write_bad_files(tmp_path, own)
     cases = {
         "json": (["--video=clip.mp4", "--edit=broken.json", f"--checkpoint={folder}"], "edit: broken.json: line 1"),
         "video": (["--video=text.mp4", "--edit=edit.json", f"--checkpoint={folder}"], "edit: text.mp4"),
         "checkpoint": (["--video=clip.mp4", "--edit=edit.json", "--checkpoint=huge"], "no checkpoint 'huge'"),
     }
-    command = [sys.executable, str(repository / "launch" / "edit.py"), "--out=out"]
-    children = {
-        name: subprocess.Popen(
-            [*command, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for name, (arguments, _) in cases.items()
-    }
-    for name, child in children.items():
-        _, stderr = child.communicate(timeout=300)
-        assert child.returncode == 2, stderr
-        assert len(stderr.strip().splitlines()) == 1, stderr
-        assert cases[name][1] in stderr
+    for arguments, said in cases.values():
+        child = launch("edit", "--out=out", *arguments, cwd=tmp_path)
+        assert child.returncode == 2, child.stderr
+        assert len(child.stderr.strip().splitlines()) == 1, child.stderr
+        assert said in child.stderr
     assert not (tmp_path / "out").exists()
 
 

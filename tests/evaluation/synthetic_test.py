@@ -1,12 +1,9 @@
 """The benchmark's protocol: what counts, what is averaged, and what a perfect edit and a mere copy score."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
+from launching import launch
 from ml_collections import ConfigDict
 
 from motionv2v import draft, editing, metrics, trackers
@@ -253,12 +250,10 @@ def test_doubt_is_measured_by_the_error_that_it_holds():
     ("--json=file/a.json", "file/a.json: file is a file, expected a folder for the results"),
     ("--out=file", "file: is a file, expected a folder for the results"),
 ])  # fmt: skip
-def test_the_launcher_looks_where_results_go_before_any_work(repository, tmp_path, flag, message):
+def test_the_launcher_looks_where_results_go_before_any_work(tmp_path, flag, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
-    env = os.environ | {"PYTHONPATH": str(repository), "MOTIONV2V_CACHE": "off"}
-    command = [sys.executable, str(repository / "launch" / "evaluate.py"), "--checkpoint=nowhere", flag]
-    child = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    child = launch("evaluate", "--checkpoint=nowhere", flag, cwd=tmp_path, MOTIONV2V_CACHE="off")
     assert (child.returncode, child.stderr) == (2, f"evaluate: {message}\n")
 
 

@@ -1,15 +1,13 @@
 """Programs compiled for devices that are not here: what is counted, what is refused, and the 5B model at full size."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny_model
+from launching import launch
 
 from configs import motionv2v_cogvideox_5b
 from motionv2v import backbone, parameters
@@ -50,11 +48,9 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 """
 
 
-def run(*arguments, timeout=600):
+def run(*arguments):
     """Start the launcher in a process of its own; return what it printed and its exit code."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, str(ROOT / "launch" / "compile_check.py"), *arguments]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    done = launch("compile_check", *arguments)
     return done.stdout, done.stderr, done.returncode
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from launching import launch
 from strange_videos import encode, make_folder, moving_texture
 
 from motionv2v import video
@@ -276,10 +277,7 @@ def test_bad_settings_are_named_before_any_work(settings, message):
         prepare_pairs.make_job(**given).check()
 
 
-def test_the_launcher_says_what_is_wrong_in_one_line(repository, tmp_path):
-    command = [sys.executable, str(repository / "launch" / "prepare.py"), "--videos=missing", "--out=out"]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    command += ["--tracker_mode=lk"]
-    child = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+def test_the_launcher_says_what_is_wrong_in_one_line(tmp_path):
+    child = launch("prepare", "--videos=missing", "--out=out", "--tracker_mode=lk", cwd=tmp_path)
     assert child.returncode == 2 and "Traceback" not in child.stderr
     assert child.stderr.strip().splitlines()[-1] == "prepare: missing is not there; expected a folder of videos"

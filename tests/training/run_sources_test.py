@@ -1,15 +1,12 @@
 """What a run starts from and trains on: missed at once, and needed only where something is left of it."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_model
 import toy_task
+from launching import launch
 
 from configs import motionv2v_tiny
 from motionv2v import backbone, checkpoints, parameters
@@ -38,21 +35,12 @@ def test_every_source_that_is_missing_is_named_before_anything_is_done(tmp_path,
 
 
 def test_the_launcher_names_missing_sources_at_once(tmp_path, repository):
-    command = [sys.executable, str(repository / "launch" / "train.py")]
-    command.append(f"--config={repository / 'configs' / 'motionv2v_tiny.py'}")
-    env = os.environ | {"PYTHONPATH": str(repository), "MOTIONV2V_CACHE": "off"}
-    child = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    config = f"--config={repository / 'configs' / 'motionv2v_tiny.py'}"
+    child = launch("train", config, cwd=tmp_path, MOTIONV2V_CACHE="off")
     assert child.returncode == 2 and not any(tmp_path.iterdir())
     assert child.stderr.startswith("train: motionv2v_tiny cannot start. init_from: no checkpoint 'runs/vae_tiny'")
     assert child.stderr.count("\n") == 1
-    typed = subprocess.run(
-        [*command, "--config.data.latents=runs/typo"],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    typed = launch("train", config, "--config.data.latents=runs/typo", cwd=tmp_path, MOTIONV2V_CACHE="off")
     assert typed.returncode == 2 and "data.latents: no latent shards (00000.npy, ...) in runs/typo" in typed.stderr
     assert "there are no latents in runs/latents_tiny: pairs are drawn" in child.stdout and not typed.stdout
 
@@ -102,3 +90,20 @@ def test_what_a_folder_holds_is_listed_without_its_weights(tmp_path):
     (folder / checkpoints.WEIGHTS).write_bytes(b"cut off")
     with pytest.raises(checkpoints.CheckpointError, match="not a readable safetensors file"):
         checkpoints.stored_paths(folder)
+
+
+def test_only_what_no_source_has_is_drawn(tmp_path, monkeypatch):
+    """A branch on a base: the base's values, and beside them what one would have drawn anyway; nothing unset."""
+    config = tiny_model.config("control")
+    config.init_from = (str(tiny_model.save(tmp_path / "base", "base")),)
+    task = tasks.make(config)
+    everything = parameters.flatten(jax.jit(lambda key: backbone.init_params(key, task.model))(jax.random.key(0)))
+    draw, given = tasks._draw, []
+    monkeypatch.setattr(tasks, "_draw", lambda *args: (given.append(args[-1]), draw(*args))[1])
+    params = parameters.flatten(task.init(jax.random.key(0)))
+    base = parameters.flatten(checkpoints.load_model(tmp_path / "base")[1])
+    assert given == [set(base)] and params.keys() == everything.keys()
+    for path, leaf in params.items():
+        is_copy = path.startswith("dit/control/blocks/")
+        expected = base.get(path.replace("control/", "") if is_copy else path, everything[path])
+        np.testing.assert_allclose(leaf, expected[: len(leaf)] if is_copy else expected, rtol=1e-5, err_msg=path)

@@ -1,12 +1,10 @@
 """From files of MOVi scenes to a data set, in one go, again after a stop, and read back as training does."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from launching import launch
 from movi_scenes_test import H, W, make_world
 
 from motionv2v.data import batches
@@ -32,7 +30,7 @@ def scene():
 
 
 @pytest.fixture(scope="module")
-def prepared(scene, tmp_path_factory, repository):
+def prepared(scene, tmp_path_factory):
     """Two scenes and a damaged file, and the data set that the launcher makes of them."""
     folder = tmp_path_factory.mktemp("movi")
     (folder / "scenes").mkdir()
@@ -40,10 +38,7 @@ def prepared(scene, tmp_path_factory, repository):
     save_scene(folder / "scenes" / "two.npz", scene | {"video": scene["video"] // 2})
     (folder / "scenes" / "broken.npz").write_bytes(b"PK nothing")
     sizes = ["--size=48x64", "--num_frames=5", "--num_points=16", "--pairs_per_clip=3"]
-    command = [sys.executable, str(repository / "launch" / "prepare.py"), "--movi=scenes", "--out=out", *sizes]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    command.append("--num_workers=1")
-    child = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    child = launch("prepare", "--movi=scenes", "--out=out", *sizes, "--num_workers=1", cwd=folder)
     assert child.returncode == 0, child.stderr[-3000:]
     return folder, child.stdout
 
