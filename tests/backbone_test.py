@@ -7,11 +7,12 @@ import pytest
 import tiny_model
 
 from motionv2v import backbone, parameters
+from motionv2v.devices import memory
 
 
 def shapes(kind):
-    model = backbone.build(tiny_model.config(kind))
-    return model, jax.eval_shape(lambda key: backbone.init_params(key, model), jax.random.key(0))
+    config = tiny_model.config(kind)
+    return backbone.build(config), memory.parameter_shapes(config)
 
 
 def flat_shapes(tree):

@@ -87,6 +87,7 @@ def test_edit_a_video_runs(quick, tmp_path):
     assert {path.name for path in quick.iterdir()} == {"edited.mp4", "comparison.mp4", "contact_sheet.png"}
 
 
+@pytest.mark.slow
 def test_evaluate_checkpoint_runs(quick, tmp_path):
     done = execute(FOLDER / "evaluate_checkpoint.ipynb", tmp_path)
     assert len(pictures(done)) == players(done) == 2

@@ -1,7 +1,7 @@
-"""Runs in a process of its own, which has 8 devices: `python sharding_process.py FOLDER`, started by sharding_test.py.
+"""Runs in a process of its own, which has 8 devices: `python sharding_process.py FOLDER MESH...`, by sharding_test.py.
 
-Trains in FOLDER/run on one mesh, then on another, and compares loss, gradients and a sample on each mesh of `MESHES`
-with those of one device, and one whole edit; the differences go to FOLDER/differences.json.
+Trains in FOLDER/run on one mesh, then on another, and compares loss, gradients and a sample on each MESH, a name of
+`MESHES`, with those of one device, and one whole edit, after the word "windows" one of a longer clip too; the differences go to FOLDER/differences.json.
 """
 
 import json
@@ -121,20 +121,21 @@ def autoencoder_traffic(mesh):
     return kinds
 
 
-def main(folder):
+def main(folder, *names):
     """Write what sharding_test.py looks at."""
     run(folder / "run", 1, fsdp=8)
     state = run(folder / "run", 2, fsdp=4, tensor=2)
     kernel = state.opt_state[1].mu["dit"]["control"]["blocks"]["mlp_up"]["kernel"]
     found = {"whole": list(kernel.shape), "part": list(kernel.addressable_shards[0].data.shape)}
     expected = results(None)
-    for name, sizes in MESHES.items():
-        got = results(sharding.make_mesh(sizes))
+    for name in [name for name in MESHES if name in names]:
+        got = results(sharding.make_mesh(MESHES[name]))
         scale = {key: float(np.abs(value).max()) for key, value in expected.items()}
         found[name] = {key: float(np.abs(got[key] - expected[key]).max()) / scale[key] for key in expected}
     shared = sharding.make_mesh({"data": 2, "context": 4})
     found["edit"] = float(np.abs(edit(None) - edit(shared)).max())
-    found["edit in windows"] = float(np.abs(edit(None, 14) - edit(shared, 14)).max())
+    if "windows" in names:
+        found["edit in windows"] = float(np.abs(edit(None, 14) - edit(shared, 14)).max())
     found["shared edits"] = {n: dict(opening.device_mesh(folder / "run", n).shape) for n in (2, 8)}
     found["shared edits"] |= {"all": dict(opening.device_mesh(folder / "run", -1).shape)}
     found["autoencoder"] = autoencoder_traffic(sharding.make_mesh({"data": 2, "context": 4}))
@@ -142,4 +143,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

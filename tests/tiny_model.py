@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from configs import base_tiny, motionv2v_tiny, vae_tiny
-from motionv2v import backbone, checkpoints
+from motionv2v import checkpoints
+from motionv2v.devices import memory
 
 CONFIGS = {"vae": vae_tiny, "base": base_tiny, "control": motionv2v_tiny}
 LENGTH = 12
@@ -46,6 +47,4 @@ def random_params(shapes, seed=0):
 def save(folder, kind="control", **settings):
     """Write a model folder with random weights and return it."""
     cfg = config(kind, **settings)
-    model = backbone.build(cfg)
-    shapes = jax.eval_shape(lambda key: backbone.init_params(key, model), jax.random.key(0))
-    return checkpoints.save_model(folder, cfg, random_params(shapes), dtype="float32")
+    return checkpoints.save_model(folder, cfg, random_params(memory.parameter_shapes(cfg)), dtype="float32")

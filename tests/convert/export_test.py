@@ -1,5 +1,6 @@
 """Exported folders: what `editing.load` reads back, and programs that run where this package is not imported."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, convert, editing, files
 from motionv2v.convert import export
+from motionv2v.devices import memory
 
 RUN = """
 import json, pathlib, sys
@@ -50,6 +52,10 @@ def programs(saved):
     return export.stablehlo(saved, saved.parent / "programs", dtype="float32", say=lambda line: None)
 
 
+def jitted(function, model):
+    return jax.jit(functools.partial(function, model))
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_programs_run_without_the_package(saved, programs, batch, tmp_path):
     """One process lowered them, another, which knows only jax, gets the numbers of the package for any batch."""
@@ -58,7 +64,7 @@ def test_programs_run_without_the_package(saved, programs, batch, tmp_path):
     rng = np.random.default_rng(0)
     video = rng.uniform(-1, 1, (batch, *backbone.clip_shape(model))).astype(np.float32)
     tokens = rng.integers(0, 250, (batch, tiny_model.LENGTH)).astype(np.int32)
-    latents = backbone.encode(model, params, video)
+    latents = jitted(backbone.encode, model)(params, video)
     xt, timestep = rng.normal(size=latents.shape).astype(np.float32), np.arange(batch, dtype=np.int32) * 300 + 20
     np.savez(tmp_path / "in.npz", video=video, tokens=tokens, xt=xt, timestep=timestep)
     script = tmp_path / "run.py"
@@ -67,10 +73,10 @@ def test_programs_run_without_the_package(saved, programs, batch, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     out = np.load(tmp_path / "out.npz")
-    text = backbone.embed_text(model, params, tokens)
+    text = jitted(backbone.embed_text, model)(params, tokens)
     streams = {"videos": dict.fromkeys(backbone.condition_shapes(model)["videos"], latents)}
-    v = backbone.denoise(model, params, jnp.asarray(xt), timestep, text, streams)
-    expected = {"latents": latents, "text": text, "v": v, "video": backbone.decode(model, params, v)}
+    v = jitted(backbone.denoise, model)(params, xt, timestep, text, streams)
+    expected = {"latents": latents, "text": text, "v": v, "video": jitted(backbone.decode, model)(params, v)}
     for name, value in expected.items():
         # Compiled in another process with other fusions: float32's rounding through a few layers.
         np.testing.assert_allclose(out[name], value, rtol=0, atol=2e-5 * float(jnp.abs(value).max()), err_msg=name)
@@ -93,7 +99,7 @@ def test_manifest_says_what_is_there(saved, programs):
 
 def test_autoencoder_alone_exports(tmp_path):
     config = tiny_model.config("vae")
-    params = backbone.init_params(jax.random.key(0), backbone.build(config))
+    params = tiny_model.random_params(memory.parameter_shapes(config))
     beside = {"spiece.model": "words", export.NOTE: "mine\n"}
     saved = checkpoints.save_model(tmp_path / "vae", config, params, beside=beside)
     folder = export.stablehlo(saved, tmp_path / "out", platforms=["cpu"], say=lambda line: None)

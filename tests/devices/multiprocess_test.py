@@ -110,6 +110,7 @@ def assert_continues(inputs, workdir, steps, tmp_path):
         assert got.shape == same.shape and np.abs(got - same).mean() < 1
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_with_other_processes_and_another_mesh(inputs, tmp_path):
     workdir = tmp_path / "run"
     # Parameters divided over both, in probes too.

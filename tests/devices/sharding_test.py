@@ -19,8 +19,8 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from ml_collections import ConfigDict
 
 from configs import motionv2v_cogvideox_5b
-from motionv2v import backbone, checkpoints, parameters
-from motionv2v.devices import sharding
+from motionv2v import checkpoints, parameters
+from motionv2v.devices import memory, sharding
 from motionv2v.models import activations
 from motionv2v.training import loop
 from motionv2v.training.optimizer import make_optimizer
@@ -136,9 +136,7 @@ def test_one_device_needs_no_mesh():
 
 @pytest.mark.parametrize("name", ["motionv2v_cogvideox_5b", "interpolation_cogvideox_5b", "vae_tiny"])
 def test_rules_cover_the_models(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
-    model = backbone.build(config)
-    shapes = jax.eval_shape(lambda key: backbone.init_params(key, model), jax.random.key(0))
+    shapes = memory.parameter_shapes(importlib.import_module(f"configs.{name}").get_config())
     notices = []
     specs = sharding.parameter_specs(shapes, abstract(fsdp=4, tensor=2), notify=notices.append)
     assert set(specs) == set(parameters.flatten(shapes)) and notices == []
@@ -189,8 +187,7 @@ def test_optimizer_state_and_average_lie_where_their_parameter_lies(optimizer):
     cfg = sharding_process.config()
     cfg.optim.name = optimizer
     cfg.dit.num_heads = 4
-    model = backbone.build(cfg)
-    shapes = jax.eval_shape(lambda key: backbone.init_params(key, model), jax.random.key(0))
+    shapes = memory.parameter_shapes(cfg)
     trainable, _ = parameters.partition(shapes, cfg.optim.schedule)
     start = functools.partial(loop.init_state, optimizer=make_optimizer(cfg, shapes))
     state = jax.eval_shape(start, trainable)
@@ -235,32 +232,51 @@ def test_nothing_is_constrained_without_a_mesh():
 # --- eight devices ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def eight(tmp_path_factory):
+def run_on_eight(folder, *meshes):
     """Run sharding_process.py with 8 devices; return its folder and what it found."""
-    folder = tmp_path_factory.mktemp("eight")
     tests = Path(__file__).parents[1]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     paths = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
-    command = [sys.executable, str(tests / "sharding_process.py"), str(folder)]
+    command = [sys.executable, str(tests / "sharding_process.py"), str(folder), *meshes]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, json.loads((folder / "differences.json").read_text())
 
 
-@pytest.mark.parametrize("name", list(sharding_process.MESHES))
-def test_a_mesh_changes_no_result(eight, name):
+QUICK = ("data 2 x context 4", "fsdp 4 x tensor 2")
+"""Between them every axis divides something."""
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    return run_on_eight(tmp_path_factory.mktemp("eight"), *QUICK)
+
+
+def assert_no_result_has_changed(differences):
     """Differences relative to each array's largest value: sums in fp32 taken in another order, no more."""
-    differences = eight[1][name]
     assert sum(key.startswith("gradient dit/control") for key in differences) > 10
     assert {key: value for key, value in differences.items() if not value < 2e-5} == {}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_mesh_changes_no_result(eight, name):
+    assert_no_result_has_changed(eight[1][name])
+
+
+@pytest.mark.slow
+def test_no_mesh_changes_a_result(tmp_path):
+    """Meshes of one axis, and an edit in windows."""
+    names = [name for name in sharding_process.MESHES if name not in QUICK]
+    found = run_on_eight(tmp_path, *names, "windows")[1]
+    assert found["edit in windows"] <= 1
+    for name in names:
+        assert_no_result_has_changed(found[name])
 
 
 def test_an_edit_on_a_mesh_is_the_edit(eight):
     """Autoencoder divided in space and guidance over `data`: rounding to uint8 may fall either way."""
     assert eight[1]["edit"] <= 1
-    assert eight[1]["edit in windows"] <= 1
 
 
 def test_devices_share_an_edit(eight):

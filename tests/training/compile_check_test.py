@@ -164,6 +164,7 @@ def test_what_the_compiler_refuses_is_told_in_one_line(said, told):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_5b_compiles_for_512_devices(tmp_path):
     """The whole training step, on data 8 x fsdp 8 x context 8; 43 s of CPU time on 2026-11-21, T5 then included."""
     mesh = ["--config.mesh.data=8", "--config.mesh.fsdp=8", "--config.mesh.context=8", "--config.train.batch_size=64"]
