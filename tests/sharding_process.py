@@ -1,7 +1,8 @@
 """Runs in a process of its own, which has 8 devices: `python sharding_process.py FOLDER MESH...`, by sharding_test.py.
 
 Trains in FOLDER/run on one mesh, then on another, and compares loss, gradients and a sample on each MESH, a name of
-`MESHES`, with those of one device, and one whole edit, after the word "windows" one of a longer clip too; the differences go to FOLDER/differences.json.
+`MESHES`, with those of one device, and one whole edit, after the word "windows" one of a longer clip too; the
+differences go to FOLDER/differences.json.
 """
 
 import json
