@@ -221,7 +221,7 @@ def write_pipeline(folder, kind):
     return modules, params
 
 
-@pytest.mark.parametrize("kind", I2V)
+@pytest.mark.parametrize("kind", [pytest.param("5B-I2V", marks=pytest.mark.slow), "1.5-5B-I2V"])
 def test_image_to_video_folder_is_a_generator(kind, tmp_path):
     """As diffusers saved it, and as our own converter made it from that."""
     write_pipeline(tmp_path / "theirs", kind)
