@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from motionv2v import rigid
-from motionv2v.draft import background, layers, pictures, times
+from motionv2v.draft import background, layers, notices, pictures, times
 from motionv2v.draft.choice import Choice, choose, relate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.given import Hint
@@ -93,6 +93,8 @@ def render(
     ]
     base = times.nearest(shown)
     stays = [_goes_along(thing, views, scene.cameras, base, source, target) for thing in scene.things]
+    for line in notices.of_clip(scene) + notices.of_things(clip, choices, scene.names):
+        notify(line)
     painter = Painter(scene, choices, stays, _order(scene, choices, source, target, order or ()))
     for t, time in enumerate(shown):
         if np.isfinite(time):
@@ -101,6 +103,8 @@ def render(
         drawn = painter.draw(t, views[t], int(base[t]))
         result.frames[t], result.hole[t], result.layer[t], result.uncertain[t] = drawn
         result.uncertain[t] = np.maximum(result.uncertain[t], _missed(result, t, target, scene.names, stays))
+    for line in notices.of_holes(result.hole):
+        notify(line)
     return result
 
 

@@ -134,6 +134,12 @@ def draw(
         xy, visible = np.array(target.xy), np.array(target.visible)
         xy[behind], visible[behind] = source.xy[behind], source.visible[behind]
         target = Tracks(xy, visible)
+        if groups:
+            behind, others = _resting(clip, source, target, behind)
+            others = [group for group in others if len(group) > 1]  # one point that strays is no thing
+            groups += others
+            if others:
+                notify(f"{len(others)} things that move by themselves may pass before what is moved; which, is guessed")
     used = sorted({point for group in [behind, *groups] for point in group})
     place = {point: index for index, point in enumerate(used)}
     options: dict[str, Any] = {}

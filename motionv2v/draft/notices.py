@@ -1,0 +1,83 @@
+"""What a person should know of a draft before looking at it: what can be told from the clip and the edit, in words."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from motionv2v.draft import background
+from motionv2v.draft.choice import Choice
+from motionv2v.draft.clip import Prepared
+from motionv2v.draft.scene import Scene
+from motionv2v.typing import Bool, Float
+
+GRID = 4
+"""Pixels of the working size from one looked-at place of a flow to the next."""
+RETURNS, FEWEST = 1.5, 0.2
+"""Pixels of the working size that a flow there and back may miss by; a step that fewer pixels survive is a cut."""
+OFF_PLANE, MUCH, OFTEN = 2.0, 0.25, 0.1
+"""Pixels, at 480 rows, that ground may be off the camera's motion; the share of it that is much; of steps, often."""
+ENLARGED = 1.5
+"""Times its size in the clip from which on a thing looks soft."""
+MADE_UP = 0.01
+"""Share of a frame."""
+
+
+def of_clip(scene: Scene) -> list[str]:
+    """Tell of cuts, which nothing is followed across, and of ground that is no plane."""
+    clip, told = scene.clip, []
+    kept = [_kept(forward, backward) for forward, backward in zip(*clip.flows, strict=True)]
+    cuts = [t for t, places in enumerate(kept, 1) if places.mean() < FEWEST]
+    if cuts:
+        some = ", ".join(map(str, cuts[:5])) + (f" and {len(cuts) - 5} more" if len(cuts) > 5 else "")
+        told.append(f"the picture changes as a whole in frame {some}: an edit of one shot at a time is drawn better")
+    if clip.is_still:
+        return told
+    off = np.array([_off_plane(scene, t, places) for t, places in enumerate(kept) if t + 1 not in cuts] or [0.0])
+    if (off > MUCH).mean() > OFTEN:
+        told.append(
+            f"up to {off.max():.0%} of the ground does not move as one plane with the camera, because it is near and "
+            "far or moves by itself: what is uncovered there may not fit"
+        )
+    return told
+
+
+def _kept(forward: Float[np.ndarray, "h w 2"], backward: Float[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "j k"]:
+    """Return which places on a grid come back to where they were, by the flow to the next frame and that from it."""
+    y, x = np.mgrid[: forward.shape[0] : GRID, : forward.shape[1] : GRID].astype(np.float32)
+    ahead = forward[::GRID, ::GRID]
+    back = cv2.remap(backward, x + ahead[..., 0], y + ahead[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.linalg.norm(ahead + back, axis=-1) < RETURNS
+
+
+def _off_plane(scene: Scene, t: int, kept: Bool[np.ndarray, "j k"]) -> float:
+    """Return the share of the ground that moves otherwise than the camera says, from frame t to the next."""
+    clip = scene.clip
+    step = clip.to_small(np.linalg.inv(scene.cameras[t + 1]) @ scene.cameras[t])
+    y, x = np.mgrid[: clip.small_size[0] : GRID, : clip.small_size[1] : GRID]
+    free = kept & ~np.any([covered[t, ::GRID, ::GRID] for covered in scene.covered], axis=0)
+    if not free.any():
+        return 0.0
+    places = np.stack([x[free], y[free]], axis=-1).astype(np.float64)
+    off = np.linalg.norm(places + clip.flows[0][t][::GRID, ::GRID][free] - background.move(step, places), axis=-1)
+    return float((off > OFF_PLANE * clip.small_size[0] / 480).mean())
+
+
+def of_things(clip: Prepared, choices: Sequence[Choice], names: Sequence[int]) -> list[str]:
+    """Tell of things that are drawn much larger than the clip shows them; `names`: of their groups, from 0."""
+    told = []
+    for choice, name in zip(choices, names, strict=True):
+        factor = np.abs(choice.factor)
+        t = int(factor.argmax())
+        if factor[t] > ENLARGED:
+            told.append(f"thing {name + 1} becomes {factor[t]:.1f} times as large as in the clip (frame {t}): soft")
+    return told
+
+
+def of_holes(hole: Bool[np.ndarray, "T H W"]) -> list[str]:
+    """Tell how much was made up, because the clip never shows it."""
+    shares = hole.mean(axis=(1, 2))
+    t = int(shares.argmax())
+    if shares[t] < MADE_UP:
+        return []
+    return [f"up to {shares[t]:.0%} of a frame (frame {t}) is ground that the clip never shows: it was made up"]
