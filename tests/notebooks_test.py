@@ -79,6 +79,7 @@ def quick(monkeypatch, tmp_path):
     return tmp_path / "out"
 
 
+@pytest.mark.slow
 def test_edit_a_video_runs(quick, tmp_path):
     done = execute(FOLDER / "edit_a_video.ipynb", tmp_path)
     # The frame with the queries, the tracks, the draft, and the contact sheet of all.

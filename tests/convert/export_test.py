@@ -56,7 +56,7 @@ def jitted(function, model):
     return jax.jit(functools.partial(function, model))
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_programs_run_without_the_package(saved, programs, batch, tmp_path):
     """One process lowered them, another, which knows only jax, gets the numbers of the package for any batch."""
     config, params = checkpoints.load_model(saved)

@@ -293,6 +293,7 @@ class _Killed(BaseException):
     """What ends a process, and no program catches."""
 
 
+@pytest.mark.slow
 def test_killed_job_goes_on_and_ends_as_if_it_had_not_been(made, tmp_path, monkeypatch):
     _, source = made
     monkeypatch.setattr(writing, "SAVE_EVERY", 20_000)

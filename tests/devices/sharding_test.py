@@ -297,6 +297,7 @@ def test_the_state_is_divided(eight):
     assert eight[1]["whole"] == [1, 128, 512] and eight[1]["part"] == [1, 32, 256]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_meshes_and_equals_one_device(eight, tmp_path):
     """One step on fsdp 8, one on fsdp 4 x tensor 2, one on this process's only device; against three on it."""
     config, params = checkpoints.load_workdir(eight[0] / "run", ema=False)

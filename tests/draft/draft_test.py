@@ -259,7 +259,7 @@ def test_points_that_move_together_are_found():
 def test_every_kind_of_pair_is_nearer_to_the_truth_than_a_copy(kind):
     kinds = tuple(float(kind == name) for name in ("object", "camera", "both", "retime", "reverse", "crop"))
     gains = []
-    for index in range(3):
+    for index in range(2):
         pair = make_pair(SceneConfig(num_points=12, kinds=kinds), 11, index, "test")
         drawn = render(pair.source, pair.source_tracks, pair.target_tracks)
         gains.append(metrics.clip_psnr(drawn.frames, pair.target) - metrics.clip_psnr(pair.source, pair.target))

@@ -353,6 +353,7 @@ print(json.dumps([clip.frames.nbytes, peak - before]))
 """
 
 
+@pytest.mark.slow
 def test_by_products_are_never_in_memory(repository, tmp_path):
     """Beside the clip (147 MB): the edited frames, and what the encoder of the comparison holds. It was 9 clips."""
     child = subprocess.run(

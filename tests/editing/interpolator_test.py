@@ -246,6 +246,7 @@ def test_image_to_video_folder_is_a_generator(kind, tmp_path):
             generator(*frames(size=(16, 32)), num_frames=9)
 
 
+@pytest.mark.slow
 def test_image_to_video_is_what_diffusers_makes(tmp_path):
     """Against its recipe written out: an image's latents, zeros behind them, 1.5's extra latent frame dropped."""
     modules, params = write_pipeline(tmp_path, "1.5-5B-I2V")

@@ -83,7 +83,9 @@ def test_layers_of_the_time_stay_where_a_training_has_them(folder):
     assert placements == [("devices", {False}), ("visits", {True}), ("visits", {True})]
 
 
-@pytest.mark.parametrize(("is_stored", "visits"), [(False, True), (True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("is_stored", "visits"), [(False, True), pytest.param(True, True, marks=pytest.mark.slow), (False, False)]
+)
 def test_a_text_encoder_without_room_waits_on_the_host(folder, monkeypatch, is_stored, visits):
     """The same video, and its weights are never among the sample's arguments; without room to visit the host runs."""
     expected, got = editing.load(folder), None

@@ -103,7 +103,7 @@ def test_calibration_measures_the_editor_and_needs_something_to_measure(editor):
         step_cache.calibrate(editor, [], num_steps=6)
 
 
-@pytest.mark.parametrize(("use_control", "guidance"), [(True, 3.0), (False, 1.0)])
+@pytest.mark.parametrize(("use_control", "guidance"), [(True, 3.0), pytest.param(False, 1.0, marks=pytest.mark.slow)])
 def test_cached_edits_with_and_without_control_and_guidance(editor, use_control, guidance):
     tokens = editor.tokenizer.encode(["a", "b"])
     plan = tuple(i % 3 == 2 and i < 23 for i in range(24))

@@ -115,7 +115,9 @@ def test_it_edits_and_is_exported(trained, tmp_path):
     assert "marks_map" in (programs / "manifest.json").read_text()
 
 
-@pytest.mark.parametrize("what", ["train", pytest.param("train_pixels", marks=pytest.mark.slow), "sample"])
+@pytest.mark.parametrize(
+    "what", [*(pytest.param(what, marks=pytest.mark.slow) for what in ("train", "train_pixels")), "sample"]
+)
 def test_it_compiles_for_devices(what):
     report, _ = compile_check.check(config(), "cpu:1", what)
     assert report.peak > 0 and report.estimate > 0

@@ -189,6 +189,7 @@ def test_init_control_from_base_copies_first_blocks():
         dit.init_control_from_base(dit.base_params(params))
 
 
+@pytest.mark.slow
 def test_speed_settings_do_not_change_gradients():
     """Unrolling, recomputing and chunking are about speed and memory: values and gradients stay."""
     inputs, control = _inputs()

@@ -14,7 +14,7 @@ from vae_parity_test import TOLERANCE, models, relative_error  # noqa: E402
 # Tile (rows, columns) and overlaps; clip (batch, frames, rows, columns).
 CASES = [
     # 2 x 2 tiles, the last ones smaller.
-    ((48, 80), (1 / 6, 1 / 5), (1, 5, 72, 104)),
+    pytest.param((48, 80), (1 / 6, 1 / 5), (1, 5, 72, 104), marks=pytest.mark.slow),
     # One tile high; several chunks of frames.
     ((64, 32), (0.25, 0.25), (2, 17, 40, 48)),
     # Smaller than a tile: nothing is cut.

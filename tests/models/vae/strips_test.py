@@ -48,6 +48,7 @@ def test_rows_outside_the_frame_are_zero_after_the_activation():
         assert y.ravel().tolist() == [23, 36, 39, 42, 29]
 
 
+@pytest.mark.slow
 def test_whole_model_in_strips_equals_whole_frames():
     """Encode and decode with caches, several chunks and norms between the strips."""
     fields = {"block_channels": (4, 4, 4, 4), "layers_per_block": 1, "latent_channels": 4, "norm_groups": 2}
