@@ -1,8 +1,8 @@
 """Runs in a process of its own, which has 8 devices: `python sharding_process.py FOLDER MESH...`, by sharding_test.py.
 
 Trains in FOLDER/run on one mesh, then on another, and compares loss, gradients and a sample on each MESH, a name of
-`MESHES`, with those of one device, and one whole edit, after the word "windows" one of a longer clip too; the
-differences go to FOLDER/differences.json.
+`MESHES`, with those of one device; after the word "edits" whole edits too, one of a longer clip. The differences go to
+FOLDER/differences.json.
 """
 
 import json
@@ -134,8 +134,8 @@ def main(folder, *names):
         scale = {key: float(np.abs(value).max()) for key, value in expected.items()}
         found[name] = {key: float(np.abs(got[key] - expected[key]).max()) / scale[key] for key in expected}
     shared = sharding.make_mesh({"data": 2, "context": 4})
-    found["edit"] = float(np.abs(edit(None) - edit(shared)).max())
-    if "windows" in names:
+    if "edits" in names:
+        found["edit"] = float(np.abs(edit(None) - edit(shared)).max())
         found["edit in windows"] = float(np.abs(edit(None, 14) - edit(shared, 14)).max())
     found["shared edits"] = {n: dict(opening.device_mesh(folder / "run", n).shape) for n in (2, 8)}
     found["shared edits"] |= {"all": dict(opening.device_mesh(folder / "run", -1).shape)}

@@ -245,7 +245,7 @@ def run_on_eight(folder, *meshes):
 
 
 QUICK = ("fsdp 4 x tensor 2",)
-"""Of the others the edits below use one."""
+"""One of two axes that divide parameters and what passes through them; the others are slow."""
 
 
 @pytest.fixture(scope="module")
@@ -266,17 +266,13 @@ def test_a_mesh_changes_no_result(eight, name):
 
 @pytest.mark.slow
 def test_no_mesh_changes_a_result(tmp_path):
-    """The other meshes, and an edit in windows."""
+    """The other meshes, and edits, one of them in windows."""
     names = [name for name in sharding_process.MESHES if name not in QUICK]
-    found = run_on_eight(tmp_path, *names, "windows")[1]
-    assert found["edit in windows"] <= 1
+    found = run_on_eight(tmp_path, *names, "edits")[1]
+    # Autoencoder divided in space and guidance over `data`: rounding to uint8 may fall either way.
+    assert found["edit"] <= 1 and found["edit in windows"] <= 1
     for name in names:
         assert_no_result_has_changed(found[name])
-
-
-def test_an_edit_on_a_mesh_is_the_edit(eight):
-    """Autoencoder divided in space and guidance over `data`: rounding to uint8 may fall either way."""
-    assert eight[1]["edit"] <= 1
 
 
 def test_devices_share_an_edit(eight):
