@@ -6,6 +6,7 @@ points of the dense flow agree with as with the best. Frames then lie in the coo
 again by their colours, frames lose the drift that a long chain of steps has.
 """
 
+import copy
 from collections.abc import Sequence
 
 import cv2
@@ -83,9 +84,10 @@ def _camera_step(
     return best[enough.index(True)], best[enough.index(True, 1) if any(enough[1:]) else 1]
 
 
-def _samples(flow, back, texture, spacing=4):
+def _samples(flow, back, texture):
     """Return points of a grid, where the flow takes them, and their weights; only those that the way back confirms."""
     height, width = flow.shape[:2]
+    spacing = max(4, round(min(height, width) / 40))
     y, x = (part.ravel() for part in np.mgrid[spacing // 2 : height : spacing, spacing // 2 : width : spacing])
     moves = flow[y, x].astype(np.float64)
     points = np.stack([x + 0.5, y + 0.5], axis=1)
@@ -176,6 +178,15 @@ class Plate:
                 self.spread += cv2.absdiff(frame, picture).max(axis=-1) * shown
             self.spread /= np.maximum(count, 1)
 
+    def reduced(self, times: int) -> "Plate":
+        """Return the plate of frames that are so many times smaller."""
+        made, size = copy.copy(self), tuple(-(-side // times) for side in self.known.shape[::-1])
+        made.picture = cv2.resize(self.picture, size, interpolation=cv2.INTER_AREA)
+        made.known = cv2.resize(self.known.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 250
+        factor = np.diag([*(np.array(size) / self.known.shape[::-1]), 1.0])
+        made.to_canvas = factor @ self.to_canvas @ pictures.scaling(times)
+        return made
+
     def seen_from(
         self, camera: Float[np.ndarray, "3 3"], size: tuple[int, int]
     ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
@@ -199,24 +210,25 @@ def register(
         small: frames in Lab. plate, cameras: of frames of that size. free: what is background.
         rounds: of Gauss and Newton, each of which corrects by one similarity.
     """
-    height, width = small[0].shape[:2]
-    size = (height, width)
-    # Far fewer pixels than there are fix four numbers.
-    every = max(1, round(min(size) / ENOUGH))
-    some = (slice(None, None, every),) * 2
-    rows, columns = np.mgrid[:height:every, :width:every] + 0.5
+    # Far fewer pixels than there are fix four numbers: larger frames are looked at half as large, or smaller.
+    every = max(1, round(min(small[0].shape[:2]) / ENOUGH))
+    whole, cameras = pictures.scaling(every), pictures.scaling(1 / every) @ cameras @ pictures.scaling(every)
+    plate, free = plate.reduced(every), free[:, every // 2 :: every, every // 2 :: every]
+    height, width = size = free.shape[1:]
+    rows, columns = np.mgrid[:height, :width] + 0.5
     x, y = columns - width / 2, rows - height / 2
     to_middle = pictures.shifting(width / 2, height / 2)
     better = []
     for t in range(len(cameras)):
-        camera, frame = cameras[t], cv2.GaussianBlur(small[t], (0, 0), 1.0)
+        camera, frame = cameras[t], small[t][: height * every, : width * every]
+        frame = cv2.GaussianBlur(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), (0, 0), 1.0)
         for _ in range(rounds):
             seen, known = plate.seen_from(np.linalg.inv(camera), size)
             seen = cv2.GaussianBlur(pictures.to_lab(seen), (0, 0), 1.0)
-            across, down = (cv2.Sobel(seen, cv2.CV_32F, *order, scale=1 / 8)[some] for order in ((1, 0), (0, 1)))
-            difference = frame[some] - seen[some]
+            across, down = (cv2.Sobel(seen, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+            difference = frame - seen
             size_of = np.linalg.norm(difference, axis=-1)
-            usable = (known & free[t])[some]
+            usable = known & free[t]
             if usable.mean() < 0.05:
                 break
             # Cauchy's weights: what is much unlike the plate, such as an object that was not found, hardly counts.
@@ -234,4 +246,4 @@ def register(
                 break
         better.append(camera)
     # The plate is where most frames are: the first one, which is the reference, is off it as the others are off them.
-    return np.linalg.inv(better[0]) @ np.stack(better)
+    return whole @ np.linalg.inv(better[0]) @ np.stack(better) @ np.linalg.inv(whole)

@@ -95,7 +95,7 @@ def render(
     stays = [_goes_along(thing, views, scene.cameras, base, source, target) for thing in scene.things]
     for line in notices.of_clip(scene) + notices.of_things(clip, choices, scene.names):
         notify(line)
-    painter = Painter(scene, choices, stays, _order(scene, choices, source, target, order or ()))
+    painter = Painter(scene, choices, stays, _order(scene, choices, stays, source, target, order or ()))
     for t, time in enumerate(shown):
         if np.isfinite(time):
             result.frames[t] = clip.between(float(time))
@@ -221,11 +221,14 @@ def _goes_along(thing, views, cameras, base, source, target) -> bool:
     return bool(np.linalg.norm(led - there, axis=-1)[counts].mean() < layers.TOLERANCE)
 
 
-def _order(scene: Scene, choices: list[Choice], source: Tracks, target: Tracks, said: Sequence[int]) -> list[int]:
+def _order(
+    scene: Scene, choices: list[Choice], stays: list[bool], source: Tracks, target: Tracks, said: Sequence[int]
+) -> list[int]:
     """Return the things from back to front, as the points' visibility under one another's masks says.
 
     A point that cannot be seen where another thing is lies behind that thing; one that can lies before it. Points of
-    the clip and of the edit vote alike. `said` are groups from front to back, which is not voted on.
+    the clip and of the edit vote alike; where they say nothing, what the edit moves is in front of what `stays`. `said`
+    are groups from front to back, which is not voted on.
     """
     count = len(scene.things)
     votes = np.zeros((count, count))
@@ -241,7 +244,7 @@ def _order(scene: Scene, choices: list[Choice], source: Tracks, target: Tracks, 
                 votes[j, i] = _votes(scene, mine, other, source, frames, own)
                 votes[j, i] += _votes(scene, mine, other, target, choices[j].frame, drawn)
     votes = votes - votes.T  # [j i] above 0: j is in front of i
-    return [int(i) for i in np.argsort((votes > 0).sum(axis=1) - (votes < 0).sum(axis=1), kind="stable")]
+    return [int(i) for i in np.lexsort((np.invert(stays), (votes > 0).sum(axis=1) - (votes < 0).sum(axis=1)))]
 
 
 def _votes(scene, mine, other, tracks, frames, moves) -> int:

@@ -138,8 +138,9 @@ def draw(
             behind, others = _resting(clip, source, target, behind)
             others = [group for group in others if len(group) > 1]  # one point that strays is no thing
             groups += others
-            if others:
-                notify(f"{len(others)} things that move by themselves may pass before what is moved; which, is guessed")
+            for group in others:
+                named = ", ".join(map(str, group))
+                notify(f"points {named} move by themselves: taken for a thing that may pass before what is moved")
     used = sorted({point for group in [behind, *groups] for point in group})
     place = {point: index for index, point in enumerate(used)}
     options: dict[str, Any] = {}

@@ -144,7 +144,7 @@ def test_what_no_operation_names_passes_before_what_is_moved():
     spec = document.parse(edit).validate_against(moving_square.SIZE, moving_square.FRAMES)
     drawn = drafted.draw(clip, spec, source, notify=said.append)
     assert [sorted(group) for group in drawn.groups] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-    assert "1 things that move by themselves may pass before what is moved; which, is guessed" in said
+    assert "points 5, 6, 7, 8, 9 move by themselves: taken for a thing that may pass before what is moved" in said
     x, y = places[6]
     shown = drawn.frames[6, y + 2 : y + 14, x + 2 : x + 14].astype(int)
     assert np.abs(shown - truth[6, y + 2 : y + 14, x + 2 : x + 14]).mean() < 6
@@ -158,7 +158,8 @@ def test_the_example_is_drawn_both_ways(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(opening, "load", lambda *args, **options: editor)
     result = files.run(out=tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["memory", "clip", "model", "draft", "tracks"]
+    assert [line.split()[0] for line in lines] == ["memory", "clip", "model", "draft", "tracks", "notice"]
+    assert "move by themselves: taken for a thing that may pass before what is moved" in lines[5]
     assert lines[3] == "draft   drawn from the clip's own pixels, without a model"
     np.testing.assert_array_equal(result.edited.frames, result.clip.frames)
     assert json.loads(result.files["record.json"].read_text())["model"]["name"] == "motionv2v_tiny"
