@@ -108,7 +108,7 @@ def resize(tracks: Tracks, old: tuple[int, int], new: tuple[int, int]) -> Tracks
     return Tracks(tracks.xy * factor, tracks.visible)
 
 
-def retime(tracks: Tracks, times: Num[AnyArray, "S"]) -> Tracks:
+def at_times(tracks: Tracks, times: Num[AnyArray, "S"]) -> Tracks:
     """Samples the tracks at frame times: positions linear in time, visibility of the nearest frame (halves go up).
 
     Times before the first or after the last frame give that frame. Raises ValueError for times that are not finite.

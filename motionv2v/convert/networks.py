@@ -20,8 +20,7 @@ import numpy as np
 from motionv2v import checkpoints, parameters
 from motionv2v.convert import autoencoder, text_encoder, transformer, writing
 from motionv2v.convert.rules import Rule, Step, expand
-from motionv2v.convert.tensors import DTYPES, ConvertError, Tensors, hollow, match, open_folder, read_json
-from motionv2v.convert.tensors import load as load_leaves
+from motionv2v.convert.tensors import DTYPES, ConvertError, Tensors, hollow, load_leaves, match, open_folder, read_json
 from motionv2v.convert.writing import OutputFolder, Planned
 from motionv2v.models.denoiser import Denoiser
 from motionv2v.models.dit import DiT

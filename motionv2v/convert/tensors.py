@@ -239,7 +239,7 @@ def match(tensors: Tensors, rules: Sequence[Rule], shapes: Mapping[str, tuple[in
     return read
 
 
-def load(
+def load_leaves(
     tensors: Tensors, rules: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]], dtype: str = "float32"
 ) -> dict[str, np.ndarray]:
     """Read a model's leaves as {path: array}; a leaf that stacks layers is allocated once and filled layer by layer.

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from motionv2v import tracks
 from motionv2v.tracks import Tracks, crop, resize, warp
-from motionv2v.tracks import take_frames as take_track_frames
 from motionv2v.typing import Bool, Float, Int, UInt8
 
 SPEEDS = ("regular", "half", "half_middle", "half_second_half", "two_thirds", "two_thirds_middle", "two_thirds_later")
@@ -76,8 +76,8 @@ def cover_crop(clip: TrackedClip, size: tuple[int, int]) -> TrackedClip:
             for frame in clip.frames
         ]
     )
-    tracks = resize(clip.tracks, (old_height, old_width), new)
-    return TrackedClip(frames, crop(tracks, top, left))
+    resized = resize(clip.tracks, (old_height, old_width), new)
+    return TrackedClip(frames, crop(resized, top, left))
 
 
 def take_frames(clip: TrackedClip, indices: Int[np.ndarray, "S"]) -> TrackedClip:
@@ -86,7 +86,7 @@ def take_frames(clip: TrackedClip, indices: Int[np.ndarray, "S"]) -> TrackedClip
     outside = indices[(indices < 0) | (indices >= num_frames)]
     if outside.size:
         raise ValueError(f"there is no frame {outside[0]}: the clip has frames 0..{num_frames - 1}")
-    return TrackedClip(clip.frames[indices], take_track_frames(clip.tracks, indices))
+    return TrackedClip(clip.frames[indices], tracks.take_frames(clip.tracks, indices))
 
 
 def resample_indices(num_in: int, num_out: int) -> Int[np.ndarray, "S"]:

@@ -28,8 +28,7 @@ import numpy as np
 from motionv2v import camera
 from motionv2v.edits import groups, selection
 from motionv2v.edits.selection import Frame, Number, Point, Points
-from motionv2v.tracks import Tracks, array_namespace, take_frames, warp
-from motionv2v.tracks import retime as retime_tracks
+from motionv2v.tracks import Tracks, array_namespace, at_times, take_frames, warp
 from motionv2v.typing import Bool, Float, Num
 
 
@@ -164,7 +163,7 @@ def retime(
             )
         times = np.array([selection.TIME.check(time, f"times[{frame}]") for frame, time in enumerate(times)])
         times = np.where((frames >= first) & (frames <= last), times, frames)
-    played = retime_tracks(tracks, times)
+    played = at_times(tracks, times)
     return _replace(tracks, played.xy, selection.mask(tracks, points), played.visible)
 
 

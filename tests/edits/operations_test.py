@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from motionv2v import edits
-from motionv2v.tracks import Tracks, concatenate, from_arrays, retime, select, take_frames
+from motionv2v.tracks import Tracks, at_times, concatenate, from_arrays, select, take_frames
 
 N, T = 6, 9
 
@@ -111,25 +111,25 @@ def test_retime(source):
     assert_untouched(double, source, [1])
     np.testing.assert_array_equal(double.xy[1, 6:], source.xy[1, [8, 8, 8]])
     times = np.array([0, 0, 1, 1.5, 2, 8, 7, 6, 20.0])
-    assert_same(edits.retime(source, times=times), retime(source, times), atol=0)
+    assert_same(edits.retime(source, times=times), at_times(source, times), atol=0)
 
 
 @pytest.mark.parametrize("window", [{}, {"start_frame": 0}, {"end_frame": 8}])
 def test_retime_backwards_starts_at_the_end(source, window):
     assert_same(edits.retime(source, speed=-1, **window), edits.reverse(source), atol=0)
     slow = edits.retime(source, speed=-0.5, **window)
-    assert_same(slow, retime(source, 8 - 0.5 * np.arange(T)), atol=0)
+    assert_same(slow, at_times(source, 8 - 0.5 * np.arange(T)), atol=0)
     fast = edits.retime(source, speed=-2, **window)
-    assert_same(fast, retime(source, np.array([8, 6, 4, 2, 0, 0, 0, 0, 0])), atol=0)
+    assert_same(fast, at_times(source, np.array([8, 6, 4, 2, 0, 0, 0, 0, 0])), atol=0)
 
 
 def test_retime_backwards_in_a_window_plays_it_backwards_without_a_jump(source):
     back = edits.retime(source, speed=-1, start_frame=4, end_frame=6)
-    assert_same(back, retime(source, np.array([0, 1, 2, 3, 4, 3, 2, 3, 4])), atol=0)
+    assert_same(back, at_times(source, np.array([0, 1, 2, 3, 4, 3, 2, 3, 4])), atol=0)
     further = edits.retime(source, speed=-1, start_frame=2, end_frame=5)
-    assert_same(further, retime(source, np.array([1, 2, 3, 2, 1, 0, 1, 2, 3])), atol=0)
+    assert_same(further, at_times(source, np.array([1, 2, 3, 2, 1, 0, 1, 2, 3])), atol=0)
     too_far = edits.retime(source, speed=-3, start_frame=2, end_frame=5)
-    assert_same(too_far, retime(source, np.array([3, 4, 5, 2, 0, 0, 0, 0, 0])), atol=0)
+    assert_same(too_far, at_times(source, np.array([3, 4, 5, 2, 0, 0, 0, 0, 0])), atol=0)
 
 
 def test_retime_refuses_a_speed_that_freezes(source):
@@ -147,7 +147,7 @@ def test_retime_refuses_a_speed_that_freezes(source):
 
 def test_retime_in_a_window_joins_without_a_jump(source):
     got = edits.retime(source, speed=0.5, start_frame=2, end_frame=6)
-    assert_same(got, retime(source, np.array([0, 1, 2, 2.5, 3, 3.5, 4, 5, 6])), atol=0)
+    assert_same(got, at_times(source, np.array([0, 1, 2, 2.5, 3, 3.5, 4, 5, 6])), atol=0)
 
 
 def test_reverse_twice_is_identity(source):

@@ -15,8 +15,7 @@ import numpy as np
 
 from motionv2v import tracks, video
 from motionv2v.data.scenes import pairs, shapes
-from motionv2v.data.scenes.motion import Motion
-from motionv2v.data.scenes.motion import Path as MotionPath
+from motionv2v.data.scenes.motion import Motion, MotionPath
 
 FPS = 8
 CONFIG = pairs.SceneConfig(num_points=10)

@@ -17,7 +17,7 @@ Affine = tuple[Float[np.ndarray, "T 2 2"], Float[np.ndarray, "T 2"]]
 
 
 @dataclass(frozen=True)
-class Path:
+class MotionPath:
     """A similarity's path: it moves by `travel`, sways, turns and zooms during `on`..`off`, and rests otherwise."""
 
     position: tuple[float, float]
@@ -45,10 +45,10 @@ class Path:
 class Motion:
     """The camera's path, one path per sprite, the times at which frames are taken, and an optional sliding crop."""
 
-    camera: Path
-    sprites: tuple[Path, ...]
+    camera: MotionPath
+    sprites: tuple[MotionPath, ...]
     times: np.ndarray | None = None
-    crop: Path | None = None
+    crop: MotionPath | None = None
 
     def frame_times(self, num_frames: int) -> np.ndarray:
         """Return the scene time of each frame [T]: 0..1 evenly, unless the motion is retimed."""
@@ -96,7 +96,9 @@ def random_motion(
     return Motion(random_camera(rng, config), tuple(paths))
 
 
-def _random_sprite_path(rng: np.random.Generator, radius: float, aspect: float, config: Any, base: Path | None) -> Path:
+def _random_sprite_path(
+    rng: np.random.Generator, radius: float, aspect: float, config: Any, base: MotionPath | None
+) -> MotionPath:
     anchor, position = float(rng.uniform(0, 1)), rng.uniform(0.15, 0.85, 2) * (aspect, 1)
     if base is not None and rng.random() < 0.25:
         anchor, position = base.anchor, np.asarray(base.position)
@@ -118,7 +120,7 @@ def _random_sprite_path(rng: np.random.Generator, radius: float, aspect: float, 
     sway = rng.normal(0, 0.06, 2) * (rng.random() < 0.4)
     turn = config.turn * rng.uniform(-1, 1) * (rng.random() < 0.6)
     zoom = config.zoom * rng.uniform(-1, 1) * (rng.random() < 0.4)
-    return Path(tuple(position), tuple(travel), tuple(sway), float(turn), float(zoom), on, off, anchor)
+    return MotionPath(tuple(position), tuple(travel), tuple(sway), float(turn), float(zoom), on, off, anchor)
 
 
 def _random_window(rng: np.random.Generator) -> tuple[float, float]:
@@ -128,36 +130,38 @@ def _random_window(rng: np.random.Generator) -> tuple[float, float]:
     return on, off
 
 
-def random_camera(rng: np.random.Generator, config: Any, always: bool = False, anchor: float | None = None) -> Path:
+def random_camera(
+    rng: np.random.Generator, config: Any, always: bool = False, anchor: float | None = None
+) -> MotionPath:
     """Draw a camera path: still for a share of scenes, else a pan with a little turn and zoom."""
     anchor = float(rng.uniform(0, 1)) if anchor is None else anchor
     on, off = _random_window(rng)
     if not always and rng.random() >= config.moving_camera:
-        return Path((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 0.0, 0.0, on, off, anchor)
+        return MotionPath((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 0.0, 0.0, on, off, anchor)
     direction = rng.uniform(0, 2 * np.pi)
     travel = config.camera_speed * (off - on) * rng.uniform(0.2, 1) * np.array([np.cos(direction), np.sin(direction)])
     turn = 0.25 * config.turn * rng.uniform(-1, 1) * (rng.random() < 0.3)
     zoom = config.zoom * rng.uniform(-1, 1) * (rng.random() < 0.3)
-    return Path((0.0, 0.0), tuple(travel), (0.0, 0.0), float(turn), float(zoom), on, off, anchor)
+    return MotionPath((0.0, 0.0), tuple(travel), (0.0, 0.0), float(turn), float(zoom), on, off, anchor)
 
 
-def random_crop(rng: np.random.Generator) -> Path:
+def random_crop(rng: np.random.Generator) -> MotionPath:
     """Draw a sliding crop that zooms in to 0.55..1 of the frame and stays inside it at both ends."""
     start, end = 1 - 0.45 * rng.uniform(0, 1, 2)
     room = 0.5 * (1 - max(start, end))
     first, last = rng.uniform(-room, room, (2, 2))
-    # Path measures from its anchor (time 0): scale `start` there is expressed by starting from a shifted, scaled pose.
+    # The path is measured from its anchor (time 0): scale `start` there is starting from a shifted, scaled pose.
     zoom = float(np.log(end / start))
     return _ScaledPath(tuple(first), tuple(last - first), (0.0, 0.0), 0.0, zoom, 0.0, 1.0, 0.0, float(start))
 
 
 @dataclass(frozen=True)
-class _ScaledPath(Path):
+class _ScaledPath(MotionPath):
     """A path whose scale at the anchor is not one."""
 
     start_scale: float = 1.0
 
     def pose(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Evaluate like `Path.pose`, with the scale multiplied by `start_scale`."""
+        """Evaluate like `MotionPath.pose`, with the scale multiplied by `start_scale`."""
         position, angle, scale = super().pose(times)
         return position, angle, scale * self.start_scale

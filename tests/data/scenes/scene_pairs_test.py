@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from motionv2v.data.scenes import pairs, shapes
-from motionv2v.data.scenes.motion import Motion, Path
+from motionv2v.data.scenes.motion import Motion, MotionPath
 from motionv2v.data.scenes.pairs import KINDS, SceneConfig
 from motionv2v.data.tokenizer import ByteTokenizer
 
@@ -372,7 +372,7 @@ def test_random_inside_keeps_away_from_the_outline():
 
 
 def test_paths_rest_outside_their_window_and_meet_their_anchor():
-    path = Path((0.3, 0.4), (0.5, -0.2), (0.1, 0.0), 0.8, 0.2, on=0.25, off=0.75, anchor=0.5)
+    path = MotionPath((0.3, 0.4), (0.5, -0.2), (0.1, 0.0), 0.8, 0.2, on=0.25, off=0.75, anchor=0.5)
     position, angle, scale = path.pose(np.array([0, 0.25, 0.5, 0.75, 1]))
     np.testing.assert_allclose((*position[2], angle[2], scale[2]), (0.3, 0.4, 0, 1), atol=1e-12)
     for part in (position, angle, scale):
