@@ -11,13 +11,13 @@ import pytest
 from motionv2v.tracks import (
     Tracks,
     array_namespace,
+    at_times,
     concatenate,
     crop,
     from_arrays,
     hide_outside,
     load,
     resize,
-    retime,
     save,
     select,
     take_frames,
@@ -90,7 +90,7 @@ def test_crop_moves_the_origin():
 def test_retime_matches_loop():
     tracks = random_tracks()
     times = np.array([-1.0, 0.0, 0.25, 1.5, 2.5, 3.75, 4.0, 9.0])
-    played = retime(tracks, times)
+    played = at_times(tracks, times)
     for s, time in enumerate(np.clip(times, 0, 4)):
         before, after = int(np.floor(time)), int(np.ceil(time))
         expected = tracks.xy[:, before] + (time - before) * (tracks.xy[:, after] - tracks.xy[:, before])
@@ -104,7 +104,7 @@ def test_jax_gives_what_numpy_gives():
 
     def everything(tracks):
         moved = crop(warp(tracks, homographies.astype(np.float32)), 1, 2)
-        return retime(resize(moved, (8, 8), (16, 4)), times)
+        return at_times(resize(moved, (8, 8), (16, 4)), times)
 
     got, expected = jax.jit(everything)(on_device), everything(tracks)
     np.testing.assert_allclose(got.xy, expected.xy, rtol=1e-5, atol=1e-4)  # float32 in another order
@@ -114,9 +114,9 @@ def test_jax_gives_what_numpy_gives():
 def test_batches_are_mapped_one_by_one():
     parts = [random_tracks(seed=seed) for seed in range(2)]
     batch = Tracks(np.stack([p.xy for p in parts]), np.stack([p.visible for p in parts]))
-    got = retime(warp(batch, random_homographies()), np.arange(4) + 0.5)
+    got = at_times(warp(batch, random_homographies()), np.arange(4) + 0.5)
     for b, part in enumerate(parts):
-        expected = retime(warp(part, random_homographies()), np.arange(4) + 0.5)
+        expected = at_times(warp(part, random_homographies()), np.arange(4) + 0.5)
         np.testing.assert_array_equal(got.xy[b], expected.xy)
         np.testing.assert_array_equal(got.visible[b], expected.visible)
 

@@ -244,7 +244,7 @@ def _order(
                 votes[j, i] = _votes(scene, mine, other, source, frames, own)
                 votes[j, i] += _votes(scene, mine, other, target, choices[j].frame, drawn)
     votes = votes - votes.T  # [j i] above 0: j is in front of i
-    return [int(i) for i in np.lexsort((np.invert(stays), (votes > 0).sum(axis=1) - (votes < 0).sum(axis=1)))]
+    return [int(i) for i in np.lexsort((~np.array(stays, bool), (votes > 0).sum(axis=1) - (votes < 0).sum(axis=1)))]
 
 
 def _votes(scene, mine, other, tracks, frames, moves) -> int:
