@@ -32,7 +32,7 @@ setup(
         "ml_dtypes>=0.5.0",
         "numpy>=2.1.0",
         "opencv-python-headless>=4.11.0.86",
-        "optax>=0.2.5",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.11.20",
         "pillow>=11.0.0",
         "rich>=13.9.0",

@@ -54,7 +54,7 @@ EDITS: dict[str, tuple[str, list, list[dict[str, Any]]]] = {
 """Name of the edit: the clip, its queries, and the operations."""
 
 
-def print_drafts(options: Namespace) -> None:
+def print_draft(options: Namespace) -> None:
     """Print what drafts of real clips cost, the score of the pair whose truth is known, and write their sheets."""
     if options.clips is None:
         shape = (5, 48, 72) if options.quick else (FRAMES, 480, 720)
