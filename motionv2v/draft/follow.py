@@ -34,6 +34,8 @@ LEAST_INSIDE = 0.25
 """Share of the template that the frame must hold."""
 LIKE_ITSELF = 7.0
 """Distance to the template around the points that are seen, up to which they are where the tracker says (median)."""
+STEADY = 0.1
+"""Zoom (logarithm) from frame to frame up to which points are believed, which may slide towards one another."""
 TRUSTED = 0.85
 """Elsewhere the points' own motion stays unless another one has at most this share of its distance."""
 PATIENCE = 5
@@ -154,7 +156,8 @@ class _Follower:
             # What hides a part of a thing draws a fit off it; one point alone tells neither turn nor zoom.
             near = template.around[layer.seen[:, q]].any(axis=0)
             shown, inside = template.at(frame, *by_points)
-            if len(layer.points) > 1 and (inside & near).any():
+            steady = abs(np.log(abs(by_points[0] / before[0]))) < STEADY
+            if len(layer.points) > 1 and steady and (inside & near).any():
                 unlike = pictures.distance(shown, template.picture)[inside & near]
                 if np.median(unlike) < LIKE_ITSELF:
                     return by_points
