@@ -80,7 +80,7 @@ def render(
     behind, result.groups = _grouped(clip, source, target, groups)
     _check_said(clip, result.groups, hints, order)
     key = (source.xy.tobytes(), source.visible.tobytes(), repr(result.groups), pickle.dumps(hints))
-    scene = clip.kept(key, lambda: Scene(clip, source, result.groups, hints))
+    scene, told = clip.kept(key, lambda: _take_apart(clip, source, result.groups, hints))
     if unseen := len(result.groups) - len(scene.things):
         notify(f"{unseen} things are never visible in the clip, so there is nothing to draw them from")
     views, is_camera = _views(scene.cameras, behind, source, target)
@@ -93,7 +93,7 @@ def render(
     ]
     base = times.nearest(shown)
     stays = [_goes_along(thing, views, scene.cameras, base, source, target) for thing in scene.things]
-    for line in notices.of_clip(scene) + notices.of_things(clip, choices, scene.names):
+    for line in told + notices.of_things(choices, scene):
         notify(line)
     painter = Painter(scene, choices, stays, _order(scene, choices, stays, source, target, order or ()))
     for t, time in enumerate(shown):
@@ -127,6 +127,12 @@ def _missed(result, t, target, names, stays) -> Float[np.ndarray, "H W"]:
         distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / min(owner.shape)
         doubt = np.clip(1 - distance * (1 - LEAST_MISSED) / AROUND_MISSED, 0, 1) * (distance <= AROUND_MISSED)
     return doubt.astype(np.float32)
+
+
+def _take_apart(clip, source, groups, hints) -> tuple[Scene, list[str]]:
+    """Return the clip taken apart, and what there is to say of it: once, however often a path is bent."""
+    scene = Scene(clip, source, groups, hints)
+    return scene, notices.of_clip(scene)
 
 
 def _check(clip, source, target):

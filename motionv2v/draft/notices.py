@@ -7,7 +7,6 @@ import numpy as np
 
 from motionv2v.draft import background
 from motionv2v.draft.choice import Choice
-from motionv2v.draft.clip import Prepared
 from motionv2v.draft.scene import Scene
 from motionv2v.typing import Bool, Float
 
@@ -63,11 +62,11 @@ def _off_plane(scene: Scene, t: int, kept: Bool[np.ndarray, "j k"]) -> float:
     return float((off > OFF_PLANE * clip.small_size[0] / 480).mean())
 
 
-def of_things(clip: Prepared, choices: Sequence[Choice], names: Sequence[int]) -> list[str]:
-    """Tell of things that are drawn much larger than the clip shows them; `names`: of their groups, from 0."""
+def of_things(choices: Sequence[Choice], scene: Scene) -> list[str]:
+    """Tell of things that are drawn much larger than the clip shows them."""
     told = []
-    for choice, name in zip(choices, names, strict=True):
-        factor = np.abs(choice.factor)
+    for choice, name, thing in zip(choices, scene.names, scene.things, strict=True):
+        factor = np.abs(choice.factor) * thing.there[choice.frame]
         t = int(factor.argmax())
         if factor[t] > ENLARGED:
             told.append(f"thing {name + 1} becomes {factor[t]:.1f} times as large as in the clip (frame {t}): soft")

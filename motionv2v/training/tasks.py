@@ -42,7 +42,7 @@ def _draw(key: Key, config: Any, model: backbone.Model, given: Set[str]) -> PyTr
     """Draw a model's parameters, but for those whose paths are given: their values come from elsewhere afterwards.
 
     Until then not-a-numbers that take no memory stand for them. Of a branch on a trained base most is given, and
-    drawing it would take a large model minutes and its full size in memory.
+    would be drawn, at its full size in memory, to be thrown away.
     """
 
     def draw(key: Key) -> dict[str, jax.Array]:
