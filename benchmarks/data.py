@@ -27,7 +27,7 @@ from absl import flags
 from harness import number, print_table
 
 from motionv2v.data import batches, buckets, latents, records
-from motionv2v.data.scenes import pairs
+from motionv2v.data.scenes import drawn_pairs
 from motionv2v.data.stored_pairs import PairSource
 from motionv2v.data.videos import stored_clip
 from motionv2v.devices import program_cache
@@ -43,7 +43,7 @@ class StoredClips:
     """Drawn pairs as a data set stores them: their clips encoded, in memory; read by decoding (grain's protocol)."""
 
     def __init__(self, scene: Any, count: int):
-        drawn = [pairs.SyntheticSource(scene)[index] for index in range(count)]
+        drawn = [drawn_pairs.SyntheticSource(scene)[index] for index in range(count)]
         self._records = [p | {name: stored_clip.encode(p[name]) for name in ("source", "target")} for p in drawn]
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ def print_data(options: Namespace) -> None:
     shape = stored[0]["source"].shape[:3] if stored else (config.data.num_frames, *config.data.size)
     config.data.update({"num_frames": shape[0], "size": tuple(shape[1:])})
     config.data.scene.num_points = POINTS
-    scenes = pairs.SyntheticSource(dataset.scene_config(config))
+    scenes = drawn_pairs.SyntheticSource(dataset.scene_config(config))
     clips = stored or StoredClips(dataset.scene_config(config), SAMPLES)
     count = 2 if options.quick else 48
     length, rng = config.data.text_length, np.random.default_rng(0)

@@ -103,7 +103,7 @@ def sample_shapes(model: Model, num_points: int = 1) -> dict[str, jax.ShapeDtype
     frames, height, width, _ = clip_shape(model)
     t, h, w = latent_shape((1, frames, height, width, 3), model.vae.latent_channels)[1:4]
     sizes = {"T": frames, "H": height, "W": width, "N": num_points, "t": t, "h": h, "w": w}
-    found = methods.fields.shapes(model.method.fields, sizes)
+    found = methods.fields.shapes(model.method.fields(model.config.method), sizes)
     return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in found.items()}
 
 

@@ -179,6 +179,7 @@ _DATA = {
     "vocabulary": Field(text, "folder with spiece.model, empty to find it in `init_from`", ""),
     # Left as it is: cached latents remember which of these fields they were drawn with.
     "scene": Field(schema.fields(_SCENE, fill=False), "how rich the drawn scenes are", {}),
+    "real_drafts": Field(_share, "share of scenes whose drafts are found in the clip, not drawn from the scene", 0.0),
     "crop": Field(optional(several(_side, 3)), "frames, height and width of the pieces an autoencoder trains on", None),
     "clips": Field(whole(1, 4096), "pieces per step of an autoencoder's training", 1),
     "blob_share": Field(_share, "share of those pieces that show blobs", 0.0),

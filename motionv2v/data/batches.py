@@ -26,7 +26,7 @@ from motionv2v.data.workers import end_with_parent, shielded
 FIELDS = (
     "source", "target", "source_xy", "target_xy", "source_visible", "target_visible", "edited", "caption", "kind",
 )  # fmt: skip
-"""What a sample holds, see `data.scenes.pairs.SyntheticSource`."""
+"""What a sample holds, see `data.scenes.drawn_pairs.SyntheticSource`."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ FIELDS: dict[str, Field] = {
 }
 
 SAMPLE = tuple(name for name in FIELDS if name not in ("source_frames", "target_frames", "video", "fps"))
-"""The fields of a training sample: those of `data.scenes.pairs.SyntheticSource`."""
+"""The fields of a training sample: those of `data.scenes.drawn_pairs.SyntheticSource`."""
 
 
 def encode(

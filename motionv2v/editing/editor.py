@@ -229,7 +229,7 @@ class Editor(loaded_model.LoadedModel):
         if num_views is None:
             is_mean = use_control and settings.num_steps == 1
             num_views = self.config.sample.views if is_mean else 1
-        read = {} if self.model.method is None else self.model.method.fields
+        read = self.fields
         length = fields.length(batch, read) or self.num_frames
         plan = self.plan(length)
         if len(plan.starts) > 1:

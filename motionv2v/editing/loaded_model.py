@@ -216,7 +216,7 @@ class LoadedModel:
         return videos
 
     def _call_sampler(self, program, key, batch, tokens, settings, use_control, **static):
-        names = {*self._field_arrays(), *self._field_arrays(is_optional=True)} if use_control else set()
+        names = {*fields.arrays(self.fields), *fields.optional(self.fields)} if use_control else set()
         read = {name: jnp.asarray(x) for name, x in batch.items() if name in names}
         params = self.sampling_params(settings)
         texts = self.embed_with_null(tokens)
@@ -224,11 +224,10 @@ class LoadedModel:
         with sharding.use(self.mesh):
             return program(params, key, read, *texts, **static)
 
-    def _field_arrays(self, is_optional: bool = False) -> Sequence[str]:
-        if self.model.method is None:
-            return ()
-        read = self.model.method.fields
-        return fields.optional(read) if is_optional else tuple(fields.arrays(read))
+    @property
+    def fields(self) -> dict[str, fields.Field]:
+        """Return the fields that the method reads by name; none without a method."""
+        return {} if self.model.method is None else self.model.method.fields(self.config.method)
 
     def _sample_fn(self, params, key, batch, text, null_text, *, settings, use_control, shape, skip):
         """Sample from what the method reads to pixels, and tell whether it is finite: what `sample` compiles."""

@@ -220,7 +220,7 @@ class Sampler:
         """Draw and encode each window's conditions, by one key: a point has one colour in all of them."""
         found = []
         for index in range(len(plan.starts)):
-            cut = fields.take_frames(batch, self._loaded.model.method.fields, plan.frames(index))
+            cut = fields.take_frames(batch, self._loaded.fields, plan.frames(index))
             with sharding.use(self._loaded.mesh):
                 found.append(jax.tree.map(np.asarray, self._encode(params, key, cut)))
             done("encode", f"reading {_window(index, plan)}")
@@ -234,7 +234,7 @@ class Sampler:
         if not batch:
             return np.asarray(jax.random.normal(key, shape))[:, plan.sources]
         held = np.minimum(np.arange(plan.stops[-1]), plan.num_frames - 1)
-        whole = fields.take_frames(batch, model.method.fields, held)
+        whole = fields.take_frames(batch, self._loaded.fields, held)
         noise = model.method.initial_noise(key, whole, shape, self._loaded.config.method)
         return np.asarray(noise)[:, plan.sources]
 

@@ -69,6 +69,7 @@ class Method(NamedTuple):
         make_conditioner: (config, width=, patch_size=, dtype=) -> linen module: (conditions, time) -> `dit.Control`.
         settings: what `config.method` may hold besides `name`, see `schema`.
         loss: see `v_loss`. initial_noise: see `normal_noise`.
+        also_reads: (config) -> further fields that it reads with these settings.
         turn: further fields, by name, for methods that read what `fields.FIELDS` does not have.
         start_from: see `start_from_base`.
         probe: (generate, samples) -> {"scalars", "videos"}: what is measured on held-out samples while training, with
@@ -84,19 +85,22 @@ class Method(NamedTuple):
     settings: Mapping[str, schema.Field] = {}
     loss: Callable[..., Float[AnyArray, "B"]] = v_loss
     initial_noise: Callable[..., AnyArray] = normal_noise
+    also_reads: Callable[[Any], tuple[str, ...]] = lambda config: ()
     turn: Mapping[str, fields.Field] = {}
     start_from: Callable[..., PyTree] = start_from_base
     probe: Callable[..., dict[str, Any]] | None = None
     max_points: Callable[[Any], int] | None = None
     layouts: tuple[Layout, ...] = ()
 
-    @property
-    def fields(self) -> dict[str, fields.Field]:
-        """Return the fields it reads by name, as `fields.select`."""
-        return fields.select(self.reads, self.turn)
+    def fields(self, config: Any) -> dict[str, fields.Field]:
+        """Return the fields it reads with a `config.method`, by name, as `fields.select`."""
+        return fields.select((*self.reads, *self.also_reads(config)), self.turn)
 
     def edits(self) -> bool:
-        """Tell whether an edit brings all that the method reads: a clip, its tracks and where they shall go."""
+        """Tell whether an edit brings all that the method reads: a clip, its tracks and where they shall go.
+
+        A draft, which some also read, is drawn from these.
+        """
         return set(self.reads) <= {"source", "source_tracks", "target_tracks"} and "target_tracks" in self.reads
 
     def draw(self, key: Key, clip: Mapping[str, AnyArray], config: Any) -> dict[str, dict[str, AnyArray]]:
@@ -109,12 +113,13 @@ class Method(NamedTuple):
         Raises:
             ValueError: if the batch lacks what the method reads, naming what is there.
         """
-        names = fields.arrays(self.fields)
+        read = self.fields(config)
+        names = fields.arrays(read)
         missing = [name for name in names if name not in batch]
         if missing:
             raise ValueError(f"the method reads {', '.join(missing)}; the batch has {', '.join(sorted(batch))}")
         clips = {name: jnp.asarray(batch[name]) for name in names}
-        clips |= {name: jnp.asarray(batch[name]) for name in fields.optional(self.fields) if name in batch}
+        clips |= {name: jnp.asarray(batch[name]) for name in fields.optional(read) if name in batch}
         count = next(iter(clips.values())).shape[0]
         return jax.vmap(lambda k, clip: self.draw(k, clip, config))(jax.random.split(key, count), clips)
 

@@ -2,7 +2,9 @@
 
 A field is one or more arrays of a sample. `source` is the clip as it was and `target` the clip it shall become, uint8
 [T H W 3]; `source_tracks` and `target_tracks` are the arrays `<name>_xy` float32 [N T 2], in pixels, and
-`<name>_visible` bool [N T]; `region` is a mask [T H W] in [0, 1], 1 where something changes.
+`<name>_visible` bool [N T]; `region` is a mask [T H W] in [0, 1], 1 where something changes. `draft` is the
+edit as drawn without a network: the array of that name, uint8 [T H W 3], and float32 [T H W] in [0, 1] `draft_hole`, 1
+where its content is made up, and `draft_uncertain`, how likely each pixel is wrong.
 
 Turned clips are clips, and turned paths are their paths: `View` says how, for ensembles and augmentation. A field whose
 `turn` is None cannot be turned, which is said, and never passed through as it was.
@@ -86,6 +88,14 @@ FIELDS: dict[str, Field] = {
     "source_tracks": _tracks("source"),
     "target_tracks": _tracks("target"),
     "region": Field({"region": (("T", "H", "W"), np.float32)}, turn_pictures),
+    "draft": Field(
+        {
+            "draft": (("T", "H", "W", 3), np.uint8),
+            "draft_hole": (("T", "H", "W"), np.float32),
+            "draft_uncertain": (("T", "H", "W"), np.float32),
+        },
+        turn_pictures,
+    ),
 }
 """The fields of clips and pairs that this package makes. A method brings its own further ones (`Method.turn`)."""
 

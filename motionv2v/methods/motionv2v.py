@@ -4,6 +4,11 @@ Three conditioning videos go through the frozen VAE: the source video, its point
 the same points, in the same colours, where the edit wants them. Their latents are concatenated on channels in the order
 [target tracks | source tracks | source video], 3 x 16 = 48 channels, and patchified into the control branch's tokens.
 The code behind the published demos adds to each stream the latent of its first frame (zero elsewhere): 96 channels.
+
+A fourth stream, which is ours, is the edit's draft (`motionv2v.draft`): what the clip's own pixels make of it. Its
+latent comes with two maps, the shares of each latent cell that the draft made up and that it doubts, so that the branch
+repairs a picture instead of drawing from blobs. It enters by a patch embedding of its own, which starts as zeros:
+weights that were trained without a draft go on from where they were.
 """
 
 from collections.abc import Callable
@@ -18,13 +23,25 @@ from motionv2v.methods import Method, start_from_base
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.layouts import Layout, Shapes, Trim
 from motionv2v.models.patches import patchify
-from motionv2v.schema import Field, choice, flag, number
+from motionv2v.models.vae.autoencoder import latent_shape
+from motionv2v.schema import Field, Kind, choice, flag, number
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Key, PyTree
 
 STREAMS = ("target_tracks", "source_tracks", "source_video")
+DRAFT = "draft"
+
+
+def _known_streams(value: Any) -> tuple[str, ...]:
+    if tuple(value) not in (STREAMS, (*STREAMS, DRAFT)):
+        raise ValueError
+    return tuple(value)
+
 
 SETTINGS = {
+    "streams": Field(
+        Kind(f"{STREAMS}, or these and then {DRAFT!r}", _known_streams), "what the branch sees, in order", STREAMS
+    ),
     "sigma": Field(number(above=0, most=4096), "standard deviation of a blob in pixels", 10.0),
     "colors": Field(choice("any", *render.POOLS), "pool of the blobs' colours", "any"),
     "first_frame_latents": Field(flag, "96 conditioning channels instead of 48", False),
@@ -40,12 +57,15 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     Args:
         key: draws the blobs' colours.
         clip: `source` uint8 [T H W 3]; `source_xy`, `target_xy` float [N T 2] in pixels; `source_visible`,
-            `target_visible` bool [N T]. A hidden point draws nothing.
-        config: `sigma` (pixels), `colors` (a pool of `render.random_colors`), `first_frame_latents`, and `subpixel`:
-            whether a blob's centre lies between pixels (the default), or snaps to one as the released weights saw it.
+            `target_visible` bool [N T]. A hidden point draws nothing. With the stream `draft` also that field's arrays.
+        config: `sigma` (pixels), `colors` (a pool of `render.random_colors`), `first_frame_latents`, `streams`, and
+            `subpixel`: whether a blob's centre lies between pixels (the default), or snaps to one as the released
+            weights saw it.
 
     Returns:
-        {"videos": {name: [T H W 3] in [-1, 1]}}; with first-frame latents also `<name>_first` of one frame each.
+        {"videos": {name: [T H W 3] in [-1, 1]}}; with first-frame latents also `<name>_first` of one frame each. With
+        the stream `draft` also that video, and "maps": {"draft": [t h w 2]}, the shares of each latent's pixels that
+        are made up and that are doubtful.
     """
     size = clip["source"].shape[1:3]
     colors = render.random_colors(key, clip["source_xy"].shape[0], config.colors)
@@ -56,7 +76,21 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
         videos[f"{side}_tracks"] = drawn * 2 - 1
     if config.first_frame_latents:
         videos |= {f"{name}_first": video[:1] for name, video in videos.items()}
-    return {"videos": videos}
+    if DRAFT not in config.streams:
+        return {"videos": videos}
+    videos[DRAFT] = clip["draft"].astype(jnp.float32) / 127.5 - 1
+    shares = [_share_of_latents(clip[f"draft_{name}"]) for name in ("hole", "uncertain")]
+    return {"videos": videos, "maps": {DRAFT: jnp.stack(shares, -1)}}
+
+
+def _share_of_latents(mask: Float[AnyArray, "T H W"]) -> Float[AnyArray, "t h w"]:
+    """Average a mask over the pixels and frames of each latent; the first latent is of the first frame alone."""
+    length, rows, columns = latent_shape((1, *mask.shape, 3))[1:4]
+    height, width = mask.shape[1:]
+    cells = mask.reshape(-1, rows, height // rows, columns, width // columns).mean((2, 4))
+    if length == 1:
+        return cells[:1]
+    return jnp.concatenate([cells[:1], cells[1:].reshape(length - 1, -1, rows, columns).mean(1)])
 
 
 class Conditioner(nn.Module):
@@ -66,47 +100,63 @@ class Conditioner(nn.Module):
         width: model width D. patch_size: rows and columns of latents per token, as in the DiT.
         first_frame_latents: 96 channels instead of 48.
         dtype: compute type; parameters are float32.
+        has_draft: whether the draft is a stream, by an embedding of its own.
     """
 
     width: int
     patch_size: int = 2
     first_frame_latents: bool = False
     dtype: Any = jnp.float32
+    has_draft: bool = False
 
     @nn.compact
     def __call__(self, conditions: dict[str, Any], time: Any = None) -> Control:
         """Return `Control` with tokens [B t*h*w/p^2 D].
 
         Args:
-            conditions: {"videos": {name: latents [B t h w z], scaled}}; `<name>_first` are [B 1 h w z].
+            conditions: {"videos": {name: latents [B t h w z], scaled}}; `<name>_first` are [B 1 h w z]. With a draft
+                also {"maps": {"draft": [B t h w 2]}}.
             time: unused; part of the protocol.
 
         Raises:
             ValueError: if a stream is missing, naming those that are there.
         """
-        latents = jnp.concatenate(self._streams(conditions["videos"]), -1).astype(self.dtype)
-        patches = patchify(latents, self.patch_size)
-        return Control(tokens=nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(patches))
+        patches = self._patches(self._streams(conditions["videos"]))
+        tokens = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(patches)
+        if self.has_draft:
+            _check_there(DRAFT, conditions["videos"])
+            _check_there(DRAFT, conditions.get("maps", {}))
+            patches = self._patches([conditions["videos"][DRAFT], conditions["maps"][DRAFT]])
+            zeros = {"use_bias": False, "kernel_init": nn.initializers.zeros}
+            tokens += nn.Dense(self.width, dtype=self.dtype, name="draft_embed", **zeros)(patches)
+        return Control(tokens=tokens)
+
+    def _patches(self, parts: list[Float[AnyArray, "B t h w z"]]) -> Float[AnyArray, "B L C"]:
+        return patchify(jnp.concatenate(parts, -1).astype(self.dtype), self.patch_size)
 
     def _streams(self, videos: dict[str, Float[AnyArray, "B t h w z"]]) -> list[Float[AnyArray, "B t h w z"]]:
         names, streams = self.stream_names(), []
         for name in names:
-            if name not in videos:
-                raise ValueError(f"conditioning stream {name!r} is missing; got {', '.join(sorted(videos))}")
+            _check_there(name, videos)
             length = videos[names[0]].shape[1]
             padding = ((0, 0), (0, length - videos[name].shape[1]), (0, 0), (0, 0), (0, 0))
             streams.append(jnp.pad(videos[name], padding))
         return streams
 
     def stream_names(self) -> list[str]:
-        """Name the streams in the order of their channels."""
+        """Name the streams of `patch_embed` in the order of their channels."""
         suffixes = ("", "_first") if self.first_frame_latents else ("",)
         return [name + suffix for name in STREAMS for suffix in suffixes]
 
 
+def _check_there(name: str, given: dict[str, Any]) -> None:
+    if name not in given:
+        raise ValueError(f"conditioning stream {name!r} is missing; got {', '.join(sorted(given)) or 'none'}")
+
+
 def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = jnp.float32) -> Conditioner:
     """Build the conditioner that a config asks for."""
-    return Conditioner(width, patch_size, config.first_frame_latents, dtype)
+    return Conditioner(width, patch_size, config.first_frame_latents, dtype, DRAFT in config.streams)
 
 
 def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:
@@ -156,6 +206,7 @@ def released_settings(conditioner: Conditioner) -> dict[str, Any]:
     """Return the `method` section of a config for released weights: the paper's settings, blobs that snap to pixels."""
     return {
         "name": "motionv2v",
+        "streams": STREAMS,
         "sigma": 10.0,
         "colors": "any",
         "subpixel": False,
@@ -219,6 +270,7 @@ METHOD = Method(
     reads=("source", "source_tracks", "target_tracks"),
     conditions=conditions,
     make_conditioner=make_conditioner,
+    also_reads=lambda config: (DRAFT,) if DRAFT in config.streams else (),
     settings=SETTINGS,
     start_from=start_from,
     max_points=lambda config: render.pool_size(config.colors),

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 
 from motionv2v import checkpoints, methods, parameters, sections
 from motionv2v.data import batches, latents
-from motionv2v.data.scenes import pairs
+from motionv2v.data.scenes import drawn_pairs, pairs
 from motionv2v.data.tokenizer import SPIECE, Tokenizer, make
 from motionv2v.devices import memory, sharding
 
@@ -24,6 +24,22 @@ def scene_config(config: Any, bucket: tuple[int, int, int] | None = None) -> pai
         scene["num_points"] = data.num_points
     frames, *size = bucket or (data.num_frames, *data.size)
     return pairs.SceneConfig(num_frames=frames, size=tuple(size), **scene)
+
+
+def scene_source(
+    config: Any, split: str = "train", bucket: tuple[int, int, int] | None = None
+) -> drawn_pairs.SyntheticSource:
+    """Open the scenes of a config, with drafts if its method reads them; `bucket` as for `scene_config`."""
+    has_drafts = "draft" in _reads(config)
+    scene, data = scene_config(config, bucket), config.data
+    return drawn_pairs.SyntheticSource(
+        scene, data.seed, split, has_drafts=has_drafts, real_drafts=data.real_drafts if has_drafts else 0.0
+    )
+
+
+def _reads(config: Any) -> Mapping[str, Any]:
+    """Return the fields that the method of a config reads; none without a method."""
+    return methods.get(config.method.name).fields(config.method) if "method" in config else {}
 
 
 def vocabulary_folder(config: Any) -> str | None:
@@ -211,7 +227,7 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
         return batches.make_dataset(source, vary, **shared)
     transform = batches.Prepare(tokenizer, data.caption_dropout)
     if not is_mixed:
-        source = pairs.SyntheticSource(scene_config(config), data.seed, split)
+        source = scene_source(config, split)
         return batches.make_dataset(source, transform, **shared)
     sources, weights = _mixed_sources(config, split)
     num_points = scene_config(config).num_points
@@ -249,7 +265,7 @@ def samples(config: Any, split: str = "train") -> grain.MapDataset:
             f"{bucket}: leave data.buckets out"
         )
     if not data.mix:
-        source = pairs.SyntheticSource(scene_config(config), data.seed, split)
+        source = scene_source(config, split)
         return grain.MapDataset.source(source).seed(data.seed).random_map(transform)
     sources, weights = _mixed_sources(config, split)
     num_points = scene_config(config).num_points
@@ -275,8 +291,13 @@ def _mixed_sources(config: Any, split: str) -> tuple[dict[str, Any], dict[str, f
         )
     sources: dict[str, Any] = {}
     for name, _ in entries:
+        if name != "synthetic" and "draft" in _reads(config):
+            raise ValueError(
+                f"data.mix has {name!r}, and {config.method.name} reads drafts (method.streams), which training draws "
+                "of scenes alone: leave one of them out"
+            )
         if name == "synthetic":
-            sources[name] = lambda bucket: pairs.SyntheticSource(scene_config(config, bucket), config.data.seed, split)
+            sources[name] = lambda bucket: scene_source(config, split, bucket)
         else:
             # The reader of data sets needs an extra; who trains on scenes or latents does not.
             from motionv2v.data.stored_pairs import PairSource

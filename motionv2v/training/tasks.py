@@ -16,7 +16,6 @@ import numpy as np
 
 from motionv2v import backbone, checkpoints, diffusion, editing, methods, parameters, render, sections
 from motionv2v.data import latents
-from motionv2v.data.scenes import pairs
 from motionv2v.devices import flops, memory
 from motionv2v.editing import loaded_model
 from motionv2v.evaluation import synthetic
@@ -25,7 +24,7 @@ from motionv2v.models.dit import is_addition
 from motionv2v.models.vae.autoencoder import sample_latents
 from motionv2v.tracks import Tracks
 from motionv2v.training import prepare_latents
-from motionv2v.training.dataset import make_dataset, scene_config, start_folders, vocabulary_folder
+from motionv2v.training.dataset import make_dataset, scene_source, start_folders, vocabulary_folder
 from motionv2v.typing import Key, PyTree
 
 Batch = dict[str, Any]
@@ -235,8 +234,7 @@ class VaeTask:
 
     def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
         """Reconstruct held-out clips; PSNR over scenes and over blobs apart, and the latents' standard deviation."""
-        scene = scene_config(self.config)
-        source = pairs.SyntheticSource(scene, self.config.data.seed, "test")
+        source = scene_source(self.config, "test")
         samples = [source[i] for i in range(self.config.train.probe_samples)]
         batch = {k: np.stack([s[k] for s in samples]) for k in ("target", "target_xy", "target_visible")}
         scenes = batch["target"].astype(np.float32) / 127.5 - 1
@@ -341,7 +339,7 @@ class DenoiserTask:
             method = self.model.method
             if method is not None and method.probe is None:
                 return synthetic.probe_synthetic(sampler, num_pairs=count, seed=seed)
-            source = pairs.SyntheticSource(scene_config(self.config), seed, "test")
+            source = scene_source(self.config, "test")
             samples = [source[i] for i in range(count)]
             captions = [sample["caption"] for sample in samples]
             if method is None:

@@ -14,7 +14,8 @@ from absl import flags
 
 from motionv2v.data import batches, workers
 from motionv2v.data.batches import Prepare, make_dataset
-from motionv2v.data.scenes.pairs import SceneConfig, SyntheticSource
+from motionv2v.data.scenes.drawn_pairs import SyntheticSource
+from motionv2v.data.scenes.pairs import SceneConfig
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
 
 SCENES = SyntheticSource(SceneConfig(num_frames=5, size=(8, 8), num_points=4), length=10)

@@ -13,7 +13,8 @@ import pytest
 from absl import flags
 
 from motionv2v.data.batches import Prepare, mix
-from motionv2v.data.scenes.pairs import SceneConfig, SyntheticSource
+from motionv2v.data.scenes.drawn_pairs import SyntheticSource
+from motionv2v.data.scenes.pairs import SceneConfig
 
 WIDE, TALL = (5, 8, 16), (5, 16, 8)
 PREPARE = Prepare(12)

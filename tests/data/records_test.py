@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from motionv2v.data import records
-from motionv2v.data.scenes import pairs
+from motionv2v.data.scenes import drawn_pairs, pairs
 from motionv2v.data.videos import stored_clip
 from motionv2v.data.videos.recipes import PairSample
 from motionv2v.video import VideoError
@@ -55,7 +55,7 @@ def test_everything_but_the_pictures_is_exact(pair, record):
 
 
 def test_samples_are_like_those_of_the_scenes(record):
-    expected, sample = pairs.SyntheticSource(CONFIG)[0], records.decode(record)
+    expected, sample = drawn_pairs.SyntheticSource(CONFIG)[0], records.decode(record)
     assert set(sample) == set(expected)
     for name, value in expected.items():
         assert type(sample[name]) is type(value), name

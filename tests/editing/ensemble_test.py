@@ -9,7 +9,7 @@ from motionv2v.editing import ensemble
 from tests import tiny_model
 
 SIZE, FRAMES = (6, 10), 5
-READ = methods.get("motionv2v").fields
+READ = methods.fields.select(methods.get("motionv2v").reads)
 
 
 def turned(batch, view):

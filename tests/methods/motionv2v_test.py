@@ -16,7 +16,7 @@ from motionv2v.models.dit import DiT
 
 SIZE = (24, 32)
 CONFIG = ConfigDict({"name": "motionv2v", "sigma": 1.5, "colors": "any", "first_frame_latents": False})
-CONFIG.update({"subpixel": True, "patch_embed_from_base": False})
+CONFIG.update({"streams": motionv2v.STREAMS, "subpixel": True, "patch_embed_from_base": False})
 
 
 def clip(num_points=3, num_frames=2, seed=0):

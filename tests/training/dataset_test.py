@@ -11,7 +11,7 @@ from absl import flags
 
 from motionv2v import backbone, checkpoints
 from motionv2v.data import batches, latents, records, stored_pairs, tokenizer
-from motionv2v.data.scenes import pairs, shapes
+from motionv2v.data.scenes import drawn_pairs, pairs, shapes
 from motionv2v.data.videos import files, recipes
 from motionv2v.training import dataset, prepare_latents, tasks
 
@@ -98,7 +98,7 @@ def test_training_reads_pieces(vocabulary, tmp_path):
         config.train.batch_size = 16
         tokens = next(iter(dataset.make_dataset(config)))["tokens"]
         reader = tokenizer.SentencePieceTokenizer(vocabulary / "spiece.model", tiny_model.LENGTH)
-        source = pairs.SyntheticSource(dataset.scene_config(config), config.data.seed)
+        source = drawn_pairs.SyntheticSource(dataset.scene_config(config), config.data.seed)
         captions = set(reader.decode(tokens))
         assert tokenizer.NULL_PROMPT in captions and len(captions) > 2
         assert (tokens == reader.end).any(1).all()
@@ -115,7 +115,7 @@ def test_latents_keep_pieces(vocabulary, tmp_path, monkeypatch):
     config.data.vocabulary = str(vocabulary)
     folder = prepare_latents.write_latents(config, tmp_path / "latents", 4, say=lambda line: None, batch_size=4)
     cached, reader = latents.LatentSource(folder), dataset.check_tokenizer(config)
-    source = pairs.SyntheticSource(dataset.scene_config(config), config.data.seed)
+    source = drawn_pairs.SyntheticSource(dataset.scene_config(config), config.data.seed)
     for index in range(4):
         np.testing.assert_array_equal(cached[index]["tokens"], reader.encode([source[index]["caption"]])[0])
         np.testing.assert_array_equal(cached[index]["null_tokens"], reader.encode([tokenizer.NULL_PROMPT])[0])
@@ -155,7 +155,7 @@ def mixed_config(**data):
 
 def test_without_a_mix_scenes_are_drawn_as_ever():
     config = mixed_config()
-    source = pairs.SyntheticSource(dataset.scene_config(config), config.data.seed)
+    source = drawn_pairs.SyntheticSource(dataset.scene_config(config), config.data.seed)
     transform = batches.Prepare(tiny_model.LENGTH, config.data.caption_dropout)
     expected = next(iter(batches.make_dataset(source, transform, batch_size=2, seed=config.data.seed)))
     got = next(iter(dataset.make_dataset(config)))
@@ -167,7 +167,7 @@ def test_without_a_mix_scenes_are_drawn_as_ever():
 def stored(folder, split):
     """Stand for a stored data set of 8 pairs of 9 frames of 20x40, all black."""
     scene = pairs.SceneConfig(num_frames=9, size=(20, 40), num_points=9)
-    samples = [pairs.SyntheticSource(scene, 5, split)[i] for i in range(8)]
+    samples = [drawn_pairs.SyntheticSource(scene, 5, split)[i] for i in range(8)]
     for one in samples:
         one["source"], one["target"] = np.zeros_like(one["source"]), np.zeros_like(one["target"])
     return samples

@@ -13,15 +13,16 @@ Everything is drawn from `numpy.random.default_rng([seed, split, index])`: the s
 pair on every machine and in any order of access.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 
 from motionv2v.data.scenes import motion, shapes
 from motionv2v.data.scenes.motion import Motion
 from motionv2v.tracks import Tracks
-from motionv2v.typing import Bool, Float, UInt8
+from motionv2v.typing import Bool, Float, Int, UInt8
 
 KINDS = ("object", "camera", "both", "retime", "reverse", "crop")
 SPLITS = {"train": 0, "test": 1}
@@ -101,31 +102,62 @@ class Points:
     local: np.ndarray
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What a pair is drawn of: one content, its motion in both videos, and the points at rest in it.
+
+    `kind`: one of `KINDS`.
+    """
+
+    config: SceneConfig
+    content: Content
+    source: Motion
+    target: Motion
+    points: Points
+    kind: str
+
+    @cached_property
+    def owner(self) -> Int[np.ndarray, "T H W"]:
+        """Tell which sprite each pixel of the source shows; -1 is the background."""
+        size = (self.config.num_frames, *self.config.size)
+        canvas, owner = np.zeros((*size, 3), np.float32), np.full(size, -1)
+        _paint(canvas, owner, self.content, self.source, self.config)
+        return owner
+
+    def pair(self) -> Pair:
+        """Draw its videos and track its points."""
+        source_tracks = track(self.content, self.source, self.points, self.config)
+        target_tracks = track(self.content, self.target, self.points, self.config)
+        both = source_tracks.visible | target_tracks.visible
+        gap = np.linalg.norm(source_tracks.xy - target_tracks.xy, axis=-1)
+        moved = (gap * both).sum(-1) / np.maximum(both.sum(-1), 1)
+        return Pair(
+            source=draw(self.content, self.source, self.config),
+            target=draw(self.content, self.target, self.config),
+            source_tracks=source_tracks,
+            target_tracks=target_tracks,
+            edited=(moved > 0.5) & both.any(-1),
+            caption=self.content.caption,
+            kind=self.kind,
+        )
+
+
 def make_pair(config: SceneConfig, seed: int, index: int, split: str = "train") -> Pair:
     """Draw one counterfactual pair; deterministic in (seed, split, index). Raises ValueError for an unknown split."""
+    return make_scene(config, seed, index, split).pair()
+
+
+def make_scene(config: SceneConfig, seed: int, index: int, split: str = "train") -> Scene:
+    """Choose what is in a pair, how it moves, and the points; as `make_pair`."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; available: {', '.join(SPLITS)}")
     rng = np.random.default_rng([seed, SPLITS[split], index])
     content = random_content(rng, config)
     weights = np.asarray(config.kinds, np.float64)
     kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
-    target_motion = motion.random_motion(rng, content.sprites, config)
-    source_motion = _source_motion(rng, kind, target_motion, content, config)
-    points = random_points(rng, content, (source_motion, target_motion), config)
-    source_tracks = track(content, source_motion, points, config)
-    target_tracks = track(content, target_motion, points, config)
-    both = source_tracks.visible | target_tracks.visible
-    gap = np.linalg.norm(source_tracks.xy - target_tracks.xy, axis=-1)
-    moved = (gap * both).sum(-1) / np.maximum(both.sum(-1), 1)
-    return Pair(
-        source=draw(content, source_motion, config),
-        target=draw(content, target_motion, config),
-        source_tracks=source_tracks,
-        target_tracks=target_tracks,
-        edited=(moved > 0.5) & both.any(-1),
-        caption=content.caption,
-        kind=kind,
-    )
+    target = motion.random_motion(rng, content.sprites, config)
+    source = _source_motion(rng, kind, target, content, config)
+    return Scene(config, content, source, target, random_points(rng, content, (source, target), config), kind)
 
 
 def random_content(rng: np.random.Generator, config: SceneConfig) -> Content:
@@ -216,22 +248,42 @@ def draw(content: Content, motion: Motion, config: SceneConfig) -> UInt8[np.ndar
     wx = matrix[:, 0, 0, None, None] * columns + matrix[:, 0, 1, None, None] * rows[:, None] + offset[:, 0, None, None]
     wy = matrix[:, 1, 0, None, None] * columns + matrix[:, 1, 1, None, None] * rows[:, None] + offset[:, 1, None, None]
     canvas = content.background.paint(wx, wy)
-    for index, sprite in enumerate(content.sprites):
-        to_local = motion.world_to_sprite(index, sprite.radius, frames)
-        _paint_sprite(canvas, sprite, to_local, matrix, offset, config.edge)
+    _paint(canvas, None, content, motion, config)
     return np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
-def _paint_sprite(
+def _paint(
     canvas: Float[np.ndarray, "T H W 3"],
+    owner: Int[np.ndarray, "T H W"] | None,
+    content: Content,
+    motion: Motion,
+    config: SceneConfig,
+) -> None:
+    """Blend the sprites into a canvas, and where each covers more than half of a pixel write its index in `owner`."""
+    frames, (height, width) = config.num_frames, config.size
+    matrix, offset = (a.astype(np.float32) for a in motion.screen_to_world(frames, width / height))
+    for index, sprite in enumerate(content.sprites):
+        to_local = motion.world_to_sprite(index, sprite.radius, frames)
+        for t, window, alpha, colours in _cover(canvas.shape[:3], sprite, to_local, matrix, offset, config.edge):
+            if owner is None:
+                canvas[t][window] += alpha[..., None] * (colours() - canvas[t][window])
+            else:
+                owner[t][window][alpha > 0.5] = index
+
+
+def _cover(
+    whole: tuple[int, int, int],
     sprite: shapes.Sprite,
     to_local: tuple[np.ndarray, np.ndarray],
     matrix: np.ndarray,
     offset: np.ndarray,
     edge: float,
-) -> None:
-    """Blend one sprite into the canvas, evaluating it only in a window around it: most of a frame is not the sprite."""
-    height, width = canvas.shape[1:3]
+) -> Iterator[tuple[int, tuple[slice, slice], Float[np.ndarray, "h w"], Callable[[], Float[np.ndarray, "h w 3"]]]]:
+    """Give each frame's window around a sprite, for most of a frame is not it: what it covers there, and its colours.
+
+    Of a frame without it nothing is given. `whole`: T, H, W.
+    """
+    height, width = whole[1:]
     local_matrix, local_offset = (a.astype(np.float32) for a in to_local)
     full = np.einsum("tij,tjk->tik", local_matrix, matrix)  # screen -> sprite
     shift = np.einsum("tij,tj->ti", local_matrix, offset) + local_offset
@@ -239,7 +291,7 @@ def _paint_sprite(
     pixels_per_unit = height / np.sqrt(np.abs(np.linalg.det(full)))
     # 1.14 covers every shape's reach from the centre (a square's corners), at which half of its soft edge begins.
     reach = np.ceil(1.14 * pixels_per_unit + 1 + edge)
-    for t in range(canvas.shape[0]):
+    for t in range(whole[0]):
         x0, y0 = np.floor(centre[t] - reach[t]).astype(int)
         x1, y1 = np.ceil(centre[t] + reach[t]).astype(int)
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
@@ -250,44 +302,5 @@ def _paint_sprite(
         u = full[t, 0, 0] * x + full[t, 0, 1] * y + shift[t, 0]
         v = full[t, 1, 0] * x + full[t, 1, 1] * y + shift[t, 1]
         # The ramp lies around the true outline, half of it inside.
-        alpha = np.clip(shapes.inside(sprite.shape, u, v) * pixels_per_unit[t] / edge + 0.5, 0, 1)[..., None]
-        window = canvas[t, y0:y1, x0:x1]
-        window += alpha * (sprite.paint(u, v) - window)
-
-
-@dataclass
-class SyntheticSource:
-    """A random-access source of training samples (grain's protocol): `source[i]` is deterministic in (seed, split, i).
-
-    Sample: `source, target` uint8 [T H W 3]; `source_xy, target_xy` float32 [N T 2]; `source_visible, target_visible`,
-    bool [N T]; `edited` bool [N]; `caption` str; `kind` str.
-    """
-
-    config: SceneConfig = field(default_factory=SceneConfig)
-    seed: int = 0
-    split: str = "train"
-    length: int = 10_000_000
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        pair = make_pair(self.config, self.seed, int(index) % self.length, self.split)
-        used = self._used_points(int(index))
-        return {
-            "source": pair.source,
-            "target": pair.target,
-            "source_xy": pair.source_tracks.xy,
-            "target_xy": pair.target_tracks.xy,
-            "source_visible": pair.source_tracks.visible & used,
-            "target_visible": pair.target_tracks.visible & used,
-            "edited": pair.edited & used[:, 0],
-            "caption": pair.caption,
-            "kind": pair.kind,
-        }
-
-    def _used_points(self, index: int) -> Bool[np.ndarray, "N 1"]:
-        """Leave a uniformly drawn number of points in use (paper, section 3.2: N ~ U(1, 64))."""
-        rng = np.random.default_rng([self.seed, SPLITS[self.split], index, 1])
-        used = int(rng.integers(self.config.min_points, self.config.num_points + 1))
-        return (np.arange(self.config.num_points) < used)[:, None]
+        alpha = np.clip(shapes.inside(sprite.shape, u, v) * pixels_per_unit[t] / edge + 0.5, 0, 1)
+        yield t, (slice(y0, y1), slice(x0, x1)), alpha, partial(sprite.paint, u, v)

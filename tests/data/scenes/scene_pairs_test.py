@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from motionv2v.data.scenes import pairs, shapes
+from motionv2v.data.scenes import drawn_pairs, pairs, shapes
 from motionv2v.data.scenes.motion import Motion, MotionPath
 from motionv2v.data.scenes.pairs import KINDS, SceneConfig
 from motionv2v.data.tokenizer import ByteTokenizer
@@ -335,7 +335,7 @@ def test_captions_name_the_topmost_things_and_mostly_fit():
 
 def test_source_hides_unused_points_and_gives_model_input_types():
     config = dataclasses.replace(SMALL, min_points=2, num_points=6)
-    source = pairs.SyntheticSource(config, seed=1, split="test")
+    source = drawn_pairs.SyntheticSource(config, seed=1, split="test")
     counts = set()
     for index in range(30):
         sample, pair = source[index], pairs.make_pair(config, 1, index, "test")
