@@ -163,7 +163,8 @@ def layout_of(model: nn.Module) -> Layout | None:
     for layout in methods.layouts():
         if layout.conditioner is (None if conditioner is None else type(conditioner)):
             return layout
-    raise ValueError(f"a model that is conditioned by a {type(conditioner).__module__} has no form in diffusers.")
+    kind = type(conditioner)
+    raise ValueError(f"a model that is conditioned by {kind.__module__}.{kind.__name__} has no form in diffusers.")
 
 
 def rules(module: DiT, layout: str = BASE) -> list[Rule]:

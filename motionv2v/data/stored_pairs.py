@@ -11,8 +11,9 @@ _INFO = "dataset_info.json"
 class PairSource:
     """Read pairs of one split of a data set in ArrayRecord files (grain's protocol); never imports TensorFlow.
 
-    Sample, as `data.scenes.drawn_pairs.SyntheticSource` gives it: `source, target` uint8 [T H W 3]; `source_xy, target_xy`
-    float32 [N T 2]; `source_visible, target_visible` bool [N T]; `edited` bool [N]; `caption` str; `kind` str.
+    Sample, as `data.scenes.drawn_pairs.SyntheticSource` gives it: `source, target` uint8 [T H W 3]; `source_xy,
+    target_xy` float32 [N T 2]; `source_visible, target_visible` bool [N T]; `edited` bool [N]; `caption` str; `kind`
+    str.
 
     Raises:
         ValueError: where the folder holds no such data set or the data set no such split, naming what there is.

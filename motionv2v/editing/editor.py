@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from motionv2v import backbone, checkpoints, methods, sampling, sections, video
+from motionv2v import backbone, checkpoints, draft, methods, sampling, sections, video
 from motionv2v.convert import checked
 from motionv2v.data import tokenizer
-from motionv2v.editing import ensemble, loaded_model, windows
+from motionv2v.editing import ensemble, loaded_model, repair, windows
 from motionv2v.methods import fields
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Int, Key, UInt8
@@ -91,6 +91,8 @@ class Editor(loaded_model.LoadedModel):
         guidance: float | None = None,
         cache: float | None = None,
         num_views: int | None = None,
+        drawn: draft.Draft | None = None,
+        paste: bool = True,
         notify: Callable[[str], None] = warnings.warn,
         progress: windows.Begin = windows.in_silence,
     ) -> video.Clip:
@@ -105,6 +107,8 @@ class Editor(loaded_model.LoadedModel):
             guidance: classifier-free guidance scale on the text; None takes the config's, 1 switches it off.
             cache: threshold of the step cache (`step_cache`), 0 is off; None takes the config's, off unless it says so.
             num_views: how many views to average, as in `generate`.
+            drawn: the edit's draft, for a model that reads it (`reads_draft`); None draws it. Others leave it aside.
+            paste: whether such a model's result takes the draft's place only where that is not sure (`repair`).
             notify: called with a sentence for each adaptation of frame count or size, for too many points, and for a
                 prompt that is cut.
             progress: called with how many pieces of work of each kind there are if the clip is edited in windows;
@@ -132,12 +136,30 @@ class Editor(loaded_model.LoadedModel):
             )
         reuse = self.reused_steps(cache, num_steps)
         self._tell_length(len(frames), notify)
-        batch = self._batch(frames, source, target, notify)
+        if self.reads_draft and drawn is None:
+            drawn = draft.render(frames, source, target, notify=notify)
+        batch = self.with_drafts(self._batch(frames, source, target, notify), [drawn])
         tokens = self.tokenizer.encode([prompt], notify)
         options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views, "progress": progress}
         options |= {"reuse": reuse} if reuse else {}
         result = self.generate(jax.random.key(seed), batch, tokens, **options)[0]
-        return video.Clip(video.resize(np.asarray(result), frames.shape[1:3]), clip.fps)
+        result = video.resize(np.asarray(result), frames.shape[1:3])
+        if self.reads_draft and paste:
+            result = repair.paste(drawn, result)
+        return video.Clip(result, clip.fps)
+
+    @property
+    def reads_draft(self) -> bool:
+        """Tell whether the model repairs the edit's draft (`method.streams`)."""
+        return "draft" in self.fields
+
+    def with_drafts(
+        self, batch: dict[str, AnyArray], drawn: Sequence[draft.Draft] | None = None
+    ) -> dict[str, AnyArray]:
+        """Add the drafts that the method reads to a batch of edits; `drawn` are those there are, None draws them."""
+        if not self.reads_draft or "draft" in batch:
+            return batch
+        return {**batch, **repair.arrays(repair.draw(batch) if drawn is None else drawn, self.size)}
 
     @property
     def max_points(self) -> int | None:
@@ -214,7 +236,8 @@ class Editor(loaded_model.LoadedModel):
         Args:
             key: of the noise and of what the method draws, such as the blobs' colours.
             batch: what the method reads (`methods.fields`); for an edit `source` uint8 [B T H W 3], `source_xy`,
-                `target_xy` [B N T 2], `source_visible`, `target_visible` [B N T].
+                `target_xy` [B N T 2], `source_visible`, `target_visible` [B N T]. Drafts are drawn where they are
+                missing (`with_drafts`).
             tokens: of the prompts. num_steps, guidance: as in `edit`.
             use_control: False samples the frozen base without its control branch, for comparison.
             reuse: which steps are not computed, from `reused_steps` or `step_cache.plan`; None for none.
@@ -230,6 +253,8 @@ class Editor(loaded_model.LoadedModel):
             is_mean = use_control and settings.num_steps == 1
             num_views = self.config.sample.views if is_mean else 1
         read = self.fields
+        if use_control:
+            batch = self.with_drafts(batch)
         length = fields.length(batch, read) or self.num_frames
         plan = self.plan(length)
         if len(plan.starts) > 1:
@@ -265,6 +290,7 @@ class Editor(loaded_model.LoadedModel):
     ) -> dict[str, Float[AnyArray, "S"]]:
         """Sample as `generate` does, and return how the prediction changes from step to step: `sampling.changes`."""
         settings, shape = self.settings(num_steps, guidance), backbone.clip_shape(self.model)[:3]
+        batch = self.with_drafts(batch) if use_control else batch
         return self._call_sampler(self._measure, key, batch, tokens, settings, use_control, shape=shape)
 
     def _measure_fn(self, params, key, batch, text, null_text, *, settings, use_control, shape):

@@ -116,7 +116,8 @@ def run(
     video.check_writable(out / EDITED, clip.fps)
     seed = spec.seed if seed is None else seed
     hints = None
-    if model == DRAFT or checkpoint is None:
+    is_drawn = model == DRAFT or checkpoint is None or _reads_draft(model)
+    if is_drawn:
         hints = drafted.read_hints(spec, spec.divide(), frames.shape[1:3], len(frames), notify)
     elif any(step.shape for step in spec.steps):
         notify("masks, boxes and strokes are for the draft: a model does not read them")
@@ -126,18 +127,25 @@ def run(
     if again := check_record(out, record, overwrite):
         notify(again)
     sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say)
-    if hints is not None:
+    if is_drawn:
         refined = "" if model != DRAFT else f"; a model refines it: --checkpoint={EXAMPLE_MODEL}, or one of your own"
         say(f"draft   drawn from the clip's own pixels, without a model{refined}")
     source = follow.track(frames, spec.queries)
     target = spec.apply(source, notify=notify)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
     drawn = None
-    if hints is not None:
-        drawn = video.Clip(drafted.draw(frames, spec, source, hints, notify=notify).frames, clip.fps)
-    result = Result(clip, sample(source, target) if sample else drawn, source, target, {}, drawn)
+    if is_drawn:
+        drawn = drafted.draw(frames, spec, source, hints, notify=notify)
+    shown = drawn and video.Clip(drawn.frames, clip.fps)
+    result = Result(clip, sample(source, target, drawn=drawn) if sample else shown, source, target, {}, shown)
     result.files = write(out, result, record, sound=video_path, notify=notify)
     return result
+
+
+def _reads_draft(checkpoint: str) -> bool:
+    from motionv2v.editing import opening
+
+    return opening.reads_draft(checkpoint)
 
 
 def _check_no_settings(settings: dict[str, Any], devices: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from motionv2v import checkpoints, editing
+from motionv2v import checkpoints, editing, methods
 from motionv2v.convert import checked
 from motionv2v.devices import fit, host, memory, sharding
 from motionv2v.editing import windows
@@ -42,6 +42,12 @@ def load(
     if clip is not None:
         host.check_windows(clip[0], clip[1:], partial(windows.host_bytes, config), say=say)
     return editing.load(checkpoint, mesh)
+
+
+def reads_draft(checkpoint: str | Path) -> bool:
+    """Tell whether a model repairs the edit's draft. Raises CheckpointError if there is no such checkpoint."""
+    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    return "method" in config and "draft" in methods.get(config.method.name).fields(config.method)
 
 
 def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:

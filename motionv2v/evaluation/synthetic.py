@@ -33,9 +33,8 @@ from motionv2v import checkpoints, draft, editing, figures, metrics, trackers, v
 from motionv2v.data.scenes.pairs import KINDS, Pair, SceneConfig, make_pair
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
 from motionv2v.devices import fit
-from motionv2v.editing import opening
+from motionv2v.editing import opening, repair
 from motionv2v.evaluation import joins
-from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
 
 NUM_POINTS = 10
@@ -54,21 +53,34 @@ class Drafts:
         # Captions mean nothing to a draft; long enough that none is cut, with a notice, for nobody to read.
         self.config, self.mesh, self.tokenizer = config, None, ByteTokenizer(512)
         self.num_frames, self.size = config.data.num_frames, tuple(config.data.size)
-        self.uncertain: list[Float[np.ndarray, "T H W"]] = []
+        self.reads_draft = True
+
+    def with_drafts(self, batch: dict[str, AnyArray], drawn: Sequence[draft.Draft]) -> dict[str, AnyArray]:
+        """Add drafts to a batch."""
+        return {**batch, **repair.arrays(drawn, self.size)}
 
     def generate(self, key: Any, batch: dict[str, AnyArray], tokens: AnyArray, **options: Any) -> AnyArray:
-        """Draw the edits of a batch; noise, captions and options of sampling mean nothing here."""
+        """Answer with the drafts of a batch; noise, captions and options of sampling mean nothing here."""
         del key, tokens, options
-        drawn = []
-        for index, clip in enumerate(np.asarray(batch["source"])):
-            source, target = (
-                Tracks(np.asarray(batch[f"{side}_xy"])[index], np.asarray(batch[f"{side}_visible"])[index])
-                for side in ("source", "target")
-            )
-            made = draft.render(clip, source, target, notify=lambda line: None)
-            drawn.append(made.frames)
-            self.uncertain.append(made.uncertain)
-        return np.stack(drawn)
+        return batch["draft"]
+
+
+class PairDrafts(Sequence[draft.Draft]):
+    """The drafts of pairs, each drawn when it is first asked for."""
+
+    def __init__(self, pairs: Sequence[Pair]):
+        """Take the pairs; nothing is drawn yet."""
+        self._pairs, self._drawn = pairs, {}
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> draft.Draft:
+        if index not in self._drawn:
+            pair = self._pairs[index]
+            paths = (pair.source_tracks, pair.target_tracks)
+            self._drawn[index] = draft.render(pair.source, *paths, notify=lambda line: None)
+        return self._drawn[index]
 
 
 def held_out_pairs(
@@ -100,13 +112,15 @@ def edit_pairs(
     num_views: int | None = None,
     use_control: bool = True,
     captions: bool = True,
+    drawn: Sequence[draft.Draft] | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> UInt8[np.ndarray, "M T H W 3"]:
     """Run the model over pairs in batches; the last batch is filled up so that one compilation serves all.
 
-    `batch_size` None takes 10, or as many as the devices can hold; of drafts one. Further options are those of
-    `Editor.generate`.
+    `batch_size` None takes 10, or as many as the devices can hold; of drafts one. `drawn` are the pairs' drafts, for a
+    model that reads them, None draws them. Further options are those of `Editor.generate`.
     """
+    drawn = PairDrafts(pairs) if drawn is None else drawn
     if batch_size is None:
         batch_size = 1 if isinstance(editor, Drafts) else fit.edits_at_once(editor.config, editor.mesh)
     outputs = []
@@ -118,6 +132,9 @@ def edit_pairs(
             tracks = [getattr(p, f"{side}_tracks") for p in padded]
             batch[f"{side}_xy"] = np.stack([t.xy for t in tracks])
             batch[f"{side}_visible"] = np.stack([t.visible for t in tracks])
+        if editor.reads_draft and use_control:
+            last = len(pairs) - 1
+            batch = editor.with_drafts(batch, [drawn[min(first + i, last)] for i in range(batch_size)])
         tokens = editor.tokenizer.encode([p.caption if captions else NULL_PROMPT for p in padded])
         key = jax.random.fold_in(jax.random.key(seed), first)
         options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views, "use_control": use_control}
@@ -217,23 +234,34 @@ def synthetic(
     num_pairs: int = 200,
     seed: int = 7,
     num_frames: int | None = None,
+    pairs: list[Pair] | None = None,
     **options: Any,
 ) -> tuple[dict[str, float], UInt8[np.ndarray, "M T H W 3"], list[Pair]]:
     """Run the synthetic benchmark.
 
     Args:
         editor: the model. num_pairs, seed: which held-out pairs. num_frames: of them; None takes the model's.
-        options: of `edit_pairs`.
+        pairs: these ones; None draws them. options: of `edit_pairs`.
 
     Returns:
-        The flat results, the edited videos, and the pairs. Keys: `follow_epe`, `keep_epe`, `psnr`, `psnr_p5` of the
-        model; the same with `_copy` for the source video and `_truth` for the target video; `follow_epe_copy_exact`;
-        `trackable_share` of the points, those that count. Of drafts also those of `calibration`.
+        The flat results, the edited videos, and the pairs. Keys: those of `measure`; of drafts also of `calibration`.
     """
-    pairs = held_out_pairs(editor, num_pairs, seed, num_frames=num_frames)
+    pairs = held_out_pairs(editor, num_pairs, seed, num_frames=num_frames) if pairs is None else pairs
+    drawn = options.pop("drawn", None) or PairDrafts(pairs)
+    videos = edit_pairs(editor, pairs, drawn=drawn, **options)
+    results = measure(videos, pairs)
     if isinstance(editor, Drafts):
-        editor.uncertain.clear()
-    videos = edit_pairs(editor, pairs, **options)
+        uncertain = np.stack([each.uncertain for each in drawn])
+        results |= calibration(videos, uncertain, np.stack([p.target for p in pairs]))
+    return results, videos, pairs
+
+
+def measure(videos: UInt8[np.ndarray, "M T H W 3"], pairs: list[Pair]) -> dict[str, float]:
+    """Score edits of pairs, and beside them what the source and the true target score.
+
+    Keys: `follow_epe`, `keep_epe`, `psnr`, `psnr_p5` of the edits; the same with `_copy` for the source video and
+    `_truth` for the target video; `follow_epe_copy_exact`; `trackable_share` of the points, those that count.
+    """
     tracker = trackers.get("classical")
     usable = trackable(pairs, tracker)
     results = score(videos, pairs, tracker, usable)
@@ -243,9 +271,7 @@ def synthetic(
     results |= {f"{name}_truth": truth[name] for name in ("follow_epe", "keep_epe")}
     results["follow_epe_copy_exact"] = exact_copy_epe(pairs)
     results["trackable_share"] = float(np.concatenate(usable).mean())
-    if isinstance(editor, Drafts):
-        results |= calibration(videos, np.stack(editor.uncertain[: len(pairs)]), np.stack([p.target for p in pairs]))
-    return results, videos, pairs
+    return results
 
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75)
@@ -289,6 +315,21 @@ COLUMNS = {
     "psnr": "PSNR (dB)",
     "psnr_p5": "PSNR, 5th percentile",
 }
+
+
+def run_rows(name: str, editor: editing.Editor | Drafts, drafts: dict[Any, PairDrafts], **options: Any) -> list[Row]:
+    """Run the synthetic benchmark as `run_row`; a model that reads drafts has a second row, `repair.paste` of its own.
+
+    `drafts` holds those drawn for other rows, by what pairs they are of.
+    """
+    shape = (editor.size, options.get("num_frames") or editor.num_frames)
+    pairs = held_out_pairs(editor, options["num_pairs"], options["seed"], num_frames=shape[1])
+    drawn = drafts.setdefault(shape, PairDrafts(pairs))
+    rows = [run_row(name, editor, pairs=pairs, drawn=drawn, **options)]
+    if editor.reads_draft and not isinstance(editor, Drafts):
+        videos = np.stack([repair.paste(*both) for both in zip(drawn, rows[0].videos, strict=True)])
+        rows.append(Row(f"{name}, pasted into the draft", measure(videos, pairs), videos, pairs))
+    return rows
 
 
 def format_table(rows: list[Row]) -> str:
@@ -366,11 +407,15 @@ def table(
     options["num_frames"] = num_frames
     views = num_views and int(num_views)
     editor = _load(checkpoint, devices)
-    rows = [run_row(checkpoint, editor, num_views=views, **options)]
+    drafts: dict[Any, PairDrafts] = {}
+    rows = run_rows(checkpoint, editor, drafts, num_views=views, **options)
     if not isinstance(editor, Drafts):
         rows.append(run_row("frozen base, no control", editor, use_control=False, **options))
-    rows += [run_row(name, _load(name, devices), num_views=views, **options) for name in compare]
+    for name in compare:
+        rows += run_rows(name, _load(name, devices), drafts, num_views=views, **options)
     text, results = format_table(rows), rows[0].results
+    if rows[1:] and rows[1].name.startswith(f"{checkpoint}, "):
+        results |= {f"{key}_pasted": rows[1].results[key] for key in COLUMNS}
     if not isinstance(editor, Drafts) and len((plan := editor.plan(len(rows[0].videos[0]))).starts) > 1:
         found = joins.score(rows[0].videos, rows[0].pairs, plan)
         text += f"\n\n{joins.format_table(found, plan)}"

@@ -100,36 +100,26 @@ class Conditioner(nn.Module):
         width: model width D. patch_size: rows and columns of latents per token, as in the DiT.
         first_frame_latents: 96 channels instead of 48.
         dtype: compute type; parameters are float32.
-        has_draft: whether the draft is a stream, by an embedding of its own.
     """
 
     width: int
     patch_size: int = 2
     first_frame_latents: bool = False
     dtype: Any = jnp.float32
-    has_draft: bool = False
 
     @nn.compact
     def __call__(self, conditions: dict[str, Any], time: Any = None) -> Control:
         """Return `Control` with tokens [B t*h*w/p^2 D].
 
         Args:
-            conditions: {"videos": {name: latents [B t h w z], scaled}}; `<name>_first` are [B 1 h w z]. With a draft
-                also {"maps": {"draft": [B t h w 2]}}.
+            conditions: {"videos": {name: latents [B t h w z], scaled}}; `<name>_first` are [B 1 h w z].
             time: unused; part of the protocol.
 
         Raises:
             ValueError: if a stream is missing, naming those that are there.
         """
         patches = self._patches(self._streams(conditions["videos"]))
-        tokens = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(patches)
-        if self.has_draft:
-            _check_there(DRAFT, conditions["videos"])
-            _check_there(DRAFT, conditions.get("maps", {}))
-            patches = self._patches([conditions["videos"][DRAFT], conditions["maps"][DRAFT]])
-            zeros = {"use_bias": False, "kernel_init": nn.initializers.zeros}
-            tokens += nn.Dense(self.width, dtype=self.dtype, name="draft_embed", **zeros)(patches)
-        return Control(tokens=tokens)
+        return Control(tokens=nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(patches))
 
     def _patches(self, parts: list[Float[AnyArray, "B t h w z"]]) -> Float[AnyArray, "B L C"]:
         return patchify(jnp.concatenate(parts, -1).astype(self.dtype), self.patch_size)
@@ -149,6 +139,20 @@ class Conditioner(nn.Module):
         return [name + suffix for name in STREAMS for suffix in suffixes]
 
 
+class RepairConditioner(Conditioner):
+    """Add the draft's patches to the tokens, by an embedding of its own that starts as zeros."""
+
+    @nn.compact
+    def __call__(self, conditions: dict[str, Any], time: Any = None) -> Control:
+        """Return `Control` with tokens, as `Conditioner`; `conditions` also have "maps": {"draft": [B t h w 2]}."""
+        for part in ("videos", "maps"):
+            _check_there(DRAFT, conditions.get(part, {}))
+        patches = self._patches([conditions["videos"][DRAFT], conditions["maps"][DRAFT]])
+        zeros = {"use_bias": False, "kernel_init": nn.initializers.zeros}
+        added = nn.Dense(self.width, dtype=self.dtype, name="draft_embed", **zeros)(patches)
+        return Control(tokens=super().__call__(conditions, time).tokens + added)
+
+
 def _check_there(name: str, given: dict[str, Any]) -> None:
     if name not in given:
         raise ValueError(f"conditioning stream {name!r} is missing; got {', '.join(sorted(given)) or 'none'}")
@@ -156,7 +160,8 @@ def _check_there(name: str, given: dict[str, Any]) -> None:
 
 def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = jnp.float32) -> Conditioner:
     """Build the conditioner that a config asks for."""
-    return Conditioner(width, patch_size, config.first_frame_latents, dtype, DRAFT in config.streams)
+    kind = RepairConditioner if DRAFT in config.streams else Conditioner
+    return kind(width, patch_size, config.first_frame_latents, dtype)
 
 
 def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:

@@ -138,14 +138,11 @@ def _is_added(path: str) -> bool:
 
 
 def _parts(paths: Iterable[str]) -> str:
-    """Name the parts that parameters belong to: "conditioner, dit/control"."""
+    """Name the parts that parameters belong to: "conditioner/patch_embed, dit/control"."""
     names = set()
     for path in paths:
         first, second, *rest = path.split("/")
-        if first == "conditioner":
-            names.add(first)
-        else:
-            names.add("/".join((first, second, *(rest[:1] if second == "blocks" else ()))))
+        names.add("/".join((first, second, *(rest[:1] if second == "blocks" else ()))))
     return ", ".join(sorted(names))
 
 

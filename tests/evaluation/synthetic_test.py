@@ -18,6 +18,8 @@ SCENE = {"kinds": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), "moving_camera": 0.0, "speed":
 class FakeEditor(editing.Editor):
     """Stand in for a model: answer every batch with `answer(batch)`, and remember what was asked."""
 
+    reads_draft = False
+
     def __init__(self, answer=lambda batch: batch["source"]):
         self.config = ConfigDict({"data": {"num_frames": 9, "size": (64, 64), "scene": SCENE}})
         self.tokenizer, self.answer, self.calls, self.mesh = ByteTokenizer(16), answer, [], None

@@ -33,13 +33,17 @@ def test_base_and_branch_start_from_one_another(saved):
     base, control = (checkpoints.load_model(saved[kind])[1] for kind in ("base", "control"))
     fresh, lines = tree("base"), []
     taken = tasks.take_weights(fresh, (saved["control"],), lines.append)
-    assert lines == [f"{saved['control']} also has conditioner, dit/control, which this run has not: left out"]
+    assert lines == [
+        f"{saved['control']} also has conditioner/patch_embed, dit/control, which this run has not: left out"
+    ]
     assert same(taken["dit"], {k: v for k, v in control["dit"].items() if k != "control"})
     assert taken.keys() == fresh.keys()
 
     fresh, lines = tree("control"), []
     taken = tasks.take_weights(fresh, (saved["base"],), lines.append)
-    assert lines == [f"{saved['base']} lacks conditioner, dit/control: what this run has of them stays as it is"]
+    assert lines == [
+        f"{saved['base']} lacks conditioner/patch_embed, dit/control: what this run has of them stays as it is"
+    ]
     assert same((taken["dit"]["control"], taken["conditioner"]), (fresh["dit"]["control"], fresh["conditioner"]))
     assert same({k: v for k, v in taken["dit"].items() if k != "control"}, base["dit"])
     assert same(tasks.take_weights(fresh, (saved["base"], saved["control"])), control)
@@ -69,7 +73,9 @@ def test_a_base_that_lacks_a_layer_is_refused(saved, tmp_path):
         tasks.start_from(fresh, (folder,), task.model)
     lines = []
     started = tasks.start_from(fresh, (saved["base"],), task.model, lines.append)
-    assert lines == [f"{saved['base']}: the base's weights are taken; new beside them: conditioner, dit/control"]
+    assert lines == [
+        f"{saved['base']}: the base's weights are taken; new beside them: conditioner/patch_embed, dit/control"
+    ]
     base = checkpoints.load_model(saved["base"])[1]["dit"]
     assert same(started["dit"]["control"]["blocks"], jax.tree.map(lambda x: x[:1], base["blocks"]))
     assert same(started["conditioner"], fresh["conditioner"])

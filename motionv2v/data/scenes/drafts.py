@@ -23,8 +23,8 @@ from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
 
 RECIPE = {"none": 0.36, "grown": 0.14, "shrunk": 0.14, "leaked": 0.14, "shifted": 0.1, "missing": 0.08, "left": 0.04}
-"""How often the mask of a thing has which fault. grown, shrunk: by 1 to 3 pixels in 64 rows. leaked: it holds a patch of
-what lies beside the thing. shifted: by up to 3 pixels. missing: it is empty for up to half of the frames. left: the
+"""How often the mask of a thing has which fault. grown, shrunk: by 1 to 3 pixels in 64 rows. leaked: it holds a patch
+of what lies beside the thing. shifted: by up to 3 pixels. missing: it is empty for up to half of the frames. left: the
 thing was not found, and stays where the clip has it."""
 SWAPPED, TOLD = 0.05, 0.8
 """How often the order of things is wrong; how often the doubt tells of a mask's fault."""
@@ -55,9 +55,7 @@ def draw(
         rng: decides on the faults. scene: of the pair. source: its clip.
         used: which of the scene's points the edit has.
     """
-    shown = _in_other_order(rng, scene, source, used)
-    if shown is not None:
-        return shown
+    shown = _shown(rng, scene, used)
     whole = source.shape[:3]
     told = {int(layer): np.flatnonzero(used & (scene.points.layer == layer)) for layer in scene.points.layer[used]}
     ground = _ways(rng, scene, -1, told.pop(-1, np.zeros(0, int)))
@@ -71,6 +69,12 @@ def draw(
     if len(things) > 1 and rng.random() < SWAPPED:
         things[0], things[1] = things[1], things[0]
     for t in range(len(source)):
+        if np.isfinite(shown[t]):
+            q = int(shown[t])
+            drawn.frames[t] = cv2.addWeighted(
+                source[q], 1 - shown[t] + q, source[int(np.ceil(shown[t]))], shown[t] - q, 0
+            )
+            continue
         gone = np.zeros(whole[1:], bool)
         for thing in things:
             gone |= thing.mask[t] & ~thing.stays[t]
@@ -95,20 +99,17 @@ def find(sample: Mapping[str, AnyArray]) -> Drawn:
     return Drawn(made.frames, made.hole.astype(np.float32), made.uncertain)
 
 
-def _in_other_order(rng, scene: pairs.Scene, source, used) -> Drawn | None:
-    """Draw an edit of time from the clip's own frames, as drafts do where the points tell of one; None elsewhere."""
+def _shown(rng, scene: pairs.Scene, used) -> Float[np.ndarray, "T"]:
+    """Return which frame of the clip, also between two, a frame of the edit is, where the points tell of it; else NaN.
+
+    Drafts find that of edits of time, but for frames that the clip does not show.
+    """
+    count = scene.config.num_frames
     if scene.kind not in ("retime", "reverse") or used.sum() < 3 or rng.random() < 0.1:
-        return None
-    count = len(source)
+        return np.full(count, np.nan)
     taken, wanted = scene.source.frame_times(count), scene.target.frame_times(count)
     rises = np.argsort(taken)
-    place = np.interp(wanted, taken[rises], rises)
-    if np.mean((wanted >= taken.min()) & (wanted <= taken.max())) < 0.9:
-        return None
-    low = np.floor(place).astype(int)
-    high, share = np.minimum(low + 1, count - 1), (place - low)[:, None, None, None]
-    frames = np.round(source[low] * (1 - share) + source[high] * share).astype(np.uint8)
-    return Drawn(frames, *(np.zeros(source.shape[:3], np.float32) for _ in range(2)))
+    return np.interp(wanted, taken[rises], rises.astype(np.float64), left=np.nan, right=np.nan)
 
 
 def _to_layer(scene: pairs.Scene, motion: Motion, layer: int) -> Float[np.ndarray, "T 3 3"]:
