@@ -50,10 +50,11 @@ def data_tiny() -> ConfigDict:
     """17 frames of 64x64: the procedural scenes of `data.scenes` at their defaults.
 
     `mix` names data sets and their weights, (("synthetic", 0.5), ("path/to/dataset", 0.5)); without it scenes alone.
-    `buckets` are the shapes (T, H, W) of batches, ((49, 480, 720), (49, 720, 480)); without them `num_frames` and
-    `size`. `text_embeddings` reads the captions' embeddings from beside the latents. `num_points` is N, 0 for the
-    scenes' own; `vocabulary` the folder with spiece.model if `text.tokenizer` is "sentencepiece" and no folder of
-    `init_from` has it.
+    `real_drafts` is the share of scenes whose drafts, where a method reads them, are found in the clip (seconds each)
+    instead of drawn from the scene. `buckets` are the shapes (T, H, W) of batches, ((49, 480, 720), (49, 720, 480));
+    without them `num_frames` and `size`. `text_embeddings` reads the captions' embeddings from beside the latents.
+    `num_points` is N, 0 for the scenes' own; `vocabulary` the folder with spiece.model if `text.tokenizer` is
+    "sentencepiece" and no folder of `init_from` has it.
     """
     return ConfigDict(
         {
@@ -62,6 +63,7 @@ def data_tiny() -> ConfigDict:
             "text_length": 32,
             "caption_dropout": 0.1,
             "swap": 0.0,
+            "real_drafts": 0.0,
             "seed": 0,
             "num_workers": 0,
             "latents": "",

@@ -3,18 +3,18 @@
 import jax
 import numpy as np
 
-from configs import base_tiny, motionv2v_tiny, vae_tiny
+from configs import base_tiny, motionv2v_draft_tiny, motionv2v_tiny, vae_tiny
 from motionv2v import checkpoints
 from motionv2v.devices import memory
 
-CONFIGS = {"vae": vae_tiny, "base": base_tiny, "control": motionv2v_tiny}
+CONFIGS = {"vae": vae_tiny, "base": base_tiny, "control": motionv2v_tiny, "draft": motionv2v_draft_tiny}
 LENGTH = 12
 
 
 def config(kind="control", num_frames=5, size=(16, 16)):
-    """Build the shrunken config of one of the three stages, without latents and without earlier stages."""
+    """Build the shrunken config of one of the stages, without latents and without earlier stages."""
     cfg = CONFIGS[kind].get_config()
-    cfg.init_from = ()
+    cfg.init_from = cfg.resume_from = ()
     cfg.vae.update({"block_channels": (4, 4, 4, 4), "norm_groups": 2, "layers_per_block": 1})
     cfg.data.update({"num_frames": num_frames, "size": size, "text_length": LENGTH, "latents": "", "num_workers": 0})
     cfg.data.scene.num_points = 4
@@ -25,7 +25,7 @@ def config(kind="control", num_frames=5, size=(16, 16)):
         cfg.dit.update({"num_layers": 2, "num_heads": 2, "head_dim": 16, "text_dim": 8, "text_length": LENGTH})
         cfg.dit.time_embed_dim = 8
         cfg.sample.num_steps = 2
-    if kind == "control":
+    if kind in ("control", "draft"):
         cfg.dit.control_depth = 1
     cfg.optim.name = "adamw"  # a step of Muon, with loops for every shape of a matrix, takes twice as long to compile
     cfg.train.update({"steps": 3, "batch_size": 2, "log_every": 1, "probe_every": 0, "checkpoint_every": 0})

@@ -138,7 +138,9 @@ class Editor(loaded_model.LoadedModel):
         self._tell_length(len(frames), notify)
         if self.reads_draft and drawn is None:
             drawn = draft.render(frames, source, target, notify=notify)
-        batch = self.with_drafts(self._batch(frames, source, target, notify), [drawn])
+        batch = self._batch(frames, source, target, notify)
+        if self.reads_draft:
+            batch = self.with_drafts(batch, [drawn])
         tokens = self.tokenizer.encode([prompt], notify)
         options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views, "progress": progress}
         options |= {"reuse": reuse} if reuse else {}

@@ -121,7 +121,7 @@ class Conditioner(nn.Module):
         patches = self._patches(self._streams(conditions["videos"]))
         return Control(tokens=nn.Dense(self.width, dtype=self.dtype, name="patch_embed")(patches))
 
-    def _patches(self, parts: list[Float[AnyArray, "B t h w z"]]) -> Float[AnyArray, "B L C"]:
+    def _patches(self, parts: list[Float[AnyArray, "B t h w _"]]) -> Float[AnyArray, "B n F"]:
         return patchify(jnp.concatenate(parts, -1).astype(self.dtype), self.patch_size)
 
     def _streams(self, videos: dict[str, Float[AnyArray, "B t h w z"]]) -> list[Float[AnyArray, "B t h w z"]]:

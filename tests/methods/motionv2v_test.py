@@ -9,7 +9,7 @@ import pytest
 from compiling import FAST
 from ml_collections import ConfigDict
 
-from motionv2v import methods
+from motionv2v import methods, sections
 from motionv2v.methods import motionv2v
 from motionv2v.models import patches
 from motionv2v.models.dit import DiT
@@ -36,6 +36,71 @@ def clip(num_points=3, num_frames=2, seed=0):
         "source_visible": visible,
         "target_visible": visible.copy(),
     }
+
+
+def with_draft(sample, num_frames):
+    """Add a draft, half of whose first rows is made up, and which doubts its last frame."""
+    rng = np.random.default_rng(9)
+    hole, uncertain = (np.zeros((num_frames, *SIZE), np.float32) for _ in range(2))
+    hole[:, :4], uncertain[-1] = 1.0, 0.5
+    drawn = rng.integers(0, 256, (num_frames, *SIZE, 3), dtype=np.uint8)
+    return {**sample, "draft": drawn, "draft_hole": hole, "draft_uncertain": uncertain}
+
+
+DRAFTED = ConfigDict({**CONFIG.to_dict(), "streams": (*motionv2v.STREAMS, "draft")})
+
+
+def test_a_draft_comes_with_the_shares_of_each_latent_that_are_made_up_and_doubtful():
+    sample = with_draft(clip(num_frames=5), 5)
+    drawn = motionv2v.conditions(jax.random.key(0), sample, DRAFTED)
+    np.testing.assert_allclose(drawn["videos"]["draft"], sample["draft"] / np.float32(127.5) - 1, atol=1e-6)
+    found = np.asarray(drawn["maps"]["draft"])
+    assert found.shape == (2, 3, 4, 2)  # 5 frames and 24x32 pixels in latents
+    # A latent is of 8x8 pixels: of the first row of them half is made up. The second latent is of frames 1 to 4.
+    np.testing.assert_allclose(found[..., 0], np.broadcast_to(np.array([0.5, 0, 0])[None, :, None], (2, 3, 4)))
+    np.testing.assert_allclose(found[..., 1], np.broadcast_to(np.array([0, 0.125])[:, None, None], (2, 3, 4)))
+
+
+def test_a_clip_of_one_frame_has_a_draft():
+    sample = with_draft(clip(num_frames=1), 1)
+    assert motionv2v.conditions(jax.random.key(0), sample, DRAFTED)["maps"]["draft"].shape == (1, 3, 4, 2)
+
+
+def test_the_method_reads_a_draft_only_with_that_stream():
+    method = methods.get("motionv2v")
+    assert list(method.fields(CONFIG)) == ["source", "source_tracks", "target_tracks"]
+    assert list(method.fields(DRAFTED)) == ["source", "source_tracks", "target_tracks", "draft"]
+    with pytest.raises(ValueError, match="the method reads draft, draft_hole, draft_uncertain; the batch has"):
+        method.batch_conditions(jax.random.key(0), jax.tree.map(lambda x: x[None], clip()), DRAFTED)
+
+
+def test_the_draft_is_invisible_at_zero_kernel_and_seen_at_another():
+    videos = {name: jax.random.normal(jax.random.key(i), (1, 2, 4, 4, 16)) for i, name in enumerate(motionv2v.STREAMS)}
+    drafted = {"videos": {**videos, "draft": videos["source_video"]}, "maps": {"draft": jnp.ones((1, 2, 4, 4, 2))}}
+    plain, repairing = (motionv2v.make_conditioner(config, width=8, patch_size=2) for config in (CONFIG, DRAFTED))
+    params = repairing.init(jax.random.key(5), drafted)["params"]
+    own = {"params": {"patch_embed": params["patch_embed"]}}
+    tokens = plain.apply(own, {"videos": videos}).tokens
+    np.testing.assert_array_equal(repairing.apply({"params": params}, drafted).tokens, tokens)
+    assert set(params["draft_embed"]) == {"kernel"} and params["draft_embed"]["kernel"].shape == (2 * 2 * 18, 8)
+    for row in (0, 16, 17):  # the latent's first channel, what is made up, what is doubtful
+        kernel = params["draft_embed"]["kernel"].at[row].set(1.0)
+        changed = repairing.apply({"params": {**params, "draft_embed": {"kernel": kernel}}}, drafted).tokens
+        assert jnp.abs(changed - tokens).max() > 0.1, row
+
+
+def test_a_missing_draft_is_named():
+    videos = dict.fromkeys((*motionv2v.STREAMS, "draft"), jnp.zeros((1, 1, 2, 2, 16)))
+    repairing = motionv2v.make_conditioner(DRAFTED, width=8, patch_size=2)
+    for given in ({"videos": videos}, {"videos": {**videos}, "maps": {"given": jnp.zeros(1)}}):
+        with pytest.raises(ValueError, match=r"conditioning stream 'draft' is missing; got (none|given)"):
+            repairing.init(jax.random.key(0), given)
+
+
+@pytest.mark.parametrize("streams", [("draft",), ("source_video", "source_tracks", "target_tracks"), 3, "draft"])
+def test_streams_that_no_branch_has_are_refused(streams):
+    with pytest.raises(ValueError, match=r"method.streams is .*, expected .*'draft'"):
+        sections.complete(ConfigDict({"method": {"name": "motionv2v", "streams": streams}}))
 
 
 def at(video, xy, point, frame):

@@ -3,13 +3,14 @@
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sentencepiece
 import tiny_model
 from absl import flags
 
-from motionv2v import backbone, checkpoints
+from motionv2v import backbone, checkpoints, sections
 from motionv2v.data import batches, latents, records, stored_pairs, tokenizer
 from motionv2v.data.scenes import drawn_pairs, pairs, shapes
 from motionv2v.data.videos import files, recipes
@@ -317,4 +318,46 @@ def test_buckets_hold_the_pieces_that_the_autoencoder_trains_on():
     config = tiny_model.config("vae")
     config.data.buckets = ((5, 16, 8),)
     with pytest.raises(ValueError, match=r"data.buckets has \(5, 16, 8\), smaller than data.crop \(5, 16, 16\)"):
+        dataset.make_dataset(config)
+
+
+def draft_config(**data):
+    config = sections.complete(tiny_model.config("draft"))
+    config.data.update(data)
+    return config
+
+
+def test_a_method_that_reads_drafts_is_given_them():
+    batch = next(iter(dataset.make_dataset(draft_config())))
+    assert batch["draft"].shape == batch["source"].shape and batch["draft_hole"].shape == batch["source"].shape[:4]
+    source = dataset.scene_source(draft_config())
+    assert source.has_drafts and source.real_drafts == 0
+    assert dataset.scene_source(draft_config(real_drafts=0.25)).real_drafts == 0.25
+    assert not dataset.scene_source(sections.complete(tiny_model.config("control"))).has_drafts
+
+
+def test_latents_hold_the_draft_and_its_maps(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_latents, "SHARD", 2)
+    config = draft_config(latents=str(tmp_path / "latents"))
+    config.init_from = (str(tiny_model.save(tmp_path / "vae", "vae")),)
+    folder = prepare_latents.write_latents(config, None, 2, say=lambda line: None, batch_size=2)
+    sample = latents.LatentSource(folder)[1]
+    drawn = dataset.scene_source(config)[1]
+    assert sample["draft_latents"].shape == sample["source_video_latents"].shape
+    np.testing.assert_allclose(sample["draft_map"][0, ..., 1].mean(), drawn["draft_uncertain"][0].mean(), atol=2e-3)
+    task = tasks.make(config)
+    batch = jax.tree.map(jnp.asarray, next(iter(task.dataset())))
+    loss, _ = task.loss(jax.random.key(0), task.init(jax.random.key(1)), batch)
+    assert np.isfinite(loss)
+    config.data.real_drafts = 0.5
+    with pytest.raises(ValueError, match=r"made with other settings \(real_drafts\)"):
+        prepare_latents.write_latents(config, None, 2, say=lambda line: None, batch_size=2)
+    config.data.swap = 0.5
+    with pytest.raises(ValueError, match=r"data.swap: a pair cannot be swapped: 'draft' has no counterpart"):
+        dataset.make_dataset(config)
+
+
+def test_stored_pairs_have_no_drafts(tmp_path):
+    config = draft_config(mix=(("synthetic", 0.5), ("some/folder", 0.5)))
+    with pytest.raises(ValueError, match=r"data.mix has 'some/folder', and motionv2v reads drafts"):
         dataset.make_dataset(config)
