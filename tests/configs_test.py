@@ -11,7 +11,7 @@ import pytest
 from motionv2v import backbone, checkpoints, parameters
 from motionv2v.devices import memory
 from motionv2v.models.dit import base_params
-from motionv2v.training import loop, tasks
+from motionv2v.training import dataset, loop, tasks
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "__init__"))
@@ -41,7 +41,7 @@ def test_config_builds_and_its_shapes_are_known(name):
     assert config.name == name
     loop.check_config(config)
     assert tasks.make(config).trainable == config.optim.schedule
-    assert tasks.scene_config(config).num_frames == config.data.num_frames
+    assert dataset.scene_config(config).num_frames == config.data.num_frames
     # Shapes alone: 13 billion numbers would be more than fits into memory.
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes))
 
