@@ -37,11 +37,19 @@ class Filler:
     """
 
     def __init__(
-        self, clip: Prepared, plate: Plate, gone: Bool[np.ndarray, "T h w"], cameras: Float[np.ndarray, "T 3 3"]
+        self,
+        clip: Prepared,
+        plate: Plate,
+        gone: Bool[np.ndarray, "T h w"],
+        cameras: Float[np.ndarray, "T 3 3"],
+        places: Bool[np.ndarray, "T h w"] | None = None,
     ):
-        """`plate`: of the clip at the working size, without what is gone."""
+        """`plate`: of the clip at the working size, without what is gone, and without its `places` where it is hidden.
+
+        What hides a thing is no background either.
+        """
         self.clip, self.plate, self.cameras = clip, plate, cameras
-        self.gone = gone.copy()
+        self.gone, self.places = gone.copy(), np.zeros_like(gone) if places is None else places
         self._seen, self._trust = [], []
         for t in range(len(gone)):
             self._compare(t)
@@ -77,7 +85,7 @@ class Filler:
         place = np.zeros((2, *self.gone.shape, 2), np.float32)
         for way, (order, step) in enumerate(((range(count - 2, -1, -1), 1), (range(1, count), -1))):
             for t in order:
-                hole = self.gone[t]
+                hole = self.gone[t] | self.places[t]
                 if not hole.any():
                     continue
                 flow = self.clip.flows[0][t] if step == 1 else self.clip.flows[1][t - 1]
@@ -88,7 +96,7 @@ class Filler:
                 at = np.round(there).astype(int)
                 inside = (at >= 0).all(axis=1) & (at[:, 0] < width) & (at[:, 1] < height)
                 y, x, there, at = y[inside], x[inside], there[inside], at[inside]
-                next_hole = self.gone[t + step][at[:, 1], at[:, 0]]
+                next_hole = (self.gone[t + step] | self.places[t + step])[at[:, 1], at[:, 0]]
                 came = frame[way, t + step, at[:, 1], at[:, 0]]
                 far = steps[way, t + step, at[:, 1], at[:, 0]] + 1
                 by = there - at + place[way, t + step, at[:, 1], at[:, 0]]
@@ -168,7 +176,7 @@ class Filler:
         """Return the plate in the clip's own pixels."""
         if not hasattr(self, "_native"):
             covered = np.zeros(self.clip.frames.shape[:3], bool)
-            for t, gone in enumerate(self.gone):
+            for t, gone in enumerate(self.gone | self.places):
                 covered[t] = cv2.resize(gone.astype(np.uint8), self.clip.size[::-1], interpolation=cv2.INTER_LINEAR) > 0
             self._native = Plate(self.clip.frames, self.cameras, covered)
         return self._native

@@ -90,13 +90,20 @@ def follow(clip: Prepared, layer: Layer, plate: Plate, cameras: Float[np.ndarray
     shown = np.zeros(num_frames, bool)
     shown[best] = True
     for step in (1, -1):
-        speed, state, missed = 0j, moves[best], 0
+        speed, state, missed, looks_alone = 0j, moves[best], 0, []
         for q in range(best + step, num_frames if step > 0 else -1, step):
-            found = follower.find(q, state, speed, searches=missed < PATIENCE)
+            found = follower.find(q, state, speed, follower.stepped(q - step, q), searches=missed < PATIENCE)
             missed = missed + 1 if found is None else 0
             if found is None:
                 continue
             moved = (found[0] - state[0]) * template.middle + found[1] - state[1]
+            if found != follower.by_points(q):
+                looks_alone.append(q)
+            else:  # far from where looks alone had led: that was another thing, before this one
+                for wrong in looks_alone if abs(moved - speed) > SEARCH * min(clip.small_size) else ():
+                    del moves[wrong]
+                    shown[wrong] = False
+                looks_alone = []
             speed, state = (moved if shown[q - step] else 0j), found
             moves[q], shown[q] = found, True
     return _with_moves(layer, moves, shown, clip.scale)
@@ -139,20 +146,42 @@ class _Follower:
     def __init__(self, clip, layer, template, plate, cameras):
         self.clip, self.layer, self.template, self.plate, self.cameras = clip, layer, template, plate, cameras
 
-    def find(
-        self, q: int, before: tuple[complex, complex], speed: complex, searches: bool
-    ) -> tuple[complex, complex] | None:
-        """Return the motion from the best frame to frame q, or None where it is not seen."""
-        layer, template, best = self.layer, self.template, self.layer.best
-        frame = cv2.GaussianBlur(self.clip.lab[q], (0, 0), 1.0)
+    def by_points(self, q: int) -> tuple[complex, complex]:
+        """Return the motion from the best frame to frame q as the points say."""
+        layer, best = self.layer, self.layer.best
         ratio = layer.factor[q] / layer.factor[best]
-        by_points = (complex(ratio), complex((layer.shift[q] - ratio * layer.shift[best]) * self.clip.scale))
-        starts = [before, (before[0], before[1] + speed)]
+        return complex(ratio), complex((layer.shift[q] - ratio * layer.shift[best]) * self.clip.scale)
+
+    def stepped(self, q: int, r: int) -> complex | None:
+        """Return how far the points go from frame q to the next one, r, at the working size; None if none is in both.
+
+        Points that slid off their places on a thing still go with it, from frame to frame.
+        """
+        both = self.layer.seen[:, q] & self.layer.seen[:, r]
+        if not both.any():
+            return None
+        steps = (self.layer.tracked[both, r] - self.layer.tracked[both, q]) * self.clip.scale
+        return complex(np.median(steps.real), np.median(steps.imag))
+
+    def find(
+        self, q: int, before: tuple[complex, complex], speed: complex, stepped: complex | None, searches: bool
+    ) -> tuple[complex, complex] | None:
+        """Return the motion from the best frame to frame q, or None where it is not seen.
+
+        `before`: the motion to the frame before; `speed`: by how much it went on there; `stepped`: as the points say.
+        """
+        layer, template = self.layer, self.template
+        frame = cv2.GaussianBlur(self.clip.lab[q], (0, 0), 1.0)
+        by_points = self.by_points(q)
         claimed = layer.seen[:, q].any() and abs(np.log(abs(by_points[0] / before[0]))) < MOST_ZOOM
+        courses = [(before[0], before[1] + speed)]
+        if stepped is not None and not claimed:  # points that slid off their places still go with the thing
+            courses.append((before[0], before[1] + stepped))
+        starts = [before, *courses]
         if claimed:
             # The points may know where, and yet be too near to one another to know its turn and zoom.
             there = by_points[0] * template.middle + by_points[1]
-            starts += [by_points, (before[0], there - before[0] * template.middle)]
+            starts += [(before[0], there - before[0] * template.middle), by_points]
             # What hides a part of a thing draws a fit off it; one point alone tells neither turn nor zoom.
             near = template.around[layer.seen[:, q]].any(axis=0)
             shown, inside = template.at(frame, *by_points)
@@ -168,11 +197,12 @@ class _Follower:
         if not self._is_there(q, frame, found, error):
             if not searches:
                 return None
-            found = self._fit(frame, self._search(frame, (before[0], before[1] + speed)))
+            near = min(courses, key=lambda course: self._error(frame, course))
+            found = self._fit(frame, self._search(frame, near))
             error = self._error(frame, found)
             if not self._is_there(q, frame, found, error):
                 return None
-        return by_points if claimed and TRUSTED * errors[2] <= error + 0.3 else found
+        return by_points if claimed and TRUSTED * errors[-1] <= error + 0.3 else found
 
     def _error(self, frame, move) -> float:
         shown, inside = self.template.at(frame, *move)
@@ -190,9 +220,9 @@ class _Follower:
         shown, inside = self.template.at(behind, *move)
         if inside.sum() < LEAST_INSIDE * self.template.window.sum():
             return True  # nothing is known of what is behind it
-        return (
-            error <= BETTER * float(np.minimum(pictures.distance(shown, self.template.picture), CAP)[inside].mean()) + 1
-        )
+        of_plate = float(np.minimum(pictures.distance(shown, self.template.picture), CAP)[inside].mean())
+        # A thing that rests in most frames is in the plate itself, which then is no witness.
+        return error <= BETTER * of_plate + 1 or max(error, of_plate) < LIKE_ITSELF
 
     def _search(self, frame, move):
         """Return the motion whose shift fits best within reach."""

@@ -1,9 +1,13 @@
 """Masks by hand on some frames, carried to all others.
 
-From each frame that a person said something of, the mask goes with the flow to the next frame, and is laid on that
-frame's colours there (GrabCut in a band along its edge), and so on, both ways. Between two such frames what comes from
-both sides is blended by its distances to the edge. Where a person gave a box, or strokes, the mask in that frame is cut
-out first: the thing is inside, holds its points, and looks unlike what is outside.
+Where a person gave a box, or strokes, the mask in that frame is cut out first: the thing is inside, holds its points,
+and looks unlike what is outside, and unlike what other frames show at that place. For that the boxes, which go from
+frame to frame between those that are said, are left out of a *clean* plate.
+
+A mask goes to other frames with the thing's own motion, where what the said frame shows is found there again: what is
+not has something before it. A thing that bends goes with the flow, from frame to frame. Everywhere it is laid on the
+frame's colours (GrabCut in a band along its edge). Between two frames that are said what comes from both sides is
+blended by its distances to the edge.
 """
 
 from dataclasses import dataclass, replace
@@ -15,23 +19,35 @@ from motionv2v.draft import masks, pictures
 from motionv2v.draft.background import Plate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.given import Hint
+from motionv2v.draft.ground import Ground, displaced
 from motionv2v.draft.layers import Layer
-from motionv2v.typing import Bool, Float, Shaped
+from motionv2v.typing import Bool, Float, Int, Shaped
 
 BAND = 0.025
 """Along a carried mask's edge, in the shorter side, that is decided anew by the colours of each frame."""
 BESIDE = 0.15
 """Around a box, in the longer side, that shows what the thing is not."""
+SAME, SHOWN = 12.0, 0.3
+"""Distance in Lab to what the said frame shows, up to which a pixel is found again; and the share of a thing's pixels
+that must be, for it to be there at all."""
+RIGID, NEAREST = 0.75, 8
+"""Share of a thing's pixels that its own motion must find again, in all but a quarter of so many frames."""
+STRAYS = 1.5
+"""Pixels of the working size, beyond half its motion, by which flow may be off that, or something is before it."""
 LEAST = 20
 """Pixels of the working size; a smaller mask has left the frame."""
 
 
 @dataclass
 class MaskByFrame:
-    """A thing that may bend: its mask [T h w] in each frame, at the working size; the counterpart of `masks.Mask`."""
+    """A thing that may bend: its mask [T h w] in each frame, at the working size; the counterpart of `masks.Mask`.
+
+    `place`: [T h w], where it is, also where something is before it.
+    """
 
     layer: Layer
     by_frame: Bool[np.ndarray, "T h w"]
+    place: Bool[np.ndarray, "T h w"]
     picture: None = None
 
     def in_frame(self, clip: Prepared, q: int) -> tuple[Bool[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
@@ -58,26 +74,34 @@ class MaskByFrame:
 
 def carry(clip: Prepared, layer: Layer, hint: Hint, plate: Plate, cameras: Float[np.ndarray, "T 3 3"]) -> MaskByFrame:
     """Find a thing's mask in every frame from what a person said of some."""
-    num_frames = len(clip.frames)
-    keys = hint.frames
-    known = {t: _cut_out(clip, layer, hint, t) for t in keys}
+    num_frames, keys = len(clip.frames), hint.frames
+    said = {t: _labels(clip, hint, t) for t in keys}
+    if len(keys) < num_frames or hint.boxes or hint.strokes:
+        ground = Ground(clip, layer, said, plate, cameras)
+    known = {t: said[t] > 0 if said[t].all() else _cut_out(clip, layer, said[t], ground, t) for t in keys}
     by_frame = np.zeros((num_frames, *clip.small_size), bool)
+    place, is_known = by_frame.copy(), by_frame.copy()
     for t, mask in known.items():
-        by_frame[t] = mask
+        by_frame[t] = place[t] = mask
     for before, after in zip([None, *keys], [*keys, None], strict=True):
-        first, last = (-1 if before is None else before), (num_frames if after is None else after)
-        between = range(first + 1, last)
-        if not between:
-            continue
-        forward = {} if before is None else _carried(clip, plate, cameras, known[before], before, between)
-        backward = {} if after is None else _carried(clip, plate, cameras, known[after], after, between[::-1])
-        for q in between:
-            if before is None or after is None:
-                by_frame[q] = (forward or backward)[q]
-            else:
-                share = (q - before) / (after - before)
-                by_frame[q] = (1 - share) * _signed(forward[q]) + share * _signed(backward[q]) > 0
-    return MaskByFrame(replace(layer, there=by_frame.sum(axis=(1, 2)) >= LEAST), by_frame)
+        between = range((-1 if before is None else before) + 1, num_frames if after is None else after)
+        if before is not None and between:
+            for q, *found in _carried(clip, layer, ground, known[before], before, between):
+                by_frame[q], place[q], is_known[q] = found
+        if after is not None and between:
+            for q, late, where, late_known in _carried(clip, layer, ground, known[after], after, between[::-1]):
+                if before is not None:  # there is what came from the other side; each knows what its frame showed
+                    share = (q - before) / (after - before)
+                    blend = (1 - share) * _signed(by_frame[q]) + share * _signed(late) > 0
+                    late = np.where(is_known[q] & late_known, blend, np.where(is_known[q], by_frame[q], late))
+                by_frame[q] = late
+                place[q] |= where
+    return MaskByFrame(replace(layer, there=by_frame.sum(axis=(1, 2)) >= LEAST), by_frame, place | by_frame)
+
+
+def _labels(clip, hint, t) -> Int[np.ndarray, "h w"]:
+    """Return what is said of each pixel of a frame at the working size, as `Hint.labels` does."""
+    return cv2.resize(hint.labels(t, clip.size), clip.small_size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def _signed(mask):
@@ -88,9 +112,64 @@ def _signed(mask):
     return inside - outside
 
 
-def _carried(clip, plate, cameras, mask, start, frames):
-    """Return the masks that a mask of frame `start` becomes in the frames after it, or before it."""
-    found, q = {}, start
+def _carried(clip, layer, ground, mask, start, frames):
+    """Yield other frames, and for each what a mask of frame `start` becomes, its place, hidden or not, and if known."""
+    if _keeps_its_shape(clip, layer, mask, start, frames):
+        yield from _with_own_motion(clip, layer, ground, mask, start, frames)
+    else:
+        yield from _with_flow(clip, ground, mask, start, frames)
+
+
+def _in_frame(clip, layer, mask, start, q):
+    """Return where a thing's motion takes its mask, what frame `start` shows of frame q, and how far colours differ."""
+    way = clip.to_small(layer.to_frame(start, q))
+    moved = pictures.warp(clip.lab[start], way, clip.small_size, value=(-999.0, 0.0, 0.0))
+    # What touches the border goes on beyond it.
+    place = pictures.warp(mask.astype(np.uint8) * 255, way, clip.small_size, border=cv2.BORDER_REPLICATE) > 127
+    return place, moved[..., 0] > -1, pictures.distance(clip.lab[q], moved, reach=2)
+
+
+def _keeps_its_shape(clip, layer, mask, start, frames):
+    """Tell whether a thing's motion finds it again in the nearest frames; what bends soon looks otherwise."""
+    found = []
+    for q in [q for q in frames if layer.there[q]][:NEAREST]:
+        place, _, off = _in_frame(clip, layer, mask, start, q)
+        if place.sum() >= LEAST:
+            found.append(float((off < SAME)[place].mean()))
+    return bool(found) and np.quantile(found, 0.25) >= RIGID
+
+
+def _with_own_motion(clip, layer, ground, mask, start, frames):
+    """Yield the mask where the thing's motion takes it, less what is before it; see `_carried`."""
+    for q in frames:
+        place, is_known, off = _in_frame(clip, layer, mask, start, q)
+        seen = place & is_known
+        again = float((off < SAME)[seen].mean()) if seen.any() else 1.0
+        as_ground = float(ground.differs(q)[1][seen].mean()) if seen.any() else 0.0
+        if as_ground > max(again, 0.5):  # it has left
+            yield q, np.zeros_like(place), np.zeros_like(place), is_known
+        elif again < SHOWN:
+            yield q, np.zeros_like(place), place, is_known
+        else:
+            hidden = _goes_otherwise(clip, layer, q) & place
+            hidden = cv2.morphologyEx(hidden.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+            yield q, _settled(clip, ground, place & ~hidden, q, hidden), place, is_known
+
+
+def _goes_otherwise(clip, layer, q) -> Bool[np.ndarray, "h w"]:
+    """Return where the flow leaves a thing's own motion, both to the frame before and to the next one."""
+    otherwise = np.ones(clip.small_size, bool)
+    for r, flow in ((q + 1, clip.flows[0][q : q + 1]), (q - 1, clip.flows[1][max(0, q - 1) : q])):
+        if flow and 0 <= r < len(clip.frames):
+            way = clip.to_small(layer.to_frame(q, r))
+            own = displaced(way, clip.small_size)
+            otherwise &= np.linalg.norm(flow[0] - own, axis=-1) > STRAYS + 0.5 * np.linalg.norm(own, axis=-1)
+    return otherwise
+
+
+def _with_flow(clip, ground, mask, start, frames):
+    """Yield the masks that a mask of frame `start` becomes along the flow, from frame to frame; see `_carried`."""
+    q, whole = start, np.ones(clip.small_size, bool)
     y, x = np.mgrid[: clip.small_size[0], : clip.small_size[1]].astype(np.float32)
     for r in frames:
         if mask.sum() < LEAST:
@@ -106,13 +185,16 @@ def _carried(clip, plate, cameras, mask, start, frames):
             own = cv2.dilate((rough > 0.5).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
             where = np.where(own[..., None], -cv2.remap(moved, x - step[0], y - step[1], cv2.INTER_LINEAR), back)
             carried = cv2.remap(mask.astype(np.float32), x + where[..., 0], y + where[..., 1], cv2.INTER_LINEAR) > 0.5
-            mask = _settled(clip, plate, cameras, carried, r)
-        found[r], q = mask, r
-    return found
+            mask = _settled(clip, ground, carried, r)
+        yield r, mask, mask, whole
+        q = r
 
 
-def _settled(clip, plate, cameras, mask, q):
-    """Lay a carried mask on the colours of its frame: what lies in a band along its edge is decided anew."""
+def _settled(clip, ground, mask, q, hidden=None):
+    """Lay a carried mask on the colours of its frame: what lies in a band along its edge is decided anew.
+
+    `hidden` has something before it, and is not the thing's.
+    """
     if mask.sum() < LEAST:
         return np.zeros_like(mask)
     reach = max(2, round(BAND * min(clip.small_size)))
@@ -120,25 +202,27 @@ def _settled(clip, plate, cameras, mask, q):
     sure = cv2.erode(mask.astype(np.uint8), kernel) > 0
     possible = cv2.dilate(mask.astype(np.uint8), kernel) > 0
     labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    seen, known = plate.seen_from(np.linalg.inv(clip.to_small(cameras[q])), clip.small_size)
-    unlike = pictures.distance(clip.lab[q], pictures.to_lab(seen))
-    # A thing that rests is in the plate itself, which then says nothing of where it ends.
-    inside = unlike[known & (sure if sure.any() else mask)]
-    if not inside.size or np.median(inside) >= 3:
-        labels[known & (unlike < 3) & ~sure] = cv2.GC_PR_BGD
+    is_not_ground, is_ground = ground.differs(q)
+    moves, other, stays = ground.moves(q, possible)
+    labels[is_ground | stays] = cv2.GC_PR_BGD
+    labels[is_not_ground & mask] = cv2.GC_PR_FGD
+    labels[moves & mask], labels[other] = cv2.GC_FGD, cv2.GC_BGD
     labels[sure], labels[~possible] = cv2.GC_FGD, cv2.GC_BGD
+    if hidden is not None:
+        labels[hidden] = cv2.GC_BGD
     return masks.grab(clip.small[q], labels, possible, 4.0 * reach, rounds=2)
 
 
-def _cut_out(clip, layer, hint, t) -> Bool[np.ndarray, "h w"]:
+def _cut_out(clip, layer, said, ground, t) -> Bool[np.ndarray, "h w"]:
     """Return the mask of a frame that a person said something of; inside a box all is the thing that may be."""
-    said = hint.labels(t, clip.size)
-    said = cv2.resize(said, clip.small_size[::-1], interpolation=cv2.INTER_NEAREST)
-    open_ = said == 0
-    if not open_.any():
-        return said > 0
     away = masks.distance_to(layer.paths()[:, t] * clip.scale, clip.small_size) / min(clip.small_size)
+    is_not_ground, is_ground = ground.differs(t)
+    moves, other, stays = ground.moves(t, ground.around[t])
+    beside = ground.around[t] & (said < 0) & (is_not_ground | moves) & ~other
     labels = np.full(said.shape, cv2.GC_PR_FGD, np.uint8)
+    labels[is_ground | (stays & ~is_not_ground)] = cv2.GC_PR_BGD
+    labels[moves], labels[other] = cv2.GC_FGD, cv2.GC_BGD
     labels[(away < masks.SEEDS) & layer.there[t]] = cv2.GC_FGD
     labels[said > 0], labels[said < 0] = cv2.GC_FGD, cv2.GC_BGD
-    return masks.grab(clip.small[t], labels, said >= 0, BESIDE * max(clip.small_size), rounds=5) | (said > 0)
+    labels[beside] = cv2.GC_PR_FGD
+    return masks.grab(clip.small[t], labels, (said >= 0) | beside, BESIDE * max(clip.small_size), rounds=5) | (said > 0)

@@ -37,7 +37,7 @@ class Layer:
 
     Attributes:
         points: their indices. shape: [M], where they are in the layer's own frame.
-        seen: [M T], whether they are visible in the clip, as the tracker says.
+        tracked, seen: [M T], where they are in the clip and whether they are visible, as the tracker says.
         factor, shift: of the layer in each frame of the clip, [T].
         there: [T], which frames show the thing: those with visible points, until it was looked for.
         best: the frame of the clip that shows most of it.
@@ -45,6 +45,7 @@ class Layer:
 
     points: Int[np.ndarray, "M"]
     shape: Shaped[np.ndarray, "M"]
+    tracked: Shaped[np.ndarray, "M T"]
     seen: Bool[np.ndarray, "M T"]
     factor: Shaped[np.ndarray, "T"]
     shift: Shaped[np.ndarray, "T"]
@@ -89,12 +90,12 @@ def make_layer(
     if cameras is not None:
         views = np.linalg.inv(cameras)
         led, by = turns(views), views[:, 0, 2] + 1j * views[:, 1, 2]
-    z = (z - by) / led
-    _, _, shape = rigid.fit(z, seen)
+    own = (z - by) / led
+    _, _, shape = rigid.fit(own, seen)
     # Where no point is visible, guesses of where they are hidden are all that is known.
-    factor, shift = rigid.poses(z, seen | ~seen.any(axis=0), shape)
+    factor, shift = rigid.poses(own, seen | ~seen.any(axis=0), shape)
     factor, shift = led * factor, led * shift + by
-    return Layer(points, shape, seen, factor, shift, seen.any(axis=0), int(seen.sum(axis=0).argmax()))
+    return Layer(points, shape, z, seen, factor, shift, seen.any(axis=0), int(seen.sum(axis=0).argmax()))
 
 
 def stabilised(source: Tracks, cameras: Float[np.ndarray, "T 3 3"]) -> Shaped[np.ndarray, "N T"]:

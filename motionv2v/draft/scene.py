@@ -51,7 +51,7 @@ class Scene:
         self.covered = [mask.in_frames(clip) for mask in self.masks]
         self.looks = [Look(mask, clip, self._by_others(index), self.behind) for index, mask in enumerate(self.masks)]
         self._fillers: dict[tuple[int, ...], Filler] = {}
-        self._plates: dict[tuple[int, ...], tuple[background.Plate, np.ndarray]] = {}
+        self._plates: dict[tuple[int, ...], tuple[background.Plate, np.ndarray, np.ndarray]] = {}
 
     @property
     def things(self) -> list[Layer]:
@@ -92,15 +92,25 @@ class Scene:
         key = tuple(sorted(things))
         if key not in self._fillers:
             # An edit that leaves other things alone than the last one did is another edit.
-            self._fillers = {key: Filler(self.clip, *self._plate(key), self.cameras)}
+            plate, gone, places = self._plate(key)
+            self._fillers = {key: Filler(self.clip, plate, gone, self.cameras, places)}
         return self._fillers[key]
 
-    def _plate(self, things: tuple[int, ...]) -> tuple[background.Plate, Bool[np.ndarray, "T h w"]]:
-        """Return the background at the working size without some of the things, and what was left out of it."""
+    def _plate(
+        self, things: tuple[int, ...]
+    ) -> tuple[background.Plate, Bool[np.ndarray, "T h w"], Bool[np.ndarray, "T h w"]]:
+        """Return the background at the working size without some of the things; what of these shows, and their places.
+
+        The places, where other things may hide them, are what was left out of the background: what hides is none.
+        """
         if things not in self._plates:
             gone = _around(self.clip, [self.covered[index] for index in things])
             cameras = self.clip.to_small(self.cameras)
-            self._plates[things] = background.Plate(self.clip.small, cameras, gone, spread=True), gone
+            places = gone.copy()
+            for mask in (self.masks[index] for index in things):
+                if isinstance(mask, keys.MaskByFrame):  # other masks are whole
+                    places |= mask.place
+            self._plates[things] = background.Plate(self.clip.small, cameras, places, spread=True), gone, places
         return self._plates[things]
 
 

@@ -201,6 +201,23 @@ def test_a_thing_is_followed_where_its_points_are_lost_or_have_slid_off(pan):
     np.testing.assert_allclose(np.stack([middle.real, middle.imag], -1), centres, atol=0.5)
 
 
+def test_points_that_slid_together_still_tell_where_a_thing_that_bounces_goes():
+    """Where it would have gone on is something that looks the same."""
+    frames, square = scene()[0], scene()[0][0, 30:50, 10:30]
+    empty = ground(np.random.default_rng(0))[20 : 20 + SIZE[0], 20 : 20 + SIZE[1]]
+    centres = np.float32([[60, y] for y in (14, 26, 38, 50, 62, 50, 38, 26, 14)])
+    for t, (_, y) in enumerate(centres.astype(int)):
+        frames[t] = empty
+        frames[t, 74:94, 50:70] = square
+        frames[t, y - 10 : y + 10, 50:70] = square
+    points = tracks_of(centres)
+    points.xy[:, 2:] = centres[None, 2:] + 0.3 * (points.xy[:, 2:] - centres[None, 2:]) + 3
+    clip = draft.Prepared(frames)
+    layer = follow.follow(clip, layers.make_layer(range(5), points), clip.plate, clip.cameras)
+    middle = layer.paths()[:, layer.there].mean(axis=0)
+    assert layer.there.all() and np.abs(middle - centres @ [1, 1j]).max() < 3
+
+
 def test_a_frame_without_the_thing_does_not_show_it():
     frames, centres = scene()
     frames[6:] = ground(np.random.default_rng(0))[20 : 20 + SIZE[0], 20 : 20 + SIZE[1]]

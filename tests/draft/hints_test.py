@@ -1,5 +1,6 @@
 """Masks, boxes and strokes by hand in drafts: carried to all frames, believed, and drawn in order."""
 
+import cv2
 import numpy as np
 import pytest
 from draft_test import FRAMES, SIZE, ground, render, scene, tracks_of
@@ -44,6 +45,62 @@ def test_what_is_said_of_some_frames_is_carried_to_all(hint):
     for t, mask in enumerate(carried(hint)):
         both = (mask & mask_of(t)).sum() / (mask | mask_of(t)).sum()
         assert both > 0.85, t
+
+
+def overlap(mask, wanted):
+    return (mask & wanted).sum() / (mask | wanted).sum()
+
+
+def test_a_box_that_cuts_a_thing_a_little_still_means_all_of_it():
+    for mask in carried(Hint(boxes={4: box_of(4, -2)})):
+        mask = mask if mask.shape == SIZE else cv2.resize(mask.astype(np.uint8), SIZE[::-1]) > 0
+        assert abs(int(mask.sum()) - 400) < 40
+
+
+def test_thin_parts_that_go_with_a_thing_are_cut_out_with_it():
+    """Two ears, of the ground's own colours, that only their motion tells from it."""
+    frames, centres = scene()
+    rng = np.random.default_rng(3)
+    ears = ground(rng, (14, 8))
+    for t, frame in enumerate(frames):
+        for x in (11, 26):
+            frame[16:30, x + 4 * t : x + 4 * t + 3] = ears[:, :3] // 2 + 20
+    clip = draft.Prepared(frames)
+    layer = follow.follow(clip, layers.make_layer(range(5), tracks_of(centres)), clip.plate, clip.cameras)
+    found = keys.carry(clip, layer, Hint(boxes={4: (20, 12, 52, 54)}), clip.plate, clip.cameras).by_frame
+    for t in range(1, FRAMES - 1):
+        mask, whole = cv2.resize(found[t].astype(np.uint8), SIZE[::-1]) > 0, mask_of(t)
+        for x in (11, 26):
+            whole[16:30, x + 4 * t : x + 4 * t + 3] = True
+        ears = whole & ~mask_of(t)
+        assert mask[ears].mean() > 0.8 and overlap(mask, whole) > 0.8, t
+
+
+def test_what_looks_the_same_and_passes_before_a_thing_does_not_take_its_mask_along():
+    """A square rests, and one that looks the same passes before it."""
+    rng = np.random.default_rng(0)
+    still, red = ground(rng)[: SIZE[0], : SIZE[1]], np.full((20, 20, 3), (200, 30, 40), np.uint8)
+    frames = np.repeat(still[None], 15, axis=0)
+    visible = np.ones((5, 15), bool)
+    points = np.float32([[60, 45], [54, 39], [66, 39], [54, 51], [66, 51]])
+    for t, frame in enumerate(frames):
+        frame[35:55, 50:70] = red
+        x = -20 + 9 * t
+        frame[42:62, max(0, x) : max(0, x + 20)] = red[:, max(0, -x) : 20]
+        visible[:, t] = ~((points[:, 0] > x) & (points[:, 0] < x + 20) & (points[:, 1] > 42))
+    wanted = np.zeros(SIZE, bool)
+    wanted[35:55, 50:70] = True
+    clip = draft.Prepared(frames)
+    tracks = Tracks(np.repeat(points[:, None], 15, axis=1), visible)
+    layer = follow.follow(clip, layers.make_layer(range(5), tracks), clip.plate, clip.cameras)
+    found = keys.carry(clip, layer, Hint(boxes={0: (46, 31, 74, 59)}), clip.plate, clip.cameras)
+    for t, mask in enumerate(found.by_frame):
+        mask = cv2.resize(mask.astype(np.uint8), SIZE[::-1]) > 0
+        assert (mask & ~wanted).sum() < 60, t
+        if not -20 < 50 - (-20 + 9 * t) < 20:
+            assert overlap(mask, wanted) > 0.85, t
+    whole = np.repeat(np.repeat(wanted, 2, axis=0), 2, axis=1)  # at the working size
+    assert clip.scale == 2 and all(overlap(place, whole) > 0.85 for place in found.place)
 
 
 @pytest.mark.parametrize("hint", [Hint(masks={4: mask_of(4)}), Hint(boxes={4: box_of(4, 0)})], ids=["mask", "box"])
