@@ -5,7 +5,7 @@ first, so that a 64x64 clip can be seen; positions follow.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from motionv2v import files
+from motionv2v.stacks import Frames, Lazy
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, UInt8
 from motionv2v.video import resize
@@ -30,35 +31,7 @@ def palette(num_colors: int) -> Float[AnyArray, "N 3"]:
     return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] if num_colors else np.zeros((0, 3), np.float32)
 
 
-class Frames:
-    """A clip whose frames are made when they are asked for, so that only one is in memory: by index or in turn.
-
-    What draws clips takes these as well as arrays, and `video.write` takes either.
-
-    Attributes:
-        shape: (T, H, W, 3), as an array's.
-    """
-
-    def __init__(self, shape: tuple[int, ...], draw: Callable[[int], UInt8[AnyArray, "H W 3"]]):
-        """Keep what draws frame t, 0 <= t < T."""
-        self.shape, self._draw = tuple(shape), draw
-
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return self.shape[0]
-
-    def __getitem__(self, t: int) -> UInt8[AnyArray, "H W 3"]:
-        """Draw frame t; raises IndexError for one that there is not."""
-        if not 0 <= t < len(self):
-            raise IndexError(f"frame {t} of {len(self)}")
-        return self._draw(int(t))
-
-    def __iter__(self) -> Iterator[UInt8[AnyArray, "H W 3"]]:
-        """Draw all frames in turn."""
-        return map(self._draw, range(len(self)))
-
-
-Video = Frames | UInt8[AnyArray, "_ _ _ 3"]
+Video = Lazy | UInt8[AnyArray, "_ _ _ 3"]
 
 
 def enlarge(frames: UInt8[AnyArray, "T H W 3"], min_side: int = 256) -> UInt8[AnyArray, "T h w 3"]:
@@ -72,7 +45,7 @@ def _enlarged(shape: tuple[int, ...], min_side: int) -> tuple[int, int]:
 
 
 def track_frames(
-    frames: UInt8[AnyArray, "T H W 3"],
+    frames: UInt8[AnyArray, "T H W 3"] | Lazy,
     tracks: Tracks,
     colors: Float[AnyArray, "N 3"] | None = None,
     *,

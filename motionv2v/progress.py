@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from rich.console import Console
 
@@ -192,6 +192,21 @@ class Countdown:
         count = {kind: total - self._done[kind] for kind, total in self._pieces.items()}
         mean = sum(known[kind] * self._pieces[kind] for kind in known) / max(sum(self._pieces[k] for k in known), 1)
         return sum(number * known.get(kind, mean) for kind, number in count.items())
+
+
+def counted(parts: Any, what: str, say: Callable[[str], None] | None) -> Iterator[Any]:
+    """Yield the parts of a sequence, and say now and then how many are done and how long the rest takes; None: never.
+
+    `what` is the name of a part. The clock stands while nothing is asked for.
+    """
+    if say is None:
+        yield from parts
+        return
+    total = len(parts)
+    countdown = Countdown({what: total}, say)
+    for number, part in enumerate(parts, 1):
+        yield part
+        countdown.done(what, f"{what} {number} of {total}")
 
 
 def clock(seconds: float | int) -> str:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "motionv2v"
 
 FLOORS = (
-    {"typing", "files", "schema"},
+    {"typing", "files", "schema", "stacks"},
     {"models", "diffusion", "tracks", "video", "parameters", "progress"},
     {"trackers", "sampling", "camera", "rigid", "render", "figures", "metrics"},
     {"methods", "edits", "draft"},
@@ -31,6 +31,7 @@ FLOORS = (
 NO_JAX = {
     "typing",
     "files",
+    "stacks",
     "progress",
     "tracks",
     "video",

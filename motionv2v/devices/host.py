@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from motionv2v import stacks
 from motionv2v.trackers.classical import enlargement
 
 GIB = 2**30
@@ -41,6 +42,7 @@ def check_clip(
     num_frames: int,
     size: tuple[int, int],
     *,
+    stream: bool = False,
     available: float | None = None,
     say: Callable[[str], None] = print,
 ) -> float:
@@ -52,6 +54,7 @@ def check_clip(
 
     Args:
         num_frames, size: of the clip, (H, W) in pixels.
+        stream: whether frames are stacks, which take no more than `stacks.MOST` of memory together.
         available: bytes; None asks the host (`free`).
         say: called once with the line.
 
@@ -62,7 +65,7 @@ def check_clip(
         ValueError: if the estimate exceeds `MARGIN` of what is available, saying how many frames would fit; with
             `VARIABLE` set to "ignore" the line says so instead.
     """
-    held = lambda count: _clip_bytes(count, size)  # noqa: E731
+    held = lambda count: _clip_bytes(count, size, stream)  # noqa: E731
     return _check("the clip", num_frames, size, held, "a smaller video", available, say)
 
 
@@ -122,9 +125,10 @@ def _check(
     return needed
 
 
-def _clip_bytes(num_frames: int, size: tuple[int, int]) -> float:
+def _clip_bytes(num_frames: int, size: tuple[int, int], stream: bool) -> float:
     """Estimate what an edit of a clip holds at once, see `check_clip`."""
     scale = enlargement(size)
-    tracked = num_frames * scale**2 if scale > 1 else 0
-    written = num_frames + 3 * min(num_frames, ENCODER_FRAMES)
-    return (num_frames + max(tracked, written)) * 3.0 * size[0] * size[1]
+    tracked, frame = num_frames * scale**2 if scale > 1 else 0, 3.0 * size[0] * size[1]
+    encoded = 3 * min(num_frames, ENCODER_FRAMES) * frame
+    held = num_frames * frame + max(tracked * frame, num_frames * frame + encoded)
+    return min(held, stacks.MOST + encoded) if stream else held

@@ -7,12 +7,13 @@ again by their colours, frames lose the drift that a long chain of steps has.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
 
 from motionv2v.draft import pictures
+from motionv2v.stacks import Frames, Lazy
 from motionv2v.tracks import apply_homography
 from motionv2v.typing import Bool, Float, Num, UInt8
 
@@ -38,16 +39,20 @@ def move(matrix: Float[np.ndarray, "3 3"], points: Num[np.ndarray, "N 2"]) -> Fl
 
 
 def camera_steps(
-    forward: Sequence[Float[np.ndarray, "h w 2"]],
-    backward: Sequence[Float[np.ndarray, "h w 2"]],
-    texture: Sequence[Float[np.ndarray, "h w"]],
+    forward: Float[np.ndarray, "S h w 2"] | Lazy,
+    backward: Float[np.ndarray, "S h w 2"] | Lazy,
+    texture: Iterable[Float[np.ndarray, "h w"]],
+    size: tuple[int, int],
 ) -> list[Float[np.ndarray, "3 3"]]:
-    """Estimate the camera's motion from each frame to the next, in the flows' pixels; all rest if most do."""
+    """Estimate the camera's motion from each frame to the next, in the flows' pixels; all rest if most do.
+
+    `texture`: of each frame but the last. `size`: theirs, (h, w).
+    """
     steps = [_camera_step(*parts) for parts in zip(forward, backward, texture, strict=True)]
     still = sum(np.array_equal(step, np.eye(3)) for step, _ in steps)
     if not steps or still < STILL * len(steps):
         return [step for step, _ in steps]
-    height, width = texture[0].shape
+    height, width = size
     corners, way, far = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64), np.eye(3), 0.0
     for _, moving in steps:
         way = moving @ way
@@ -144,9 +149,9 @@ class Plate:
 
     def __init__(
         self,
-        frames: UInt8[np.ndarray, "T H W 3"],
+        frames: UInt8[np.ndarray, "T H W 3"] | Lazy,
         cameras: Float[np.ndarray, "T 3 3"],
-        covered: Bool[np.ndarray, "T H W"] | None = None,
+        covered: Bool[np.ndarray, "T H W"] | Lazy | None = None,
         spread: bool = False,
     ):
         """Lay the frames on each other: `cameras` take each one to the reference; `covered` pixels do not count.
@@ -169,7 +174,7 @@ class Plate:
             if covered is not None:
                 free[covered[t]] = 0
             valid.append(pictures.warp(free, matrix, canvas) > 250)
-        picture, count = pictures.median(np.stack(laid), np.stack(valid))
+        picture, count = pictures.median(laid, valid)
         self.known = count > 0
         self.picture = pictures.complete(picture, self.known)
         self.spread = np.zeros(canvas, np.float32)
@@ -198,37 +203,41 @@ class Plate:
 
 
 def register(
-    small: Sequence[Float[np.ndarray, "h w 3"]],
+    small: Frames,
     plate: Plate,
     cameras: Float[np.ndarray, "T 3 3"],
-    free: Bool[np.ndarray, "T h w"],
+    free: Frames,
+    frames: Iterable[int],
     rounds: int = 5,
 ) -> Float[np.ndarray, "T 3 3"]:
     """Lay every frame on the plate by its colours; return better `cameras`, to the first frame again.
 
     Args:
-        small: frames in Lab. plate, cameras: of frames of that size. free: what is background.
+        small: frames in Lab, float32 [h w 3]. plate, cameras: of frames of that size.
+        free: what is background, bool [h w] of each.
+        frames: the numbers of all frames, in turn.
         rounds: of Gauss and Newton, each of which corrects by one similarity.
     """
     # Far fewer pixels than there are fix four numbers: larger frames are looked at half as large, or smaller.
-    every = max(1, round(min(small[0].shape[:2]) / ENOUGH))
+    every = max(1, round(min(small.shape[1:3]) / ENOUGH))
     whole, cameras = pictures.scaling(every), pictures.scaling(1 / every) @ cameras @ pictures.scaling(every)
-    plate, free = plate.reduced(every), free[:, every // 2 :: every, every // 2 :: every]
-    height, width = size = free.shape[1:]
+    plate, middle = plate.reduced(every), slice(every // 2, None, every)
+    height, width = size = tuple(len(range(side)[middle]) for side in free.shape[1:])
     rows, columns = np.mgrid[:height, :width] + 0.5
     x, y = columns - width / 2, rows - height / 2
     to_middle = pictures.shifting(width / 2, height / 2)
     better = []
-    for t in range(len(cameras)):
+    for t in frames:
         camera, frame = cameras[t], small[t][: height * every, : width * every]
         frame = cv2.GaussianBlur(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), (0, 0), 1.0)
+        is_free = free[t][middle, middle]
         for _ in range(rounds):
             seen, known = plate.seen_from(np.linalg.inv(camera), size)
             seen = cv2.GaussianBlur(pictures.to_lab(seen), (0, 0), 1.0)
             across, down = (cv2.Sobel(seen, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
             difference = frame - seen
             size_of = np.linalg.norm(difference, axis=-1)
-            usable = known & free[t]
+            usable = known & is_free
             if usable.mean() < 0.05:
                 break
             # Cauchy's weights: what is much unlike the plate, such as an object that was not found, hardly counts.

@@ -6,6 +6,7 @@ exactly that; one that was frozen or reversed from the frame that it was frozen 
 through the frames that is cheap in all of this is found by dynamic programming (Viterbi).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,10 @@ HIDDEN, MISSING = 8.0, 40.0
 """What it costs if all points that the edit shows are hidden, and if all of the thing that it shows lies outside."""
 AWAY = 0.01
 """What a frame between q and t costs: of two that do as well the nearer one is taken."""
+MOST_AWAY = 100
+"""Frames from which on none counts as further away."""
+MOST_TRIED = 256
+"""Frames of the clip that are tried for one of the edit."""
 JUMP, FURTHEST_JUMP = 0.3, 4
 """What it costs to leave the course by a frame, up to so many."""
 
@@ -75,37 +80,78 @@ def choose(
     shown: Bool[np.ndarray, "M T"],
     body: Shaped[np.ndarray, "P"],
     size: tuple[int, int],
-    led: Shaped[np.ndarray, "T Q"] | None = None,
+    led: tuple[Shaped[np.ndarray, "T"], Shaped[np.ndarray, "T"]] | None = None,
 ) -> Choice:
     """Choose the frames that a thing is drawn from.
 
     Args:
         before, after: the points' complex places in the clip and in the edit, as they were given. shown: in the edit.
         body: places [P] all over the thing, in the layer's own frame. size: of a frame, (H, W).
-        led: turn and zoom of the background from each frame of the clip to each of the edit; none by default.
+        led: turn and zoom of the background, from the reference to each frame of the edit [T], and from each frame of
+            the clip to the reference [T]; none by default.
     """
     num_frames = before.shape[1]
+    cost_of = _costs(thing, before, after, shown, body, size, led)
+    everything = np.arange(num_frames)
+    if num_frames <= MOST_TRIED:
+        tried = [everything] * num_frames
+        rows = [cost_of(t, slice(None)) for t in range(num_frames)]
+        places = _cheapest(np.stack([row[0] for row in rows]))
+    else:  # roughly first, in steps; then exactly around that, and around the frame itself
+        step = -(-num_frames // (MOST_TRIED // 3))
+        tried = [everything[::step]] * num_frames
+        rough = step * _cheapest_of([cost_of(t, q)[0] for t, q in enumerate(tried)], tried, step)
+        near = np.arange(-step, step + 1)
+        tried = [np.unique(np.clip([near + rough[t], near + t], 0, num_frames - 1)) for t in range(num_frames)]
+        rows = [cost_of(t, q) for t, q in enumerate(tried)]
+        places = _cheapest_of([row[0] for row in rows], tried)
+    chosen = [(q[at], *(part[at] for part in row[1:])) for q, row, at in zip(tried, rows, places, strict=True)]
+    return Choice(*(np.array(part) for part in zip(*chosen, strict=True)))
+
+
+def _costs(thing, before, after, shown, body, size, led):
+    """Return a function of a frame of the edit, and of some of the clip: their costs, and how they are related."""
     seen = thing.seen & thing.there
     claims = seen | ~seen.any(axis=0)
     visible = shown | ~shown.any(axis=0)
-    frames, unit = np.arange(num_frames), size[0] / 480
+    frames, unit = np.arange(before.shape[1]), size[0] / 480
     places = thing.factor * body[:, None] + thing.shift  # [P Q]
     inside = _inside(places, size)
-    led = np.ones((num_frames, num_frames)) if led is None else led
-    cost = np.empty((num_frames, num_frames))  # [t q]
-    factors, shifts, misses = (np.empty((num_frames, num_frames), dtype) for dtype in (complex, complex, float))
-    for t in range(num_frames):
-        weight = (0.05 + claims) * (0.05 + visible[:, t, None].astype(float))
-        factors[t], shifts[t], misses[t] = relate(before, after[:, t], weight, led[t])
-        wanted = _inside(factors[t] * places + shifts[t], size)
-        missing = (wanted & ~inside).sum(axis=0) / np.maximum(wanted.sum(axis=0), 1)
+    views, cameras = led if led is not None else np.ones((2, before.shape[1]))
+
+    def cost_of(t, q):
+        led = views[t] * cameras[q]
+        weight = (0.05 + claims[:, q]) * (0.05 + visible[:, t, None].astype(float))
+        factor, shift, misses = relate(before[:, q], after[:, t], weight, led)
+        wanted = _inside(factor * places[:, q] + shift, size)
+        missing = (wanted & ~inside[:, q]).sum(axis=0) / np.maximum(wanted.sum(axis=0), 1)
         # What the tracker does not see and the looks do is there; what it alone sees has slid off, in the edit too.
-        hidden = (shown[:, t, None] & ~thing.seen & ~thing.there).sum(axis=0) / max(1, shown[:, t].sum())
-        own = factors[t] / led[t]  # what the whole picture does needs no reason
-        cost[t] = misses[t] / unit + STRETCH * np.abs(np.log(np.abs(own))) + TURN * np.abs(np.angle(own))
-        cost[t] += HIDDEN * hidden + MISSING * missing + AWAY * np.abs(frames - t)
-    course = _cheapest(cost)
-    return Choice(course, *(part[frames, course] for part in (factors, shifts, misses)))
+        hidden = (shown[:, t, None] & ~thing.seen[:, q] & ~thing.there[q]).sum(axis=0) / max(1, shown[:, t].sum())
+        own = factor / led  # what the whole picture does needs no reason
+        cost = misses / unit + STRETCH * np.abs(np.log(np.abs(own))) + TURN * np.abs(np.angle(own))
+        cost += HIDDEN * hidden + MISSING * missing + AWAY * np.minimum(np.abs(frames[q] - t), MOST_AWAY)
+        return cost, factor, shift, misses
+
+    return cost_of
+
+
+def _cheapest_of(
+    costs: Sequence[Float[np.ndarray, "..."]], frames: Sequence[Int[np.ndarray, "..."]], step: int = 1
+) -> Int[np.ndarray, "T"]:
+    """Return the course as `_cheapest` does, as places in the frames that are tried for each of the edit.
+
+    `step`: frames that cost as much as one.
+    """
+    total, came_from = costs[0], []
+    for t in range(1, len(costs)):
+        jump = np.abs(frames[t][:, None] - frames[t - 1]) / step
+        ways = total + JUMP * np.clip(jump - 1, 0, FURTHEST_JUMP)
+        came_from.append(ways.argmin(axis=1))
+        total = ways.min(axis=1) + costs[t]
+    places = [int(total.argmin())]
+    for origin in reversed(came_from):
+        places.append(int(origin[places[-1]]))
+    return np.array(places[::-1])
 
 
 def _inside(places, size):

@@ -1,14 +1,16 @@
 """A clip as the draft looks at it: a working size, its dense flow, the camera's motion. Nothing here is an edit's."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 
+from motionv2v import progress, stacks
 from motionv2v.draft import background, pictures
+from motionv2v.stacks import Frames, Lazy
 from motionv2v.trackers import classical
 from motionv2v.typing import AnyArray, Float, UInt8
 
@@ -24,11 +26,13 @@ class Prepared:
 
     Attributes:
         frames: of the clip; size: theirs, (H, W). scale: of the working size to it. small_size: the working size.
+        say: called with a line about how long the rest takes, where it takes long; None for nothing.
     """
 
-    def __init__(self, frames: AnyArray):
+    def __init__(self, frames: AnyArray | stacks.Stored, say: Callable[[str], None] | None = None):
         """Raise ValueError for anything but uint8 [T H W 3] with pixels in it."""
-        frames = np.asarray(frames)
+        self.say = say
+        frames = frames if isinstance(frames, stacks.Stored) else np.asarray(frames)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
             raise ValueError(f"a clip is uint8 [T H W 3] with T, H, W at least 1; got {frames.dtype} {frames.shape}")
         self.frames, self.size = frames, frames.shape[1:3]
@@ -43,44 +47,70 @@ class Prepared:
         return cv2.resize(picture, self.small_size[::-1], interpolation=how)
 
     @cached_property
-    def small(self) -> UInt8[np.ndarray, "T h w 3"]:
+    def small(self) -> UInt8[np.ndarray, "T h w 3"] | Lazy:
         """Return the frames at the working size."""
-        return np.stack([self.resized(frame) for frame in self.frames])
+        small = stacks.zeros((len(self.frames), *self.small_size, 3), np.uint8)
+        for t, frame in enumerate(self.frames):
+            small[t] = self.resized(frame)
+        return small
 
     @cached_property
-    def lab(self) -> list[Float[np.ndarray, "h w 3"]]:
-        """Return the colours of the frames at the working size, in Lab."""
-        return [pictures.to_lab(frame) for frame in self.small]
+    def lab(self) -> Frames:
+        """Return the colours of the frames at the working size, in Lab, float32 [h w 3] each."""
+        lab = stacks.zeros(self.small.shape, np.uint8)
+        for t, frame in enumerate(self.small):
+            lab[t] = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
+        return Frames(lab.shape, lambda t: lab[t].astype(np.float32))
 
     @cached_property
-    def flows(self) -> tuple[list[Float[np.ndarray, "h w 2"]], list[Float[np.ndarray, "h w 2"]]]:
+    def flows(self) -> tuple[Float[np.ndarray, "S h w 2"] | Lazy, Float[np.ndarray, "S h w 2"] | Lazy]:
         """DIS flow (Kroeger et al. 2016) from each frame to the next, and back, in pixels of the working size."""
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        pairs = list(itertools.pairwise(self._grey))
-        return [dis.calc(a, b, None) for a, b in pairs], [dis.calc(b, a, None) for a, b in pairs]
+        shape = (len(self.frames) - 1, *self.small_size, 2)
+        there, back = stacks.zeros(shape, np.float32), stacks.zeros(shape, np.float32)
+        pairs = itertools.pairwise(self._grey)
+        for t, (a, b) in zip(self.counted(range(len(there)), "flow from frame"), pairs, strict=True):
+            there[t], back[t] = dis.calc(a, b, None), dis.calc(b, a, None)
+        return there, back
 
-    @cached_property
+    @property
     def _grey(self):
-        return [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in self.small]
+        return Frames((len(self.frames), *self.small_size), lambda t: cv2.cvtColor(self.small[t], cv2.COLOR_RGB2GRAY))
 
     @cached_property
     def cameras(self) -> Float[np.ndarray, "T 3 3"]:
         """Return what takes each frame to the reference, the first one, as far as the background's flow tells."""
-        texture = [np.hypot(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1)) for g in self._grey[:-1]]
+        grey = self._grey
+        texture = Frames(
+            (len(grey) - 1, *self.small_size),
+            lambda t: np.hypot(cv2.Sobel(grey[t], cv2.CV_32F, 1, 0), cv2.Sobel(grey[t], cv2.CV_32F, 0, 1)),
+        )
         to_small, to_frame = pictures.scaling(self.scale), pictures.scaling(1 / self.scale)
         cameras = [np.eye(3)]
-        for step in background.camera_steps(*self.flows, texture):
+        shown = self.counted(texture, "camera of frame")
+        for step in background.camera_steps(*self.flows, shown, self.small_size):
             cameras.append(cameras[-1] @ np.linalg.inv(to_frame @ step @ to_small))
         cameras = np.stack(cameras)
         if np.array_equal(cameras, np.broadcast_to(np.eye(3), cameras.shape)):
             return cameras
         small = self.to_small(cameras)
-        free = np.ones((len(cameras), *self.small_size), bool)
-        small = background.register(self.lab, background.Plate(self.small, small), small, free)
+        free = Frames((len(cameras), *self.small_size), lambda t: np.ones(self.small_size, bool))
+        small = self.register(background.Plate(self.small, small), small, free)
         height, width = self.small_size
         corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
         away = max(float(np.linalg.norm(background.move(camera, corners) - corners, axis=1).max()) for camera in small)
         return np.stack([np.eye(3)] * len(small)) if away < RESTS else to_frame @ small @ to_small
+
+    def register(
+        self, plate: background.Plate, cameras: Float[np.ndarray, "T 3 3"], free: Frames
+    ) -> Float[np.ndarray, "T 3 3"]:
+        """Lay the frames on a plate at the working size, see `background.register`."""
+        frames = self.counted(range(len(cameras)), "frame laid on the background:")
+        return background.register(self.lab, plate, cameras, free, frames)
+
+    def counted(self, parts: Any, what: str) -> Iterator[Any]:
+        """Yield the parts of long work, one for each frame, and say how long the rest takes."""
+        return progress.counted(parts, what, self.say)
 
     def to_small(self, matrix: Float[np.ndarray, "*T 3 3"]) -> Float[np.ndarray, "*T 3 3"]:
         """Return what a motion of the clip's pixels is at the working size."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from motionv2v import rigid
+from motionv2v import rigid, stacks
 from motionv2v.draft import background, layers, notices, pictures, times
 from motionv2v.draft.choice import Choice, choose, relate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.given import Hint
 from motionv2v.draft.paint import Painter
 from motionv2v.draft.scene import Scene
+from motionv2v.stacks import Lazy
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
 
@@ -27,20 +28,21 @@ class Draft:
     """An edit drawn from the clip's own pixels.
 
     Attributes:
-        frames: uint8 [T H W 3]. hole: [T H W], where nothing of the clip shows what is behind, so it was made up.
+        frames: uint8 [T H W 3]. hole: [T H W], where nothing of the clip shows what is behind, so it was made up. It
+            and the other maps have no frames where they were not asked for.
         layer: [T H W], the thing that is seen, counted from 1; 0 is the background.
         groups: the points of each thing. uncertain: [T H W], 0 to 1, how likely a pixel is wrong.
     """
 
-    frames: UInt8[np.ndarray, "T H W 3"]
-    hole: Bool[np.ndarray, "T H W"]
-    layer: Int[np.ndarray, "T H W"]
+    frames: UInt8[np.ndarray, "T H W 3"] | Lazy
+    hole: Bool[np.ndarray, "S H W"]
+    layer: Int[np.ndarray, "S H W"]
     groups: list[list[int]]
-    uncertain: Float[np.ndarray, "T H W"]
+    uncertain: Float[np.ndarray, "S H W"]
 
 
 def render(
-    clip: AnyArray | Prepared,
+    clip: AnyArray | Lazy | Prepared,
     source: Tracks,
     target: Tracks,
     *,
@@ -48,6 +50,7 @@ def render(
     hints: Sequence[Hint | None] | None = None,
     order: Sequence[int] | None = None,
     notify: Callable[[str], None] = warnings.warn,
+    stream: bool = False,
 ) -> Draft:
     """Draw an edit without a network. No edit gives the clip itself, bit for bit.
 
@@ -58,24 +61,26 @@ def render(
         hints: where each group's thing is, as far as a person says so; one for each group, or None in its place.
         order: groups from front to back, as far as it is known; the others are ordered by what hides what.
         notify: called with a sentence for what had to be guessed or made up.
+        stream: for who takes the frames one by one and nothing else: they are a stack, not in memory if the clip is
+            long (`stacks.zeros`), and the maps have no frames.
 
     Raises:
         ValueError: for a clip that is none, and for tracks that do not belong to it.
     """
     clip = clip if isinstance(clip, Prepared) else Prepared(clip)
     _check(clip, source, target)
-    whole = clip.frames.shape[:3]
-    result = Draft(
-        clip.frames.copy(), np.zeros(whole, bool), np.zeros(whole, np.int16), [], np.zeros(whole, np.float32)
-    )
+    result = _empty(clip.frames.shape, stream)
     before, after = layers.places(source), layers.places(target)
     if np.array_equal(before, after) and np.array_equal(source.visible, target.visible):
+        for t, frame in enumerate(clip.frames):
+            result.frames[t] = frame
         return result
     shown = np.full(len(clip.frames), np.nan)
     if groups is None or _moves_the_rest(before, after, groups):
         shown = times.find(before, after, np.asarray(source.visible), np.asarray(target.visible))
     if np.isfinite(shown).all():
-        result.frames[:] = [clip.between(float(time)) for time in shown]
+        for t in clip.counted(range(len(shown)), "drawn frame"):
+            result.frames[t] = clip.between(float(shown[t]))
         return result
     behind, result.groups = _grouped(clip, source, target, groups)
     _check_said(clip, result.groups, hints, order)
@@ -86,7 +91,7 @@ def render(
     views, is_camera = _views(scene.cameras, behind, source, target)
     if is_camera:
         shown[:] = np.nan  # a slow camera may be where it was at other times, too
-    led = layers.turns(views)[:, None] * layers.turns(scene.cameras)
+    led = layers.turns(views), layers.turns(scene.cameras)
     choices = [
         choose(thing, *(part[thing.points] for part in (before, after, target.visible)), look.body(), clip.size, led)
         for thing, look in zip(scene.things, scene.looks, strict=True)
@@ -96,25 +101,36 @@ def render(
     for line in told + notices.of_things(choices, scene):
         notify(line)
     painter = Painter(scene, choices, stays, _order(scene, choices, stays, source, target, order or ()))
-    for t, time in enumerate(shown):
+    made_up = np.zeros(len(shown))
+    for t in clip.counted(range(len(shown)), "drawn frame"):
+        time = shown[t]
         if np.isfinite(time):
             result.frames[t] = clip.between(float(time))
             continue
-        drawn = painter.draw(t, views[t], int(base[t]))
-        result.frames[t], result.hole[t], result.layer[t], result.uncertain[t] = drawn
-        result.uncertain[t] = np.maximum(result.uncertain[t], _missed(result, t, target, scene.names, stays))
-    for line in notices.of_holes(result.hole):
+        result.frames[t], hole, layer, unsure = painter.draw(t, views[t], int(base[t]))
+        made_up[t] = hole.mean()
+        if not stream:
+            result.hole[t], result.layer[t] = hole, layer
+            result.uncertain[t] = np.maximum(unsure, _missed(layer, t, target, result.groups, scene.names, stays))
+    for line in notices.of_holes(made_up):
         notify(line)
     return result
 
 
-def _missed(result, t, target, names, stays) -> Float[np.ndarray, "H W"]:
+def _empty(shape, stream) -> Draft:
+    """Return what a draft is drawn into."""
+    maps = (0 if stream else shape[0], *shape[1:3])
+    hole, layer, uncertain = (np.zeros(maps, kind) for kind in (bool, np.int16, np.float32))
+    return Draft((stacks.zeros if stream else np.zeros)(shape, np.uint8), hole, layer, [], uncertain)
+
+
+def _missed(owner, t, target, groups, names, stays) -> Float[np.ndarray, "H W"]:
     """Return doubt around points that the edit shows, and where something else than what they belong to was drawn.
 
     That is so where a thing was never seen, and where masks or the order of things are wrong.
     """
-    owner, doubt = result.layer[t], np.zeros(result.layer.shape[1:], np.float32)
-    group = {i: index for index, points in enumerate(result.groups) for i in points}
+    doubt = np.zeros(owner.shape, np.float32)
+    group = {i: index for index, points in enumerate(groups) for i in points}
     away = np.full(owner.shape, 255, np.uint8)
     for i in np.flatnonzero(target.visible[:, t]):
         x, y = np.floor(target.xy[i, t]).astype(int)

@@ -9,9 +9,11 @@ without their networks). Places travel, not colours, so what arrives is sharp.
 import cv2
 import numpy as np
 
+from motionv2v import stacks
 from motionv2v.draft import pictures
 from motionv2v.draft.background import Plate
 from motionv2v.draft.clip import Prepared
+from motionv2v.stacks import Frames, Lazy
 from motionv2v.typing import Bool, Float, UInt8
 
 FURTHEST = 24
@@ -24,7 +26,8 @@ GROW = 0.02
 """How far beyond its mask what a thing leaves behind (its soft edge, its shadow) is looked for, in the shorter side."""
 LEFT_OVER = 7.0
 """Distance in Lab to the plate from which on a pixel beside a mask is taken away too, where the plate agrees around."""
-
+KEPT = 2**27
+"""Bytes of filled frames that are kept; 49 frames of 480x720 take less."""
 DISAGREES = 16.0
 """Levels by which frames are off the plate on average where it is worth nothing: what moves there was not found."""
 
@@ -40,26 +43,27 @@ class Filler:
         self,
         clip: Prepared,
         plate: Plate,
-        gone: Bool[np.ndarray, "T h w"],
+        gone: Bool[np.ndarray, "T h w"] | Lazy,
         cameras: Float[np.ndarray, "T 3 3"],
-        places: Bool[np.ndarray, "T h w"] | None = None,
+        places: Bool[np.ndarray, "T h w"] | Lazy | None = None,
     ):
         """`plate`: of the clip at the working size, without what is gone, and without its `places` where it is hidden.
 
         What hides a thing is no background either.
         """
         self.clip, self.plate, self.cameras = clip, plate, cameras
-        self.gone, self.places = gone.copy(), np.zeros_like(gone) if places is None else places
-        self._seen, self._trust = [], []
-        for t in range(len(gone)):
-            self._compare(t)
-        self._frame, self._place, self._steps = self._along_flow()
+        self.gone, self.places = stacks.zeros(gone.shape, bool), gone if places is None else places
+        self._seen, self._trust = stacks.zeros((*gone.shape, 3), np.uint8), stacks.zeros(gone.shape, np.float32)
+        for t in clip.counted(range(len(gone)), "ground behind frame"):
+            self._compare(t, gone[t])
+        self._frame, self._steps = (stacks.zeros(gone.shape, np.int16) for _ in range(2))
+        self._place = stacks.zeros((*gone.shape, 2), np.float32)
+        self._along_flow()
+        self._filled = stacks.Kept(self._fill, KEPT)
 
-    def _compare(self, t: int) -> None:
+    def _compare(self, t: int, gone: Bool[np.ndarray, "h w"]) -> None:
         """Find how far the plate can be trusted in a frame's holes, and take away what things leave around them."""
-        clip, size, gone = self.clip, self.clip.small_size, self.gone[t]
-        seen = None
-        trust = np.zeros(size, np.float32)
+        clip, size = self.clip, self.clip.small_size
         if gone.any():
             seen, known = self.plate.seen_from(np.linalg.inv(clip.to_small(self.cameras[t])), size)
             off = pictures.distance(clip.lab[t], pictures.to_lab(seen))
@@ -71,58 +75,70 @@ class Filler:
                 trust = np.clip((DIFFERS - trust) / (DIFFERS - AGREES), 0, 1).astype(np.float32)
                 left = near & (off > LEFT_OVER) & (trust > 0.5)
                 _, parts = cv2.connectedComponents((left | gone).astype(np.uint8))
-                self.gone[t] = gone | (left & np.isin(parts, np.unique(parts[gone])))
+                gone = gone | (left & np.isin(parts, np.unique(parts[gone])))
             else:
                 trust = known.astype(np.float32)
-        self._seen.append(seen)
-        self._trust.append(trust)
+            self.gone[t], self._seen[t], self._trust[t] = gone, seen, trust
+
+    def _hole(self, t):
+        """Return what of a frame is not to be taken."""
+        return self.gone[t] | self.places[t]
 
     def _along_flow(self):
-        """Return for each pixel of the holes the frame that shows it, its place there, and over how many frames."""
-        count, (height, width) = len(self.gone), self.clip.small_size
-        frame = np.full((2, *self.gone.shape), -1, np.int16)
-        steps = np.full((2, *self.gone.shape), FURTHEST + 1, np.int16)
-        place = np.zeros((2, *self.gone.shape, 2), np.float32)
-        for way, (order, step) in enumerate(((range(count - 2, -1, -1), 1), (range(1, count), -1))):
-            for t in order:
-                hole = self.gone[t] | self.places[t]
-                if not hole.any():
+        """Find for each pixel of the holes the frame that shows it, its place there, and over how many frames."""
+        count, size = len(self.gone), self.clip.small_size
+        for step, order in ((1, range(count - 1, -1, -1)), (-1, range(count))):
+            frame = steps = place = None
+            for t in self.clip.counted(order, "ground along the flow, frame"):
+                before = frame, steps, place
+                frame, steps = np.full(size, -1, np.int16), np.full(size, FURTHEST + 1, np.int16)
+                place = np.zeros((*size, 2), np.float32)
+                if before[0] is not None and self._hole(t).any():
+                    self._go_along(t, step, before, (frame, steps, place))
+                if step == 1:
+                    self._frame[t], self._steps[t], self._place[t] = frame, steps, place
                     continue
-                flow = self.clip.flows[0][t] if step == 1 else self.clip.flows[1][t - 1]
-                clear = ~_around(hole, 2.0)
-                y, x = np.nonzero(hole)
-                moved = _continued(flow, clear)[y, x] if clear.any() else flow[y, x]
-                there = np.stack([x, y], axis=-1) + moved
-                at = np.round(there).astype(int)
-                inside = (at >= 0).all(axis=1) & (at[:, 0] < width) & (at[:, 1] < height)
-                y, x, there, at = y[inside], x[inside], there[inside], at[inside]
-                next_hole = (self.gone[t + step] | self.places[t + step])[at[:, 1], at[:, 0]]
-                came = frame[way, t + step, at[:, 1], at[:, 0]]
-                far = steps[way, t + step, at[:, 1], at[:, 0]] + 1
-                by = there - at + place[way, t + step, at[:, 1], at[:, 0]]
-                found = ~next_hole | ((came >= 0) & (far <= FURTHEST))
-                frame[way, t, y, x] = np.where(found, np.where(next_hole, came, t + step), -1)
-                steps[way, t, y, x] = np.where(found, np.where(next_hole, far, 1), FURTHEST + 1)
-                place[way, t, y, x] = np.where(next_hole[:, None], by, there)
-        later = steps[0] <= steps[1]
-        return (
-            np.where(later, frame[0], frame[1]),
-            np.where(later[..., None], place[0], place[1]),
-            np.where(later, steps[0], steps[1]),
-        )
+                later = self._steps[t] <= steps
+                self._frame[t] = np.where(later, self._frame[t], frame)
+                self._place[t] = np.where(later[..., None], self._place[t], place)
+                self._steps[t] = np.where(later, self._steps[t], steps)
+
+    def _go_along(self, t, step, before, found):
+        """Find where the holes of a frame go in the next one, or the last one, of which the same was found `before`."""
+        hole, (height, width) = self._hole(t), self.clip.small_size
+        flow = self.clip.flows[0][t] if step == 1 else self.clip.flows[1][t - 1]
+        clear = ~_around(hole, 2.0)
+        y, x = np.nonzero(hole)
+        moved = _continued(flow, clear)[y, x] if clear.any() else flow[y, x]
+        there = np.stack([x, y], axis=-1) + moved
+        at = np.round(there).astype(int)
+        inside = (at >= 0).all(axis=1) & (at[:, 0] < width) & (at[:, 1] < height)
+        y, x, there, at = y[inside], x[inside], there[inside], at[inside]
+        next_hole = self._hole(t + step)[at[:, 1], at[:, 0]]
+        came, far, place = (part[at[:, 1], at[:, 0]] for part in before)
+        far, by = far + 1, there - at + place
+        is_found = ~next_hole | ((came >= 0) & (far <= FURTHEST))
+        frame, steps, place = found
+        frame[y, x] = np.where(is_found, np.where(next_hole, came, t + step), -1)
+        steps[y, x] = np.where(is_found, np.where(next_hole, far, 1), FURTHEST + 1)
+        place[y, x] = np.where(next_hole[:, None], by, there)
 
     def fill(
         self, t: int
-    ) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "H W"], Bool[np.ndarray, "H W"], Float[np.ndarray, "h w"]]:
-        """Return a frame without what was taken away, and how much of each pixel was replaced.
+    ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"], Float[np.ndarray, "h w"]]:
+        """Return a frame without what was taken away, and which pixels were replaced.
 
-        Then what no frame shows, and doubt [h w]: 0 for what is sure, 1 for what was made up.
+        Then what no frame shows, and doubt [h w]: 0 for what is sure, 1 for what was made up. It is the same wherever
+        an edit puts things, and kept while a path is bent.
         """
+        return self._filled(t)
+
+    def _fill(self, t):
         clip, gone = self.clip, self.gone[t]
         size = clip.size
-        nothing = np.zeros(size, np.float32)
         if not gone.any():
-            return clip.frames[t], nothing, nothing > 0, np.zeros(gone.shape, np.float32)
+            nothing = np.zeros(size, bool)
+            return clip.frames[t], nothing, nothing, np.zeros(gone.shape, np.float32)
         share = cv2.resize(gone.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
         share = np.clip(2.5 * share, 0, 1)  # whole where it was taken away, soft outside
         box = pictures.extent(share > 0)
@@ -151,7 +167,7 @@ class Filler:
         spread = np.minimum(pictures.warp(self.plate.spread, view, gone.shape) / DISAGREES, 1)
         by_plate = np.maximum(0.1, spread)
         doubt = np.where(gone, self._trust[t] * by_plate + (1 - self._trust[t]) * by_flow, 0)
-        return frame, share, whole, doubt.astype(np.float32)
+        return frame, share > 0.02, whole, doubt.astype(np.float32)
 
     def _from_plate(self, t, box):
         """Return what the plate has in a box of a frame, in the frame's light, and where it is known."""
@@ -162,22 +178,23 @@ class Filler:
         native = self.native
         picture, known = native.seen_from(view, size)
         picture = picture.astype(np.float32)
-        if self._seen[t] is not None:
-            gone = self.gone[t]
-            off = clip.small[t].astype(np.float32) - self._seen[t]
-            ring = _around(gone, RING * min(clip.small_size)) & ~gone & (np.abs(off).max(axis=-1) < 20)
-            if ring.sum() >= 20:
-                light = cv2.GaussianBlur(_continued(off, ring), (0, 0), 2.0)
-                picture += cv2.resize(light, clip.size[::-1], interpolation=cv2.INTER_LINEAR)[box]
+        gone = self.gone[t]
+        off = clip.small[t].astype(np.float32) - self._seen[t]
+        ring = _around(gone, RING * min(clip.small_size)) & ~gone & (np.abs(off).max(axis=-1) < 20)
+        if ring.sum() >= 20:
+            light = cv2.GaussianBlur(_continued(off, ring), (0, 0), 2.0)
+            picture += cv2.resize(light, clip.size[::-1], interpolation=cv2.INTER_LINEAR)[box]
         return picture, known
 
     @property
     def native(self) -> Plate:
         """Return the plate in the clip's own pixels."""
         if not hasattr(self, "_native"):
-            covered = np.zeros(self.clip.frames.shape[:3], bool)
-            for t, gone in enumerate(self.gone | self.places):
-                covered[t] = cv2.resize(gone.astype(np.uint8), self.clip.size[::-1], interpolation=cv2.INTER_LINEAR) > 0
+            wide = self.clip.size[::-1]
+            covered = Frames(
+                self.clip.frames.shape[:3],
+                lambda t: cv2.resize(self._hole(t).astype(np.uint8), wide, interpolation=cv2.INTER_LINEAR) > 0,
+            )
             self._native = Plate(self.clip.frames, self.cameras, covered)
         return self._native
 

@@ -86,12 +86,14 @@ def follow(clip: Prepared, layer: Layer, plate: Plate, cameras: Float[np.ndarray
         return layer  # its points are outside the frame
     follower = _Follower(clip, layer, template, plate, cameras)
     num_frames, best = len(clip.frames), layer.best
+    counted = clip.counted(range(num_frames - 1), "thing followed through frame")
     moves: dict[int, tuple[complex, complex]] = {best: (1 + 0j, 0j)}
     shown = np.zeros(num_frames, bool)
     shown[best] = True
     for step in (1, -1):
         speed, state, missed, looks_alone = 0j, moves[best], 0, []
         for q in range(best + step, num_frames if step > 0 else -1, step):
+            next(counted)
             found = follower.find(q, state, speed, follower.stepped(q - step, q), searches=missed < PATIENCE)
             missed = missed + 1 if found is None else 0
             if found is None:

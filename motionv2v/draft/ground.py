@@ -10,10 +10,12 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
+from motionv2v import stacks
 from motionv2v.draft import background, pictures
 from motionv2v.draft.background import Plate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.layers import Layer
+from motionv2v.stacks import Lazy
 from motionv2v.typing import Bool, Float, Int
 
 SLOP = 0.025
@@ -54,7 +56,7 @@ class Ground:
         """
         self.clip, self.layer, self.cameras = clip, layer, clip.to_small(cameras)
         self.around = _around_in_all(clip, layer, {t: pictures.extent(labels >= 0) for t, labels in said.items()})
-        self.plate = plate if self.around.all() else Plate(clip.small, self.cameras, self.around)
+        self.plate = plate if all(part.all() for part in self.around) else Plate(clip.small, self.cameras, self.around)
 
     def differs(self, q: int) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
         """Return which pixels of a frame look unlike the ground, and which like it; neither where it is not known."""
@@ -124,9 +126,9 @@ def displaced(matrix: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> Float[
     return background.move(matrix, place.reshape(-1, 2)).reshape(place.shape) - place
 
 
-def _around_in_all(clip, layer, boxes) -> Bool[np.ndarray, "T h w"]:
+def _around_in_all(clip, layer, boxes) -> Bool[np.ndarray, "T h w"] | Lazy:
     """Return the boxes of some frames, rows and columns, in all: between them evenly, beyond them as the thing goes."""
-    around = np.zeros((len(clip.frames), *clip.small_size), bool)
+    around = stacks.zeros((len(clip.frames), *clip.small_size), bool)
     keys = sorted(t for t, box in boxes.items() if box is not None)
     corners = {t: np.array([[b.start for b in boxes[t][::-1]], [b.stop for b in boxes[t][::-1]]], float) for t in keys}
     for q in sorted({*keys, *np.flatnonzero(layer.there | layer.seen.any(axis=0)).tolist()}) if keys else ():
@@ -145,5 +147,7 @@ def _around_in_all(clip, layer, boxes) -> Bool[np.ndarray, "T h w"]:
         rows, columns = (
             slice(max(0, round(a - grow)), max(0, round(b + grow))) for a, b in ((top, bottom), (left, right))
         )
-        around[q, rows, columns] = True
+        whole = around[q]
+        whole[rows, columns] = True
+        around[q] = whole
     return around

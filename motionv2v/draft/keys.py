@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from motionv2v import stacks
 from motionv2v.draft import masks, pictures
 from motionv2v.draft.background import Plate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.given import Hint
 from motionv2v.draft.ground import Ground, displaced
 from motionv2v.draft.layers import Layer
+from motionv2v.stacks import Lazy
 from motionv2v.typing import Bool, Float, Int, Shaped
 
 BAND = 0.025
@@ -46,15 +48,15 @@ class MaskByFrame:
     """
 
     layer: Layer
-    by_frame: Bool[np.ndarray, "T h w"]
-    place: Bool[np.ndarray, "T h w"]
+    by_frame: Bool[np.ndarray, "T h w"] | Lazy
+    place: Bool[np.ndarray, "T h w"] | Lazy
     picture: None = None
 
     def in_frame(self, clip: Prepared, q: int) -> tuple[Bool[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
         """Return the mask in frame q, and log-odds: what a person says counts more than what is found."""
         return self.by_frame[q], np.where(self.by_frame[q], 9.0, -9.0).astype(np.float32)
 
-    def in_frames(self, clip: Prepared) -> Bool[np.ndarray, "T h w"]:
+    def in_frames(self, clip: Prepared) -> Bool[np.ndarray, "T h w"] | Lazy:
         """Return where the thing is in every frame."""
         return self.by_frame
 
@@ -79,8 +81,7 @@ def carry(clip: Prepared, layer: Layer, hint: Hint, plate: Plate, cameras: Float
     if len(keys) < num_frames or hint.boxes or hint.strokes:
         ground = Ground(clip, layer, said, plate, cameras)
     known = {t: said[t] > 0 if said[t].all() else _cut_out(clip, layer, said[t], ground, t) for t in keys}
-    by_frame = np.zeros((num_frames, *clip.small_size), bool)
-    place, is_known = by_frame.copy(), by_frame.copy()
+    by_frame, place, is_known = (stacks.zeros((num_frames, *clip.small_size), bool) for _ in range(3))
     for t, mask in known.items():
         by_frame[t] = place[t] = mask
     for before, after in zip([None, *keys], [*keys, None], strict=True):
@@ -96,7 +97,9 @@ def carry(clip: Prepared, layer: Layer, hint: Hint, plate: Plate, cameras: Float
                     late = np.where(is_known[q] & late_known, blend, np.where(is_known[q], by_frame[q], late))
                 by_frame[q] = late
                 place[q] |= where
-    return MaskByFrame(replace(layer, there=by_frame.sum(axis=(1, 2)) >= LEAST), by_frame, place | by_frame)
+    for q in range(num_frames):
+        place[q] |= by_frame[q]
+    return MaskByFrame(replace(layer, there=np.array([mask.sum() >= LEAST for mask in by_frame])), by_frame, place)
 
 
 def _labels(clip, hint, t) -> Int[np.ndarray, "h w"]:
@@ -141,7 +144,7 @@ def _keeps_its_shape(clip, layer, mask, start, frames):
 
 def _with_own_motion(clip, layer, ground, mask, start, frames):
     """Yield the mask where the thing's motion takes it, less what is before it; see `_carried`."""
-    for q in frames:
+    for q in clip.counted(frames, "mask carried through frame"):
         place, is_known, off = _in_frame(clip, layer, mask, start, q)
         seen = place & is_known
         again = float((off < SAME)[seen].mean()) if seen.any() else 1.0
@@ -160,7 +163,7 @@ def _goes_otherwise(clip, layer, q) -> Bool[np.ndarray, "h w"]:
     """Return where the flow leaves a thing's own motion, both to the frame before and to the next one."""
     otherwise = np.ones(clip.small_size, bool)
     for r, flow in ((q + 1, clip.flows[0][q : q + 1]), (q - 1, clip.flows[1][max(0, q - 1) : q])):
-        if flow and 0 <= r < len(clip.frames):
+        if len(flow) and 0 <= r < len(clip.frames):
             way = clip.to_small(layer.to_frame(q, r))
             own = displaced(way, clip.small_size)
             otherwise &= np.linalg.norm(flow[0] - own, axis=-1) > STRAYS + 0.5 * np.linalg.norm(own, axis=-1)
@@ -171,7 +174,7 @@ def _with_flow(clip, ground, mask, start, frames):
     """Yield the masks that a mask of frame `start` becomes along the flow, from frame to frame; see `_carried`."""
     q, whole = start, np.ones(clip.small_size, bool)
     y, x = np.mgrid[: clip.small_size[0], : clip.small_size[1]].astype(np.float32)
-    for r in frames:
+    for r in clip.counted(frames, "mask carried through frame"):
         if mask.sum() < LEAST:
             mask = np.zeros_like(mask)
         else:

@@ -11,16 +11,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from motionv2v import stacks
 from motionv2v.draft import pictures
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.keys import MaskByFrame
 from motionv2v.draft.masks import Mask
+from motionv2v.stacks import Frames
 from motionv2v.typing import Bool, Float, UInt8
 
-KEPT = 64
-"""Cut-outs of a thing that are kept at once."""
-
-
+KEPT = 2**27
+"""Bytes of cut-outs of a thing that are kept at once."""
+MARGIN = 2
+"""Pixels around what is cut out of the median, for its edge to be interpolated."""
 DARKEST, LIGHTEST = 0.25, 1.03
 """Of the ground's light that is left in a thing's shadow."""
 COLOURED = 7.0
@@ -47,7 +49,7 @@ class Cutout(NamedTuple):
 class Look:
     """Cuts a thing out of the frames of the clip.
 
-    `covered`: what other things cover of each frame, bool [T h w] at the working size. `behind`: returns what is behind
+    `covered`: what other things cover of each frame, bool [h w] at the working size. `behind`: returns what is behind
     all things in a frame, [h w 3], and where it is known.
     """
 
@@ -55,12 +57,13 @@ class Look:
         self,
         mask: Mask | MaskByFrame,
         clip: Prepared,
-        covered: Bool[np.ndarray, "T h w"],
+        covered: Frames,
         behind: Callable[[int], tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]],
     ):
         self.mask, self.clip, self.covered, self.behind = mask, clip, covered, behind
-        self._kept: dict[int, Cutout] = {}
+        self._cut = stacks.Kept(self._make, KEPT)
         self._median: tuple[np.ndarray, np.ndarray] | None = None
+        self._drawn: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def body(self, most: int = 300) -> np.ndarray:
         """Return complex places all over the thing, in the layer's own frame."""
@@ -68,13 +71,11 @@ class Look:
 
     def cut(self, q: int) -> Cutout | None:
         """Cut the thing out of frame q; None if nothing of it is there."""
-        if q not in self._kept:
-            while len(self._kept) >= KEPT:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[q] = (
-                self._from_median(q) if self.clip.scale >= 1 and self.mask.picture is not None else self._from_frame(q)
-            )
-        return self._kept[q]
+        return self._cut(q)
+
+    def _make(self, q):
+        from_median = self.clip.scale >= 1 and self.mask.picture is not None
+        return self._from_median(q) if from_median else self._from_frame(q)
 
     def _whole(self):
         """Return the median's colours, continued beyond the edge, and its soft mask."""
@@ -86,9 +87,15 @@ class Look:
         return self._median
 
     def _from_median(self, q):
-        colours, alpha = self._whole()
-        doubt = self.mask.doubt(self.clip.small_size)
-        return Cutout(colours, alpha, None, doubt, np.linalg.inv(self.mask.from_frame(q, 1.0)))
+        if self._drawn is None:  # far less than the canvas, which is several times as large as a frame
+            colours, alpha = self._whole()
+            doubt = self.mask.doubt(self.clip.small_size)
+            box = pictures.extent((alpha > 0) | (doubt > 0)) or (slice(0, 1), slice(0, 1))
+            rows, columns = (slice(max(0, part.start - MARGIN), part.stop + MARGIN) for part in box)
+            parts = (part[rows, columns] for part in (colours, alpha, doubt))
+            self._drawn = *parts, pictures.shifting(columns.start, rows.start)
+        colours, alpha, doubt, to_canvas = self._drawn
+        return Cutout(colours, alpha, None, doubt, np.linalg.inv(self.mask.from_frame(q, 1.0)) @ to_canvas)
 
     def _from_frame(self, q):
         """Cut the thing out at the clip's own size; what is covered there, or outside, comes from the median."""

@@ -10,16 +10,18 @@ and GrabCut (Rother et al. 2004) makes a mask of it, with the colours of the med
 mask is found again without the pixels that belong rather to another one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from motionv2v import stacks
 from motionv2v.draft import background, pictures
 from motionv2v.draft.background import Plate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.layers import Layer
+from motionv2v.stacks import Lazy
 from motionv2v.typing import Bool, Float, Shaped, UInt8
 
 OFFSETS = (-6, -4, -2, -1, 1, 2, 4, 6)
@@ -61,11 +63,12 @@ class Mask:
         """Return what takes frame q, enlarged by `scale`, to the canvas."""
         return self.to_canvas @ self.layer.to_frame(q, self.layer.best) @ pictures.scaling(1 / scale)
 
-    def in_frames(self, clip: Prepared) -> Bool[np.ndarray, "T h w"]:
+    def in_frames(self, clip: Prepared) -> Bool[np.ndarray, "T h w"] | Lazy:
         """Return where the thing is in every frame, at the working size; nowhere in frames that do not show it."""
-        nothing = np.zeros(clip.small_size, bool)
-        there = self.layer.there
-        return np.stack([self.in_frame(clip, q)[0] if there[q] else nothing for q in range(len(clip.frames))])
+        found = stacks.zeros((len(clip.frames), *clip.small_size), bool)
+        for q in np.flatnonzero(self.layer.there):
+            found[q] = self.in_frame(clip, int(q))[0]
+        return found
 
     def body(self, scale: float, most: int = 300) -> Shaped[np.ndarray, "P"]:
         """Return complex places all over the thing, at most so many, in the layer's own frame."""
@@ -126,9 +129,9 @@ def find(
     clip: Prepared,
     layer: Layer,
     found: dict[int, Float[np.ndarray, "h w"]],
-    covered: Bool[np.ndarray, "T h w"] | None = None,
+    covered: Mapping[int, Bool[np.ndarray, "h w"]] | None = None,
 ) -> Mask:
-    """Find the mask of a layer from log-odds by frame; `covered`, at the working size, belongs to other things."""
+    """Find the mask of a layer from log-odds by frame; `covered` of these frames belongs to other things."""
     height, width = clip.small_size
     pad = int(MARGIN * max(clip.small_size))
     canvas = (height + 2 * pad, width + 2 * pad)
@@ -142,7 +145,7 @@ def find(
         count += shown
         laid.append(pictures.warp(clip.small[q], matrix, canvas))
         valid.append(shown > 0.9)
-    picture, _ = pictures.median(np.stack(laid), np.stack(valid))
+    picture, _ = pictures.median(laid, valid)
     seen = count > 0.3
     z = layer.paths()[:, layer.best] * clip.scale + pad * (1 + 1j)
     away = distance_to(z, canvas) / min(clip.small_size)
@@ -237,7 +240,7 @@ def find_all(
     layers: list[Layer],
     plate: Plate,
     cameras: Float[np.ndarray, "T 3 3"],
-    given: Sequence[Bool[np.ndarray, "T h w"]] = (),
+    given: Sequence[Bool[np.ndarray, "T h w"] | Lazy] = (),
     rounds: int = 2,
 ) -> list[Mask]:
     """Find all masks; from the second round on a pixel counts only for the thing that claims it most.
@@ -245,12 +248,12 @@ def find_all(
     `given`: where things are whose masks are known; they are nobody else's.
     """
     everything = [_all_evidence(clip, layer, plate, cameras) for layer in layers]
-    taken = np.zeros((len(clip.frames), *clip.small_size), bool)
-    for mask in given:
-        taken |= mask
+    frames = sorted({q for evidence in everything for q in evidence})
+    nothing = np.zeros(clip.small_size, bool)
+    taken = {q: np.any([nothing, *(mask[q] for mask in given)], axis=0) for q in frames}
     found = [find(clip, *of, taken) for of in zip(layers, everything, strict=True)]
     for _ in range(rounds - 1 if len(layers) > 1 else 0):
-        covered = [of | taken for of in claimed_by_others(clip, found)]
+        covered = [{q: of[q] | taken[q] for q in frames} for of in claimed_by_others(clip, found, frames)]
         found = [find(clip, *of) for of in zip(layers, everything, covered, strict=True)]
     return found
 
@@ -263,10 +266,12 @@ def at(mask: Bool[np.ndarray, "h w"], xy: Shaped[np.ndarray, "N 2"]) -> Bool[np.
     return found
 
 
-def claimed_by_others(clip: Prepared, masks: list[Mask]) -> list[Bool[np.ndarray, "T h w"]]:
-    """Return for each thing which pixels of all frames belong rather to another one."""
-    covered = [np.zeros((len(clip.frames), *clip.small_size), bool) for _ in masks]
-    for q in range(len(clip.frames)):
+def claimed_by_others(
+    clip: Prepared, masks: list[Mask], frames: Sequence[int]
+) -> list[dict[int, Bool[np.ndarray, "h w"]]]:
+    """Return for each thing which pixels of some frames belong rather to another one."""
+    covered: list[dict[int, Bool[np.ndarray, "h w"]]] = [{} for _ in masks]
+    for q in frames:
         claims = []
         for mask in masks:
             is_thing, odds = mask.in_frame(clip, q)

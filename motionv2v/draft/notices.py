@@ -54,7 +54,7 @@ def _off_plane(scene: Scene, t: int, kept: Bool[np.ndarray, "j k"]) -> float:
     clip = scene.clip
     step = clip.to_small(np.linalg.inv(scene.cameras[t + 1]) @ scene.cameras[t])
     y, x = np.mgrid[: clip.small_size[0] : GRID, : clip.small_size[1] : GRID]
-    free = kept & ~np.any([covered[t, ::GRID, ::GRID] for covered in scene.covered], axis=0)
+    free = kept & ~np.any([covered[t][::GRID, ::GRID] for covered in scene.covered], axis=0)
     if not free.any():
         return 0.0
     places = np.stack([x[free], y[free]], axis=-1).astype(np.float64)
@@ -73,9 +73,8 @@ def of_things(choices: Sequence[Choice], scene: Scene) -> list[str]:
     return told
 
 
-def of_holes(hole: Bool[np.ndarray, "T H W"]) -> list[str]:
-    """Tell how much was made up, because the clip never shows it."""
-    shares = hole.mean(axis=(1, 2))
+def of_holes(shares: Float[np.ndarray, "T"]) -> list[str]:
+    """Tell how much was made up, because the clip never shows it; `shares` are those of each frame's pixels."""
     t = int(shares.argmax())
     if shares[t] < MADE_UP:
         return []

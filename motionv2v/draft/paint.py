@@ -38,10 +38,9 @@ class Painter:
         `view`: from the reference to it. `base`: the frame of the clip that shows its background.
         """
         clip, size = self.scene.clip, self.scene.clip.size
-        picture, share, hole, doubt = self.filler.fill(base)
+        picture, replaced, hole, doubt = self.filler.fill(base)
         unsure = np.maximum(doubt, self.scene.unsure(base) * (self.filler.gone[base].any()))
         unsure = cv2.resize(unsure, size[::-1], interpolation=cv2.INTER_LINEAR)
-        replaced = share > 0.02
         way = view @ self.scene.cameras[base]
         if np.abs(way - np.eye(3)).max() >= 1e-9:
             cubic = {"interpolation": cv2.INTER_CUBIC, "border": cv2.BORDER_REPLICATE}
@@ -54,7 +53,8 @@ class Painter:
                 behind, known = self.filler.native.seen_from(view, size)
                 picture[outside] = behind[outside]
                 hole |= outside & ~known
-        frame = _Frame(picture.copy(), hole, np.zeros(size, np.int16), np.where(hole, 1, unsure).astype(np.float32))
+        unsure = np.where(hole, 1, unsure).astype(np.float32)
+        frame = _Frame(picture.copy(), hole.copy(), np.zeros(size, np.int16), unsure)
         for index in self.order:
             choice, thing = self.choices[index], self.scene.things[index]
             q = int(choice.frame[t])

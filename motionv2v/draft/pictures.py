@@ -4,11 +4,15 @@ A matrix [3 3] maps positions of one picture to positions of another, in the pac
 of the top-left pixel. OpenCV puts it at that pixel's centre, which `warp` alone knows.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from motionv2v.typing import Bool, Float, Int, Num, Shaped, UInt8
 
+BAND = 60
+"""Rows of pictures that are sorted at once: the copies that it takes are as large."""
 _TO_CENTRES = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
 
 
@@ -70,9 +74,19 @@ def distance(
 
 
 def median(
-    pictures: UInt8[np.ndarray, "F H W 3"], valid: Bool[np.ndarray, "F H W"]
+    pictures: Sequence[UInt8[np.ndarray, "H W 3"]] | UInt8[np.ndarray, "F H W 3"],
+    valid: Sequence[Bool[np.ndarray, "H W"]] | Bool[np.ndarray, "F H W"],
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]:
     """Return the median of each pixel over the pictures in which it is valid, and their number."""
+    middle, count = np.empty_like(pictures[0]), np.empty(valid[0].shape, np.int64)
+    for start in range(0, len(count), BAND):
+        rows = slice(start, start + BAND)
+        parts = (np.stack([of[rows] for of in every]) for every in (pictures, valid))
+        middle[rows], count[rows] = _median_of_rows(*parts)
+    return middle, count
+
+
+def _median_of_rows(pictures, valid):
     # What is not valid becomes black and white in turn, half above and half below what is.
     filler = np.where(np.cumsum(~valid, axis=0) % 2, 0, 255).astype(np.uint8)
     rows = list(np.where(valid[..., None], pictures, filler[..., None]))

@@ -5,15 +5,19 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from motionv2v import stacks
 from motionv2v.draft import background, follow, keys, layers, masks, pictures
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.fill import Filler
 from motionv2v.draft.given import Hint
 from motionv2v.draft.layers import Layer
 from motionv2v.draft.looks import Look
+from motionv2v.stacks import Frames, Lazy
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float, UInt8
 
+KEPT = 2**25
+"""Bytes of maps of unsure pixels that are kept."""
 AROUND = 1.5
 """Pixels around a thing that are removed with it: its soft edge."""
 
@@ -46,12 +50,13 @@ class Scene:
         self.masks = [by_hand[i] if i in by_hand else next(found) for i in range(len(things))]
         for i in set(range(len(things))) - set(by_hand):
             self.masks[i].layer.there = follow.look_again(clip, self.masks[i], plate, self.cameras)
+        self.covered = [mask.in_frames(clip) for mask in self.masks]
         if not clip.is_still and len(clip.frames) > 1:
             self._lay_on_the_plate()
-        self.covered = [mask.in_frames(clip) for mask in self.masks]
         self.looks = [Look(mask, clip, self._by_others(index), self.behind) for index, mask in enumerate(self.masks)]
+        self._unsure = stacks.Kept(self._find_unsure, KEPT)
         self._fillers: dict[tuple[int, ...], Filler] = {}
-        self._plates: dict[tuple[int, ...], tuple[background.Plate, np.ndarray, np.ndarray]] = {}
+        self._plates: dict[tuple[int, ...], tuple[background.Plate, np.ndarray | Lazy, np.ndarray | Lazy]] = {}
 
     @property
     def things(self) -> list[Layer]:
@@ -60,18 +65,17 @@ class Scene:
 
     def _lay_on_the_plate(self) -> None:
         clip = self.clip
-        free = ~_around(clip, [mask.in_frames(clip) for mask in self.masks])
-        cameras = clip.to_small(self.cameras)
-        cameras = background.register(clip.lab, background.Plate(clip.small, cameras, ~free), cameras, free)
+        gone, cameras = _around(clip, self.covered), clip.to_small(self.cameras)
+        free = Frames(gone.shape, lambda t: ~gone[t])
+        cameras = clip.register(background.Plate(clip.small, cameras, gone), cameras, free)
         self.cameras = pictures.scaling(1 / clip.scale) @ cameras @ pictures.scaling(clip.scale)
 
-    def _by_others(self, index: int) -> Bool[np.ndarray, "T h w"]:
-        """Return what the other things cover of each frame."""
-        others = np.zeros((len(self.clip.frames), *self.clip.small_size), bool)
-        for other, covered in enumerate(self.covered):
-            if other != index:
-                others |= covered
-        return others
+    def _by_others(self, index: int) -> Frames:
+        """Return what the other things cover of each frame, bool [h w]."""
+        others = [covered for other, covered in enumerate(self.covered) if other != index]
+        nothing = np.zeros(self.clip.small_size, bool)
+        whole = (len(self.clip.frames), *self.clip.small_size)
+        return Frames(whole, lambda t: np.any([nothing, *(covered[t] for covered in others)], axis=0))
 
     def behind(self, q: int) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
         """Return what is behind all things in a frame, at the working size, and where it is known."""
@@ -80,6 +84,9 @@ class Scene:
 
     def unsure(self, t: int) -> Float[np.ndarray, "h w"]:
         """Return how likely each pixel of a frame is on the wrong side of a mask's edge, at the working size."""
+        return self._unsure(t)
+
+    def _find_unsure(self, t):
         doubt = np.zeros(self.clip.small_size, np.float32)
         for mask in self.masks:
             if mask.layer.there[t]:
@@ -98,7 +105,7 @@ class Scene:
 
     def _plate(
         self, things: tuple[int, ...]
-    ) -> tuple[background.Plate, Bool[np.ndarray, "T h w"], Bool[np.ndarray, "T h w"]]:
+    ) -> tuple[background.Plate, Bool[np.ndarray, "T h w"] | Lazy, Bool[np.ndarray, "T h w"] | Lazy]:
         """Return the background at the working size without some of the things; what of these shows, and their places.
 
         The places, where other things may hide them, are what was left out of the background: what hides is none.
@@ -106,19 +113,20 @@ class Scene:
         if things not in self._plates:
             gone = _around(self.clip, [self.covered[index] for index in things])
             cameras = self.clip.to_small(self.cameras)
-            places = gone.copy()
-            for mask in (self.masks[index] for index in things):
-                if isinstance(mask, keys.MaskByFrame):  # other masks are whole
-                    places |= mask.place
+            hidden = [mask.place for index in things if isinstance(mask := self.masks[index], keys.MaskByFrame)]
+            # Other masks are whole.
+            places = Frames(gone.shape, lambda t: np.any([gone[t], *(place[t] for place in hidden)], axis=0))
             self._plates[things] = background.Plate(self.clip.small, cameras, places, spread=True), gone, places
         return self._plates[things]
 
 
-def _around(clip: Prepared, found: Sequence[Bool[np.ndarray, "T h w"]]) -> Bool[np.ndarray, "T h w"]:
+def _around(clip: Prepared, found: Sequence[Bool[np.ndarray, "T h w"] | Lazy]) -> Bool[np.ndarray, "T h w"] | Lazy:
     """Return where things and their soft edges are in the clip."""
     reach = round(AROUND * max(1.0, clip.scale))
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    whole = np.zeros((len(clip.frames), *clip.small_size), bool)
-    for covered in found:
-        whole |= covered
-    return np.stack([cv2.dilate(frame.astype(np.uint8), kernel) > 0 for frame in whole])
+    around = stacks.zeros((len(clip.frames), *clip.small_size), bool)
+    nothing = np.zeros(clip.small_size, bool)
+    for t in range(len(around)):
+        whole = np.any([nothing, *(covered[t] for covered in found)], axis=0)
+        around[t] = cv2.dilate(whole.astype(np.uint8), kernel) > 0
+    return around

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from motionv2v import figures
+from motionv2v.stacks import Lazy
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Num, UInt8
 from motionv2v.video import resize
@@ -30,7 +31,7 @@ def magnified(size: tuple[int, int]) -> float:
 
 
 def edit_frames(
-    frames: UInt8[AnyArray, "T H W 3"],
+    frames: UInt8[AnyArray, "T H W 3"] | Lazy,
     source: Tracks,
     target: Tracks,
     moved: Bool[np.ndarray, "N"],

@@ -3,6 +3,7 @@
 `motionv2v.draft` draws from tracks and groups of points; this module makes them of an `edit.json`.
 """
 
+import gc
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from motionv2v.draft import given, layers
 from motionv2v.draft.given import Hint, Stroke
 from motionv2v.edits.document import EditSpec
 from motionv2v.edits.things import Division
+from motionv2v.stacks import Lazy
 from motionv2v.tracks import Tracks
 
 RESTS = 0.007
@@ -95,12 +97,14 @@ def digest(hints: Sequence[Hint | None]) -> str:
 
 
 def draw(
-    frames: np.ndarray,
+    frames: np.ndarray | Lazy,
     spec: EditSpec,
     source: Tracks,
     hints: Sequence[Hint | None] = (),
     *,
     notify: Callable[[str], None],
+    say: Callable[[str], None] | None = None,
+    stream: bool = False,
 ) -> draft.Draft:
     """Draw an edit of frames uint8 [T H W 3] whose points go along `source`.
 
@@ -109,6 +113,7 @@ def draw(
         source: the points' tracks, as for `EditSpec.apply`.
         hints: what `read_hints` returned.
         notify: called with a sentence for what was decided for the person, guessed, or left out.
+        say: called with a line about how long the rest takes, where it takes long. stream: as for `draft.render`.
     """
     division = spec.divide()
     for note in division.notes:
@@ -120,7 +125,7 @@ def draw(
             notify(f"{step.where}.falloff: the draft moves things as a whole, and what is around them stays")
     plain = replace(spec, steps=tuple(step for step in spec.steps if step.name != "jitter"))
     target = plain.apply(source, notify=lambda _: None)
-    clip = draft.Prepared(frames)
+    clip = draft.Prepared(frames, say)
     groups = [list(thing.points) for thing in division.things]
     taken = {point for group in groups for point in group}
     if division.camera:
@@ -155,8 +160,12 @@ def draw(
         # Where the whole clip is edited, in time or as a camera, what moves by itself is guessed.
         groups=[[place[point] for point in group] for group in groups] if division.things else None,
         notify=notify,
+        stream=stream,
         **options,
     )
+    # Parts of what it was drawn from refer to one another: their memory is wanted now, not when Python next looks.
+    del clip
+    gc.collect()
     return replace(drawn, groups=[[used[point] for point in group] for group in drawn.groups])
 
 

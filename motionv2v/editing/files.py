@@ -14,14 +14,14 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from motionv2v import figures, files, trackers, video
+from motionv2v import figures, files, progress, trackers, video
 from motionv2v.data import tokenizer
 from motionv2v.editing import drafted, inputs
 from motionv2v.editing.inputs import Inputs
@@ -110,8 +110,8 @@ def run(
     if model == DRAFT:
         _check_no_settings(settings | {"seed": seed}, devices)
     check_folder(out, inputs=(video_path, edit_path))
-    follow = trackers.named(tracker)
-    given = inputs.read(video_path, edit_path, masks=masks, boxes=boxes, say=say)
+    follow = trackers.named(tracker, lambda line: say(f"tracks  {line}"))
+    given = inputs.read(video_path, edit_path, masks=masks, boxes=boxes, say=say, stream=model == DRAFT)
     clip, spec, frames = given.clip, given.spec, given.clip.frames
     video.check_writable(out / EDITED, clip.fps)
     seed = spec.seed if seed is None else seed
@@ -135,10 +135,11 @@ def run(
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
     drawn = None
     if is_drawn:
-        drawn = drafted.draw(frames, spec, source, hints, notify=notify)
+        left = lambda line: say(f"draft   {line}")  # noqa: E731
+        drawn = drafted.draw(frames, spec, source, hints, notify=notify, say=left, stream=sample is None)
     shown = drawn and video.Clip(drawn.frames, clip.fps)
     result = Result(clip, sample(source, target, drawn=drawn) if sample else shown, source, target, {}, shown)
-    result.files = write(out, result, record, sound=video_path, notify=notify)
+    result.files = write(out, result, record, sound=video_path, notify=notify, say=say)
     return result
 
 
@@ -169,7 +170,6 @@ def _sampler(
     say: Callable[[str], None],
 ) -> Callable[[Tracks, Tracks], video.Clip]:
     """Open a model, say what it is and needs, and check what is asked of it; return what edits the clip by tracks."""
-    from motionv2v import progress
     from motionv2v.devices import sharding
     from motionv2v.editing import opening
 
@@ -273,19 +273,21 @@ def write(
     *,
     sound: str | os.PathLike | None = None,
     notify: Callable[[str], None] = warnings.warn,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Path]:
     """Write the edited clip with the sound of a file, its record, then what people look at; return what was written.
 
-    The comparison and the contact sheet are drawn frame by frame. Where one of them fails the edited clip stays, and
-    `notify` is called with the reason. Raises VideoError and OSError where the clip itself or its record cannot be
-    written.
+    The comparison and the contact sheet are drawn frame by frame; `say` is called with how long that takes. Where one
+    of them fails the edited clip stays, and `notify` is called with the reason. Raises VideoError and OSError where the
+    clip itself or its record cannot be written.
     """
     clip, edited = result.clip, result.edited
     if sound is not None and (len(edited.frames), edited.fps) != (len(clip.frames), clip.fps):
         notify("the edit has another length than the clip: it has no sound")
         sound = None
+    left = None if say is None else lambda line: say(f"write   {line}")
     made = {
-        EDITED: _write_edited(out / EDITED, edited, sound, notify),
+        EDITED: _write_edited(out / EDITED, edited, sound, notify, left),
         RECORD: files.write(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
     }
     drawn = figures.track_frames(clip.frames, result.target, highlight=moved(result.source, result.target))
@@ -295,7 +297,7 @@ def write(
     if result.draft is not edited:
         panels.append(("edited", edited.frames))
     extras = {
-        COMPARISON: lambda path: video.write(path, figures.frames_side_by_side(panels), fps=clip.fps),
+        COMPARISON: lambda path: video.write(path, _counted(figures.frames_side_by_side(panels), path, left), clip.fps),
         SHEET: lambda path: figures.save_png(path, figures.contact_sheet(panels)),
     }
     for name, make in extras.items():
@@ -308,12 +310,21 @@ def write(
     return made
 
 
+def _counted(frames: Any, path: Path, say: Callable[[str], None] | None) -> Iterator[np.ndarray]:
+    """Yield the frames of a file that is being written, and say how long the rest takes."""
+    return progress.counted(frames, f"{path.name}, frame", say)
+
+
 def _write_edited(
-    path: Path, edited: video.Clip, sound: str | os.PathLike | None, notify: Callable[[str], None]
+    path: Path,
+    edited: video.Clip,
+    sound: str | os.PathLike | None,
+    notify: Callable[[str], None],
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the edited clip; without sound where no file can be made with it: the pictures took longer to make."""
     try:
-        return video.write(path, edited, sound=sound, notify=notify)
+        return video.write(path, _counted(edited.frames, path, say), edited.fps, sound=sound, notify=notify)
     except video.VideoError as error:
         if sound is None:
             raise

@@ -39,6 +39,7 @@ def read(
     masks: str | Path | None = None,
     boxes: Sequence[str] = (),
     say: Callable[[str], None],
+    stream: bool = False,
 ) -> Inputs:
     """Read a clip and its edit, and say what the clip is and what memory it takes.
 
@@ -46,6 +47,7 @@ def read(
         video_path: of the clip. edit_path: of the edit; None reads the clip alone.
         masks, boxes: where the one thing is that the edit moves, as for `drafted.with_shape`.
         say: called with one line per step, and with every notice.
+        stream: whether a long clip stays out of memory, for what takes it frame by frame: all but models.
 
     Raises:
         ValueError: (VideoError, EditError) in one line, for what cannot be read, does not fit, or has no room.
@@ -53,9 +55,9 @@ def read(
     spec = None if edit_path is None else document.load(edit_path)
     length, size = video.measure(video_path)
     wanted = None if spec is None else spec.frames
-    # As wide as the first words of the other lines.
-    host.check_clip(min(length, wanted or length), size, say=lambda line: say(line.replace("memory ", "memory  ", 1)))
-    clip = video.read(video_path, num_frames=wanted, notify=lambda line: say(f"notice  {line}"))
+    spaced = lambda line: say(line.replace("memory ", "memory  ", 1))  # noqa: E731  (as the other lines)
+    host.check_clip(min(length, wanted or length), size, stream=stream, say=spaced)
+    clip = video.read(video_path, num_frames=wanted, notify=lambda line: say(f"notice  {line}"), stream=stream)
     num_frames, height, width, _ = clip.frames.shape
     if spec is not None:
         spec = drafted.with_shape(spec.validate_against((height, width), num_frames), masks, boxes)

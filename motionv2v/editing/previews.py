@@ -51,8 +51,8 @@ def preview(
     """
     video_path, edit_path, out = *inputs.paths(video_path, edit_path), Path(out)
     check_folder(out, (video_path, edit_path), (PREVIEW, SHEET))
-    follow = trackers.named(tracker)
-    given = inputs.read(video_path, edit_path, masks=masks, boxes=boxes, say=say)
+    follow = trackers.named(tracker, lambda line: say(f"tracks  {line}"))
+    given = inputs.read(video_path, edit_path, masks=masks, boxes=boxes, say=say, stream=True)
     clip, spec = given.clip, given.spec
     source = follow.track(clip.frames, spec.queries)
     target = spec.apply(source, notify=lambda _: None)
@@ -135,9 +135,9 @@ def points(
     """
     video_path, out = inputs.paths(None, None)[0] if video_path is None else Path(video_path), Path(out)
     check_folder(out, (video_path,), (POINTS, POINTS_SHEET))
-    follow = trackers.named(tracker)
-    clip = inputs.read(video_path, None, say=say).clip
-    prepared = draft.Prepared(clip.frames)
+    follow = trackers.named(tracker, lambda line: say(f"tracks  {line}"))
+    clip = inputs.read(video_path, None, say=say, stream=True).clip
+    prepared = draft.Prepared(clip.frames, lambda line: say(f"points  {line}"))
     found = corners.find(prepared, follow)
     if not len(found.queries):
         raise ValueError(f"{video_path}: nothing in it has a corner that can be followed")

@@ -9,8 +9,10 @@ numbers order the positions of one tracker; they are no probabilities and are no
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from motionv2v.stacks import Lazy
 from motionv2v.trackers.classical import LucasKanade
 from motionv2v.trackers.dense import DenseChain
 from motionv2v.trackers.multistep import MultiStep
@@ -36,7 +38,7 @@ __all__ = [
 class Tracker(Protocol):
     """Follow points through a video."""
 
-    def track(self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]) -> Tracks:
+    def track(self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, queries: Num[AnyArray, "N 3"]) -> Tracks:
         """Follow each query (t, x, y) through all frames and return xy [N T 2] in pixels and visible [N T].
 
         x and y are in pixels of `frames` with (0, 0) at the corner of the top-left pixel; t is a whole frame index.
@@ -94,13 +96,15 @@ def get(name: str, **options) -> Tracker:
     return _TRACKERS[name](**options)
 
 
-def named(name: str = DEFAULT) -> Tracker:
+def named(name: str = DEFAULT, say: Callable[[str], None] | None = None) -> Tracker:
     """Build the tracker that a person names in one word: a mode of the classical one, or "tapnext:FILE", its weights.
+
+    `say` is called with lines about the time that is left, by those that take long.
 
     Raises ValueError, one line, for another name, and as the tracker does where its weights cannot be read.
     """
     if name in _MODES:
-        return get("classical", mode=name)
+        return get("classical", mode=name, **({} if name == "lk" else {"say": say}))
     kind, _, weights = name.partition(":")
     if kind == "tapnext" and weights:
         return get("tapnext", checkpoint=weights)
@@ -109,7 +113,7 @@ def named(name: str = DEFAULT) -> Tracker:
     raise ValueError(f"there is no tracker {name!r}; available: {', '.join(_MODES)}, tapnext:FILE with its weights")
 
 
-def for_clip(tracker: Tracker, frames: UInt8[AnyArray, "T H W 3"]) -> Tracker:
+def for_clip(tracker: Tracker, frames: UInt8[AnyArray, "T H W 3"] | Lazy) -> Tracker:
     """Return a tracker for several calls with this clip, whose work the calls share where the tracker knows how to.
 
     The classical modes "dis" and "multistep" do: they keep the clip's flows until the returned tracker is dropped. The

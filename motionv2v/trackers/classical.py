@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from motionv2v import stacks
+from motionv2v.stacks import Lazy
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Num, UInt8
 from motionv2v.video import resize
@@ -64,7 +66,7 @@ class LucasKanade:
         if self.max_change is not None and not self.max_change > 0:
             raise ValueError(f"max_change must be above 0 colour values or None, given {self.max_change}")
 
-    def track(self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]) -> Tracks:
+    def track(self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, queries: Num[AnyArray, "N 3"]) -> Tracks:
         """Follow queries (t, x, y) through all frames; return xy float32 [N T 2] in pixels and visible [N T].
 
         A point is visible in its query frame. Where it is invisible (lost, covered, or outside the picture), xy keeps
@@ -74,7 +76,7 @@ class LucasKanade:
         return self.track_with_confidence(frames, queries)[0]
 
     def track_with_confidence(
-        self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
+        self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, queries: Num[AnyArray, "N 3"]
     ) -> tuple[Tracks, Float[AnyArray, "N T"]]:
         """Track, and say how far to trust it: 1 / (1 + there-and-back errors up to here in pixels), 0 where invisible.
 
@@ -97,7 +99,7 @@ class LucasKanade:
         return Tracks(((xy + 0.5) / scale).astype(np.float32), visible), confidence.astype(np.float32)
 
     def _follow(
-        self, frames: UInt8[AnyArray, "T H W 3"], start: AnyArray, points: Float[AnyArray, "N 2"]
+        self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, start: AnyArray, points: Float[AnyArray, "N 2"]
     ) -> tuple[Tracks, Float[AnyArray, "N T"]]:
         """Follow points forwards from frame `start` [N]; every step moves all points that are visible in one call."""
         num_points, num_frames = len(points), len(frames)
@@ -155,12 +157,13 @@ class LucasKanade:
         return moved, good, missed
 
 
-def check_frames(frames: AnyArray) -> UInt8[np.ndarray, "T H W 3"]:
-    """Return frames as a numpy array; raise ValueError, with what to do, unless they are uint8 RGB [T H W 3], T >= 1.
+def check_frames(frames: AnyArray | Lazy) -> UInt8[np.ndarray, "T H W 3"] | Lazy:
+    """Return frames as an array, or as the stack they are; raise ValueError unless they are uint8 RGB [T H W 3].
 
-    Every tracker calls it: OpenCV would fail in words of its own, or take other numbers for colours.
+    Every tracker calls it: OpenCV would fail in words of its own, or take other numbers for colours. The error says
+    what to do.
     """
-    frames = np.asarray(frames)
+    frames = frames if isinstance(frames, stacks.Stored) else np.asarray(frames)
     is_clip = frames.ndim == 4 and 0 not in frames.shape
     if is_clip and frames.dtype == np.uint8 and frames.shape[-1] == 3:
         return frames
@@ -198,10 +201,15 @@ def enlargement(size: tuple[int, int], min_side: int = LucasKanade.min_side) -> 
     return max(1, -(-min_side // min(size)))
 
 
-def enlarge(frames: UInt8[AnyArray, "T H W 3"], scale: int) -> UInt8[AnyArray, "T h w 3"]:
+def enlarge(frames: UInt8[AnyArray, "T H W 3"] | Lazy, scale: int) -> UInt8[AnyArray, "T h w 3"] | Lazy:
     """Enlarge frames by a whole factor. Positions counted from the corner are multiplied by it."""
+    if scale == 1:
+        return frames
     size = (frames.shape[1] * scale, frames.shape[2] * scale)
-    return resize(frames, size)
+    larger = stacks.zeros((len(frames), *size, 3), np.uint8)
+    for t, frame in enumerate(frames):
+        larger[t] = resize(frame, size)
+    return larger
 
 
 def cut_patches(

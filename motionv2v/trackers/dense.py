@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from motionv2v import progress
+from motionv2v.stacks import Lazy
 from motionv2v.trackers.classical import check_frames, check_queries, enlarge, enlargement
 from motionv2v.trackers.flows import Flows, is_inside
 from motionv2v.tracks import Tracks
@@ -23,7 +25,7 @@ Follow = Callable[..., tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"]
 class FlowTracker:
     """What trackers by dense flow share; each has the fields `min_side` and `memory`, and `_follow`, see `Follow`."""
 
-    def track(self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]) -> Tracks:
+    def track(self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, queries: Num[AnyArray, "N 3"]) -> Tracks:
         """Follow queries (t, x, y) through all frames; return xy float32 [N T 2] in pixels and visible [N T].
 
         Raises ValueError for queries that `trackers.Tracker` does not allow.
@@ -31,13 +33,13 @@ class FlowTracker:
         return self.track_with_confidence(frames, queries)[0]
 
     def track_with_confidence(
-        self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
+        self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, queries: Num[AnyArray, "N 3"]
     ) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
         """Track as `track` does, and say how far to trust it, 0 to 1; 0 where the point is not visible."""
         frames = check_frames(frames)
         return self.for_clip(frames).track_with_confidence(frames, queries)
 
-    def for_clip(self, frames: UInt8[AnyArray, "T H W 3"]) -> "ClipTracker":
+    def for_clip(self, frames: UInt8[AnyArray, "T H W 3"] | Lazy) -> "ClipTracker":
         """Return a tracker that computes the flows of this clip once for all its calls, and keeps them while it lives.
 
         It keeps up to `memory` bytes. The frames must not be changed meanwhile. Raises ValueError unless they are uint8
@@ -53,19 +55,19 @@ class FlowTracker:
 class ClipTracker:
     """A tracker by dense flow with the flows of one clip; other clips are left to the tracker that it comes from."""
 
-    def __init__(self, tracker: Any, frames: UInt8[np.ndarray, "T H W 3"], flows: Flows):
+    def __init__(self, tracker: Any, frames: UInt8[np.ndarray, "T H W 3"] | Lazy, flows: Flows):
         """Keep a tracker, a clip and its flows; see `FlowTracker.for_clip`."""
         self._tracker, self._frames, self._flows = tracker, frames, flows
 
-    def track(self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]) -> Tracks:
+    def track(self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, queries: Num[AnyArray, "N 3"]) -> Tracks:
         """Track as the tracker does that this one comes from."""
         return self.track_with_confidence(frames, queries)[0]
 
     def track_with_confidence(
-        self, frames: UInt8[AnyArray, "T H W 3"], queries: Num[AnyArray, "N 3"]
+        self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, queries: Num[AnyArray, "N 3"]
     ) -> tuple[Tracks, Float[np.ndarray, "N T"]]:
         """Track as the tracker does that this one comes from: check the queries, follow both ways, join the two."""
-        frames, queries = np.asarray(frames), np.asarray(queries, np.float64)
+        frames, queries = check_frames(frames), np.asarray(queries, np.float64)
         if frames is not self._frames:
             return self._tracker.track_with_confidence(frames, queries)
         check_queries(queries, frames.shape)
@@ -94,12 +96,14 @@ class DenseChain(FlowTracker):
         no limit. Where positions are wrong without one bad step, they have drifted.
     min_side: frames with a shorter side below this are enlarged by a whole factor to reach it; 0 never enlarges.
     memory: bytes that kept flows may take; a clip that needs more takes up to twice the time instead.
+    say: what to do with a line about how long the rest takes, where it takes long; None for nothing.
     """
 
     max_error: float | int = 0.7
     max_drift: float | int = 5.0
     min_side: int = 128
-    memory: int = 2**30
+    memory: int = 2**28
+    say: Callable[[str], None] | None = None
 
     def __post_init__(self):
         """Raise ValueError for options out of range."""
@@ -110,7 +114,7 @@ class DenseChain(FlowTracker):
     def _follow(self, flows: Flows, start: Int[np.ndarray, "N"], points: Float[np.ndarray, "N 2"], back: bool):
         """Follow points from frame `start` [N] to the last frame, or back to the first."""
         xy, visible, error = unmoved(start, points, len(flows))
-        for t, before, on in steps(start, len(flows), back):
+        for t, before, on in steps(start, len(flows), back, self.say):
             moved, missed = flows.move(before, t, xy[on, before])
             xy[on, t], error[on, t] = moved, error[on, before] + missed
             good = (missed < self.max_error) & (error[on, t] <= self.max_drift) & is_inside(moved, flows.shape)
@@ -136,10 +140,13 @@ def unmoved(
     return np.repeat(points[:, None], num_frames, axis=1), visible, np.zeros(visible.shape)
 
 
-def steps(start: Int[np.ndarray, "N"], num_frames: int, back: bool) -> Iterator[tuple[int, int, Int[np.ndarray, "M"]]]:
+def steps(
+    start: Int[np.ndarray, "N"], num_frames: int, back: bool, say: Callable[[str], None] | None = None
+) -> Iterator[tuple[int, int, Int[np.ndarray, "M"]]]:
     """Yield each frame to reach, the frame before it in the direction of travel, and the points that are under way."""
-    for t in range(num_frames - 2, -1, -1) if back else range(1, num_frames):
+    if not start.size:
+        return
+    order = range(int(start.max()) - 1, -1, -1) if back else range(int(start.min()) + 1, num_frames)
+    for t in progress.counted(order, "back through frame" if back else "through frame", say):
         before = t + 1 if back else t - 1
-        on = np.flatnonzero(start >= before if back else start <= before)
-        if on.size:
-            yield t, before, on
+        yield t, before, np.flatnonzero(start >= before if back else start <= before)

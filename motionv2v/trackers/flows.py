@@ -9,6 +9,8 @@ from collections import OrderedDict
 import cv2
 import numpy as np
 
+from motionv2v import stacks
+from motionv2v.stacks import Lazy
 from motionv2v.typing import AnyArray, Bool, Float, UInt8
 
 
@@ -19,15 +21,15 @@ class Flows:
     was used longest ago is dropped, and computed again should it be needed.
     """
 
-    def __init__(self, frames: UInt8[AnyArray, "T H W 3"], memory: int, fraction: int = 1):
+    def __init__(self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, memory: int, fraction: int = 1):
         """Keep the frames, and grey ones for the flow, `fraction` times smaller; no flow is computed yet."""
         self.frames, self.shape, self._fraction = frames, frames.shape[1:3], fraction
-        self.grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-        if fraction > 1:
-            size = tuple(max(1, side // fraction) for side in self.shape[::-1])
-            cut = tuple(side * fraction for side in size)
-            whole = [grey[: cut[1], : cut[0]] for grey in self.grey]
-            self.grey = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in whole]
+        width, height = size = tuple(max(1, side // fraction) for side in self.shape[::-1])
+        self.grey = stacks.zeros((len(frames), height, width), np.uint8)
+        for t, frame in enumerate(frames):
+            grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+            grey = grey[: height * fraction, : width * fraction]
+            self.grey[t] = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if fraction > 1 else grey
         self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._kept: OrderedDict[tuple[int, int], Float[np.ndarray, "H W 2"]] = OrderedDict()
         self._room = max(2, memory // (4 * self.grey[0].size))

@@ -9,6 +9,7 @@ its query and its last step leads back; it comes back after it was covered: for 
 Where a point is claimed invisible, `xy` is the best candidate and a guess.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,7 @@ class MultiStep(FlowTracker):
     memory: bytes that kept flows may take; a clip that needs more takes up to twice the time instead.
     flow_side: the flow is that of frames made smaller by a whole factor, whose shorter side is at least this; 0 makes
         them never smaller. Places are found at full size all the same, by their looks.
+    say: what to do with a line about how long the rest takes, where it takes long; None for nothing.
     """
 
     deltas: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -46,8 +48,9 @@ class MultiStep(FlowTracker):
     max_error: float | int = 1.5
     weight: float | int = 3.0
     min_side: int = 128
-    memory: int = 2**30
+    memory: int = 2**28
     flow_side: int = 240
+    say: Callable[[str], None] | None = None
 
     def __post_init__(self):
         """Raise ValueError for options out of range."""
@@ -66,7 +69,7 @@ class MultiStep(FlowTracker):
         xy, visible, error = unmoved(start, points, len(flows))
         similarity = np.ones(visible.shape)
         template = _Template(flows, start, points)
-        for t, _, on in steps(start, len(flows), back):
+        for t, _, on in steps(start, len(flows), back, self.say):
             cost, missed = np.full((2, len(points)), np.inf)
             for delta in self.deltas:
                 origin = t + delta if back else t - delta

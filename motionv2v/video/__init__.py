@@ -22,7 +22,7 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace
 
-from motionv2v import files
+from motionv2v import files, stacks
 from motionv2v.typing import AnyArray, Num, UInt8
 from motionv2v.video import colours, decoding
 from motionv2v.video.decoding import MAX_FPS, Decoder, VideoError
@@ -37,7 +37,7 @@ _SUFFIXES = (".mp4", ".mov", ".mkv", ".gif")
 class Clip(NamedTuple):
     """Hold the frames of a video (uint8 RGB) and their rate in frames per second."""
 
-    frames: UInt8[AnyArray, "T H W 3"]
+    frames: UInt8[AnyArray, "T H W 3"] | stacks.Lazy
     fps: float | int
 
 
@@ -49,6 +49,7 @@ def read(
     fps: float | int | None = None,
     *,
     notify: Callable[[str], None] = warnings.warn,
+    stream: bool = False,
 ) -> Clip:
     """Read frames `start` to `start + num_frames` of a video file, or all frames from `start` on.
 
@@ -61,6 +62,8 @@ def read(
     `notify` is called with a sentence for whatever makes the frames differ from what the file stores: a variable rate,
     high dynamic range or wide colours, damaged pictures, pictures that change their size.
 
+    With `stream` the frames are a stack (`stacks.zeros`): of a long clip they are not in memory.
+
     Raises VideoError for a missing, empty, truncated or unreadable file, one without pictures (it says which streams
     there are), fewer frames than asked for, clips above `MAX_BYTES`, and rates above 1000 frames a second.
     """
@@ -72,7 +75,7 @@ def read(
     shape = (*(size or decoder.shown), 3)
     # Memory that is never written to costs nothing, so one frame too many is no waste.
     held = min(min(expected, stop or expected) - start, MAX_BYTES // math.prod(shape))
-    frames = np.empty((max(1, held), *shape), np.uint8)
+    frames = (stacks.zeros if stream else np.empty)((max(1, held), *shape), np.uint8)
     seen = count = 0
     with contextlib.closing(decoder.pictures(fps)) as pictures:
         for picture, times in pictures:
@@ -80,8 +83,10 @@ def read(
             seen += times
             if wanted > 0:
                 frames = _make_room(path, frames, count + wanted)
-                decoder.convert(picture, size, frames[count])
-                frames[count + 1 : count + wanted] = frames[count]
+                # A part of an array is drawn into in its place; that of a stored stack has to be put back.
+                frames[count] = decoder.convert(picture, size, frames[count])
+                for t in range(count + 1, count + wanted):
+                    frames[t] = frames[count]
                 count += wanted
             if stop is not None and seen >= stop:
                 break
@@ -210,16 +215,16 @@ def _check_result(path: Path, num_read: int, num_seen: int, num_frames: int | No
         raise VideoError(f"{path}: has {num_seen} frames, but start={start} and num_frames={num_frames} were asked for")
 
 
-def _make_room(path: Path, frames: UInt8[AnyArray, "T H W 3"], count: int) -> UInt8[AnyArray, "S H W 3"]:
+def _make_room(
+    path: Path, frames: UInt8[AnyArray, "T H W 3"] | stacks.Lazy, count: int
+) -> UInt8[AnyArray, "S H W 3"] | stacks.Lazy:
     """Return the frames in an array that holds at least `count` of them; raise VideoError above MAX_BYTES."""
-    most = MAX_BYTES // frames[0].nbytes
+    most = MAX_BYTES // math.prod(frames.shape[1:])
     if count > most:
         raise VideoError(f"{path}: more than {MAX_BYTES // 2**30} GiB of frames; give num_frames or a smaller size")
     if count <= len(frames):
         return frames
-    more = np.empty((min(most, max(count, len(frames) * 5 // 4)), *frames.shape[1:]), np.uint8)
-    more[: len(frames)] = frames
-    return more
+    return stacks.lengthened(frames, min(most, max(count, len(frames) * 5 // 4)))
 
 
 def check_writable(path: str | os.PathLike, fps: float | int | None) -> None:

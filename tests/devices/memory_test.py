@@ -237,6 +237,11 @@ def test_memory_of_a_clip(num_frames, size, copies):
         host.check_clip(num_frames, size, available=float(frame), say=str)
 
 
+def test_memory_of_a_clip_that_is_streamed_is_bounded():
+    short, long, longer = (host.check_clip(count, (480, 720), stream=True, say=str) for count in (49, 1000, 10**6))
+    assert short == host.check_clip(49, (480, 720), say=str) < long == longer < 1e9
+
+
 def test_memory_of_windows():
     """Nothing is said of one window; else how many frames would fit, which do."""
     held, said = lambda count: 1e6 * count if count > 17 else 0.0, []

@@ -147,7 +147,7 @@ def test_a_part_of_the_clip_in_another_order_is_found_and_its_ends_are_held():
 def test_one_point_turns_and_zooms_as_the_background_does():
     path = np.linspace(60, 80, 5)[None] + 50j
     layer = layers.make_layer([0], Tracks(np.stack([path.real, path.imag], -1), np.ones((1, 5), bool)))
-    led = np.full((5, 5), 0.7 * np.exp(0.2j))
+    led = np.full(5, 0.7 * np.exp(0.2j)), np.ones(5)
     chosen = choice.choose(layer, path, path + 5, np.ones((1, 5), bool), layer.shape, (240, 320), led)
     np.testing.assert_allclose(chosen.factor, 0.7 * np.exp(0.2j))
     assert chosen.frame.tolist() == [0, 1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motionv2v import draft, metrics, trackers, video
+from motionv2v import draft, metrics, progress, stacks, trackers, video
 from motionv2v.draft.given import Hint
 from motionv2v.editing import drafted, files, opening
 from motionv2v.edits import document
@@ -58,6 +59,36 @@ def test_a_clip_of_ones_own_gets_the_draft(own, tmp_path):
     assert said[-3].endswith("holds the result of this very edit, which is replaced")
     with pytest.raises(ValueError, match=r"holds .* of another edit \(it differs in tracker\).*--overwrite"):
         own(DRAG, tracker="lk")
+
+
+def test_a_clip_that_is_not_in_memory_is_edited_bit_for_bit(own, tmp_path, monkeypatch):
+    """Read, tracked, drawn and written as a stream: the same files, of each tracker without weights."""
+    for tracker in trackers.CLASSICAL_MODES:
+        monkeypatch.setattr(stacks.Stored, "__array__", None)  # nobody reads all of it
+        made = {}
+        for most in (10**9, 0):
+            monkeypatch.setattr(stacks, "MOST", most)
+            result = own(DRAG, tracker=tracker, overwrite=True)
+            assert isinstance(result.clip.frames, np.ndarray if most else stacks.Stored)
+            assert isinstance(result.edited.frames, np.ndarray if most else stacks.Stored)
+            made[most] = {name: path.read_bytes() for name, path in result.files.items()}
+        assert made[0] == made[10**9] and len(made[0]) == 4
+
+
+def test_long_work_says_how_long_it_takes(own, monkeypatch):
+    """As if every frame took a second: a line now and then while tracking, preparing, drawing and writing."""
+    said, seconds = [], iter(range(10**6))
+    countdown = functools.partial(progress.Countdown, every=3, now=lambda: next(seconds))
+    monkeypatch.setattr(progress, "Countdown", countdown)
+    own(DRAG, say=said.append)
+    left = [line for line in said if line.endswith(" left")]
+    for what in (
+        "tracks  through frame",
+        "draft   flow from frame",
+        "draft   drawn frame",
+        "write   edited.mp4, frame",
+    ):
+        assert any(re.fullmatch(rf"{what} \d+ of \d+, \d+ s left", line) for line in left), (what, left)
 
 
 def test_no_jax_is_loaded_for_a_draft(own, repository, tmp_path):
