@@ -117,7 +117,8 @@ class _Frame:
         below = self.picture[box].astype(np.float32)
         mixed = below
         if cut.shade is not None and only_where is None:
-            mixed = mixed * pictures.warp(cut.shade, matrix, whole, value=1.0)[..., None]
+            shade = pictures.warp(cut.shade, matrix, whole, value=1.0)
+            mixed = mixed * cv2.resize(shade, size[::-1], interpolation=cv2.INTER_AREA)[..., None]
         mixed = mixed + alpha[..., None] * (colours - mixed)
         touched = np.abs(mixed - below).max(axis=-1) > 0.5
         drawn = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
