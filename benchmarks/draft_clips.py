@@ -6,7 +6,13 @@ The clips are named in `EDITS`: 49 frames of 480x720, some longer, and `press_ma
 clip, the paths, the draft, and what the draft says it is unsure of; `pair` is scored against the clip that was filmed.
 """
 
+import itertools
+import json
+import os
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -22,6 +28,9 @@ from motionv2v.editing import drafted
 from motionv2v.edits import document
 
 FRAMES = 49
+LENGTHS = (49, 196, 1000)
+LAUNCHER = str(Path(__file__).parents[1] / "launch" / "edit.py")
+EDIT_FILES = {"video": "clip.mp4", "edit": "edit.json", "out": "out"}
 CAR = [[46, 130, 195], [46, 130, 140], [46, 100, 60], [46, 180, 80], [46, 205, 160], [46, 90, 160], [46, 150, 180]]
 BALL = [[0, 372, 215], [0, 360, 205], [0, 380, 225], [0, 366, 222]]
 BUNNY = [[24, 150, 230], [24, 200, 250], [24, 240, 200], [24, 180, 300], [24, 240, 280]]
@@ -59,6 +68,8 @@ def print_draft(options: Namespace) -> None:
     if options.clips is None:
         shape = (5, 48, 72) if options.quick else (FRAMES, 480, 720)
         _print_costs(*_drawn_clip(shape), "a drawn scene", options.markdown)
+        if options.quick:
+            _print_lengths(_drawn_clip(shape)[0], [[0, 20, 20], [0, 24, 24]], (5, 9), "a drawn scene", options.markdown)
         return
     folder, rows = Path(options.clips), []
     for name in list(EDITS)[: 1 if options.quick else None]:
@@ -80,6 +91,8 @@ def print_draft(options: Namespace) -> None:
         print(_pair(folder, options.sheets))
         frames, source, target = _of_clip(folder)
         _print_costs(frames, source, target, "car_topdown.mp4", options.markdown)
+        whole = video.read(folder / "car_topdown.mp4").frames
+        _print_lengths(whole, CAR, LENGTHS, "car_topdown.mp4, played forth and back", options.markdown)
 
 
 def _spec(name, folder):
@@ -140,6 +153,8 @@ def _print_costs(frames, source, target, name, markdown):
         groups = [list(range(len(source.xy)))]
         at_start, start = _peak(), time.process_time()
         prepared = draft.Prepared(clip)
+        _ = prepared.flows, prepared.cameras, prepared.plate
+        ready, start = time.process_time() - start, time.process_time()
         draft.render(prepared, before, after, groups=groups, notify=_ignore)
         first = time.process_time() - start
         moved = type(after)(after.xy + np.float32([7, 3]) * np.float32(scale), after.visible)
@@ -147,10 +162,33 @@ def _print_costs(frames, source, target, name, markdown):
         draft.render(prepared, before, moved, groups=groups, notify=_ignore)
         again = time.process_time() - start
         above = (_peak() - at_start) / 1e6
-        rows.append([f"{len(clip)}x{size[0]}x{size[1]}", f"{first:.2f}", f"{again:.2f}", f"{above:.2f}"])
-    head = ["size", "prepared and drawn, CPU s", "drawn again, CPU s", "GB above the clip"]
+        seconds = [f"{part:.2f}" for part in (ready, first, again)]
+        rows.append([f"{len(clip)}x{size[0]}x{size[1]}", *seconds, f"{above:.2f}"])
+    head = ["size", "prepared, CPU s", "taken apart and drawn", "drawn again", "GB above the clip"]
     print(f"\nCost of a draft of {name}")
     print_table(head, rows, markdown)
+
+
+def _print_lengths(frames, queries, lengths, name, markdown):
+    """Print what the launcher takes for clips of some lengths, the frames played forth and back: a process for each."""
+    rows, back = [], [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
+    edit = {"op": "drag", "points": list(range(len(queries))), "by": [frames.shape[2] // 4, 0], "end_frame": 0}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "edit.json").write_text(json.dumps({"queries": queries, "operations": [edit]}))
+        for length in lengths:
+            turns = itertools.islice(itertools.cycle(back), length)
+            video.write(folder / "clip.mp4", (frames[t] for t in turns), 12.5, notify=_ignore)
+            names = [f"--{name}={folder / file}" for name, file in EDIT_FILES.items()]
+            child = subprocess.Popen([sys.executable, LAUNCHER, *names, "--overwrite"], stdout=subprocess.DEVNULL)
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            if child.returncode:
+                raise RuntimeError(f"{LAUNCHER} ended with {child.returncode}")
+            seconds = used.ru_utime + used.ru_stime
+            rows.append([str(length), f"{seconds:.1f}", f"{seconds / length:.3f}", f"{used.ru_maxrss / 1e6:.2f}"])
+    print(f"\nEdits of longer clips, from file to file: {name}")
+    print_table(["frames", "CPU s", "a frame", "most memory of the process, GB"], rows, markdown)
 
 
 def _peak():

@@ -5,7 +5,7 @@ import pytest
 from draft_test import join, kept, scene, tracks_of
 
 from motionv2v import draft, stacks
-from motionv2v.draft import choice, layers, times
+from motionv2v.draft import choice, fill, layers, times
 from motionv2v.draft.given import Hint
 from motionv2v.tracks import Tracks
 
@@ -57,3 +57,18 @@ def test_a_draft_whose_frames_are_not_in_memory_is_the_same(pan, hint, monkeypat
     streamed = draft.render(clip, source, target, groups=[range(5)], hints=[hint], notify=said.append, stream=True)
     assert isinstance(streamed.frames, stacks.Stored) and len(streamed.uncertain) == 0
     np.testing.assert_array_equal(streamed.frames, whole[0][0])
+
+
+def test_what_a_path_does_not_change_is_kept_while_it_is_bent(monkeypatch):
+    """The ground behind things is filled once; a thing is cut out of far less than the canvas that it was found on."""
+    frames, centres = scene()
+    source, filled = join(tracks_of(centres), kept()), []
+    from_plate = fill.Filler._from_plate
+    monkeypatch.setattr(fill.Filler, "_from_plate", lambda *given: filled.append(given[1]) or from_plate(*given))
+    clip = draft.Prepared(frames)
+    for by in (30, 32, 28):
+        target = Tracks(source.xy + np.float32([[[0, by]]] * 5 + [[[0, 0]]] * 4), source.visible)
+        draft.render(clip, source, target, groups=[range(5)], notify=lambda line: None)
+    assert sorted(filled) == list(range(len(frames)))
+    (look,) = clip._kept[1][0].looks
+    assert look.cut(4).alpha.size < look.mask.odds.size / 3
