@@ -13,6 +13,8 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model f
 COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a row of the table")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
 NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "synthetic: of the pairs; default: model's", lower_bound=1)
+NUM_POINTS = flags.DEFINE_integer("num_points", 10, "synthetic: points of each pair", lower_bound=1, upper_bound=256)
+JITTER = flags.DEFINE_float("jitter", 0.0, "synthetic: move all points by up to so many pixels", lower_bound=0.0)
 SEED = flags.DEFINE_integer("seed", 7, "which held-out pairs, or scenes", lower_bound=0)
 STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the model's", lower_bound=1)
 VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
@@ -27,8 +29,9 @@ PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    pairs = (STEPS, VIEWS, DEVICES, OUT, NUM_FRAMES, NUM_POINTS, JITTER)
     tables = {
-        "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, STEPS, VIEWS, DEVICES, OUT, NUM_FRAMES),
+        "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, *pairs),
         "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
         "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
     }

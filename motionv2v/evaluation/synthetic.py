@@ -29,17 +29,20 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from motionv2v import checkpoints, draft, editing, figures, metrics, trackers, video
+from motionv2v import checkpoints, draft, editing, figures, metrics, trackers, tracks, video
 from motionv2v.data.scenes.pairs import KINDS, Pair, SceneConfig, make_pair
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
 from motionv2v.devices import fit
 from motionv2v.editing import opening, repair
 from motionv2v.evaluation import joins
+from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
 
 NUM_POINTS = 10
 TRACKABLE = 1.0
 """Pixels: a point counts if the tracker follows it this well on the true target, see `trackable`."""
+ALIGNED = 1.0
+"""Pixels between a point's places in source and target where its tracking starts, up to which they are one."""
 
 
 class Drafts:
@@ -112,15 +115,17 @@ def edit_pairs(
     num_views: int | None = None,
     use_control: bool = True,
     captions: bool = True,
+    jitter: float = 0.0,
     drawn: Sequence[draft.Draft] | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> UInt8[np.ndarray, "M T H W 3"]:
     """Run the model over pairs in batches; the last batch is filled up so that one compilation serves all.
 
-    `batch_size` None takes 10, or as many as the devices can hold; of drafts one. `drawn` are the pairs' drafts, for a
-    model that reads them, None draws them. Further options are those of `Editor.generate`.
+    `batch_size` None takes 10, or as many as the devices can hold; of drafts one. `jitter` moves every point in every
+    frame of both videos by up to so many pixels along x and y, which the model then sees (paper, section 3.3). `drawn`
+    are the pairs' drafts, for a model that reads them, None draws them. Further options are those of `Editor.generate`.
     """
-    drawn = PairDrafts(pairs) if drawn is None else drawn
+    drawn, rng = PairDrafts(pairs) if drawn is None else drawn, np.random.default_rng(seed)
     if batch_size is None:
         batch_size = 1 if isinstance(editor, Drafts) else fit.edits_at_once(editor.config, editor.mesh)
     outputs = []
@@ -129,9 +134,10 @@ def edit_pairs(
         padded = chunk + [chunk[-1]] * (batch_size - len(chunk))
         batch = {"source": np.stack([p.source for p in padded])}
         for side in ("source", "target"):
-            tracks = [getattr(p, f"{side}_tracks") for p in padded]
-            batch[f"{side}_xy"] = np.stack([t.xy for t in tracks])
-            batch[f"{side}_visible"] = np.stack([t.visible for t in tracks])
+            paths = [getattr(p, f"{side}_tracks") for p in padded]
+            xy = np.stack([path.xy for path in paths])
+            batch[f"{side}_xy"] = xy + rng.uniform(-jitter, jitter, xy.shape).astype(np.float32)
+            batch[f"{side}_visible"] = np.stack([path.visible for path in paths])
         if editor.reads_draft and use_control:
             last = len(pairs) - 1
             batch = editor.with_drafts(batch, [drawn[min(first + i, last)] for i in range(batch_size)])
@@ -156,7 +162,15 @@ def longest_runs(visible: Bool[np.ndarray, "N T"]) -> tuple[Int[np.ndarray, "N"]
 def tracked_errors(
     frames: UInt8[np.ndarray, "T H W 3"], pair: Pair, tracker: Any
 ) -> tuple[Float[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
-    """Track a video from where points start to be visible in the target; distances to the target, and where they count.
+    """Track a video from where points start to be visible in the target; distances to it, and where they count."""
+    found, counted = tracked(frames, pair, tracker)
+    return np.linalg.norm(found - pair.target_tracks.xy, axis=-1), counted
+
+
+def tracked(
+    frames: UInt8[np.ndarray, "T H W 3"], pair: Pair, tracker: Any
+) -> tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"]]:
+    """Track a video from where points start to be visible in the target; where they go, and in which frames it counts.
 
     Counted are the frames of the point's longest visible run in the target after its first, in which the tracker was
     told the answer: a tracker that hands points from frame to frame cannot be asked what lies behind an occlusion.
@@ -166,12 +180,10 @@ def tracked_errors(
     steps = np.arange(target.visible.shape[1])
     counted = (steps > first[:, None]) & (steps < (first + length)[:, None])
     queries = np.concatenate([first[:, None], target.xy[np.arange(len(first)), first]], 1)
-    seen = length > 1
-    error = np.zeros(target.visible.shape, np.float32)
+    seen, found = length > 1, np.array(target.xy)
     if seen.any():
-        found = tracker.track(frames, queries[seen].astype(np.float32))
-        error[seen] = np.linalg.norm(found.xy - target.xy[seen], axis=-1)
-    return error, counted
+        found[seen] = tracker.track(frames, queries[seen].astype(np.float32)).xy
+    return found, counted
 
 
 def trackable(pairs: list[Pair], tracker: Any) -> list[Bool[np.ndarray, "N"]]:
@@ -196,13 +208,17 @@ def score(
     """Score videos against the pairs they should equal: follow-EPE and keep-EPE (px), PSNR and its 5th percentile (dB).
 
     Distances are averaged within a pair, then over the pairs that have such points; NaN if none has. `usable` names the
-    points that count, all by default.
+    points that count, all by default. `identity_copy_rate` is the share of edited points, of all pairs, that stayed on
+    their path in the source rather than going where they were sent (`metrics.identity_copy_rate`), among those whose
+    paths start together (`ALIGNED`): a tracker that is started on the one is then started on the other, too.
     """
-    follow, keep, psnr = [], [], []
+    follow, keep, psnr, copied = [], [], [], []
     for index, (frames, pair) in enumerate(zip(videos, pairs, strict=True)):
-        error, counted = tracked_errors(frames, pair, tracker)
+        found, counted = tracked(frames, pair, tracker)
+        error = np.linalg.norm(found - pair.target_tracks.xy, axis=-1)
         if usable is not None:
             counted = counted & usable[index][:, None]
+        copied += _copied(found, pair, counted)
         for rows, result in ((pair.edited, follow), (~pair.edited, keep)):
             where = counted & rows[:, None]
             if where.any():
@@ -210,7 +226,21 @@ def score(
         psnr.append(metrics.clip_psnr(frames, pair.target))
     # One of the pairs, not a mean of two, because a perfect one is infinitely good.
     worst = float(np.percentile(psnr, 5, method="lower"))
-    return {"follow_epe": _mean(follow), "keep_epe": _mean(keep), "psnr": _mean(psnr), "psnr_p5": worst}
+    scores = {"follow_epe": _mean(follow), "keep_epe": _mean(keep), "psnr": _mean(psnr), "psnr_p5": worst}
+    return scores | {"identity_copy_rate": _mean(copied)}
+
+
+def _copied(found: Float[np.ndarray, "N T 2"], pair: Pair, counted: Bool[np.ndarray, "N T"]) -> list[float]:
+    """Tell of each edited point that counts, and starts where it did, whether it stayed on its path, 1 or 0."""
+    each, (first, _) = np.arange(len(found)), longest_runs(pair.target_tracks.visible)
+    apart = np.linalg.norm(pair.source_tracks.xy - pair.target_tracks.xy, axis=-1)[each, first]
+    starts_together = (apart < ALIGNED) & pair.source_tracks.visible[each, first]
+    went, target = Tracks(found, counted), Tracks(pair.target_tracks.xy, counted)
+    rates = [
+        metrics.identity_copy_rate(*(tracks.select(t, [n]) for t in (went, pair.source_tracks, target)))
+        for n in np.flatnonzero(pair.edited & starts_together).tolist()
+    ]
+    return [rate for rate in rates if not np.isnan(rate)]
 
 
 def _mean(values: list[float]) -> float:
@@ -234,6 +264,7 @@ def synthetic(
     num_pairs: int = 200,
     seed: int = 7,
     num_frames: int | None = None,
+    num_points: int = NUM_POINTS,
     pairs: list[Pair] | None = None,
     **options: Any,
 ) -> tuple[dict[str, float], UInt8[np.ndarray, "M T H W 3"], list[Pair]]:
@@ -241,12 +272,12 @@ def synthetic(
 
     Args:
         editor: the model. num_pairs, seed: which held-out pairs. num_frames: of them; None takes the model's.
-        pairs: these ones; None draws them. options: of `edit_pairs`.
+        num_points: of each. pairs: these ones; None draws them. options: of `edit_pairs`.
 
     Returns:
         The flat results, the edited videos, and the pairs. Keys: those of `measure`; of drafts also of `calibration`.
     """
-    pairs = held_out_pairs(editor, num_pairs, seed, num_frames=num_frames) if pairs is None else pairs
+    pairs = held_out_pairs(editor, num_pairs, seed, num_points, num_frames) if pairs is None else pairs
     drawn = options.pop("drawn", None) or PairDrafts(pairs)
     videos = edit_pairs(editor, pairs, drawn=drawn, **options)
     results = measure(videos, pairs)
@@ -260,7 +291,8 @@ def measure(videos: UInt8[np.ndarray, "M T H W 3"], pairs: list[Pair]) -> dict[s
     """Score edits of pairs, and beside them what the source and the true target score.
 
     Keys: `follow_epe`, `keep_epe`, `psnr`, `psnr_p5` of the edits; the same with `_copy` for the source video and
-    `_truth` for the target video; `follow_epe_copy_exact`; `trackable_share` of the points, those that count.
+    `_truth` for the target video; `identity_copy_rate` of the edits; `follow_epe_copy_exact`; `trackable_share` of the
+    points, those that count.
     """
     tracker = trackers.get("classical")
     usable = trackable(pairs, tracker)
@@ -323,7 +355,7 @@ def run_rows(name: str, editor: editing.Editor | Drafts, drafts: dict[Any, PairD
     `drafts` holds those drawn for other rows, by what pairs they are of.
     """
     shape = (editor.size, options.get("num_frames") or editor.num_frames)
-    pairs = held_out_pairs(editor, options["num_pairs"], options["seed"], num_frames=shape[1])
+    pairs = held_out_pairs(editor, options["num_pairs"], options["seed"], options["num_points"], shape[1])
     drawn = drafts.setdefault(shape, PairDrafts(pairs))
     rows = [run_row(name, editor, pairs=pairs, drawn=drawn, **options)]
     if editor.reads_draft and not isinstance(editor, Drafts):
@@ -343,9 +375,14 @@ def format_table(rows: list[Row]) -> str:
     floor = (first["follow_epe_truth"], first["keep_epe_truth"], math.inf, math.inf)
     lines.append(("the true target (tracker's floor)", *floor))
     text = [
-        f"{len(pairs)} held-out pairs, {NUM_POINTS} points each, of which the tracker can follow "
+        f"{len(pairs)} held-out pairs, {len(pairs[0].edited)} points each, of which the tracker can follow "
         f"{first['trackable_share']:.0%} on the true target",
         *_markdown(["", *COLUMNS.values()], lines),
+        *(
+            f"{row.name}: of edited points that start where they did, {row.results['identity_copy_rate']:.0%} stay on "
+            "their path instead of going where they are sent."
+            for row in rows
+        ),
         f"Copying against exact tracks, without a tracker: follow-EPE {first['follow_epe_copy_exact']:.2f} px.",
         "",
         *_markdown(["PSNR (dB) by kind of pair", *_kinds(pairs)], [(row.name, *_by_kind(row)) for row in rows]),
@@ -392,6 +429,8 @@ def table(
     devices: int = 1,
     out: str | None = None,
     num_frames: int | None = None,
+    num_points: int = NUM_POINTS,
+    jitter: float = 0.0,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> tuple[str, dict[str, float]]:
     """Evaluate a checkpoint, its base without control, and others beside it; the table's text, and its numbers.
@@ -401,10 +440,10 @@ def table(
     Args:
         checkpoint, compare: as for `editing.opening.load`; "draft" draws without a network, at the size of `tiny`.
         devices: how many share each batch of edits. out: a folder for videos of the first pairs.
-        num_frames: of the pairs; None takes the model's.
+        num_frames: of the pairs; None takes the model's. num_points: of each. jitter: as for `edit_pairs`.
     """
     options = {"num_pairs": num_pairs, "seed": seed, "num_steps": num_steps, "progress": progress}
-    options["num_frames"] = num_frames
+    options |= {"num_frames": num_frames, "num_points": num_points, "jitter": jitter}
     views = num_views and int(num_views)
     editor = _load(checkpoint, devices)
     drafts: dict[Any, PairDrafts] = {}

@@ -1,5 +1,7 @@
 """The benchmark's protocol: what counts, what is averaged, and what a perfect edit and a mere copy score."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -201,10 +203,18 @@ def test_a_copy_scores_the_copy_rows_and_the_truth_is_near_perfect():
 def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor(pairs):
     names = ("follow_epe", "keep_epe", "psnr", "psnr_p5")
     results = {f"{name}{end}": float(i) for i, name in enumerate(names) for end in ("", "_copy")}
-    results |= {"follow_epe_truth": 0.25, "keep_epe_truth": 0.125, "trackable_share": 0.5, "follow_epe_copy_exact": 9.0}
+    results |= {
+        "identity_copy_rate": 0.25,
+        "follow_epe_truth": 0.25,
+        "keep_epe_truth": 0.125,
+        "trackable_share": 0.5,
+        "follow_epe_copy_exact": 9.0,
+    }
     videos = np.stack([pair.source for pair in pairs])
     rows = [synthetic.Row(name, results, videos, pairs) for name in ("tiny", "base")]
     head, _, _, *body = synthetic.format_table(rows).splitlines()
+    assert body[4].startswith("tiny: of edited points that start where they did, 25% stay")
+    del body[4:6]
     assert "50%" in head and "9.00 px" in body[4]
     assert [line.split(" | ")[0].strip("| ") for line in body[:3]] == ["tiny", "base", "copy the source"]
     assert body[0] == "| tiny | 0.00 | 1.00 | 2.00 | 3.00 |" and body[3].endswith("| 0.25 | 0.12 | inf | inf |")
@@ -215,6 +225,34 @@ def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor(pairs):
         f"| tiny | {mean:.2f} |",
         f"| base | {mean:.2f} |",
     ]
+
+
+def test_points_that_stay_on_their_path_are_counted_where_both_paths_start_together(pairs):
+    """Three points of a clip of noise: one stays, one goes, and one starts elsewhere, so that it tells nothing."""
+    start = np.array([[10, 10], [30, 20], [40, 40]], np.float32)[:, None]
+    way = np.arange(9, dtype=np.float32)[None, :, None]
+    visible = np.ones((3, 9), bool)
+    source = Tracks(start + way * np.float32([1, 0]), visible)
+    target = Tracks(start + way * np.float32([0, 2]) + np.float32([[[0, 0]], [[0.5, 0]], [[9, 0]]]), visible)
+    pair = dataclasses.replace(pairs[0], source_tracks=source, target_tracks=target, edited=np.ones(3, bool))
+    went = Tracks(np.stack([source.xy[0], target.xy[1], source.xy[2]]), visible)
+    scores = synthetic.score(pair.source[None], [pair], FakeTracker(went, (0, 0)))
+    assert scores["identity_copy_rate"] == 0.5
+    assert np.isnan(
+        synthetic.score(pair.source[None], [dataclasses.replace(pair, edited=np.arange(3) == 2)], FakeTracker(went))[
+            "identity_copy_rate"
+        ]
+    )
+
+
+def test_jitter_moves_what_the_model_sees_and_not_what_is_scored(pairs):
+    editor = FakeEditor()
+    synthetic.edit_pairs(editor, pairs[:1], batch_size=1, jitter=2.0)
+    for side in ("source", "target"):
+        moved = editor.calls[0][1][f"{side}_xy"][0] - getattr(pairs[0], f"{side}_tracks").xy
+        assert 1 < np.abs(moved).max() <= 2 and np.abs(moved.mean()) < 0.5
+        # Each point in each frame by itself.
+        assert len(np.unique(moved.round(3))) > 0.9 * moved.size
 
 
 def test_the_worst_pairs_have_a_column(pairs):
