@@ -91,7 +91,7 @@ def follow(clip: Prepared, layer: Layer, plate: Plate, cameras: Float[np.ndarray
     shown = np.zeros(num_frames, bool)
     shown[best] = True
     for step in (1, -1):
-        speed, state, missed, looks_alone = 0j, moves[best], 0, []
+        speed, state, missed, elsewhere = 0j, moves[best], 0, []
         for q in range(best + step, num_frames if step > 0 else -1, step):
             next(counted)
             found = follower.find(q, state, speed, follower.stepped(q - step, q), searches=missed < PATIENCE)
@@ -99,13 +99,16 @@ def follow(clip: Prepared, layer: Layer, plate: Plate, cameras: Float[np.ndarray
             if found is None:
                 continue
             moved = (found[0] - state[0]) * template.middle + found[1] - state[1]
-            if found != follower.by_points(q):
-                looks_alone.append(q)
-            else:  # far from where looks alone had led: that was another thing, before this one
-                for wrong in looks_alone if abs(moved - speed) > SEARCH * min(clip.small_size) else ():
+            by_points = follower.by_points(q)
+            if found != by_points:
+                off = (found[0] - by_points[0]) * template.middle + found[1] - by_points[1]
+                if abs(off) > SEARCH * min(clip.small_size) / 2:
+                    elsewhere.append(q)
+            else:  # far from where looks alone had led, away from the points: that was another thing, before this one
+                for wrong in elsewhere if abs(moved - speed) > SEARCH * min(clip.small_size) else ():
                     del moves[wrong]
                     shown[wrong] = False
-                looks_alone = []
+                elsewhere = []
             speed, state = (moved if shown[q - step] else 0j), found
             moves[q], shown[q] = found, True
     return _with_moves(layer, moves, shown, clip.scale)

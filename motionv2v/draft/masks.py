@@ -38,6 +38,12 @@ FAR_DOUBT = 1.75
 """Doubt of a pixel by its distance to the nearest point, in shorter sides: points say best what is near to them."""
 BESIDE = 0.08
 """Around what may be the thing, in the longer side, that shows what it is not."""
+RESTS = -1.0
+"""Log-odds by the plate, at its own points, up to which a thing is in the plate itself (median)."""
+AMID = 0.5
+"""Log-odds of what lies between points, where nothing is known of what is behind them."""
+EDGE = 0.03
+"""From the edge of a mask that colours alone decide, in the shorter side, within which it is not sure."""
 SURE = 1.5
 """Log-odds from which on GrabCut may not object."""
 
@@ -129,9 +135,13 @@ def find(
     clip: Prepared,
     layer: Layer,
     found: dict[int, Float[np.ndarray, "h w"]],
+    by_colours: bool = False,
     covered: Mapping[int, Bool[np.ndarray, "h w"]] | None = None,
 ) -> Mask:
-    """Find the mask of a layer from log-odds by frame; `covered` of these frames belongs to other things."""
+    """Find the mask of a layer from log-odds by frame; `covered` of these frames belongs to other things.
+
+    `by_colours`: the log-odds say little, and what is far from the edge that colours have is no less sure for it.
+    """
     height, width = clip.small_size
     pad = int(MARGIN * max(clip.small_size))
     canvas = (height + 2 * pad, width + 2 * pad)
@@ -151,21 +161,44 @@ def find(
     away = distance_to(z, canvas) / min(clip.small_size)
     odds = odds / np.maximum(count, 0.3) - np.clip((away - NEAR) / 0.1, 0, 4)
     odds = np.where(seen, odds, -9).astype(np.float32)
-    is_thing = _cut(picture, odds, away, seen)
-    return Mask(layer, to_canvas, odds, _holding(is_thing, z), picture, count / len(found))
+    is_thing = _holding(_cut(picture, odds, away, seen), z)
+    if by_colours:
+        inside, outside = (
+            cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (is_thing, ~is_thing)
+        )
+        odds = odds + np.clip((inside - outside) / (EDGE * min(clip.small_size)), -2, 2)
+    return Mask(layer, to_canvas, odds.astype(np.float32), is_thing, picture, count / len(found))
 
 
 def _all_evidence(clip, layer, plate, cameras):
-    """Return log-odds [h w] that pixels are the layer's, for some of the frames that show it."""
+    """Return log-odds [h w] that pixels are the layer's, for some of the frames that show it, and if colours decide.
+
+    A thing that rests in most frames is in the plate itself, which then tells nothing: so it is where its own points
+    look like the plate.
+    """
     frames = np.flatnonzero(layer.there)
     chosen = frames[np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).astype(int))]
-    return {q: evidence(clip, layer, plate, cameras, q) for q in chosen.tolist()}
+    found = {q: _evidence(clip, layer, plate, cameras, q) for q in chosen.tolist()}
+    z = {q: layer.paths()[:, q] * clip.scale for q in found}
+    at_points = [
+        by_plate[distance_to(z[q][layer.seen[:, q]], by_plate.shape) < 1]
+        for q, (_, by_plate) in found.items()
+        if layer.seen[:, q].any()
+    ]
+    if not at_points or np.median(np.concatenate(at_points)) > RESTS:
+        return {q: motion + by_plate for q, (motion, by_plate) in found.items()}, False
+    return {q: motion + AMID * _amid(z[q], motion.shape) for q, (motion, _) in found.items()}, True
 
 
-def evidence(
-    clip: Prepared, layer: Layer, plate: Plate, cameras: Float[np.ndarray, "T 3 3"], q: int
-) -> Float[np.ndarray, "h w"]:
-    """Return log-odds [h w] that pixels of frame q are the layer's."""
+def _amid(z, size) -> Bool[np.ndarray, "h w"]:
+    """Return what lies between points, and near to them."""
+    amid = np.zeros(size, np.uint8)
+    cv2.fillConvexPoly(amid, cv2.convexHull(np.stack([z.real, z.imag], axis=-1).astype(np.float32)).astype(np.int32), 1)
+    return (amid > 0) | (distance_to(z, size) < 2 * SEEDS * min(size))
+
+
+def _evidence(clip, layer, plate, cameras, q):
+    """Return log-odds [h w] that pixels of frame q are the layer's, as its motion says and as the plate says."""
     to_small, to_frame = pictures.scaling(clip.scale), pictures.scaling(1 / clip.scale)
     frame, size, seen = clip.lab[q], clip.small_size, layer.there
     total, count = np.zeros(size, np.float32), np.zeros(size, np.float32)
@@ -181,7 +214,8 @@ def evidence(
     motion = np.clip(total / np.maximum(count, 1) / 3, -3, 3)
     behind, known = plate.seen_from(np.linalg.inv(clip.to_small(cameras[q])), size)
     unlike = pictures.distance(frame, pictures.to_lab(behind), reach=2)
-    return (motion + np.where(known, np.clip((unlike - 10) / 6, -1.5, 2.5), 0)).astype(np.float32)
+    by_plate = np.where(known, np.clip((unlike - 10) / 6, -1.5, 2.5), 0)
+    return motion.astype(np.float32), by_plate.astype(np.float32)
 
 
 def distance_to(z: Shaped[np.ndarray, "M"], size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
@@ -248,13 +282,13 @@ def find_all(
     `given`: where things are whose masks are known; they are nobody else's.
     """
     everything = [_all_evidence(clip, layer, plate, cameras) for layer in layers]
-    frames = sorted({q for evidence in everything for q in evidence})
+    frames = sorted({q for evidence, _ in everything for q in evidence})
     nothing = np.zeros(clip.small_size, bool)
     taken = {q: np.any([nothing, *(mask[q] for mask in given)], axis=0) for q in frames}
-    found = [find(clip, *of, taken) for of in zip(layers, everything, strict=True)]
+    found = [find(clip, layer, *of, taken) for layer, of in zip(layers, everything, strict=True)]
     for _ in range(rounds - 1 if len(layers) > 1 else 0):
         covered = [{q: of[q] | taken[q] for q in frames} for of in claimed_by_others(clip, found, frames)]
-        found = [find(clip, *of) for of in zip(layers, everything, covered, strict=True)]
+        found = [find(clip, layer, *of, other) for layer, of, other in zip(layers, everything, covered, strict=True)]
     return found
 
 

@@ -201,6 +201,19 @@ def test_a_thing_is_followed_where_its_points_are_lost_or_have_slid_off(pan):
     np.testing.assert_allclose(np.stack([middle.real, middle.imag], -1), centres, atol=0.5)
 
 
+def test_a_thing_that_rests_is_cut_out_by_its_colours():
+    """The plate shows the thing itself, and so nothing of where it ends."""
+    frames, centres = scene()
+    frames, centres = np.repeat(frames[4:5], FRAMES, axis=0), np.repeat(centres[4:5], FRAMES, axis=0)
+    source, target = tracks_of(centres), tracks_of(centres + np.float32([40, 30]))
+    drawn = render(frames, join(source, kept()), join(target, kept()))
+    wanted = np.zeros(SIZE, bool)
+    wanted[60:80, 66:86] = True
+    found = drawn.layer[4] == 1
+    assert (found & wanted).sum() / (found | wanted).sum() > 0.85
+    assert metrics.clip_psnr(drawn.frames[:, 61:79, 67:85], frames[:, 31:49, 27:45]) > 35
+
+
 def test_points_that_slid_together_still_tell_where_a_thing_that_bounces_goes():
     """Where it would have gone on is something that looks the same."""
     frames, square = scene()[0], scene()[0][0, 30:50, 10:30]
