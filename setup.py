@@ -65,5 +65,8 @@ setup(
         # jax names the libtpu that it was built with; launch/compile_check.py compiles with it where there is no TPU.
         "tpu": ["jax[tpu]>=0.10.0"],
         "editor": ["notebook>=7.3"],
+        # Blender, which renders the packaged example; under the GPL, and imported by motionv2v/data/scenes/courtyard.py
+        # alone. From 4.5 on it asks for a numpy below 2, and PyPI has it for Python 3.11 alone.
+        "scenes3d": ['bpy>=4.2.0,<4.3; python_version == "3.11"'],
     },
 )

@@ -161,13 +161,26 @@ def save_png(path: str | os.PathLike, image: UInt8[AnyArray, "H W 3"]) -> Path:
 
     Raises ValueError for another ending than .png or a picture that is not uint8 [H W 3].
     """
-    path, image = Path(path), np.asarray(image)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path}: pictures are written as .png, given {path.suffix!r}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(f"{path}: expected a uint8 picture [H W 3], given {image.dtype} {list(image.shape)}")
+    path = _check_picture(path, image, (".png",))
     with files.partial(path) as unfinished:
         Image.fromarray(image).save(unfinished, optimize=True)
+    return path
+
+
+def save_jpeg(path: str | os.PathLike, image: UInt8[AnyArray, "H W 3"], quality: int = 90) -> Path:
+    """Write a picture as JPEG, for photographs on pages; otherwise as `save_png`, for endings .jpg and .jpeg."""
+    path = _check_picture(path, image, (".jpg", ".jpeg"))
+    with files.partial(path) as unfinished:
+        Image.fromarray(image).save(unfinished, quality=quality, optimize=True)
+    return path
+
+
+def _check_picture(path: str | os.PathLike, image: AnyArray, suffixes: tuple[str, ...]) -> Path:
+    path, image = Path(path), np.asarray(image)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path}: pictures are written as {' or '.join(suffixes)} here, given {path.suffix!r}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(f"{path}: expected a uint8 picture [H W 3], given {image.dtype} {list(image.shape)}")
     return path
 
 

@@ -61,6 +61,9 @@ def modules():
 
 MODULES = modules()
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+NEEDS_AN_EXTRA = {"data.videos.beam": "data", "data.scenes.blender": "scenes3d", "data.scenes.courtyard": "scenes3d"}
+"""By module: the extra of setup.py whose packages it imports when it is loaded."""
+
 PYTHON_FILES = sorted(
     path
     for folder in ("motionv2v", "configs", "launch", "tests", "benchmarks")
@@ -151,7 +154,7 @@ def test_folders_say_what_lives_in_them():
 def test_packages_that_are_imported_are_installed_with_this_one():
     """What modules import when they are loaded stands in setup.py, so that a fresh machine has it.
 
-    `data.videos.beam` needs the extra `data` and is itself imported inside functions alone.
+    What needs an extra is itself imported inside functions alone, or a script.
     """
     required = re.search(
         r"install_requires=\[(.*?)\n    \]", (ROOT / "setup.py").read_text(encoding="utf-8"), re.DOTALL
@@ -162,10 +165,20 @@ def test_packages_that_are_imported_are_installed_with_this_one():
         f"{name}: {package}"
         for name, tree in TREES.items()
         for package in {dotted.split(".")[0] for dotted in imported(tree, everywhere=False)}
-        if name != "data.videos.beam" and package != "motionv2v" and package not in sys.stdlib_module_names
+        if name not in NEEDS_AN_EXTRA and package != "motionv2v" and package not in sys.stdlib_module_names
         if not declared & {normal(one) for one in distributions.get(package, ())}
     }
     assert missing == set()
+
+
+def test_what_needs_an_extra_is_not_loaded_with_the_package():
+    """Blender is under the GPL and large; apache-beam is large."""
+    for name in MODULES:
+        others = own_imports(name, everywhere=False) & set(NEEDS_AN_EXTRA)
+        assert not others or name in NEEDS_AN_EXTRA, f"{name} imports {others}"
+    blender = {name for name, tree in TREES.items() if "bpy" in {part.split(".")[0] for part in imported(tree)}}
+    assert blender == {"data.scenes.blender", "data.scenes.courtyard"}
+    assert not [name for name in MODULES if own_imports(name) & blender and name not in blender]
 
 
 def normal(name):

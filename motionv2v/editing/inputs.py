@@ -10,7 +10,9 @@ from motionv2v.editing import drafted
 from motionv2v.edits import document
 from motionv2v.edits.document import EditSpec
 
-EXAMPLE = ROOT / "examples" / "shapes"
+EXAMPLES = ROOT / "examples"
+EXAMPLE = EXAMPLES / "courtyard"
+"""What is edited where no clip is named; `evaluation.example` loads it and the others, with their truth."""
 
 
 @dataclass

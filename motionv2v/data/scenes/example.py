@@ -1,4 +1,4 @@
-"""The packaged example: a clip, an edit of it as a person would write it, and the true result.
+"""The packaged example `shapes`: a drawn clip, an edit of it as a person would write it, and the true result.
 
     python -m motionv2v.data.scenes.example motionv2v/examples/shapes        writes the files again
 
@@ -73,11 +73,12 @@ def edit() -> dict:
 
 
 def write(folder: str | Path) -> Path:
-    """Write source.mp4 and target.mp4 (lossless), edit.json and the true tracks into a folder."""
+    """Write source.mp4 and target.mp4 (lossless), edit.json and the true tracks in both into a folder."""
     folder, example = Path(folder), pair()
     folder.mkdir(parents=True, exist_ok=True)
     video.write(folder / "source.mp4", example.source, fps=FPS, lossless=True)
     video.write(folder / "target.mp4", example.target, fps=FPS, lossless=True)
+    tracks.save(folder / "source_tracks.npz", example.source_tracks)
     tracks.save(folder / "target_tracks.npz", example.target_tracks)
     (folder / "edit.json").write_text(json.dumps(edit(), indent=2) + "\n", encoding="utf-8")
     return folder
