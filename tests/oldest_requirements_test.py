@@ -144,11 +144,7 @@ def test_the_oldest_versions_edit_the_example(oldest_python, tmp_path):
     """README's first command: it follows the edit better than the unedited clip does."""
     printed = run(oldest_python, str(ROOT / "launch" / "edit.py"), f"--out={tmp_path}", cwd=tmp_path)
     assert {"edited.mp4", "comparison.mp4", "contact_sheet.png"} <= {path.name for path in tmp_path.iterdir()}
-<<<<<<< HEAD
-    mine, copying = (re.search(rf"^{row} +([\d.]+) px", printed, re.MULTILINE)[1] for row in ("this edit", "copying"))
-=======
     mine, copying = (re.search(rf"^{row} +([\d.]+) px", printed, re.MULTILINE)[1] for row in ("draft", "copying"))
->>>>>>> 639125f (Packaged example courtyard, unfinished: the Blender scene, its script, loading and scoring of examples by name)
     assert float(mine) < float(copying) / 2
 
 
