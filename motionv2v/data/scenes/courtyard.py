@@ -282,7 +282,7 @@ def edit(source: Tracks, target: Tracks) -> dict[str, Any]:
     end = start + (target.xy - source.xy)[car, -1].mean(axis=0).round(1)
     of_car = [names[index] for index in car]
     operations = [
-        {"op": "drag", "points": of_car, "start": start.tolist(), "end": end.tolist()},
+        {"op": "drag", "points": of_car, "start": start.tolist(), "end": end.tolist(), "start_frame": 0},
         {"op": "show", "points": of_car},
     ]
     hidden = np.pad(~target.visible, ((0, 0), (1, 1))).astype(int)
