@@ -249,8 +249,9 @@ def _order(
     """Return the things from back to front, as the points' visibility under one another's masks says.
 
     A point that cannot be seen where another thing is lies behind that thing; one that can lies before it. Points of
-    the clip and of the edit vote alike; where they say nothing, what the edit moves is in front of what `stays`. `said`
-    are groups from front to back, which is not voted on.
+    the clip and of the edit vote alike, but for points of the edit that are hidden in the clip's frame, too, which
+    their thing is drawn from: they may be on its far side. Where points say nothing, what the edit moves is in front of
+    what `stays`. `said` are groups from front to back, which is not voted on.
     """
     count = len(scene.things)
     votes = np.zeros((count, count))
@@ -264,20 +265,23 @@ def _order(
                 own = [np.eye(3)] * len(frames)
                 drawn = [choices[j].matrix(t) for t in range(len(frames))]
                 votes[j, i] = _votes(scene, mine, other, source, frames, own)
-                votes[j, i] += _votes(scene, mine, other, target, choices[j].frame, drawn)
+                shown = source.visible[mine.points][:, choices[i].frame]
+                votes[j, i] += _votes(scene, mine, other, target, choices[j].frame, drawn, shown)
     votes = votes - votes.T  # [j i] above 0: j is in front of i
     return [int(i) for i in np.lexsort((~np.array(stays, bool), (votes > 0).sum(axis=1) - (votes < 0).sum(axis=1)))]
 
 
-def _votes(scene, mine, other, tracks, frames, moves) -> int:
+def _votes(scene, mine, other, tracks, frames, moves, shown: Bool[np.ndarray, "M T"] | bool = True) -> int:
     """Count points of `mine` under the other's mask: hidden ones for, visible ones against the other being in front.
 
-    `moves` take the other thing from frames of the clip to where it is when the points are at their places.
+    `moves` take the other thing from frames of the clip to where it is when the points are at their places. Hidden
+    points count where they would be `shown` if nothing were in front of their thing.
     """
     xy, visible = tracks.xy[mine.points], tracks.visible[mine.points]
     total = 0
     for t, (q, move) in enumerate(zip(frames, moves, strict=True)):
         under = other.holds(scene.clip, int(q), background.move(np.linalg.inv(move), xy[:, t]))
         under &= (xy[:, t] > 0).all(axis=-1) & (xy[:, t] < scene.clip.size[::-1]).all(axis=-1)
-        total += int((under & ~visible[:, t]).sum()) - int((under & visible[:, t]).sum())
+        hidden = ~visible[:, t] & (shown if isinstance(shown, bool) else shown[:, t])
+        total += int((under & hidden).sum()) - int((under & visible[:, t]).sum())
     return total

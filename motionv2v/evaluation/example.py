@@ -97,7 +97,9 @@ def report(result: files.Result) -> str:
 
 def draw(example: Example, source: Tracks) -> video.Clip:
     """Draw the draft of an example from its points' paths, exact ones or a tracker's."""
-    drawn = drafted.draw(example.clip.frames, example.spec, source, notify=lambda line: None)
+    frames, spec, silent = example.clip.frames, example.spec, lambda line: None
+    hints = drafted.read_hints(spec, spec.divide(), frames.shape[1:3], len(frames), silent)
+    drawn = drafted.draw(frames, spec, source, hints, notify=silent)
     return video.Clip(drawn.frames, example.clip.fps)
 
 

@@ -1,11 +1,13 @@
 """The packaged examples: their files agree with one another, and scores say what they must."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from motionv2v import trackers
 from motionv2v.editing import inputs
-from motionv2v.evaluation import example
+from motionv2v.evaluation import example, synthetic
 
 each = pytest.mark.parametrize("name", example.NAMES)
 
@@ -20,7 +22,8 @@ def test_there_are_two_and_another_name_is_one_line():
 def test_the_truth_is_perfect_and_copying_is_not(name):
     packaged = example.load(name)
     scores = example.score(packaged, packaged.truth)
-    assert scores["psnr"] == np.inf and scores["follow_epe"] < 0.6 and scores["keep_epe"] < 0.6
+    # Points count that the tracker follows there to within a pixel (`synthetic.TRACKABLE`).
+    assert scores["psnr"] == np.inf and scores["follow_epe"] < 1 and scores["keep_epe"] < 1
     assert scores["psnr_copy"] < 25 and scores["keep_epe_copy"] < 1
     # An edit that grows from nothing is off by about half of its end, on average.
     way = np.linalg.norm(packaged.target.xy - packaged.source.xy, axis=-1)[packaged.pair.edited, -1].mean()
@@ -31,10 +34,10 @@ def test_the_truth_is_perfect_and_copying_is_not(name):
 def test_the_edit_leads_the_exact_tracks_to_the_truth(name):
     packaged = example.load(name)
     led, edited = packaged.spec.apply(packaged.source), packaged.pair.edited
-    np.testing.assert_array_equal(
-        np.unique([p for t in packaged.spec.divide().things for p in t.points]), edited.nonzero()[0]
-    )
-    assert np.linalg.norm(led.xy - packaged.target.xy, axis=-1).max() < 1.5
+    things = packaged.spec.divide().things
+    np.testing.assert_array_equal(np.unique(things[0].points), edited.nonzero()[0])
+    # All points of a drag go the same way; of the rendered car those that are nearer to the camera go further.
+    assert np.linalg.norm(led.xy - packaged.target.xy, axis=-1).max() < 2
     np.testing.assert_array_equal(led.visible[edited], packaged.target.visible[edited])
     places = packaged.source.xy[np.arange(len(edited)), packaged.spec.queries[:, 0].astype(int)]
     np.testing.assert_allclose(places, packaged.spec.queries[:, 1:], atol=0.02)
@@ -45,8 +48,8 @@ def test_the_tracks_of_the_rendered_example_are_where_a_tracker_finds_the_points
     """Each from its query, or from where it is first visible, to the end of that time."""
     packaged = example.load("courtyard")
     frames = (packaged.clip if side == "source" else packaged.truth).frames
-    pair = packaged.pair._replace(target_tracks=getattr(packaged, side))
-    error, counted = example.synthetic.tracked_errors(frames, pair, trackers.get("classical", mode="lk"))
+    pair = dataclasses.replace(packaged.pair, target_tracks=getattr(packaged, side))
+    error, counted = synthetic.tracked_errors(frames, pair, trackers.get("classical", mode="lk"))
     mean = (error * counted).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
     # The ball turns by 5.6 degrees a frame, which no classical tracker follows over the whole clip.
     still = [index for name, index in packaged.spec.names.items() if not name.startswith("ball")]

@@ -61,6 +61,11 @@ QUERIES = {
     "paving right": (0, 376.0, 310.6),
 }
 """Points by name: the frame in which each is chosen, and where, in pixels. Those of the edit are named "car ..."."""
+BOXES = {
+    "car": {"0": [40, 150, 184, 238], "48": [72, 150, 204, 238]},
+    "ball": {"0": [392, 182, 480, 270], "24": [290, 182, 376, 270], "48": [190, 182, 274, 270]},
+}
+"""Where the things of the edit lie in frames of the clip, in pixels, as a person would draw it around them."""
 
 
 @dataclass
@@ -275,15 +280,20 @@ def follow(toys: Toys) -> tuple[Tracks, Tracks]:
 
 
 def edit(source: Tracks, target: Tracks) -> dict[str, Any]:
-    """Return the edit as a person would write it: a drag of the car's points, which the ball hides for some frames."""
+    """Return the edit as a person would write it: a drag of the car's points, which the ball hides for some frames.
+
+    The ball is dragged by nothing: that says where it is, and that it passes in front.
+    """
     names = list(QUERIES)
-    car = [index for index, name in enumerate(names) if name.startswith("car ")]
-    start = source.xy[car, 0].mean(axis=0).round(1)
-    end = start + (target.xy - source.xy)[car, -1].mean(axis=0).round(1)
-    of_car = [names[index] for index in car]
+    things = {thing: [name for name in names if name.startswith(f"{thing} ")] for thing in BOXES}
+    car = [names.index(name) for name in things["car"]]
+    start = source.xy[car, 0].mean(axis=0)
+    end = start + (target.xy - source.xy)[car, -1].mean(axis=0)
+    way = {"start": _rounded(start), "end": _rounded(end), "start_frame": 0}
     operations = [
-        {"op": "drag", "points": of_car, "start": start.tolist(), "end": end.tolist(), "start_frame": 0},
-        {"op": "show", "points": of_car},
+        {"op": "drag", "points": things["car"], **way, "boxes": BOXES["car"]},
+        {"op": "drag", "points": things["ball"], "by": [0, 0], "boxes": BOXES["ball"]},
+        {"op": "show", "points": things["car"]},
     ]
     hidden = np.pad(~target.visible, ((0, 0), (1, 1))).astype(int)
     for index in car:
@@ -293,7 +303,12 @@ def edit(source: Tracks, target: Tracks) -> dict[str, Any]:
             for a, b in zip(first, after, strict=True)
         ]
     queries = [{"t": t, "x": x, "y": y, "name": name} for name, (t, x, y) in QUERIES.items()]
-    return {"queries": queries, "operations": operations, "prompt": PROMPT, "seed": SEED}
+    order = [things["ball"][0], things["car"][0]]
+    return {"queries": queries, "operations": operations, "order": order, "prompt": PROMPT, "seed": SEED}
+
+
+def _rounded(place: np.ndarray) -> list[float]:
+    return [round(float(value), 1) for value in place]
 
 
 def write(folder: Path, frames: Path, samples: int = SAMPLES, threads: int = 0) -> Path:
