@@ -1,7 +1,7 @@
 """One edit from files to files: a clip and an `edit.json` in; the edited clip, a comparison and a contact sheet out.
 
-`launch/edit.py` calls `run`. A clip of a person's own is drawn as a draft unless a model is named; the packaged
-example, whose true result is known, is drawn both ways.
+`launch/edit.py` calls `run`. A clip is drawn as a draft unless a model is named; beside that of the packaged example,
+whose true result is known, a model's is made, so that one sees both.
 
 Beside the result lies `record.json`: the edit, the seed, the clip and the model by their checksums, the settings of
 sampling, the tracker, and the versions of the libraries. The same edit may be made again in the same folder; another
@@ -23,6 +23,7 @@ import numpy as np
 
 from motionv2v import figures, files, progress, trackers, video
 from motionv2v.data import tokenizer
+from motionv2v.draft.given import Hint
 from motionv2v.editing import drafted, inputs
 from motionv2v.editing.inputs import Inputs
 from motionv2v.tracks import Tracks
@@ -42,7 +43,10 @@ _MODEL_FLAGS = {
 
 @dataclass
 class Result:
-    """What an edit made: the clips, the tracks and the files; `draft` is the draft, where one was drawn."""
+    """What an edit made: the clips, the tracks and the files.
+
+    `draft` is the draft, where one was drawn; `beside` what a model made, where the draft is the result.
+    """
 
     clip: video.Clip
     edited: video.Clip
@@ -50,6 +54,7 @@ class Result:
     target: Tracks
     files: dict[str, Path]
     draft: video.Clip | None = None
+    beside: video.Clip | None = None
 
 
 def needs_jax(video_path: str | Path | None, checkpoint: str | None, tracker: str = trackers.DEFAULT) -> bool:
@@ -115,13 +120,9 @@ def run(
     clip, spec, frames = given.clip, given.spec, given.clip.frames
     video.check_writable(out / EDITED, clip.fps)
     seed = spec.seed if seed is None else seed
-    hints = None
     is_drawn = model == DRAFT or checkpoint is None or _reads_draft(model)
-    if is_drawn:
-        hints = drafted.read_hints(spec, spec.divide(), frames.shape[1:3], len(frames), notify)
-    elif any(step.shape for step in spec.steps):
-        notify("masks, boxes and strokes are for the draft: a model does not read them")
-    record = make_record(given, describe(model, settings, len(frames)), seed, tracker)
+    hints = _hints(given, is_drawn, notify)
+    record = make_record(given, describe(checkpoint or DRAFT, settings, len(frames)), seed, tracker)
     if hints and (content := drafted.digest(hints)):
         record["hints"] = {"sha256": content, "masks": masks and Path(masks).name, "boxes": list(boxes)}
     if again := check_record(out, record, overwrite):
@@ -138,9 +139,21 @@ def run(
         left = lambda line: say(f"draft   {line}")  # noqa: E731
         drawn = drafted.draw(frames, spec, source, hints, notify=notify, say=left, stream=sample is None)
     shown = drawn and video.Clip(drawn.frames, clip.fps)
-    result = Result(clip, sample(source, target, drawn=drawn) if sample else shown, source, target, {}, shown)
+    made = sample(source, target, drawn=drawn) if sample else None
+    edited, beside = (shown, made) if checkpoint is None else (made or shown, None)
+    result = Result(clip, edited, source, target, {}, shown, beside)
     result.files = write(out, result, record, sound=video_path, notify=notify, say=say)
     return result
+
+
+def _hints(given: Inputs, is_drawn: bool, notify: Callable[[str], None]) -> list[Hint | None]:
+    """Read what an edit says of where its things are, for a draft; without one say that nothing reads it."""
+    spec, (length, *size, _) = given.spec, given.clip.frames.shape
+    if is_drawn:
+        return drafted.read_hints(spec, spec.divide(), tuple(size), length, notify)
+    if any(step.shape for step in spec.steps):
+        notify("masks, boxes and strokes are for the draft: a model does not read them")
+    return []
 
 
 def _reads_draft(checkpoint: str) -> bool:
@@ -296,6 +309,8 @@ def write(
         panels.append(("draft", result.draft.frames))
     if result.draft is not edited:
         panels.append(("edited", edited.frames))
+    if result.beside is not None:
+        panels.append((EXAMPLE_MODEL, result.beside.frames))
     extras = {
         COMPARISON: lambda path: video.write(path, _counted(figures.frames_side_by_side(panels), path, left), clip.fps),
         SHEET: lambda path: figures.save_png(path, figures.contact_sheet(panels)),

@@ -89,9 +89,10 @@ def format_scores(scores: Mapping[str, dict[str, float]]) -> str:
 def report(result: files.Result) -> str:
     """Score what was made of the example that is edited by default, the draft and a model's result alike."""
     example = load()
-    made = {} if result.draft is None else {"draft": result.draft}
+    found = {"draft": result.draft, files.EXAMPLE_MODEL: result.beside}
     if result.edited is not result.draft:
-        made["this edit"] = result.edited
+        found["this edit"] = result.edited
+    made = {name: clip for name, clip in found.items() if clip is not None}
     return format_scores({name: score(example, clip) for name, clip in made.items()})
 
 
