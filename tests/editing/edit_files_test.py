@@ -18,7 +18,7 @@ import tiny_model
 from launching import launch
 from PIL import Image
 
-from motionv2v import draft, editing, figures, progress, trackers, tracks, video
+from motionv2v import editing, figures, progress, trackers, tracks, video
 from motionv2v.data.scenes import example
 from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.devices import host
@@ -117,22 +117,6 @@ def test_packaged_example_is_edited_and_scored(folder, copying, tmp_path, capsys
     printed = report(result).splitlines()
     assert printed[0].split()[:3] == ["follow_epe", "keep_epe", "psnr"]
     assert [line.split()[0] for line in printed[1:]] == ["this", "copying"]
-
-
-def test_packaged_example_is_a_draft_with_what_a_model_makes_of_it_beside(folder, copying, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "EXAMPLE_MODEL", str(folder))
-
-    def red(frames, *args, **options):
-        whole = np.zeros(frames.shape[:3])
-        return draft.Draft(np.full(frames.shape, (255, 0, 0), np.uint8), whole > 0, whole.astype(int), [], whole)
-
-    monkeypatch.setattr(files.drafted, "draw", red)
-    result = files.run(out=tmp_path, say=lambda line: None)
-    assert (result.edited.frames == (255, 0, 0)).all() and result.edited is result.draft
-    assert result.beside.frames.shape == (49, 320, 480, 3) and len(copying) == 1
-    assert json.loads((tmp_path / "record.json").read_text())["model"] == "draft"
-    assert video.measure(tmp_path / "comparison.mp4")[1][1] > 4 * 480
-    assert [line.split()[0] for line in report(result).splitlines()[1:]] == ["draft", str(folder), "copying"]
 
 
 def test_packaged_example_is_what_its_module_draws():
