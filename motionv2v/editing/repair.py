@@ -35,17 +35,28 @@ def draw(batch: Mapping[str, AnyArray]) -> list[draft.Draft]:
 
 
 def arrays(drawn: Sequence[draft.Draft], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Return drafts, brought to a model's size, as the arrays of a batch (`methods.fields`)."""
+    """Return drafts, brought to a model's size, as the arrays of a batch (`methods.fields`).
+
+    Raises ValueError for one that was drawn without its maps.
+    """
+    for each in drawn:
+        if len(each.uncertain) != len(each.frames):
+            raise ValueError(
+                f"the draft has {len(each.frames)} frames, and maps of where it is unsure of {len(each.uncertain)}: "
+                "draw it with its maps (stream=False)"
+            )
     shares = {f"draft_{name}": [getattr(each, name) for each in drawn] for name in ("hole", "uncertain")}
     return {
-        "draft": np.stack([video.resize(each.frames, size) for each in drawn]),
+        "draft": np.stack([video.resize(np.asarray(each.frames), size) for each in drawn]),
         **{name: np.stack([_resize(mask, size) for mask in masks]) for name, masks in shares.items()},
     }
 
 
 def _resize(mask: AnyArray, size: tuple[int, int]) -> Float[np.ndarray, "T H W"]:
     """Average a mask, or shares from 0 to 1, over the pixels that become one of another size."""
-    return np.stack([cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in np.float32(mask)])
+    return np.stack(
+        [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in np.asarray(mask, np.float32)]
+    )
 
 
 def share(uncertain: Float[np.ndarray, "T H W"]) -> Float[np.ndarray, "T H W"]:

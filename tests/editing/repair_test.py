@@ -1,12 +1,14 @@
 """Models that repair the edit's draft: what they are given, what an edit makes of it, and what stays the draft's."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import tiny_model
 
 from configs import motionv2v_tiny
-from motionv2v import checkpoints, draft, editing, parameters
+from motionv2v import checkpoints, draft, editing, parameters, stacks
 from motionv2v.data.scenes import pairs
 from motionv2v.editing import opening, repair
 
@@ -55,6 +57,21 @@ def test_the_model_is_faded_in_around_what_is_not_sure():
     middle = (made.frames * (1 - shares[..., None]) + 255 * shares[..., None]).round()
     pasted = repair.paste(made, np.full_like(made.frames, 255))
     assert np.abs(pasted - middle).max() <= 1
+
+
+def test_a_draft_whose_frames_are_not_in_memory_is_repaired_too():
+    made, repaired = drawn(uncertain=0.9), drawn(seed=1).frames
+    made.uncertain[2] = 0
+    away = dataclasses.replace(made, frames=stacks.Frames(made.frames.shape, lambda t: made.frames[t]))
+    np.testing.assert_array_equal(repair.paste(away, repaired), repair.paste(made, repaired))
+    np.testing.assert_array_equal(repair.arrays([away], (8, 8))["draft"], repair.arrays([made], (8, 8))["draft"])
+
+
+def test_a_draft_without_maps_is_refused():
+    made = drawn()
+    bare = dataclasses.replace(made, hole=made.hole[:0], layer=made.layer[:0], uncertain=made.uncertain[:0])
+    with pytest.raises(ValueError, match="^the draft has 5 frames, and maps of where it is unsure of 0: draw it with "):
+        repair.arrays([bare], SIZE)
 
 
 def test_drafts_come_to_the_models_size_with_the_shares_of_its_pixels():
