@@ -70,7 +70,9 @@ def test_a_draft_whose_frames_are_not_in_memory_is_repaired_too():
 def test_a_draft_without_maps_is_refused():
     made = drawn()
     bare = dataclasses.replace(made, hole=made.hole[:0], layer=made.layer[:0], uncertain=made.uncertain[:0])
-    with pytest.raises(ValueError, match="^the draft has 5 frames, and maps of where it is unsure of 0: draw it with "):
+    with pytest.raises(
+        ValueError, match=r"^the draft has 5 frames, and maps of where it is unsure of 0: draw it with "
+    ):
         repair.arrays([bare], SIZE)
 
 
