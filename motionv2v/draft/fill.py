@@ -3,14 +3,15 @@
 The plate is believed where the frame around the hole agrees with it, and brought to the frame's light. Elsewhere,
 behind things that move themselves, a hole is filled along the flow: the flow around the hole is continued into it, and
 each pixel goes with it from frame to frame, both ways, until a frame shows it (Xu et al. 2019, 1905.02884, section 3,
-without their networks). Places travel, not colours, so what arrives is sharp.
+without their networks). Places travel, not colours, so what arrives is sharp. What no frame shows is made up on the
+plate, of its own `texture`, so that all frames have the same there.
 """
 
 import cv2
 import numpy as np
 
 from motionv2v import stacks
-from motionv2v.draft import pictures
+from motionv2v.draft import pictures, texture
 from motionv2v.draft.background import Plate
 from motionv2v.draft.clip import Prepared
 from motionv2v.stacks import Frames, Lazy
@@ -196,6 +197,8 @@ class Filler:
                 lambda t: cv2.resize(self._hole(t).astype(np.uint8), wide, interpolation=cv2.INTER_LINEAR) > 0,
             )
             self._native = Plate(self.clip.frames, self.cameras, covered)
+            if self.clip.scale <= 1:  # smaller clips are looked at enlarged, and show no texture
+                self._native.picture = texture.complete(self._native.picture, self._native.known)
         return self._native
 
     def _from_frames(self, t, box):
