@@ -211,7 +211,6 @@ def released_settings(conditioner: Conditioner) -> dict[str, Any]:
     """Return the `method` section of a config for released weights: the paper's settings, blobs that snap to pixels."""
     return {
         "name": "motionv2v",
-        "streams": STREAMS,
         "sigma": 10.0,
         "colors": "any",
         "subpixel": False,

@@ -22,7 +22,7 @@ from motionv2v import backbone, checkpoints, convert, editing
 from motionv2v.convert import ConvertError, export, pipeline, scheduler, stream, writing
 from motionv2v.data.tokenizer import ByteTokenizer, SentencePieceTokenizer
 from motionv2v.editing import editor, opening
-from motionv2v.methods.motionv2v import Conditioner
+from motionv2v.methods.motionv2v import STREAMS, Conditioner
 from motionv2v.models.denoiser import Denoiser
 from motionv2v.tracks import Tracks
 from motionv2v.training import tasks
@@ -203,7 +203,7 @@ def test_a_checkpoint_as_motionv2v_trains_it_converts_and_edits(spiece, tmp_path
     assert (config.dit.in_channels, config.dit.positions) == (4, "rope")
     assert config.method.to_dict() == {
         "name": "motionv2v", "sigma": 10.0, "colors": "any", "subpixel": False, "first_frame_latents": False,
-        "patch_embed_from_base": False,
+        "patch_embed_from_base": False, "streams": STREAMS,
     }  # fmt: skip
     editor.check_config(config, ours)
     back = stream.convert(ours, tmp_path / "back", **QUIET)
