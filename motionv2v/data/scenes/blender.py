@@ -23,7 +23,8 @@ from mathutils import Matrix, Vector
 
 from motionv2v.typing import UInt8
 
-Place = tuple[float, float, float]
+Number = int | float
+Place = tuple[Number, Number, Number]
 
 
 def empty() -> None:
@@ -31,7 +32,7 @@ def empty() -> None:
     bpy.ops.wm.read_factory_settings(use_empty=True)
 
 
-def linear(colour: str) -> tuple[float, float, float, float]:
+def linear(colour: str) -> tuple[float, ...]:
     """Return a colour such as "#b04a32" (sRGB) in Blender's linear light, opaque."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return (*(p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts), 1.0)
@@ -57,7 +58,7 @@ class Graph:
                 node.inputs[name].default_value = linear(value) if isinstance(value, str) else value
         return node.outputs
 
-    def ramp(self, value: Any, stops: dict[float, str]) -> Any:
+    def ramp(self, value: Any, stops: dict[Number, str]) -> Any:
         """Return colours for a value from 0 to 1, interpolated between stops."""
         node = self.add("ValToRGB", {0: value})[0].node
         elements = node.color_ramp.elements
@@ -72,7 +73,7 @@ class Graph:
         names = {"Factor": share, 6: first, 7: second}  # 6, 7: the colour inputs among those of all types
         return self.add("Mix", names, data_type="RGBA", blend_type=blend)[2]
 
-    def noise(self, scale: float, detail: float = 6, stretch: Place = (1, 1, 1), at: Any = None) -> Any:
+    def noise(self, scale: Number, detail: Number = 6, stretch: Place = (1, 1, 1), at: Any = None) -> Any:
         """Return noise of a scale (per metre), stretched along axes, in coordinates of the object."""
         at = self.add("TexCoord")["Object"] if at is None else at
         at = self.add("Mapping", {"Vector": at, "Scale": stretch})[0]
@@ -91,7 +92,7 @@ def material(name: str, look: Callable[[Graph], dict[str, Any]]) -> Any:
     return made
 
 
-def _adopt(name: str, looks: Sequence[Any], bevel: float = 0.0) -> Any:
+def _adopt(name: str, looks: Sequence[Any], bevel: Number = 0.0) -> Any:
     """Name the mesh that was just added, give it materials and round its edges."""
     made = bpy.context.object
     made.name = name
@@ -112,7 +113,7 @@ def group(name: str, parts: Sequence[Any]) -> Any:
     return made
 
 
-def box(name: str, size: Place, place: Place, look: Any, bevel: float = 0.0, taper: float = 1.0) -> Any:
+def box(name: str, size: Place, place: Place, look: Any, bevel: Number = 0.0, taper: Number = 1.0) -> Any:
     """Add a box with its centre at a place; its top is `taper` times as large as its bottom."""
     bpy.ops.mesh.primitive_cube_add(size=1)
     made = _adopt(name, [look], bevel)
@@ -123,7 +124,7 @@ def box(name: str, size: Place, place: Place, look: Any, bevel: float = 0.0, tap
     return made
 
 
-def lathe(name: str, profile: Sequence[tuple[float, float]], place: Place, look: Any, sides: int = 64) -> Any:
+def lathe(name: str, profile: Sequence[tuple[Number, Number]], place: Place, look: Any, sides: int = 64) -> Any:
     """Add a body of revolution about z from (radius, height) pairs, in order; radius 0 closes it."""
     ring = [(math.cos(a), math.sin(a)) for a in np.arange(sides) * 2 * math.pi / sides]
     corners = [(r * x, r * y, z) for r, z in profile for x, y in ring]
@@ -141,7 +142,7 @@ def lathe(name: str, profile: Sequence[tuple[float, float]], place: Place, look:
     return made
 
 
-def ball(name: str, radius: float, looks: Sequence[Any], cap: Any) -> Any:
+def ball(name: str, radius: Number, looks: Sequence[Any], cap: Any) -> Any:
     """Add a ball about the origin with one look a wedge, as a beach ball, and a cap at either pole (axis z)."""
     bpy.ops.mesh.primitive_uv_sphere_add(radius=radius, segments=12 * len(looks), ring_count=36)
     made = _adopt(name, [*looks, cap])
@@ -153,7 +154,7 @@ def ball(name: str, radius: float, looks: Sequence[Any], cap: Any) -> Any:
     return made
 
 
-def disk(name: str, radius: float, depth: float, place: Place, looks: Sequence[Any]) -> Any:
+def disk(name: str, radius: Number, depth: Number, place: Place, looks: Sequence[Any]) -> Any:
     """Add a flat cylinder with its axis along y, such as a wheel; its ten sectors take the looks in turn."""
     bpy.ops.mesh.primitive_cylinder_add(radius=radius, depth=depth, vertices=60, end_fill_type="TRIFAN")
     made = _adopt(name, looks)
@@ -164,7 +165,7 @@ def disk(name: str, radius: float, depth: float, place: Place, looks: Sequence[A
     return made
 
 
-def word(text: str, height: float, place: Place, look: Any) -> Any:
+def word(text: str, height: Number, place: Place, look: Any) -> Any:
     """Add flat text in Blender's own letters, upright and seen from the front (from below 0 on y)."""
     bpy.ops.object.text_add(rotation=(math.pi / 2, 0, 0))
     body = bpy.context.object.data
@@ -175,7 +176,7 @@ def word(text: str, height: float, place: Place, look: Any) -> Any:
     return made
 
 
-def bush(name: str, radius: float, place: Place, shape: Place, look: Any) -> Any:
+def bush(name: str, radius: Number, place: Place, shape: Place, look: Any) -> Any:
     """Add a ball of leaves, stretched by `shape`."""
     bpy.ops.mesh.primitive_ico_sphere_add(subdivisions=5, radius=radius)
     made = _adopt(name, [look])
@@ -187,7 +188,7 @@ def bush(name: str, radius: float, place: Place, shape: Place, look: Any) -> Any
     return made
 
 
-def outside(elevation: float, direction: float, strength: float = 5.2, sky: float = 0.2) -> None:
+def outside(elevation: Number, direction: Number, strength: Number = 5.2, sky: Number = 0.2) -> None:
     """Light the scene by a sun `elevation` above the horizon, from `direction` (0 is the y axis, right is above 0)."""
     scene = bpy.context.scene
     scene.world = bpy.data.worlds.new("sky")
@@ -209,7 +210,7 @@ def outside(elevation: float, direction: float, strength: float = 5.2, sky: floa
     bpy.context.collection.objects.link(sun)
 
 
-def camera(size: tuple[int, int], lens: float) -> Any:
+def camera(size: tuple[int, int], lens: Number) -> Any:
     """Add the camera that takes pictures of a size (H, W), with a lens of so many millimetres on 36 mm of film."""
     scene, made = bpy.context.scene, bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
     made.data.lens = lens
@@ -251,7 +252,7 @@ def photograph() -> UInt8[np.ndarray, "H W 3"]:
         return cv2.cvtColor(cv2.imread(scene.render.filepath), cv2.COLOR_BGR2RGB)
 
 
-def pick(x: float, y: float) -> tuple[Any, Vector]:
+def pick(x: Number, y: Number) -> tuple[Any, Vector]:
     """Return what the camera sees at (x, y), in pixels from the top-left corner: an object, and the place on it."""
     scene = bpy.context.scene
     corners = scene.camera.data.view_frame(scene=scene)  # clockwise from the top right

@@ -25,7 +25,7 @@ from PIL import Image
 
 from motionv2v import figures, files, tracks, video
 from motionv2v.data.scenes import blender
-from motionv2v.data.scenes.blender import Graph
+from motionv2v.data.scenes.blender import Graph, Number, Place
 from motionv2v.tracks import Tracks
 
 SIZE, FPS, NUM_FRAMES = (320, 480), 24, 49
@@ -78,7 +78,7 @@ class Toys:
     viewer: Any
 
 
-def stones(colours: tuple[str, str], mortar: str, height: float) -> Any:
+def stones(colours: tuple[str, str], mortar: str, height: Number) -> Any:
     """Return the look of stones two and a half times as long as they are high, in rows of a height in metres."""
 
     def look(graph: Graph) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def stones(colours: tuple[str, str], mortar: str, height: float) -> Any:
     return look
 
 
-def wood(light: str, dark: str, stretch: tuple[float, float, float]) -> Any:
+def wood(light: str, dark: str, stretch: Place) -> Any:
     """Return the look of wood whose grain runs where `stretch` is small; every plank of a mesh is another one."""
 
     def look(graph: Graph) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def wood(light: str, dark: str, stretch: tuple[float, float, float]) -> Any:
     return look
 
 
-def paint(colour: str, worn: str = "#d8c7a4", wear: float = 0.5) -> Any:
+def paint(colour: str, worn: str = "#d8c7a4", wear: Number = 0.5) -> Any:
     """Return the look of old paint with worn spots."""
 
     def look(graph: Graph) -> dict[str, Any]:
