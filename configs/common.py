@@ -108,6 +108,16 @@ def optimizer(*schedule: tuple, name: str = "adamw") -> ConfigDict:
     )
 
 
+def branch_alone(peak: float) -> ConfigDict:
+    """Muon on the control branch and what feeds it, to a peak rate and down again; all that it stands on is frozen."""
+    return optimizer(
+        ("(vae|text)/.*", None),
+        ("(dit/control|conditioner)/.*", {"peak": peak, "warmup": 100, "decay": "cosine", "end": 1e-5}),
+        ("dit/.*", None),
+        name="muon",
+    )
+
+
 def mesh(data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1) -> ConfigDict:
     """Devices per axis of the mesh (`sharding.make_mesh`); -1 takes what the others leave.
 

@@ -1,10 +1,13 @@
-"""The tiny MotionV2V model with the edit's draft as a fourth stream (`methods.motionv2v`).
+"""The tiny MotionV2V model with the edit's draft as a fourth stream (`methods.motionv2v`). Not released.
 
-    python launch/prepare.py --config=configs/motionv2v_draft_tiny.py --num_samples=12288
-    python launch/train.py --config=configs/motionv2v_draft_tiny.py --workdir=runs/motionv2v_draft_tiny
+    python launch/prepare.py --config=configs/motionv2v_draft_tiny.py --num_samples=5632
+    python launch/train.py --config=configs/motionv2v_draft_tiny.py
 
 It goes on from the released `tiny`, to which the draft is invisible at first: its embedding starts as zeros. Drafts are
 drawn from the scenes with faults put in on purpose (`data.scenes.drafts`), in milliseconds.
+
+Trained once, on two shared CPU cores, 2026-11-29 (89,600 samples, beside other work): the mean loss of 20 steps fell
+from 0.224 to 0.103. What the model is worth was not measured.
 """
 
 from ml_collections import ConfigDict
@@ -21,11 +24,6 @@ def get_config() -> ConfigDict:
     config.method.streams = (*motionv2v.STREAMS, motionv2v.DRAFT)
     config.data.update({"swap": 0.0, "latents": "runs/latents_motionv2v_draft_tiny"})
     config.loss.power = 8.0
-    config.optim = common.optimizer(
-        ("(vae|text)/.*", None),
-        ("(dit/control|conditioner)/.*", {"peak": 1e-3, "warmup": 100, "decay": "cosine", "end": 1e-5}),
-        ("dit/.*", None),
-        name="muon",
-    )
-    config.train.update({"steps": 3600, "batch_size": 32, "ema_decay": 0.99})
+    config.optim = common.branch_alone(1e-3)
+    config.train.steps = 2800
     return config

@@ -34,11 +34,6 @@ def get_config() -> ConfigDict:
     config.data.update({"caption_dropout": 0.5, "swap": 0.5})
     config.loss = ConfigDict({"timesteps": "high_noise", "power": 3.0})
     config.sample = ConfigDict({"solver": "ddim", "num_steps": 1, "guidance": "off", "scale": 1.0, "views": 8})
-    config.optim = common.optimizer(
-        ("(vae|text)/.*", None),
-        ("(dit/control|conditioner)/.*", {"peak": 2e-3, "warmup": 100, "decay": "cosine", "end": 1e-5}),
-        ("dit/.*", None),
-        name="muon",
-    )
+    config.optim = common.branch_alone(2e-3)
     config.train.update({"steps": 1600, "batch_size": 32, "ema_decay": 0.99})
     return config

@@ -5,7 +5,7 @@ thing is.
 """
 
 from motionv2v.draft.clip import Prepared
-from motionv2v.draft.compose import Draft, render
+from motionv2v.draft.compose import Draft, of_sample, render
 from motionv2v.draft.given import Hint, Stroke
 
-__all__ = ["Draft", "Hint", "Prepared", "Stroke", "render"]
+__all__ = ["Draft", "Hint", "Prepared", "Stroke", "of_sample", "render"]

@@ -93,18 +93,15 @@ def choose(
     num_frames = before.shape[1]
     cost_of = _costs(thing, before, after, shown, body, size, led)
     everything = np.arange(num_frames)
-    if num_frames <= MOST_TRIED:
-        tried = [everything] * num_frames
-        rows = [cost_of(t, slice(None)) for t in range(num_frames)]
-        places = _cheapest(np.stack([row[0] for row in rows]))
-    else:  # roughly first, in steps; then exactly around that, and around the frame itself
+    tried = [everything] * num_frames
+    if num_frames > MOST_TRIED:  # roughly first, in steps; then exactly around that, and around the frame itself
         step = -(-num_frames // (MOST_TRIED // 3))
         tried = [everything[::step]] * num_frames
-        rough = step * _cheapest_of([cost_of(t, q)[0] for t, q in enumerate(tried)], tried, step)
+        rough = step * _cheapest([cost_of(t, q)[0] for t, q in enumerate(tried)], tried, step)
         near = np.arange(-step, step + 1)
         tried = [np.unique(np.clip([near + rough[t], near + t], 0, num_frames - 1)) for t in range(num_frames)]
-        rows = [cost_of(t, q) for t, q in enumerate(tried)]
-        places = _cheapest_of([row[0] for row in rows], tried)
+    rows = [cost_of(t, q) for t, q in enumerate(tried)]
+    places = _cheapest([row[0] for row in rows], tried)
     chosen = [(q[at], *(part[at] for part in row[1:])) for q, row, at in zip(tried, rows, places, strict=True)]
     return Choice(*(np.array(part) for part in zip(*chosen, strict=True)))
 
@@ -135,12 +132,12 @@ def _costs(thing, before, after, shown, body, size, led):
     return cost_of
 
 
-def _cheapest_of(
+def _cheapest(
     costs: Sequence[Float[np.ndarray, "..."]], frames: Sequence[Int[np.ndarray, "..."]], step: int = 1
 ) -> Int[np.ndarray, "T"]:
-    """Return the course as `_cheapest` does, as places in the frames that are tried for each of the edit.
+    """Return the course that costs least, jumps counted, as places in the frames that are tried for each of the edit.
 
-    `step`: frames that cost as much as one.
+    The course goes on by one frame, or stays, or goes back by one, for nothing. `step`: frames that count as one.
     """
     total, came_from = costs[0], []
     for t in range(1, len(costs)):
@@ -156,27 +153,3 @@ def _cheapest_of(
 
 def _inside(places, size):
     return (places.real > 0) & (places.imag > 0) & (places.real < size[1]) & (places.imag < size[0])
-
-
-def _cheapest(cost: Float[np.ndarray, "T Q"]) -> Int[np.ndarray, "T"]:
-    """Return the course through the frames that costs least, jumps counted."""
-    frames = np.arange(cost.shape[1])
-    total, came_from = cost[0], []
-    for row in cost[1:]:
-        anywhere = int(total.argmin())
-        best, origin = np.full(len(frames), total[anywhere] + JUMP * FURTHEST_JUMP), np.full(len(frames), anywhere)
-        for step in range(-FURTHEST_JUMP, FURTHEST_JUMP + 1):
-            # The course goes on by one frame, or stays, or goes back by one, for nothing.
-            price = JUMP * max(0, abs(step) - 1)
-            origins = frames - step
-            ok = (origins >= 0) & (origins < len(frames))
-            way = np.full(len(frames), np.inf)
-            way[ok] = total[origins[ok]] + price
-            better = way < best
-            best, origin = np.where(better, way, best), np.where(better, origins, origin)
-        came_from.append(origin)
-        total = best + row
-    course = [int(total.argmin())]
-    for origin in reversed(came_from):
-        course.append(int(origin[course[-1]]))
-    return np.array(course[::-1])

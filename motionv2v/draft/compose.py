@@ -2,7 +2,7 @@
 
 import pickle
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,9 +16,10 @@ from motionv2v.draft.given import Hint
 from motionv2v.draft.paint import Painter
 from motionv2v.draft.scene import Scene
 from motionv2v.stacks import Lazy
-from motionv2v.tracks import Tracks
+from motionv2v.tracks import Tracks, select
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
 
+_SIDES = ("source", "target")
 AROUND_MISSED, LEAST_MISSED = 0.125, 0.25
 """How far around a point that is not where the edit shows it all is doubtful, in the shorter side; how much there."""
 
@@ -122,6 +123,17 @@ def _empty(shape, stream) -> Draft:
     maps = (0 if stream else shape[0], *shape[1:3])
     hole, layer, uncertain = (np.zeros(maps, kind) for kind in (bool, np.int16, np.float32))
     return Draft((stacks.zeros if stream else np.zeros)(shape, np.uint8), hole, layer, [], uncertain)
+
+
+def of_sample(sample: Mapping[str, AnyArray]) -> Draft:
+    """Draw the edit of a sample, in silence; its groups are guessed, and points that are seen nowhere fill it up.
+
+    Args:
+        sample: `source` uint8 [T H W 3], `source_xy`, `target_xy` [N T 2], `source_visible`, `target_visible` [N T].
+    """
+    sides = [Tracks(*(np.asarray(sample[f"{side}_{part}"]) for part in ("xy", "visible"))) for side in _SIDES]
+    used = np.flatnonzero((sides[0].visible | sides[1].visible).any(axis=1))
+    return render(np.asarray(sample["source"]), *(select(side, used) for side in sides), notify=lambda line: None)
 
 
 def _missed(owner, t, target, groups, names, stays) -> Float[np.ndarray, "H W"]:

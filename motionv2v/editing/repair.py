@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from motionv2v import draft, video
-from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, UInt8
 
 SURE, UNSURE = 0.1, 0.4
@@ -20,18 +19,9 @@ FADE = 1 / 64
 
 
 def draw(batch: Mapping[str, AnyArray]) -> list[draft.Draft]:
-    """Draw the drafts of a batch of edits, `source` [B T H W 3] and its points' paths, groups of which are guessed."""
-    sides = ("source", "target")
-    # Points that are seen nowhere fill the batch up.
-    used = np.any([np.asarray(batch[f"{side}_visible"]).any(axis=-1) for side in sides], axis=0)
-    drawn = []
-    for index, clip in enumerate(np.asarray(batch["source"])):
-        paths = (
-            Tracks(*(np.asarray(batch[f"{side}_{part}"])[index, used[index]] for part in ("xy", "visible")))
-            for side in sides
-        )
-        drawn.append(draft.render(clip, *paths, notify=lambda line: None))
-    return drawn
+    """Draw the drafts of a batch of edits, as `draft.of_sample`."""
+    count = len(batch["source"])
+    return [draft.of_sample({name: x[index] for name, x in batch.items()}) for index in range(count)]
 
 
 def arrays(drawn: Sequence[draft.Draft], size: tuple[int, int]) -> dict[str, np.ndarray]:

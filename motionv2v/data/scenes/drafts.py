@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from motionv2v import draft, tracks
+from motionv2v import draft
 from motionv2v.data.scenes import pairs
 from motionv2v.data.scenes.motion import Motion
 from motionv2v.draft import pictures
-from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
 
 RECIPE = {"none": 0.36, "grown": 0.14, "shrunk": 0.14, "leaked": 0.14, "shifted": 0.1, "missing": 0.08, "left": 0.04}
@@ -87,15 +86,8 @@ def draw(
 
 
 def find(sample: Mapping[str, AnyArray]) -> Drawn:
-    """Draw the draft of a sample as at test time, from the clip's pixels and its points alone, in seconds.
-
-    Args:
-        sample: `source` uint8 [T H W 3], `source_xy`, `target_xy` [N T 2], `source_visible`, `target_visible` [N T].
-    """
-    source, target = (Tracks(sample[f"{side}_xy"], sample[f"{side}_visible"]) for side in ("source", "target"))
-    used = np.flatnonzero((np.asarray(source.visible) | np.asarray(target.visible)).any(axis=1))
-    chosen = (tracks.select(source, used), tracks.select(target, used))
-    made = draft.render(np.asarray(sample["source"]), *chosen, notify=lambda line: None)
+    """Draw the draft of a sample as at test time, from the clip's pixels and its points alone, in seconds."""
+    made = draft.of_sample(sample)
     return Drawn(made.frames, made.hole.astype(np.float32), made.uncertain)
 
 

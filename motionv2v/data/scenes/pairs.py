@@ -119,9 +119,9 @@ class Scene:
     @cached_property
     def owner(self) -> Int[np.ndarray, "T H W"]:
         """Tell which sprite each pixel of the source shows; -1 is the background."""
-        size = (self.config.num_frames, *self.config.size)
-        canvas, owner = np.zeros((*size, 3), np.float32), np.full(size, -1)
-        _paint(canvas, owner, self.content, self.source, self.config)
+        owner = np.full((self.config.num_frames, *self.config.size), -1)
+        for index, t, window, alpha, _ in _covers(self.content, self.source, self.config):
+            owner[t][window][alpha > 0.5] = index
         return owner
 
     def pair(self) -> Pair:
@@ -248,27 +248,22 @@ def draw(content: Content, motion: Motion, config: SceneConfig) -> UInt8[np.ndar
     wx = matrix[:, 0, 0, None, None] * columns + matrix[:, 0, 1, None, None] * rows[:, None] + offset[:, 0, None, None]
     wy = matrix[:, 1, 0, None, None] * columns + matrix[:, 1, 1, None, None] * rows[:, None] + offset[:, 1, None, None]
     canvas = content.background.paint(wx, wy)
-    _paint(canvas, None, content, motion, config)
+    for _, t, window, alpha, colours in _covers(content, motion, config):
+        canvas[t][window] += alpha[..., None] * (colours() - canvas[t][window])
     return np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
-def _paint(
-    canvas: Float[np.ndarray, "T H W 3"],
-    owner: Int[np.ndarray, "T H W"] | None,
-    content: Content,
-    motion: Motion,
-    config: SceneConfig,
-) -> None:
-    """Blend the sprites into a canvas, and where each covers more than half of a pixel write its index in `owner`."""
-    frames, (height, width) = config.num_frames, config.size
-    matrix, offset = (a.astype(np.float32) for a in motion.screen_to_world(frames, width / height))
+Cover = tuple[int, tuple[slice, slice], Float[np.ndarray, "h w"], Callable[[], Float[np.ndarray, "h w 3"]]]
+
+
+def _covers(content: Content, motion: Motion, config: SceneConfig) -> Iterator[tuple[int, *Cover]]:
+    """Give each sprite's index, from back to front, with what it covers, as `_cover`."""
+    whole = (config.num_frames, *config.size)
+    matrix, offset = (a.astype(np.float32) for a in motion.screen_to_world(whole[0], whole[2] / whole[1]))
     for index, sprite in enumerate(content.sprites):
-        to_local = motion.world_to_sprite(index, sprite.radius, frames)
-        for t, window, alpha, colours in _cover(canvas.shape[:3], sprite, to_local, matrix, offset, config.edge):
-            if owner is None:
-                canvas[t][window] += alpha[..., None] * (colours() - canvas[t][window])
-            else:
-                owner[t][window][alpha > 0.5] = index
+        to_local = motion.world_to_sprite(index, sprite.radius, whole[0])
+        for cover in _cover(whole, sprite, to_local, matrix, offset, config.edge):
+            yield index, *cover
 
 
 def _cover(
@@ -278,7 +273,7 @@ def _cover(
     matrix: np.ndarray,
     offset: np.ndarray,
     edge: float,
-) -> Iterator[tuple[int, tuple[slice, slice], Float[np.ndarray, "h w"], Callable[[], Float[np.ndarray, "h w 3"]]]]:
+) -> Iterator[Cover]:
     """Give each frame's window around a sprite, for most of a frame is not it: what it covers there, and its colours.
 
     Of a frame without it nothing is given. `whole`: T, H, W.

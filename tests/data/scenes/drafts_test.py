@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
@@ -71,9 +72,10 @@ def test_what_no_frame_shows_is_made_up_and_doubted(no_fault):
     made = with_one_sprite(0)
     still = dataclasses.replace(made, source=dataclasses.replace(made.source, times=np.zeros(17)))
     drawn = draw(still)
-    under = still.owner[0] == 0
-    moved = (drawn.frames[8] != still.pair().source[8]).any(-1)
-    assert drawn.hole[8][under & moved].any() and not drawn.hole[:, ~under].all()
+    around = cv2.dilate((still.owner[0] == 0).astype(np.uint8), np.ones((3, 3))) > 0
+    assert drawn.hole[8].sum() > 20 and not drawn.hole[:, ~around].any()
+    source = still.pair().source
+    assert (drawn.frames[8] != source[8]).any(-1)[drawn.hole[8] == 1].mean() > 0.9
     assert (drawn.uncertain >= drawn.hole).all()
 
 
