@@ -18,7 +18,7 @@ import numpy as np
 from motionv2v import draft
 from motionv2v.data.scenes import pairs
 from motionv2v.data.scenes.motion import Motion
-from motionv2v.draft import pictures
+from motionv2v.draft import paint, pictures
 from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
 
 RECIPE = {"none": 0.36, "grown": 0.14, "shrunk": 0.14, "leaked": 0.14, "shifted": 0.1, "missing": 0.08, "left": 0.04}
@@ -27,9 +27,8 @@ of what lies beside the thing. shifted: by up to 3 pixels. missing: it is empty 
 thing was not found, and stays where the clip has it."""
 SWAPPED, TOLD = 0.05, 0.8
 """How often the order of things is wrong; how often the doubt tells of a mask's fault."""
-OUTSIDE, ALONE, EDGE = 0.2, 0.25, 0.5
-"""Doubt of what other frames show beside the frame, of a thing with one point, along the edges of things: as in
-`draft.paint`."""
+EDGE = 0.5
+"""Doubt along the edges of things."""
 
 
 @dataclass
@@ -165,7 +164,7 @@ class _Thing:
         doubt = doubt * np.float32(EDGE)
         if rng.random() < TOLD:
             doubt[mask != true] = np.maximum(doubt[mask != true], rng.uniform(0.2, 0.6))
-        doubt[mask] = np.maximum(doubt[mask], ALONE * (len(points) == 1))
+        doubt[mask] = np.maximum(doubt[mask], paint.ALONE * (len(points) == 1))
         ways = _ways(rng, scene, layer, points)
         each = np.arange(len(mask))
         off = np.abs(ways[each, each] - ground[each, each])[:, :2].max(axis=(1, 2))
@@ -266,7 +265,7 @@ def _ground(frame, gone, way, plate, known, to_frame):
         parts = pictures.warp(np.stack([gone, edge, np.full(size, 255, np.uint8)], -1), way, size)
         gone, edge, outside = parts[..., 0], parts[..., 1], parts[..., 2] <= 250
     missing = (gone > 0) | outside
-    unsure = np.where(outside, np.float32(OUTSIDE), edge * np.float32(EDGE / 255))
+    unsure = np.where(outside, np.float32(paint.BEYOND), edge * np.float32(EDGE / 255))
     if not missing.any():
         return picture, np.zeros(size, np.float32), unsure
     behind = pictures.warp(plate, to_frame, size, border=cv2.BORDER_REPLICATE)
