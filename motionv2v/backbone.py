@@ -79,11 +79,9 @@ def init_params(key: Key, model: Model) -> PyTree:
     if model.method is not None:
         conditions = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), condition_shapes(model))
     # Nothing attends here: shapes are the same with `xla`, which every machine has.
-    dit = model.denoiser.dit.clone(attention_implementation="xla")
-    return (
-        params
-        | model.denoiser.clone(dit=dit).init(dit_key, latents, jnp.zeros((1,), jnp.int32), text, conditions)["params"]
-    )
+    denoiser = model.denoiser.clone(dit=model.denoiser.dit.clone(attention_implementation="xla"))
+    timestep, sigma = jnp.zeros((1,), jnp.int32), jnp.zeros((1,))
+    return params | denoiser.init(dit_key, latents, timestep, text, conditions, sigma=sigma)["params"]
 
 
 def step_reads(*, latents: bool, text: bool) -> tuple[str, ...]:
@@ -177,7 +175,8 @@ def denoise(
     """
     tree = {name: params[name] for name in ("dit", "conditioner") if name in params}
     modulations = time_tables.at(params["time"], timestep[0]) if "time" in params else None
-    return model.denoiser.apply({"params": tree}, xt, timestep, text, conditions, use_control, modulations)
+    sigma = jnp.asarray(model.schedule.sigma)[timestep]
+    return model.denoiser.apply({"params": tree}, xt, timestep, text, conditions, use_control, modulations, sigma)
 
 
 def tabulate(model: Model, time_layers: PyTree, settings: sampling.Settings) -> PyTree:

@@ -7,8 +7,10 @@ The code behind the published demos adds to each stream the latent of its first 
 
 A fourth stream, which is ours, is the edit's draft (`motionv2v.draft`): what the clip's own pixels make of it. Its
 latent comes with two maps, the shares of each latent cell that the draft made up and that it doubts, so that the branch
-repairs a picture instead of drawing from blobs. It enters by a patch embedding of its own, which starts as zeros:
-weights that were trained without a draft go on from where they were.
+repairs a picture instead of drawing from blobs. It enters twice: by a patch embedding of its own, and by a linear map
+of each patch to clean latents, the estimate which the transformer then corrects (`dit.Control.estimate`), so that what
+is certain need not pass through the blocks. Both start as zeros: weights that were trained without a draft go on from
+where they were.
 """
 
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from motionv2v import render
 from motionv2v.methods import Method, start_from_base
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.layouts import Layout, Shapes, Trim
-from motionv2v.models.patches import patchify
+from motionv2v.models.patches import patchify, unpatchify
 from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.schema import Field, Kind, choice, flag, number
 from motionv2v.tracks import Tracks
@@ -140,17 +142,23 @@ class Conditioner(nn.Module):
 
 
 class RepairConditioner(Conditioner):
-    """Add the draft's patches to the tokens, by an embedding of its own that starts as zeros."""
+    """Add the draft to the tokens and as an estimate of the answer, each by a linear map that starts as zeros."""
 
     @nn.compact
     def __call__(self, conditions: dict[str, Any], time: Any = None) -> Control:
-        """Return `Control` with tokens, as `Conditioner`; `conditions` also have "maps": {"draft": [B t h w 2]}."""
+        """Return `Control` with tokens and estimate; `conditions` also have "maps": {"draft": [B t h w 2]}."""
         for part in ("videos", "maps"):
             _check_there(DRAFT, conditions.get(part, {}))
-        patches = self._patches([conditions["videos"][DRAFT], conditions["maps"][DRAFT]])
-        zeros = {"use_bias": False, "kernel_init": nn.initializers.zeros}
-        added = nn.Dense(self.width, dtype=self.dtype, name="draft_embed", **zeros)(patches)
-        return Control(tokens=super().__call__(conditions, time).tokens + added)
+        draft, maps = conditions["videos"][DRAFT], conditions["maps"][DRAFT]
+        zeros = {"use_bias": False, "kernel_init": nn.initializers.zeros, "dtype": self.dtype}
+        added = nn.Dense(self.width, name="draft_embed", **zeros)(self._patches([draft, maps]))
+        tokens = super().__call__(conditions, time).tokens + added
+        # A linear map cannot leave out what is made up or doubtful, so it is given the draft without either as well.
+        trusted = [draft * (1 - maps[..., i : i + 1]) for i in range(maps.shape[-1])]
+        features = draft.shape[-1] * self.patch_size**2
+        estimate = nn.Dense(features, name="draft_estimate", **zeros)(self._patches([draft, maps, *trusted]))
+        grid = (draft.shape[1], draft.shape[2] // self.patch_size, draft.shape[3] // self.patch_size)
+        return Control(tokens=tokens, estimate=unpatchify(estimate, grid, self.patch_size))
 
 
 def _check_there(name: str, given: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ class Denoiser(nn.Module):
         conditions: dict | None = None,
         use_control: bool = True,
         modulations: PyTree | None = None,
+        sigma: Float[AnyArray, "B"] | None = None,
     ) -> Float[AnyArray, "B t h w zout"]:
         """Predict for one batch.
 
@@ -38,9 +39,11 @@ class Denoiser(nn.Module):
             conditions: what the conditioner takes, {"videos": ..., "maps": ...}; None for a method that draws nothing.
             use_control: False runs the transformer alone, as if there were no conditioner.
             modulations: a row of `models.time_tables`, see `DiT`.
+            sigma: how much noise `xt` holds at `timestep` (`diffusion.Schedule`); needed where the conditioner gives
+                a `Control.estimate`.
 
         Raises:
-            ValueError: when conditions are given and there is no conditioner for them.
+            ValueError: when conditions are given and there is no conditioner for them, or an estimate without `sigma`.
         """
         if conditions is not None and self.conditioner is None:
             raise ValueError(f"conditions {sorted(conditions)} were given, but the model has no conditioner.")
@@ -48,4 +51,10 @@ class Denoiser(nn.Module):
         if self.conditioner is not None and use_control:
             time = jnp.asarray(timestep, jnp.float32) / (self.num_timesteps - 1)
             control = self.conditioner({"videos": {}, "maps": {}, **(conditions or {})}, time)
-        return self.dit(xt, timestep, text, control, modulations=modulations)
+        prediction = self.dit(xt, timestep, text, control, modulations=modulations)
+        if control is None or control.estimate is None:
+            return prediction
+        if sigma is None:
+            raise ValueError("the conditioner gives an estimate of the clean latents; `sigma` is needed beside it.")
+        # v = alpha eps - sigma x0: with the estimate for x0, the transformer predicts what it leaves over.
+        return prediction - jnp.reshape(sigma, (-1, 1, 1, 1, 1)).astype(prediction.dtype) * control.estimate

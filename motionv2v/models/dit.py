@@ -49,13 +49,15 @@ class Control(NamedTuple):
     put after those of xt before the patches are embedded. `latents` [B t h w zin] take the place of tokens: they enter
     the branch through the model's own patch embedding, positions included, as in Diffusion-as-Shader. `motion` are
     embeddings for each main block, of the whole batch: "qk" [depth t D] for queries and keys, "v" [depth t h w D] for
-    values, t h w counted in patches; either may be left out.
+    values, t h w counted in patches; either may be left out. `estimate` [B t h w z] is a first answer, clean latents,
+    which the transformer only has to put right: `denoiser.Denoiser` adds it to the prediction, no block sees it.
     """
 
     tokens: Float[AnyArray, "B n D"] | None = None
     concat: Float[AnyArray, "B t h w C"] | None = None
     latents: Float[AnyArray, "B t h w zin"] | None = None
     motion: dict[str, Float[AnyArray, "depth ..."]] | None = None
+    estimate: Float[AnyArray, "B t h w z"] | None = None
 
 
 class Conditioner(Protocol):

@@ -151,8 +151,9 @@ def test_weights_without_a_draft_go_on_as_they_were(tmp_path):
     _, params = checkpoints.load_model(plain)
     flat = parameters.flatten(params)
     shapes = parameters.flatten(tiny_model.memory.parameter_shapes(config))
-    assert set(shapes) - set(flat) == {"conditioner/draft_embed/kernel"}
-    flat["conditioner/draft_embed/kernel"] = np.zeros(shapes["conditioner/draft_embed/kernel"].shape, np.float32)
+    new = {"conditioner/draft_embed/kernel", "conditioner/draft_estimate/kernel"}
+    assert set(shapes) - set(flat) == new
+    flat |= {path: np.zeros(shapes[path].shape, np.float32) for path in new}
     repairing = editing.Editor(config, parameters.unflatten(flat))
     made = pair()
     paths = (made.source_tracks, made.target_tracks)

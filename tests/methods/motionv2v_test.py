@@ -81,12 +81,30 @@ def test_the_draft_is_invisible_at_zero_kernel_and_seen_at_another():
     params = repairing.init(jax.random.key(5), drafted)["params"]
     own = {"params": {"patch_embed": params["patch_embed"]}}
     tokens = plain.apply(own, {"videos": videos}).tokens
-    np.testing.assert_array_equal(repairing.apply({"params": params}, drafted).tokens, tokens)
+    control = repairing.apply({"params": params}, drafted)
+    np.testing.assert_array_equal(control.tokens, tokens)
+    np.testing.assert_array_equal(control.estimate, jnp.zeros((1, 2, 4, 4, 16)))
     assert set(params["draft_embed"]) == {"kernel"} and params["draft_embed"]["kernel"].shape == (2 * 2 * 18, 8)
     for row in (0, 16, 17):  # the latent's first channel, what is made up, what is doubtful
         kernel = params["draft_embed"]["kernel"].at[row].set(1.0)
         changed = repairing.apply({"params": {**params, "draft_embed": {"kernel": kernel}}}, drafted).tokens
         assert jnp.abs(changed - tokens).max() > 0.1, row
+
+
+def test_the_estimate_can_be_the_draft_where_it_is_known():
+    """Some kernel gives back the draft's latents, where none of them is made up."""
+    known = {"draft": jnp.zeros((1, 2, 4, 6, 2)).at[:, 1, :, 2:4, 0].set(1.0)}
+    videos = dict.fromkeys((*motionv2v.STREAMS, "draft"), jax.random.normal(jax.random.key(0), (1, 2, 4, 6, 16)))
+    repairing = motionv2v.make_conditioner(DRAFTED, width=8, patch_size=2)
+    params = repairing.init(jax.random.key(5), {"videos": videos, "maps": known})["params"]
+    # Rows are (place in the patch, channel): 16 of the draft, 2 of the maps, 16 without the made up, 16 without doubt.
+    # Columns are (channel, place in the patch).
+    rows = np.arange(4 * 50).reshape(4, 50)[:, 18:34]
+    kernel = np.zeros((200, 64), np.float32)
+    kernel[rows.ravel(), np.arange(64).reshape(16, 4).T.ravel()] = 1
+    params = {**params, "draft_estimate": {"kernel": kernel}}
+    found = repairing.apply({"params": params}, {"videos": videos, "maps": known}).estimate
+    np.testing.assert_allclose(found, videos["draft"] * (1 - known["draft"][..., :1]), atol=1e-6)
 
 
 def test_a_missing_draft_is_named():
