@@ -97,11 +97,17 @@ def held_out_pairs(
 
     `num_frames`: of the clips, whose things move as far as in shorter ones, and slower; None takes the model's.
     """
-    data = editor.config.data
-    settings = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in data.scene.items()}
-    settings |= {"num_points": num_points, "num_frames": num_frames or editor.num_frames, "size": editor.size}
-    config = SceneConfig(**settings)
+    config = scene_config(editor, num_points, num_frames)
     return [make_pair(config, seed, index, "test") for index in range(num_pairs)]
+
+
+def scene_config(
+    editor: editing.Editor | Drafts, num_points: int = NUM_POINTS, num_frames: int | None = None
+) -> SceneConfig:
+    """Return how the scenes of `held_out_pairs` are drawn."""
+    settings = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in editor.config.data.scene.items()}
+    settings |= {"num_points": num_points, "num_frames": num_frames or editor.num_frames, "size": editor.size}
+    return SceneConfig(**settings)
 
 
 def edit_pairs(
