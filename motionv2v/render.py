@@ -1,13 +1,16 @@
-"""Draw tracks as pixels in jax.numpy: the coloured Gaussian blobs of MotionV2V (paper, section 3.3).
+"""Draw tracks in jax.numpy: MotionV2V's coloured Gaussian blobs, and Motion Prompting's volume of identities.
 
-A blob of standard deviation `sigma` pixels sits on each visible point of each frame: opacity
-g = exp(-|d|^2 / (2 sigma^2)), 1 at the centre, cut off outside the square of half-side r = ceil(3 sigma) around the
-pixel that contains the point. Blobs are laid over one another in track order, canvas <- canvas (1 - g) + colour g, so
-later tracks cover earlier ones. The canvas is black, values stay in [0, 1].
+Blobs (MotionV2V, arXiv 2511.20640, section 3.3): one of standard deviation `sigma` pixels sits on each visible point of
+each frame: opacity g = exp(-|d|^2 / (2 sigma^2)), 1 at the centre, cut off outside the square of half-side
+r = ceil(3 sigma) around the pixel that contains the point. Blobs are laid over one another in track order, canvas <-
+canvas (1 - g) + colour g, so later tracks cover earlier ones. The canvas is black, values stay in [0, 1].
 
 Where a blob sits: a point `xy` has (0, 0) at the corner of the top-left pixel, so pixel i has its centre at i + 0.5 and
 the blob's centre is at index xy - 0.5. With `subpixel=False` it snaps to the pixel that contains the point, index
 int(xy), as the released renderer does.
+
+The volume (Motion Prompting, arXiv 2412.02700, equation 1) is zero but where a point is seen: there it holds the code
+of the point's identity, a number without a meaning of its own, as sines. Codes of points in one place add up.
 """
 
 import math
@@ -17,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from motionv2v.models.layers import timestep_embedding
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Float, Key
+from motionv2v.typing import AnyArray, Float, Int, Key
 
 METHODS = ("auto", "window", "full")
 POOLS = {"7": 7, "26": 26, "64": 64}
@@ -117,6 +121,43 @@ def _draw_windows(centre, visible, colors, size, sigma, radius):
         return canvas[:, pad : pad + size[0], pad : pad + size[1]]
 
     return draw(centre, visible, colors)
+
+
+NUM_IDENTITIES = 16_384
+"""How many identities the tracks of a volume are given: as many as the paper has tracks of a video."""
+
+
+def random_identities(key: Key, n: int) -> Int[AnyArray, " n"]:
+    """Draw n different identities in 0..`NUM_IDENTITIES` - 1. Raises ValueError for more points than there are."""
+    if n > NUM_IDENTITIES:
+        raise ValueError(f"a track volume tells {NUM_IDENTITIES} points apart; asked for {n}")
+    return jax.random.permutation(key, NUM_IDENTITIES)[:n]
+
+
+def track_volume(
+    tracks: Tracks,
+    identities: Int[AnyArray, "N"],
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    channels: int = 64,
+) -> Float[AnyArray, "T h w C"]:
+    """Write each point's code into the cell that it is seen in (Motion Prompting, equation 1); jittable and vmappable.
+
+    Args:
+        tracks: xy [N T 2] in pixels, visible [N T]. A hidden point, or one outside the picture, is left out.
+        identities: of the points, see `random_identities`. Their codes are `channels` cosines and sines.
+        size: (H, W) of the picture. grid: (h, w), the cells that the volume has along its sides.
+        channels: C, even; 64 in the paper.
+    """
+    xy, visible = jnp.asarray(tracks.xy, jnp.float32), jnp.asarray(tracks.visible)
+    cells = jnp.floor(xy * jnp.asarray([grid[1] / size[1], grid[0] / size[0]], jnp.float32))
+    # Written so that a point that is not a number is left out.
+    is_seen = visible & jnp.all((cells >= 0) & (cells < jnp.asarray([grid[1], grid[0]])), axis=-1)
+    column, row = (jnp.where(is_seen, cells[..., i], 0).astype(jnp.int32) for i in (0, 1))
+    codes = timestep_embedding(identities, channels)
+    written = codes[:, None] * is_seen[..., None]
+    frame = jnp.broadcast_to(jnp.arange(xy.shape[1]), row.shape)
+    return jnp.zeros((xy.shape[1], *grid, channels), jnp.float32).at[frame, row, column].add(written)
 
 
 @lru_cache

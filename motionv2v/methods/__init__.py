@@ -58,6 +58,23 @@ def start_from_base(params: PyTree, base: PyTree, dit: Any, config: Any) -> PyTr
     return {**params, "dit": started}
 
 
+def with_image_channels(base: PyTree, dit: Any) -> PyTree:
+    """Give a base's patch embedding zero rows for the channels of an image beside the noise: the same prediction.
+
+    Args:
+        base: a transformer's tree, of half of `dit`'s input channels; or of all of them, as CogVideoX-I2V's: that stays
+            as it is. dit: the module that shall run.
+    """
+    kernel = base["patch_embed"]["kernel"]
+    own, wanted = kernel.shape[0] * 2, dit.in_channels * dit.patch[0] * dit.patch[1] * dit.patch[2]
+    if own != wanted:
+        return base
+    # Rows are positions in a patch, each with all channels: the new ones come behind the old ones of each position.
+    rows = kernel.reshape(-1, dit.in_channels // 2, kernel.shape[1])
+    rows = jnp.concatenate([rows, jnp.zeros_like(rows)], axis=1).reshape(wanted, -1)
+    return {**base, "patch_embed": {**base["patch_embed"], "kernel": rows}}
+
+
 class Method(NamedTuple):
     """What one method is. Every field but the first three has a default.
 
@@ -102,6 +119,10 @@ class Method(NamedTuple):
         A draft, which some also read, is drawn from these.
         """
         return set(self.reads) <= {"source", "source_tracks", "target_tracks"} and "target_tracks" in self.reads
+
+    def animates(self) -> bool:
+        """Tell whether it makes a video of a first frame and paths: of `target` it then reads the first frame alone."""
+        return set(self.reads) == {"target", "target_tracks"}
 
     def draw(self, key: Key, clip: Mapping[str, AnyArray], config: Any) -> dict[str, dict[str, AnyArray]]:
         """Draw the conditions of one sample; of videos and maps what the method leaves out is there, and empty."""

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from motionv2v import figures, metrics
-from motionv2v.methods import Method, fields, start_from_base
+from motionv2v.methods import Method, fields, start_from_base, with_image_channels
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.schema import Field, number
@@ -119,14 +119,7 @@ def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:
         params, dit, config: as for `methods.start_from_base`.
         base: a transformer's tree, of half of `dit`'s input channels, or of all of them, as CogVideoX-I2V's.
     """
-    kernel = base["patch_embed"]["kernel"]
-    own, wanted = kernel.shape[0] * 2, dit.in_channels * dit.patch[0] * dit.patch[1] * dit.patch[2]
-    if own == wanted:
-        # Rows are positions in a patch, each with all channels: the new ones come behind the old ones of each position.
-        rows = kernel.reshape(-1, dit.in_channels // 2, kernel.shape[1])
-        rows = jnp.concatenate([rows, jnp.zeros_like(rows)], axis=1).reshape(wanted, -1)
-        base = {**base, "patch_embed": {**base["patch_embed"], "kernel": rows}}
-    return start_from_base(params, base, dit, config)
+    return start_from_base(params, with_image_channels(base, dit), dit, config)
 
 
 def cross_fade(

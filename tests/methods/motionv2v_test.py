@@ -290,5 +290,7 @@ def test_missing_stream_is_named():
 
 def test_unknown_method_lists_what_there_is():
     assert methods.get("motionv2v") is motionv2v.METHOD
-    with pytest.raises(ValueError, match="unknown method 'revideo2'; available: interpolation, motionv2v"):
+    with pytest.raises(
+        ValueError, match="unknown method 'revideo2'; available: interpolation, motion_prompting, motionv2v"
+    ):
         methods.get("revideo2")

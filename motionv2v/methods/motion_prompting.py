@@ -1,0 +1,140 @@
+"""Motion Prompting (Geng et al., arXiv 2412.02700): a first frame, and any set of point tracks that it shall follow.
+
+The tracks enter as a volume (section 3.1): each is given an identity at random, whose code stands in every frame where
+the track is seen (`render.track_volume`), on a grid of the latents' rows and columns, or a finer one. As the latents
+hold four frames each, the codes of four frames stand beside one another in channels, so that no frame is lost, and so
+do the cells of a finer grid within each latent's. The volume goes straight to the control branch's tokens, without the
+autoencoder. How many tracks a sample has is the data's business (`data.num_points`, `data.scene.min_points`).
+
+The first frame is encoded as a clip of one frame. Its latents are further channels of the control branch's, on a
+text-to-video base, or beside the noise, as an image-to-video base has them (`first_frame`).
+"""
+
+from typing import Any
+
+import einops
+import flax.linen as nn
+import jax.numpy as jnp
+
+from motionv2v import render
+from motionv2v.methods import Method, fields, start_from_base, with_image_channels
+from motionv2v.models.dit import Control, DiT
+from motionv2v.models.patches import patchify
+from motionv2v.models.vae.autoencoder import latent_shape
+from motionv2v.schema import Field, choice, number, whole
+from motionv2v.tracks import Tracks
+from motionv2v.typing import AnyArray, Float, Key, PyTree
+
+FRAMES = 4
+"""Frames that a latent holds; the first one holds one."""
+
+SETTINGS = {
+    "channels": Field(whole(2, 1024), "numbers in a track's code, an even number", 64),
+    "cells": Field(choice(1, 2, 4, 8), "cells of the volume along each side of a latent's pixel", 1),
+    "first_frame": Field(
+        choice("control", "concat"), "where its latents enter: the branch, or beside the noise", "control"
+    ),
+    "image_scale": Field(number(above=0), "the first frame's latents beside the noise are multiplied by this", 1.0),
+}
+"""The fields of `config.method`, see `schema`."""
+
+
+def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, dict[str, AnyArray]]:
+    """Take the first frame of one sample, and write its tracks into a volume; jittable and vmappable.
+
+    Args:
+        key: draws the tracks' identities.
+        clip: `target` uint8 [T H W 3], of which the first frame alone is read; `target_xy` [N T 2] in pixels and
+            `target_visible` [N T].
+        config: `channels`, `cells`.
+
+    Returns:
+        {"videos": {"first": [1 H W 3] in [-1, 1]}, "maps": {"volume": [t h w C]}}, C = 4 cells^2 channels.
+    """
+    frames = clip["target"]
+    tracks = Tracks(clip["target_xy"], clip["target_visible"])
+    height, width = latent_shape((1, *frames.shape))[2:4]
+    grid = (height * config.cells, width * config.cells)
+    identities = render.random_identities(key, tracks.xy.shape[0])
+    volume = render.track_volume(tracks, identities, frames.shape[1:3], grid, config.channels)
+    return {
+        "videos": {"first": frames[:1].astype(jnp.float32) / 127.5 - 1},
+        "maps": {"volume": pack(volume, config.cells)},
+    }
+
+
+def pack(volume: Float[AnyArray, "T H W C"], cells: int = 1) -> Float[AnyArray, "t h w _"]:
+    """Lay the frames and cells of each latent beside one another, as channels.
+
+    Args:
+        volume: T = 4k + 1 frames; H and W are multiples of `cells`.
+
+    Returns:
+        [k + 1, H / cells, W / cells, 4 cells^2 C], frame by frame, then row by row. The first frame stands last among
+        four, the other three of which are zeros.
+    """
+    padded = jnp.pad(volume, ((FRAMES - 1, 0), (0, 0), (0, 0), (0, 0)))
+    return einops.rearrange(padded, "(t f) (h a) (w b) C -> t h w (f a b C)", f=FRAMES, a=cells, b=cells)
+
+
+class Conditioner(nn.Module):
+    """Patchify volume and first frame into the control branch's tokens.
+
+    Attributes:
+        width: model width D. patch_size: rows and columns of latents per token, as in the DiT.
+        is_beside_noise: the first frame is not the branch's business, but stands beside the noise.
+        image_scale: its latents there are multiplied by this besides the VAE's scaling factor.
+        dtype: compute type; parameters are float32.
+    """
+
+    width: int
+    patch_size: int = 2
+    is_beside_noise: bool = False
+    image_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, conditions: dict[str, Any], time: Any = None) -> Control:
+        """Return `Control` with tokens [B t*h*w/p^2 D], and concat [B t h w z] if the first frame stands there.
+
+        Args:
+            conditions: {"videos": {"first": [B 1 h w z], scaled}, "maps": {"volume": [B t h w C]}}.
+            time: unused; part of the protocol.
+
+        Raises:
+            ValueError: if either is missing, naming what is there.
+        """
+        videos, maps = conditions.get("videos", {}), conditions.get("maps", {})
+        for name, there in (("first", videos), ("volume", maps)):
+            if name not in there:
+                raise ValueError(
+                    f"condition {name!r} is missing; got {', '.join(sorted({**videos, **maps})) or 'none'}"
+                )
+        volume, first = maps["volume"], videos["first"]
+        first = jnp.pad(first, ((0, 0), (0, volume.shape[1] - 1), (0, 0), (0, 0), (0, 0)))
+        seen = volume if self.is_beside_noise else jnp.concatenate([first, volume], -1)
+        embed = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")
+        tokens = embed(patchify(seen.astype(self.dtype), self.patch_size))
+        return Control(tokens=tokens, concat=first * self.image_scale if self.is_beside_noise else None)
+
+
+def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = jnp.float32) -> Conditioner:
+    """Build the conditioner that a config asks for."""
+    return Conditioner(width, patch_size, config.first_frame == "concat", config.image_scale, dtype)
+
+
+def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:
+    """Start branch and transformer from a base; one that reads an image may start from one that does not."""
+    base = with_image_channels(base, dit) if config.first_frame == "concat" else base
+    return start_from_base(params, base, dit, config)
+
+
+METHOD = Method(
+    reads=("target", "target_tracks"),
+    conditions=conditions,
+    make_conditioner=make_conditioner,
+    settings=SETTINGS,
+    # A clip that is turned round in time starts with another frame than the one that is given.
+    turn={"target": fields.FIELDS["target"]._replace(turn=None)},
+    start_from=start_from,
+)

@@ -1,0 +1,190 @@
+"""Motion Prompting's conditions: the volume against a loop, packing that loses nothing, a branch that starts unseen."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from motionv2v import methods, render
+from motionv2v.methods import fields, motion_prompting
+from motionv2v.models.dit import DiT
+from motionv2v.tracks import Tracks
+
+CONFIG = ConfigDict(
+    {"name": "motion_prompting", "channels": 6, "cells": 1, "first_frame": "control", "image_scale": 1.0}
+)
+SIZE, FRAMES, POINTS = (32, 48), 9, 40
+
+
+def tracks(seed=0, points=POINTS):
+    """Points all over and beyond the picture; some hidden, some together in one cell, some on borders."""
+    rng = np.random.default_rng(seed)
+    xy = rng.uniform(-8, 56, (points, FRAMES, 2)).astype(np.float32)
+    xy[:4] = [[0, 0]], [[48, 32]], [[47.99, 31.99]], [[8, 16]]
+    xy[4] = xy[5] = [20, 20]
+    visible = rng.random((points, FRAMES)) < 0.7
+    visible[:6] = True
+    return Tracks(xy, visible)
+
+
+def code(identity, channels=6):
+    half = channels // 2
+    angles = [identity * 10_000 ** (-k / half) for k in range(half)]
+    return np.array([*np.cos(angles), *np.sin(angles)])
+
+
+def volume_by_loop(given, identities, size, grid, channels=6):
+    made = np.zeros((given.xy.shape[1], *grid, channels))
+    for n in range(len(given.xy)):
+        for t in range(given.xy.shape[1]):
+            x, y = given.xy[n, t]
+            if given.visible[n, t] and 0 <= x < size[1] and 0 <= y < size[0]:
+                made[t, int(y * grid[0] / size[0]), int(x * grid[1] / size[1])] += code(identities[n])
+    return made
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (8, 12)])
+def test_the_volume_is_that_of_a_loop(grid):
+    identities = render.random_identities(jax.random.key(1), POINTS)
+    found = jax.jit(lambda *given: render.track_volume(Tracks(*given), identities, SIZE, grid, 6))(*tracks())
+    np.testing.assert_allclose(found, volume_by_loop(tracks(), np.asarray(identities), SIZE, grid), atol=2e-3)
+
+
+def test_codes_in_one_cell_add_up_and_what_is_hidden_or_no_number_is_left_out():
+    xy = np.full((3, 1, 2), 4.0, np.float32)
+    seen = np.ones((3, 1), bool)
+
+    def one(visible, xy=xy):
+        return render.track_volume(Tracks(xy, visible), np.array([3, 9, 2]), (8, 8), (1, 1), 6)[0, 0, 0]
+
+    np.testing.assert_allclose(one(seen), code(3) + code(9) + code(2), atol=1e-5)
+    np.testing.assert_allclose(one(seen & [[True], [False], [True]]), code(3) + code(2), atol=1e-5)
+    lost = np.where([[[0]], [[1]], [[0]]], np.nan, xy).astype(np.float32)
+    np.testing.assert_allclose(one(seen, lost), code(3) + code(2), atol=1e-5)
+    assert not np.any(one(~seen))
+
+
+def test_identities_are_all_different_and_drawn_anew():
+    first, second = (np.asarray(render.random_identities(jax.random.key(i), 2048)) for i in (0, 1))
+    assert len(set(first)) == 2048 and first.min() >= 0 and first.max() < render.NUM_IDENTITIES
+    assert (first != second).mean() > 0.99
+    assert abs(first.mean() - render.NUM_IDENTITIES / 2) < 400  # sd of the mean: 105
+    with pytest.raises(ValueError, match="tells 16384 points apart; asked for 16385"):
+        render.random_identities(jax.random.key(0), 16_385)
+
+
+def test_which_track_is_which_does_not_matter():
+    """Permuted tracks under permuted identities are the same volume, so their order says nothing."""
+    identities, order = np.arange(POINTS) * 7, np.random.default_rng(3).permutation(POINTS)
+    given = tracks()
+    turned = Tracks(given.xy[order], given.visible[order])
+    made = (render.track_volume(t, i, SIZE, (4, 6), 6) for t, i in ((given, identities), (turned, identities[order])))
+    np.testing.assert_allclose(*made, atol=1e-4)
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_packing_loses_no_frame_and_no_cell(cells):
+    volume = np.random.default_rng(0).normal(size=(FRAMES, 4 * cells, 6 * cells, 5)).astype(np.float32)
+    packed = np.asarray(motion_prompting.pack(volume, cells))
+    assert packed.shape == (3, 4, 6, 4 * cells**2 * 5)
+    split = packed.reshape(3, 4, 6, 4, cells, cells, 5)
+    for t in range(FRAMES):
+        latent, place = (0, 3) if t == 0 else ((t + 3) // 4, (t - 1) % 4)
+        for y in range(4 * cells):
+            for x in range(6 * cells):
+                np.testing.assert_array_equal(
+                    split[latent, y // cells, x // cells, place, y % cells, x % cells], volume[t, y, x]
+                )
+    assert not split[0, :, :, :3].any()
+    assert motion_prompting.pack(volume[:1], cells).shape == (1, 4, 6, 4 * cells**2 * 5)
+
+
+def sample(batch=None):
+    given = tracks()
+    clip = {
+        "target": np.random.default_rng(5).integers(0, 256, (FRAMES, *SIZE, 3), np.uint8),
+        "target_xy": given.xy,
+        "target_visible": given.visible,
+    }
+    return clip if batch is None else {name: np.stack([x] * batch) for name, x in clip.items()}
+
+
+def test_only_the_first_frame_is_seen():
+    drawn = motion_prompting.conditions(jax.random.key(0), sample(), CONFIG)
+    chex.assert_shape(drawn["videos"]["first"], (1, *SIZE, 3))
+    chex.assert_shape(drawn["maps"]["volume"], (3, 4, 6, 24))
+    np.testing.assert_allclose(drawn["videos"]["first"][0], sample()["target"][0] / 127.5 - 1, atol=1e-6)
+    others = sample()
+    others["target"][1:] = 0
+    chex.assert_trees_all_equal(drawn, motion_prompting.conditions(jax.random.key(0), others, CONFIG))
+
+
+def test_each_sample_of_a_batch_has_identities_of_its_own():
+    method = methods.get("motion_prompting")
+    volume = method.batch_conditions(jax.random.key(0), sample(2), CONFIG)["maps"]["volume"]
+    assert ((volume[0] != 0).any(-1) == (volume[1] != 0).any(-1)).all()
+    assert (volume[0] != volume[1]).any()
+    assert method.animates() and not method.edits()
+    assert not methods.get("interpolation").animates() and not methods.get("motionv2v").animates()
+
+
+def latents(config=CONFIG):
+    drawn = motion_prompting.conditions(jax.random.key(0), sample(), config)
+    first = jax.random.normal(jax.random.key(9), (1, 1, 4, 6, 16))
+    return {"videos": {"first": first}, "maps": {"volume": drawn["maps"]["volume"][None]}}
+
+
+def test_the_first_frame_enters_through_the_branch_or_beside_the_noise():
+    given = latents()
+    own = motion_prompting.make_conditioner(CONFIG, width=8, patch_size=2)
+    params = own.init(jax.random.key(0), given)
+    control = own.apply(params, given)
+    chex.assert_shape(control.tokens, (1, 3 * 2 * 3, 8))
+    assert control.concat is None
+    changed = {**given, "videos": {"first": given["videos"]["first"] + 1}}
+    moved = jnp.abs(own.apply(params, changed).tokens - control.tokens).reshape(3, 6, 8).max((1, 2))
+    assert moved[0] > 0.1 and (moved[1:] == 0).all()
+    beside = motion_prompting.make_conditioner(
+        ConfigDict({**CONFIG, "first_frame": "concat", "image_scale": 2.0}), width=8, patch_size=2
+    )
+    params = beside.init(jax.random.key(0), given)
+    control = beside.apply(params, given)
+    np.testing.assert_allclose(control.concat[:, 0], 2 * given["videos"]["first"][:, 0])
+    assert control.concat.shape == (1, 3, 4, 6, 16) and not control.concat[:, 1:].any()
+    np.testing.assert_array_equal(beside.apply(params, changed).tokens, control.tokens)
+
+
+def test_missing_conditions_are_named():
+    own, given = motion_prompting.make_conditioner(CONFIG, width=8, patch_size=2), latents()
+    with pytest.raises(ValueError, match="condition 'volume' is missing; got first"):
+        own.init(jax.random.key(0), {"videos": given["videos"]})
+    with pytest.raises(ValueError, match="condition 'first' is missing; got volume"):
+        own.init(jax.random.key(0), {"maps": given["maps"]})
+
+
+@pytest.mark.parametrize("first_frame", ["control", "concat"])
+def test_a_new_model_predicts_what_its_base_does(first_frame):
+    config = ConfigDict({**CONFIG, "first_frame": first_frame})
+    sizes = {"num_layers": 2, "num_heads": 2, "head_dim": 16, "text_dim": 8, "text_length": 4, "time_embed_dim": 8}
+    base = DiT(**sizes, zero_init_modulation=False)
+    xt, timestep, text = jnp.ones((1, 3, 4, 6, 16)), jnp.array([500]), jnp.ones((1, 4, 8))
+    weights = base.init(jax.random.key(0), xt, timestep, text)["params"]
+    dit = base.clone(control_depth=1, in_channels=32 if first_frame == "concat" else 16)
+    conditioner = motion_prompting.make_conditioner(config, width=32, patch_size=2)
+    given = latents(config)
+    control = conditioner.init_with_output(jax.random.key(1), given)[0]
+    params = {"dit": dit.init(jax.random.key(2), xt, timestep, text, control)["params"], "conditioner": {}}
+    started = motion_prompting.start_from(params, weights, dit, config)["dit"]
+    np.testing.assert_allclose(
+        dit.apply({"params": started}, xt, timestep, text, control),
+        base.apply({"params": weights}, xt, timestep, text),
+        atol=1e-5,
+    )
+
+
+def test_a_first_frame_cannot_be_turned():
+    read = methods.get("motion_prompting").fields(CONFIG)
+    with pytest.raises(ValueError, match="reads 'target', which cannot be turned"):
+        fields.turn(sample(1), read, fields.View(columns=True), SIZE)
