@@ -15,7 +15,7 @@ PACKAGE = ROOT / "motionv2v"
 FLOORS = (
     {"typing", "files", "schema", "stacks"},
     {"models", "diffusion", "tracks", "video", "parameters", "progress"},
-    {"trackers", "sampling", "camera", "rigid", "render", "figures", "metrics"},
+    {"trackers", "sampling", "camera", "pinhole", "rigid", "render", "figures", "metrics"},
     {"methods", "edits", "draft"},
     {"data"},
     {"sections"},
@@ -37,6 +37,7 @@ NO_JAX = {
     "video",
     "trackers",
     "camera",
+    "pinhole",
     "rigid",
     "figures",
     "metrics",

@@ -34,9 +34,9 @@ from motionv2v.data.scenes.pairs import KINDS, Pair, SceneConfig, make_pair
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
 from motionv2v.devices import fit
 from motionv2v.editing import opening, repair
-from motionv2v.evaluation import joins
+from motionv2v.evaluation import joins, retracked
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Bool, Float, Int, UInt8
+from motionv2v.typing import AnyArray, Bool, Float, UInt8
 
 NUM_POINTS = 10
 TRACKABLE = 1.0
@@ -154,42 +154,12 @@ def edit_pairs(
     return np.concatenate(outputs)
 
 
-def longest_runs(visible: Bool[np.ndarray, "N T"]) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
-    """Find each point's longest run of visible frames: (first frame, length); length 0 for a point never visible."""
-    first, length = np.zeros(len(visible), np.int64), np.zeros(len(visible), np.int64)
-    run = np.zeros(len(visible), np.int64)
-    for t in range(visible.shape[1]):
-        run = np.where(visible[:, t], run + 1, 0)
-        longer = run > length
-        first, length = np.where(longer, t + 1 - run, first), np.where(longer, run, length)
-    return first, length
-
-
 def tracked_errors(
     frames: UInt8[np.ndarray, "T H W 3"], pair: Pair, tracker: Any
 ) -> tuple[Float[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
     """Track a video from where points start to be visible in the target; distances to it, and where they count."""
-    found, counted = tracked(frames, pair, tracker)
+    found, counted = retracked.track(frames, pair.target_tracks, tracker)
     return np.linalg.norm(found - pair.target_tracks.xy, axis=-1), counted
-
-
-def tracked(
-    frames: UInt8[np.ndarray, "T H W 3"], pair: Pair, tracker: Any
-) -> tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"]]:
-    """Track a video from where points start to be visible in the target; where they go, and in which frames it counts.
-
-    Counted are the frames of the point's longest visible run in the target after its first, in which the tracker was
-    told the answer: a tracker that hands points from frame to frame cannot be asked what lies behind an occlusion.
-    """
-    target = pair.target_tracks
-    first, length = longest_runs(target.visible)
-    steps = np.arange(target.visible.shape[1])
-    counted = (steps > first[:, None]) & (steps < (first + length)[:, None])
-    queries = np.concatenate([first[:, None], target.xy[np.arange(len(first)), first]], 1)
-    seen, found = length > 1, np.array(target.xy)
-    if seen.any():
-        found[seen] = tracker.track(frames, queries[seen].astype(np.float32)).xy
-    return found, counted
 
 
 def trackable(pairs: list[Pair], tracker: Any) -> list[Bool[np.ndarray, "N"]]:
@@ -220,7 +190,7 @@ def score(
     """
     follow, keep, psnr, copied = [], [], [], []
     for index, (frames, pair) in enumerate(zip(videos, pairs, strict=True)):
-        found, counted = tracked(frames, pair, tracker)
+        found, counted = retracked.track(frames, pair.target_tracks, tracker)
         error = np.linalg.norm(found - pair.target_tracks.xy, axis=-1)
         if usable is not None:
             counted = counted & usable[index][:, None]
@@ -238,7 +208,7 @@ def score(
 
 def _copied(found: Float[np.ndarray, "N T 2"], pair: Pair, counted: Bool[np.ndarray, "N T"]) -> list[float]:
     """Tell of each edited point that counts, and starts where it did, whether it stayed on its path, 1 or 0."""
-    each, (first, _) = np.arange(len(found)), longest_runs(pair.target_tracks.visible)
+    each, (first, _) = np.arange(len(found)), retracked.longest_runs(pair.target_tracks.visible)
     apart = np.linalg.norm(pair.source_tracks.xy - pair.target_tracks.xy, axis=-1)[each, first]
     starts_together = (apart < ALIGNED) & pair.source_tracks.visible[each, first]
     went, target = Tracks(found, counted), Tracks(pair.target_tracks.xy, counted)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from motionv2v import draft, editing, metrics, trackers
 from motionv2v.data.scenes.pairs import Pair, SceneConfig, make_pair
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
-from motionv2v.evaluation import synthetic
+from motionv2v.evaluation import retracked, synthetic
 from motionv2v.tracks import Tracks
 
 SCENE = {"kinds": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), "moving_camera": 0.0, "speed": 0.4, "turn": 0.3}
@@ -59,7 +59,7 @@ def test_longest_runs_match_loop():
     rng = np.random.default_rng(0)
     visible = rng.random((40, 9)) < 0.6
     visible[0], visible[1] = False, True
-    first, length = synthetic.longest_runs(visible)
+    first, length = retracked.longest_runs(visible)
     for row in range(40):
         best = (0, 0)
         for start in range(9):
@@ -96,7 +96,7 @@ def test_errors_are_counted_in_the_longest_run_after_its_first_frame(pairs):
     visible[1, 4] = True
     visible[2, 2] = False
     tracks = Tracks(pair.target_tracks.xy, visible)
-    seen = synthetic.longest_runs(visible)[1] > 1
+    seen = retracked.longest_runs(visible)[1] > 1
     tracker = FakeTracker(Tracks(tracks.xy[seen], visible[seen]))
     changed = Pair(**{**vars(pair), "target_tracks": tracks})
     error, counted = synthetic.tracked_errors(pair.target, changed, tracker)
@@ -118,7 +118,7 @@ def test_scores_are_means_of_pairs_means(pairs):
 
         def track(self, frames, queries):
             index, pair = next(self.pairs)
-            seen = synthetic.longest_runs(pair.target_tracks.visible)[1] > 1
+            seen = retracked.longest_runs(pair.target_tracks.visible)[1] > 1
             # Pair i: edited points are i + 1 px off, kept ones 10 (i + 1) px.
             off = np.where(pair.edited, 1.0, 10.0).astype(np.float32) * (index + 1)
             xy = pair.target_tracks.xy + np.stack([off, 0 * off], -1)[:, None]
@@ -127,7 +127,7 @@ def test_scores_are_means_of_pairs_means(pairs):
     result = synthetic.score(np.stack([p.target for p in pairs]), pairs, Tracker())
     follow, keep = [], []
     for index, pair in enumerate(pairs):
-        seen = synthetic.longest_runs(pair.target_tracks.visible)[1] > 1
+        seen = retracked.longest_runs(pair.target_tracks.visible)[1] > 1
         follow += [index + 1] * bool((seen & pair.edited).any())
         keep += [10 * (index + 1)] * bool((seen & ~pair.edited).any())
     assert follow and keep
@@ -147,14 +147,14 @@ def test_points_count_if_the_tracker_follows_them_on_the_truth(pairs):
         def track(self, frames, queries):
             pair = next(self.pairs)
             np.testing.assert_array_equal(frames, pair.target)
-            seen = synthetic.longest_runs(pair.target_tracks.visible)[1] > 1
+            seen = retracked.longest_runs(pair.target_tracks.visible)[1] > 1
             off = np.where(np.arange(6) % 2, 2.0, 0.5).astype(np.float32)
             xy = pair.target_tracks.xy + np.stack([off, 0 * off], -1)[:, None]
             return Tracks(xy[seen], pair.target_tracks.visible[seen])
 
     usable = synthetic.trackable(pairs, Tracker())
     for pair, got in zip(pairs, usable, strict=True):
-        seen = synthetic.longest_runs(pair.target_tracks.visible)[1] > 1
+        seen = retracked.longest_runs(pair.target_tracks.visible)[1] > 1
         np.testing.assert_array_equal(got, seen & (np.arange(6) % 2 == 0))
     # Points that do not count leave the score alone, however far off they are.
     result = synthetic.score(np.stack([p.target for p in pairs]), pairs, Tracker(), usable)
@@ -166,7 +166,7 @@ def test_points_count_if_the_tracker_follows_them_on_the_truth(pairs):
 def test_no_such_points_is_nan(pairs):
     pair = Pair(**{**vars(pairs[0]), "edited": np.zeros(6, bool)})
     tracker = FakeTracker(pairs[0].target_tracks)
-    tracker.tracks = Tracks(*(a[synthetic.longest_runs(pair.target_tracks.visible)[1] > 1] for a in pair.target_tracks))
+    tracker.tracks = Tracks(*(a[retracked.longest_runs(pair.target_tracks.visible)[1] > 1] for a in pair.target_tracks))
     assert np.isnan(synthetic.score(pair.target[None], [pair], tracker)["follow_epe"])
 
 
