@@ -6,14 +6,14 @@ from absl import app, flags, logging
 from rich.progress import track
 
 from motionv2v import cli
-from motionv2v.evaluation import step_cache, synthetic, tapvid, text_to_video
+from motionv2v.evaluation import motion_prompting, step_cache, synthetic, tapvid, text_to_video
 
-KINDS = ["synthetic", "text_to_video", "tapvid", "step_cache"]
+KINDS = ["synthetic", "text_to_video", "motion_prompting", "tapvid", "step_cache"]
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", KINDS, "what to measure")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder, work dir; draft; weights")
 COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a row of the table")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
-NUM_CLIPS = flags.DEFINE_integer("num_clips", 200, "text_to_video: held-out scenes, whose captions are sampled")
+NUM_CLIPS = flags.DEFINE_integer("num_clips", 200, "text_to_video, motion_prompting: held-out scenes")
 NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "synthetic: of the pairs; default: model's", lower_bound=1)
 NUM_POINTS = flags.DEFINE_integer("num_points", 10, "synthetic: points of each pair", lower_bound=1, upper_bound=256)
 JITTER = flags.DEFINE_float("jitter", 0.0, "synthetic: move all points by up to so many pixels", lower_bound=0.0)
@@ -22,7 +22,7 @@ STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the m
 VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
 DEVICES = flags.DEFINE_integer("devices", 1, "synthetic: how many share each batch of edits; -1: all")
 JSON = flags.DEFINE_string("json", None, "file for the results")
-OUT = flags.DEFINE_string("out", None, "folder for videos and sheets of what synthetic or text_to_video made")
+OUT = flags.DEFINE_string("out", None, "folder for videos and sheets of what was made")
 TRACKER = flags.DEFINE_string("tracker", "classical", "tapvid: the tracker's name")
 MODE = flags.DEFINE_multi_string("mode", [], "tapvid: modes of the classical tracker; default: all")
 PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as tapvid_davis.pkl; default: scenes")
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     tables = {
         "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, *pairs),
         "text_to_video": (text_to_video.table, CHECKPOINT, COMPARE, NUM_CLIPS, SEED, STEPS, OUT),
+        "motion_prompting": (motion_prompting.table, CHECKPOINT, NUM_CLIPS, SEED, STEPS, OUT),
         "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
         "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
     }

@@ -160,6 +160,7 @@ _SCENE = _of(
         "kinds": (several(_not_negative, 6), "weights of the kinds of pairs"),
         "sprite_points": (_share, "share of the points put on sprites"),
         "moving_camera": (_share, "share of scenes whose camera moves"),
+        "dense": (flag, "spread the points over all that the target shows"),
     },
 )
 

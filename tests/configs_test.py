@@ -51,10 +51,11 @@ def test_schedule_covers_every_parameter(name):
     """Each stage trains its own part and nothing else; a pattern that decides nothing is an error in `partition`."""
     config, _, shapes = build(name)
     trainable, _ = parameters.partition(shapes, config.optim.schedule)
-    parts = {"vae": {"vae"}, "base": {"text", "dit"}, "motionv2v": {"dit", "conditioner"}, "interpolation": {"dit"}}
+    branch = {"dit", "conditioner"}
+    parts = {"vae": {"vae"}, "base": {"text", "dit"}, "interpolation": {"dit"}, "motionv2v": branch, "motion": branch}
     stage = name.split("_")[0]
     assert set(trainable) == parts[stage]
-    if stage == "motionv2v":
+    if parts[stage] == branch:
         assert set(trainable["dit"]) == {"control"}
 
 

@@ -19,7 +19,7 @@ from motionv2v.convert import checked
 from motionv2v.data import tokenizer
 from motionv2v.editing import ensemble, loaded_model, repair, windows
 from motionv2v.methods import fields
-from motionv2v.tracks import Tracks
+from motionv2v.tracks import Tracks, at_times
 from motionv2v.typing import AnyArray, Float, Int, Key, UInt8
 
 MAX_ADVISED_POINTS = 20
@@ -49,7 +49,7 @@ def check_config(config: Any, name: str | os.PathLike) -> None:
     """
     sections.require(config, loaded_model.NEEDED, "to edit", str(name))
     method = methods.get(config.method.name) if "method" in config else None
-    if method is not None and not method.edits():
+    if method is not None and not (method.edits() or method.animates()):
         raise ValueError(
             f"{name} is a model of {config.method.name} ({config.name}), which reads {', '.join(method.reads)}: it "
             "cannot edit a clip by its points, as the released 'tiny' does"
@@ -150,6 +150,58 @@ class Editor(loaded_model.LoadedModel):
             result = repair.paste(drawn, result)
         return video.Clip(result, clip.fps)
 
+    def animate(
+        self,
+        image: AnyArray,
+        tracks: Tracks,
+        *,
+        prompt: str = tokenizer.NULL_PROMPT,
+        seed: int = 0,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        fps: float = 8.0,
+        notify: Callable[[str], None] = warnings.warn,
+    ) -> video.Clip:
+        """Make a video of a picture whose points move along given paths (Motion Prompting, arXiv 2412.02700).
+
+        Args:
+            image: its first frame, uint8 [H W 3] of any size.
+            tracks: [N T 2] in pixels of the image, any number of them up to `max_points`. A point may appear or go:
+                where it is not visible it says nothing. Paths of another number of frames than the model's are
+                resampled over the whole of its clip.
+            prompt: what the video shows. seed: same seed, same video. fps: of the video.
+            num_steps, guidance, notify: as in `edit`.
+
+        Raises:
+            ValueError: if the model does not make videos of pictures; for an image or tracks of another form; as
+                `check`.
+        """
+        if self.model.method is None or not self.model.method.animates():
+            raise ValueError(
+                f"{self.config.name} makes no video of a picture and tracks: that takes a model of motion_prompting"
+            )
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"the image must be uint8 [H W 3]; got {image.dtype} {list(image.shape)}")
+        length = np.shape(tracks.xy)[1]
+        check_tracks(np.broadcast_to(image, (length, *image.shape)), tracks, tracks)
+        self.check(len(tracks.xy), num_steps, guidance)
+        if length != self.num_frames:
+            notify(f"the tracks have {length} frames and the model makes {self.num_frames}: they are resampled")
+            tracks = at_times(tracks, np.linspace(0, length - 1, self.num_frames))
+        if image.shape[:2] != self.size:
+            notify(
+                f"the picture is {image.shape[1]}x{image.shape[0]} and the model works at {self.size[1]}x"
+                f"{self.size[0]}: it is resized there and back"
+            )
+        small = video.resize(image[None], self.size)
+        # Frames after the first are not read.
+        frames = np.concatenate([small, np.zeros((self.num_frames - 1, *self.size, 3), np.uint8)])
+        batch = {"target": frames[None], **self._sides(image.shape[:2], target=tracks)}
+        tokens = self.tokenizer.encode([prompt], notify)
+        made = self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, guidance=guidance)[0]
+        return video.Clip(video.resize(np.asarray(made), image.shape[:2]), fps)
+
     @property
     def reads_draft(self) -> bool:
         """Tell whether the model repairs the edit's draft (`method.streams`)."""
@@ -205,13 +257,23 @@ class Editor(loaded_model.LoadedModel):
                 f"the clip is {width}x{height} and the model works at {self.size[1]}x{self.size[0]}: "
                 "it is resized there and back"
             )
-        scale = np.array([self.size[1] / width, self.size[0] / height], np.float32)
-        batch = {"source": video.resize(frames, self.size)[None]}
-        # Hidden points draw nothing: padding to a multiple of 16 keeps the number of compiled shapes small.
-        padding = -len(source.xy) % 16
-        if most := self.max_points:
-            padding = min(padding, most - len(source.xy))
-        for side, tracks in (("source", source), ("target", target)):
+        return {
+            "source": video.resize(frames, self.size)[None],
+            **self._sides((height, width), source=source, target=target),
+        }
+
+    def _sides(self, size: tuple[int, int], **sides: Tracks) -> dict[str, np.ndarray]:
+        """Bring tracks in a picture of a size (H, W) to the model's, as the arrays of a batch of one.
+
+        Hidden points draw nothing: padding keeps the number of compiled shapes small. A model that animates has one.
+        """
+        scale = np.array([self.size[1] / size[1], self.size[0] / size[0]], np.float32)
+        batch: dict[str, np.ndarray] = {}
+        for side, tracks in sides.items():
+            count, most = len(tracks.xy), self.max_points
+            padding = -count % 16 if most is None else min(-count % 16, most - count)
+            if most is not None and self.model.method.animates():
+                padding = most - count
             xy = np.pad(np.asarray(tracks.xy, np.float32) * scale, ((0, padding), (0, 0), (0, 0)))
             batch[f"{side}_xy"] = xy[None]
             batch[f"{side}_visible"] = np.pad(np.asarray(tracks.visible), ((0, padding), (0, 0)))[None]

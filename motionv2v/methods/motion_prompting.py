@@ -10,13 +10,15 @@ The first frame is encoded as a clip of one frame. Its latents are further chann
 text-to-video base, or beside the noise, as an image-to-video base has them (`first_frame`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import einops
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
-from motionv2v import render
+from motionv2v import figures, metrics, render, trackers
 from motionv2v.methods import Method, fields, start_from_base, with_image_channels
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.patches import patchify
@@ -129,6 +131,48 @@ def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:
     return start_from_base(params, base, dit, config)
 
 
+MAX_TRACKS = 2048
+"""Tracks that a sample may have at most; fewer are filled up with hidden ones, so that one program serves all."""
+
+
+def probe(generate: Callable[[dict[str, Any]], AnyArray], samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Animate held-out first frames by their tracks, and see whether these are followed; the loss does not tell.
+
+    Args:
+        generate: the model, as `Method.probe` says. samples: held-out ones with `target` and its tracks.
+
+    Returns:
+        {"scalars": {"epe", "epe_held" in pixels, "psnr", "psnr_held" in dB}, "videos": the first four, side by side};
+        "held" is the first frame, for the whole clip.
+    """
+    names = ("target", "target_xy", "target_visible")
+    batch = {name: np.stack([sample[name] for sample in samples]) for name in names}
+    truth = batch["target"]
+    made = np.asarray(generate(batch))
+    held = np.repeat(truth[:, :1], truth.shape[1], axis=1)
+    tracks = [Tracks(*both) for both in zip(batch["target_xy"], batch["target_visible"], strict=True)]
+    scalars = {}
+    for name, videos in (("", made), ("_held", held)):
+        scalars[f"epe{name}"] = float(np.nanmean([_epe(*both) for both in zip(videos, tracks, strict=True)]))
+        psnr = [metrics.clip_psnr(*both) for both in zip(videos, truth, strict=True)]
+        scalars[f"psnr{name}"] = float(np.mean(psnr))
+    shown = {}
+    for i in range(min(4, len(made))):
+        drawn = figures.draw_tracks(held[i], tracks[i])
+        shown[f"animated_{i}"] = figures.side_by_side([("tracks", drawn), ("made", made[i]), ("true", truth[i])])
+    return {"scalars": scalars, "videos": shown}
+
+
+def _epe(frames: AnyArray, tracks: Tracks) -> float:
+    """Return how far the points that the first frame shows are from their tracks; NaN where it shows none."""
+    seen = np.flatnonzero(tracks.visible[:, 0])
+    if not seen.size or len(frames) < 2:
+        return float("nan")
+    queries = np.concatenate([np.zeros((len(seen), 1)), tracks.xy[seen, 0]], axis=1).astype(np.float32)
+    found = trackers.get("classical").track(np.asarray(frames), queries)
+    return metrics.epe(found.xy[:, 1:], tracks.xy[seen, 1:], tracks.visible[seen, 1:])
+
+
 METHOD = Method(
     reads=("target", "target_tracks"),
     conditions=conditions,
@@ -137,4 +181,6 @@ METHOD = Method(
     # A clip that is turned round in time starts with another frame than the one that is given.
     turn={"target": fields.FIELDS["target"]._replace(turn=None)},
     start_from=start_from,
+    probe=probe,
+    max_points=lambda config: MAX_TRACKS,
 )

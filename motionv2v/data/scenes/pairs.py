@@ -42,6 +42,8 @@ class SceneConfig:
         kinds: relative weight of each kind of pair, in the order of `KINDS`.
         sprite_points: share of the points that are put on sprites on purpose; the rest falls anywhere in the frame.
         moving_camera: share of scenes whose camera moves at all.
+        dense: spread the points over all that the target shows, half of them over its first frame; `sprite_points` then
+            means nothing.
     """
 
     num_frames: int = 17
@@ -58,6 +60,7 @@ class SceneConfig:
     kinds: tuple[float, ...] = (0.45, 0.05, 0.3, 0.05, 0.1, 0.05)
     sprite_points: float = 0.7
     moving_camera: float = 0.5
+    dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,11 @@ def make_scene(config: SceneConfig, seed: int, index: int, split: str = "train")
     kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
     target = motion.random_motion(rng, content.sprites, config)
     source = _source_motion(rng, kind, target, content, config)
-    return Scene(config, content, source, target, random_points(rng, content, (source, target), config), kind)
+    if config.dense:
+        points = dense_points(rng, content, target, config)
+    else:
+        points = random_points(rng, content, (source, target), config)
+    return Scene(config, content, source, target, points, kind)
 
 
 def random_content(rng: np.random.Generator, config: SceneConfig) -> Content:
@@ -208,6 +215,26 @@ def random_points(
         matrix, offset = motion.screen_to_world(config.num_frames, aspect)
         world = matrix[frame] @ screen + offset[frame]
         layer[n], local[n] = _hit(content, motion, world, frame, config.num_frames)
+    return Points(layer, local)
+
+
+def dense_points(rng: np.random.Generator, content: Content, motion: Motion, config: SceneConfig) -> Points:
+    """Pick N points wherever they land in a video: in its first frame for half of them, in any frame for the others.
+
+    Thousands take milliseconds.
+    """
+    num, (height, width) = config.num_points, config.size
+    frame = np.where(rng.random(num) < 0.5, 0, rng.integers(0, config.num_frames, num))
+    screen = rng.uniform(0, 1, (num, 2)) * (width / height, 1)
+    matrix, offset = motion.screen_to_world(config.num_frames, width / height)
+    local = world = np.einsum("nij,nj->ni", matrix[frame], screen) + offset[frame]
+    layer = np.full(num, -1)
+    for index, sprite in enumerate(content.sprites):  # from back to front: the topmost one stays
+        matrix, offset = motion.world_to_sprite(index, sprite.radius, config.num_frames)
+        inner = np.einsum("nij,nj->ni", matrix[frame], world) + offset[frame]
+        is_inside = shapes.inside(sprite.shape, inner[:, 0], inner[:, 1]) > 0
+        layer = np.where(is_inside, index, layer)
+        local = np.where(is_inside[:, None], inner, local)
     return Points(layer, local)
 
 

@@ -1,0 +1,186 @@
+"""Measure how well a model makes a first frame move along tracks: Motion Prompting's table 1 (arXiv 2412.02700, 5.2).
+
+Protocol of `motion_prompting`: of each clip the first frame and N of its dense tracks are given, N = 1, 4, 16, ...; the
+video that the model makes is compared with the clip by PSNR and SSIM, and by EPE: the points are tracked again in it,
+each from where it is first seen for longest, by a tracker that knows nothing else, and the mean distance to the tracks
+that were asked for is taken, over the points which that tracker follows in the clip itself to within a pixel.
+
+Beside it stand the first frame held still, and its draft (`motionv2v.draft`), which warps it along the tracks: of a
+still clip, whose points shall go where the tracks say.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from motionv2v import draft, editing, figures, metrics, trackers, tracks, video
+from motionv2v.data.scenes.pairs import make_pair
+from motionv2v.editing import opening
+from motionv2v.evaluation import retracked, synthetic
+from motionv2v.tracks import Tracks
+from motionv2v.typing import Bool, UInt8
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+COUNTS = (1, 4, 16, 64, 256, 1024)
+TRACKABLE = synthetic.TRACKABLE
+BATCH = 10
+MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "epe": "EPE (px)"}
+DRAFTED = 64
+"""The number of tracks at which the first frame's draft is drawn, too: it takes a second or more for each clip."""
+
+
+class Shown(NamedTuple):
+    """One clip of the benchmark: its frames, its dense tracks in the order in which they are given, its caption.
+
+    `usable` are the tracks that count: those that the tracker follows in the clip itself.
+    """
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    tracks: Tracks
+    caption: str
+    usable: Bool[np.ndarray, "N"]
+
+    def first(self, count: int) -> Tracks:
+        """Return the first so many tracks."""
+        return tracks.select(self.tracks, list(range(min(count, len(self.tracks.xy)))))
+
+
+def scenes(editor: editing.Editor, num_clips: int, seed: int, tracker: Any) -> list[Shown]:
+    """Draw held-out scenes at the model's size, with dense tracks that are seen at least twice."""
+    config = replace(synthetic.scene_config(editor, num_points=2 * COUNTS[-1]), dense=True)
+    shown = []
+    for index in range(num_clips):
+        pair = make_pair(config, seed, index, "test")
+        seen = np.flatnonzero(retracked.longest_runs(pair.target_tracks.visible)[1] > 1)[: COUNTS[-1]]
+        shown.append(show(pair.target, tracks.select(pair.target_tracks, seen), pair.caption, tracker))
+    return shown
+
+
+def show(frames: UInt8[np.ndarray, "T H W 3"], given: Tracks, caption: str, tracker: Any) -> Shown:
+    """Take a clip and its tracks, and find out which of them count."""
+    found, counted = retracked.track(frames, given, tracker)
+    error = np.linalg.norm(found - given.xy, axis=-1)
+    mean = (error * counted).sum(1) / np.maximum(counted.sum(1), 1)
+    return Shown(frames, given, caption, counted.any(1) & (mean < TRACKABLE))
+
+
+def score(frames: UInt8[np.ndarray, "T H W 3"], shown: Shown, count: int, tracker: Any) -> dict[str, float]:
+    """Score one video by each of `MEASURES` against the clip that it should be; EPE is NaN where no track counts."""
+    given = shown.first(count)
+    usable = shown.usable[: len(given.xy)]
+    epe = math.nan
+    if usable.any():
+        chosen = tracks.select(given, np.flatnonzero(usable))
+        found, counted = retracked.track(frames, chosen, tracker)
+        epe = metrics.epe(found, chosen.xy, counted)
+    return {"psnr": metrics.clip_psnr(frames, shown.frames), "ssim": metrics.ssim(frames, shown.frames), "epe": epe}
+
+
+def animate(
+    editor: editing.Editor, clips: Sequence[Shown], count: int, seed: int, num_steps: int | None, progress: Progress
+) -> UInt8[np.ndarray, "M T H W 3"]:
+    """Animate the first frames by `count` tracks each, in batches of one compiled size."""
+    most, made = editor.max_points, []
+    for start in progress(range(0, len(clips), BATCH)):
+        chunk = list(clips[start : start + BATCH])
+        padded = chunk + chunk[-1:] * (BATCH - len(chunk))
+        batch = {"target": np.stack([clip.frames for clip in padded])}
+        xy = np.zeros((BATCH, most, *padded[0].tracks.xy.shape[1:]), np.float32)
+        visible = np.zeros(xy.shape[:-1], bool)
+        for row, clip in enumerate(padded):
+            given = clip.first(count)
+            xy[row, : len(given.xy)], visible[row, : len(given.xy)] = given.xy, given.visible
+        batch |= {"target_xy": xy, "target_visible": visible}
+        tokens = editor.tokenizer.encode([clip.caption for clip in padded], lambda line: None)
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        made.append(np.asarray(editor.generate(key, batch, tokens, num_steps=num_steps))[: len(chunk)])
+    return np.concatenate(made)
+
+
+def held(clip: Shown) -> UInt8[np.ndarray, "T H W 3"]:
+    """Return the first frame for the whole clip."""
+    return np.repeat(clip.frames[:1], len(clip.frames), axis=0)
+
+
+def drafted(clip: Shown, count: int) -> UInt8[np.ndarray, "T H W 3"]:
+    """Return the draft of the first frame, warped along those of the first `count` tracks that it shows."""
+    given = clip.first(count)
+    there = tracks.select(given, np.flatnonzero(given.visible[:, 0]))
+    if not len(there.xy):
+        return held(clip)
+    still = Tracks(np.repeat(there.xy[:, :1], len(clip.frames), axis=1), np.ones_like(there.visible))
+    return draft.render(held(clip), still, there, notify=lambda line: None).frames
+
+
+def table(
+    checkpoint: str,
+    num_clips: int,
+    seed: int,
+    num_steps: int | None = None,
+    out: str | None = None,
+    progress: Progress = iter,
+) -> tuple[str, dict[str, float]]:
+    """Measure a model of Motion Prompting on held-out scenes.
+
+    Args:
+        checkpoint: as for `editing.opening.load`. num_clips, seed: which scenes, and the noise. num_steps: of the
+            samples; None takes the model's own. out: a folder for videos of the first clips. progress: wraps loops.
+
+    Returns:
+        Markdown, and {"psnr_<N>", "ssim_<N>", "epe_<N>", the same with "held" and "draft" for N}.
+
+    Raises:
+        ValueError: for a model of another kind.
+    """
+    editor, tracker = opening.load(checkpoint), trackers.get("classical")
+    if editor.model.method is None or not editor.model.method.animates():
+        raise ValueError(f"{checkpoint} makes no video of a picture and tracks; this needs a motion_prompting model")
+    clips = scenes(editor, num_clips, seed, tracker)
+    results: dict[str, float] = {}
+
+    def add(name: str, videos: Iterable[UInt8[np.ndarray, "T H W 3"]], count: int) -> None:
+        scored = [score(frames, clip, count, tracker) for frames, clip in zip(videos, clips, strict=True)]
+        results.update({f"{key}_{name}": float(np.nanmean([each[key] for each in scored])) for key in MEASURES})
+
+    wrote = ""
+    for count in COUNTS:
+        videos = animate(editor, clips, count, seed, num_steps, progress)
+        add(str(count), videos, count)
+        if out and count == DRAFTED:
+            wrote = f"\nwrote videos in {_write(clips, videos, Path(out))}"
+    add("held", map(held, clips), COUNTS[-1])
+    add("draft", [drafted(clip, DRAFTED) for clip in progress(clips)], DRAFTED)
+    steps = editor.settings(num_steps, None).num_steps
+    usable = np.mean([clip.usable.mean() for clip in clips])
+    head = f"{num_clips} held-out scenes, {steps} steps; of the tracks {usable:.0%} can be tracked again in the truth"
+    return f"{head}\n{format_table(results)}{wrote}", results
+
+
+def format_table(results: dict[str, float]) -> str:
+    """Lay out what `table` measured as markdown, a row for each number of tracks."""
+    lines = [f"| | {' | '.join(MEASURES.values())} |", "|---" * (1 + len(MEASURES)) + "|"]
+    names = {
+        **{str(count): f"{count} track{'s' if count > 1 else ''}" for count in COUNTS},
+        "held": "the first frame, held",
+        "draft": f"the first frame's draft, {DRAFTED} tracks",
+    }
+    for name, words in names.items():
+        values = (f"{results[f'{key}_{name}']:.2f}" for key in MEASURES)
+        lines.append(f"| {words} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def _write(clips: Sequence[Shown], videos: UInt8[np.ndarray, "M T H W 3"], folder: Path, most: int = 8) -> Path:
+    """Write the first clips, `clip_0.mp4` and a contact sheet for each: tracks, what was made, the truth."""
+    for index, (clip, made) in enumerate(zip(clips[:most], videos, strict=False)):
+        drawn = figures.draw_tracks(held(clip), clip.first(DRAFTED))
+        both = figures.side_by_side([("tracks", drawn), ("made", made), ("true", clip.frames)])
+        file = folder / f"clip_{index}"
+        video.write(file.with_suffix(".mp4"), both, fps=8)
+        figures.save_png(file.with_suffix(".png"), figures.contact_sheet([(clip.caption, both)], 4))
+    return folder

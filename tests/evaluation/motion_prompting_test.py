@@ -1,0 +1,103 @@
+"""Motion Prompting's table: a perfect video and a held frame score what they must, and the numbers are all there."""
+
+import numpy as np
+import pytest
+import tiny_model
+
+from motionv2v import editing, trackers
+from motionv2v.data.scenes.pairs import SceneConfig, make_pair, make_scene, track
+from motionv2v.evaluation import motion_prompting
+from motionv2v.tracks import Tracks
+
+CONFIG = SceneConfig(num_frames=9, num_points=300, dense=True)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    tracker = trackers.get("classical")
+    pairs = [make_pair(CONFIG, 7, index, "test") for index in range(3)]
+    return [motion_prompting.show(pair.target, pair.target_tracks, pair.caption, tracker) for pair in pairs]
+
+
+def test_dense_points_lie_where_the_target_shows_them():
+    """Half are seen in the first frame, and each is what the picture shows there: the topmost thing."""
+    scene = make_scene(CONFIG, 3, 5, "test")
+    tracks = track(scene.content, scene.target, scene.points, CONFIG)
+    assert tracks.xy.shape == (300, 9, 2)
+    assert tracks.visible.any(1).all()
+    assert tracks.visible[:, 0].mean() > 0.45
+    start = tracks.xy[tracks.visible[:, 0], 0]
+    counts = np.histogram2d(*start.T, bins=2, range=[(0, 64), (0, 64)])[0]
+    assert counts.min() > 0.15 * len(start)
+    again = make_scene(CONFIG, 3, 5, "test")
+    np.testing.assert_array_equal(scene.points.local, again.points.local)
+
+
+def test_the_clip_itself_is_perfect_and_a_held_frame_is_not(clips):
+    tracker = trackers.get("classical")
+    for clip in clips:
+        assert 0.3 < clip.usable.mean() <= 1
+        perfect = motion_prompting.score(clip.frames, clip, 64, tracker)
+        assert perfect["psnr"] == np.inf and perfect["ssim"] == pytest.approx(1) and perfect["epe"] < 1
+    still = [motion_prompting.score(motion_prompting.held(clip), clip, 64, tracker) for clip in clips]
+    assert np.mean([each["epe"] for each in still]) > 2
+    assert max(each["psnr"] for each in still) < 40
+
+
+def test_a_draft_moves_the_first_frame_along_the_tracks(clips):
+    tracker = trackers.get("classical")
+    made = [motion_prompting.score(motion_prompting.drafted(clip, 64), clip, 64, tracker) for clip in clips]
+    still = [motion_prompting.score(motion_prompting.held(clip), clip, 64, tracker) for clip in clips]
+    assert np.mean([each["psnr"] for each in made]) > np.mean([each["psnr"] for each in still]) + 2
+    unseen = clips[0]._replace(tracks=Tracks(clips[0].tracks.xy, np.zeros_like(clips[0].tracks.visible)))
+    np.testing.assert_array_equal(motion_prompting.drafted(unseen, 8), motion_prompting.held(unseen))
+
+
+def test_points_that_nobody_can_follow_do_not_count(clips):
+    nothing = clips[0]._replace(usable=np.zeros_like(clips[0].usable))
+    assert np.isnan(motion_prompting.score(nothing.frames, nothing, 4, trackers.get("classical"))["epe"])
+
+
+def test_the_table_and_its_numbers(tmp_path, monkeypatch):
+    folder = tiny_model.save(tmp_path / "model", "prompted")
+    monkeypatch.setattr(motion_prompting, "COUNTS", (1, 4))
+    monkeypatch.setattr(motion_prompting, "DRAFTED", 4)
+    monkeypatch.setattr(motion_prompting, "BATCH", 2)
+    text, results = motion_prompting.table(str(folder), 3, 7, 2, str(tmp_path / "out"))
+    assert text.startswith("3 held-out scenes, 2 steps; of the tracks ")
+    assert [line.split(" | ")[0] for line in text.splitlines()[3:7]] == [
+        "| 1 track",
+        "| 4 tracks",
+        "| the first frame, held",
+        "| the first frame's draft, 4 tracks",
+    ]
+    names = [f"{key}_{row}" for row in ("1", "4", "held", "draft") for key in motion_prompting.MEASURES]
+    assert sorted(results) == sorted(names)
+    assert (tmp_path / "out" / "clip_2.png").is_file()
+    with pytest.raises(ValueError, match="makes no video of a picture and tracks"):
+        motion_prompting.table(str(tiny_model.save(tmp_path / "base", "base")), 3, 7)
+
+
+def test_a_picture_is_animated_by_any_number_of_tracks(tmp_path):
+    editor = editing.load(tiny_model.save(tmp_path / "model", "prompted"))
+    image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    told = []
+    for count, frames in ((1, 5), (40, 9)):
+        paths = np.random.default_rng(1).uniform(0, 20, (count, frames, 2)).astype(np.float32)
+        made = editor.animate(image, Tracks(paths, np.ones((count, frames), bool)), notify=told.append)
+        assert made.frames.shape == (5, 20, 24, 3) and made.frames.dtype == np.uint8
+    assert told == [
+        "the picture is 24x20 and the model works at 16x16: it is resized there and back",
+        "the tracks have 9 frames and the model makes 5: they are resampled",
+        "the picture is 24x20 and the model works at 16x16: it is resized there and back",
+    ]
+    tracks = Tracks(np.zeros((2049, 5, 2), np.float32), np.ones((2049, 5), bool))
+    with pytest.raises(ValueError, match="2049 points, but motion_prompting_tiny tells 2048 apart"):
+        editor.animate(image, tracks)
+    with pytest.raises(ValueError, match=r"uint8 \[H W 3\]; got float64"):
+        editor.animate(image / 255, tracks)
+    with pytest.raises(ValueError, match="reads target, target_tracks: it cannot edit motion"):
+        editor.edit(np.stack([image] * 5), tracks, tracks)
+    plain = editing.load(tiny_model.save(tmp_path / "base", "base"))
+    with pytest.raises(ValueError, match="base_tiny makes no video of a picture and tracks"):
+        plain.animate(image, tracks)
