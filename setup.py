@@ -37,6 +37,7 @@ setup(
         "pillow>=11.0.0",
         "rich>=13.9.0",
         "safetensors>=0.5.0",
+        "scipy>=1.15.0",
         "sentencepiece>=0.2.0",
         "tensorboardX>=2.6.2.2",
     ],

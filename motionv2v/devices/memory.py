@@ -113,7 +113,8 @@ def estimate(
     computes = model.vae.dtype if model.denoiser is None else model.denoiser.dit.dtype
     copies = fit(mesh).copies * masters / 2 if computes == jnp.bfloat16 else 0.0
     weights = masters + copies + stored_bytes(frozen, mesh, config.train.frozen_dtype)
-    optimizer = ((1 if config.optim.name == "muon" else 2) + 2) * masters
+    moments = {"adamw": 2, "muon": 1, "adafactor": 0}  # Adafactor's rows and columns are thousandths of a master
+    optimizer = (moments[config.optim.name] + 2) * masters
     activations = 0.0
     if model.denoiser is not None:
         saved, working = _saved(model, mesh), _working(model, mesh, True)

@@ -200,6 +200,18 @@ def load(path: str | os.PathLike) -> EditSpec:
     Raises EditError, one line: a missing file, bad JSON (with line and column), or what `parse` finds.
     """
     path = os.fspath(path)
+    document = read_json(path)
+    try:
+        return replace(parse(document), folder=Path(path).parent)
+    except EditError as error:
+        raise EditError(f"{path}: {error}") from error
+
+
+def read_json(path: str) -> Any:
+    """Reads a JSON file (UTF-8) in which every field is written once and every number is finite.
+
+    Raises EditError, one line: a missing file, or bad JSON (with line and column).
+    """
     try:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read()
@@ -208,15 +220,11 @@ def load(path: str | os.PathLike) -> EditSpec:
     except UnicodeDecodeError as error:
         raise EditError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise EditError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:  # a field written twice, NaN, a number of thousands of digits
         raise EditError(f"{path}: not valid JSON ({error})") from error
-    try:
-        return replace(parse(document), folder=Path(path).parent)
-    except EditError as error:
-        raise EditError(f"{path}: {error}") from error
 
 
 def parse(document: Any) -> EditSpec:

@@ -22,6 +22,7 @@ from motionv2v.parameters import ScheduleTable
 from motionv2v.typing import AnyArray, Int, PyTree
 
 LearningRate = Callable[[Any], Any]
+NAMES = ("adamw", "muon", "adafactor")
 
 
 class Optimizer(NamedTuple):
@@ -38,16 +39,17 @@ class _ByLabelState(NamedTuple):
 
 
 def make_optimizer(config: Any, params: PyTree, schedule: ScheduleTable | None = None) -> Optimizer:
-    """Build AdamW for the trainable part of `params`: clip by global norm, Adam, weight decay, each pattern's rate.
+    """Build the optimizer of the trainable part of `params`: clip, direction, weight decay, each pattern's rate.
 
-    Reads config.optim (name "adamw" or "muon", b1, b2, eps, weight_decay, schedule), config.train.steps and
-    config.train.clip_norm (0 or None: no clipping). `schedule` replaces config.optim.schedule. Leaves of `params` only
-    need a path and a shape. Weight decay (decoupled, Loshchilov and Hutter 2019) falls on kernels alone. ValueError for
-    an unknown optimizer, a bad schedule, an uncovered parameter or a pattern that decides nothing.
+    Reads config.optim (a name of `NAMES`, b1, b2, eps, weight_decay, schedule), config.train.steps and
+    config.train.clip_norm, of the global norm (0 or None: no clipping). `schedule` replaces config.optim.schedule.
+    Leaves of `params` only need a path and a shape. Weight decay (decoupled, Loshchilov and Hutter 2019) falls on
+    kernels alone. ValueError for an unknown optimizer, a bad schedule, an uncovered parameter or a pattern that decides
+    nothing.
     """
     options = config.optim
-    if options.name not in ("adamw", "muon"):
-        raise ValueError(f"optim.name is {options.name!r}, expected one of: adamw, muon")
+    if options.name not in NAMES:
+        raise ValueError(f"optim.name is {options.name!r}, expected one of: {', '.join(NAMES)}")
     table = options.schedule if schedule is None else schedule
     trainable, _ = parameters.partition(params, table)
     courses = {pattern: learning_rate(o, config.train.steps, pattern) for pattern, o in table if o is not None}
@@ -64,12 +66,15 @@ def make_optimizer(config: Any, params: PyTree, schedule: ScheduleTable | None =
 
 
 def _direction(options: Any, trainable: PyTree) -> optax.GradientTransformation:
-    """Build what turns gradients into steps of a size that the rates then scale: Adam, or Muon for large matrices.
+    """Build what turns gradients into steps of a size that the rates then scale: Adam, Adafactor, or Muon.
 
     Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix: fewer samples for the same loss when training
     from scratch. Its updates are given Adam's usual root mean square (0.2), so that one rate serves both; vectors,
     modulations and small matrices stay with Adam. A convolution counts as one matrix, window by features.
     """
+    if options.name == "adafactor":
+        # Shazeer and Stern 2018, sections 3 and 6: second moments of rows and columns alone, updates of at most size 1.
+        return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
     adam = optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps)
     if options.name == "adamw":
         return adam

@@ -182,7 +182,7 @@ def test_uncovered_parameters_are_an_error():
         sharding.parameter_specs({"text": {"token_embed": jnp.zeros(2)}}, abstract(data=2))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adafactor"])
 def test_optimizer_state_and_average_lie_where_their_parameter_lies(optimizer):
     cfg = sharding_process.config()
     cfg.optim.name = optimizer
@@ -194,12 +194,14 @@ def test_optimizer_state_and_average_lie_where_their_parameter_lies(optimizer):
     placed = sharding.shardings(state, trainable, abstract(fsdp=4, tensor=2))
     jax.tree.map(lambda a, b: None if a == b else pytest.fail(f"{a} {b}"), placed.trainable, placed.ema)
     assert placed.step.spec == PartitionSpec()
+    flat = parameters.flatten(trainable)
+    (shape,) = {leaf.shape for path, leaf in flat.items() if path.endswith("q/kernel")}
     count = 0
     for (path, leaf), layout in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(placed), strict=True):
-        if "'q'" in jax.tree_util.keystr(path) and path[-1].key == "kernel":
+        if "'q'" in jax.tree_util.keystr(path) and path[-1].key == "kernel" and leaf.shape == shape:
             assert layout.spec == PartitionSpec(None, ("fsdp", "context"), ("tensor",)), path
             count += 1
-    assert count == {"adamw": 4, "muon": 3}[optimizer]  # master, average, and two moments or one
+    assert count == {"adamw": 4, "muon": 3, "adafactor": 2}[optimizer]  # master, average, and moments as large
 
 
 # --- activations -----------------------------------------------------------------------------------------------------

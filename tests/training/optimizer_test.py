@@ -84,7 +84,7 @@ def test_clipping_is_global():
 
 
 def test_unknown_optimizer_is_named():
-    with pytest.raises(ValueError, match="'sgd', expected one of: adamw"):
+    with pytest.raises(ValueError, match="'sgd', expected one of: adamw, muon, adafactor"):
         make_optimizer(make_config(((".*", COURSE),), name="sgd"), PARAMS)
 
 
@@ -152,3 +152,21 @@ def test_muon_leaves_vectors_and_small_matrices_to_adam():
         optimizer = make_optimizer(make_config(schedule, name=name, weight_decay=0.0), params)
         updates.append(optimizer.tx.update(grads, optimizer.tx.init(params), params)[0])
     jax.tree.map(np.testing.assert_array_equal, *updates)
+
+
+def test_adafactor_divides_by_the_rows_and_columns_root_mean_squares():
+    """Its first step, by hand: the second moments of a large matrix are a product, no update is larger than 1."""
+    params = {"large": {"kernel": jnp.zeros((128, 160))}, "bias": jnp.zeros(3)}
+    optimizer = make_optimizer(make_config(((".*", {"peak": 0.5}),), name="adafactor", weight_decay=0.0), params)
+    rng = np.random.default_rng(0)
+    grads = {"large": {"kernel": rng.normal(size=(128, 160)) * rng.uniform(0, 5, 160)}, "bias": rng.normal(size=3)}
+    state = optimizer.tx.init(params)
+    updates, _ = optimizer.tx.update(jax.tree.map(jnp.asarray, grads), state, params)
+    g = grads["large"]["kernel"]
+    rows, columns = (g * g).mean(1, keepdims=True), (g * g).mean(0, keepdims=True)
+    wanted = g / np.sqrt(rows * columns / rows.mean())
+    wanted = wanted / max(1, np.sqrt((wanted**2).mean()))
+    np.testing.assert_allclose(updates["large"]["kernel"], -0.5 * wanted, rtol=2e-3)
+    np.testing.assert_allclose(updates["bias"], -0.5 * np.sign(grads["bias"]), rtol=1e-3)
+    kept = [leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 3]
+    assert sorted(kept) == [128, 160]

@@ -1,0 +1,135 @@
+"""Pictures that move, from files to files: the draft, a model, and what is wrong in one line."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_model
+from PIL import Image
+
+from motionv2v import video
+from motionv2v.editing import animated, depths
+from motionv2v.tracks import Tracks
+
+PINS = {"type": "pins", "spacing": 16, "keep_free": [[32, 24, 18]]}
+DRAG = {"type": "drag", "path": [[32, 24], [44, 24]], "grid": 3, "spacing": 5}
+
+
+def texture(height=48, width=64):
+    rows, columns = np.mgrid[:height, :width]
+    waves = [np.sin(rows / 3 + k) * np.cos(columns / (4 - k)) for k in range(3)]
+    return (128 + 80 * np.stack(waves, -1)).astype(np.uint8)
+
+
+@pytest.fixture
+def files(tmp_path):
+    image = texture()
+    image[14:34, 22:42] = (230, 30, 30)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    (tmp_path / "motion.json").write_text(
+        json.dumps({"motions": [DRAG, PINS], "frames": 5, "prompt": "red", "seed": 3})
+    )
+    return tmp_path
+
+
+def run(folder, **options):
+    said = []
+    made = animated.run(folder / "photo.png", folder / "motion.json", out=folder / "out", say=said.append, **options)
+    return made, said
+
+
+def test_without_a_model_the_picture_is_warped(files):
+    made, said = run(files)
+    assert sorted(made.files) == [animated.ANIMATED, animated.SHEET, animated.TRACKS]
+    assert all(path.stat().st_size > 500 for path in made.files.values())
+    assert any("no model was named" in line for line in said)
+    assert said[0] == f"tracks  {len(made.tracks.xy)} over 5 frames, {len(made.tracks.xy)} of them seen"
+    image = np.array(Image.open(files / "photo.png"))
+    first, last = made.clip.frames[0].astype(int), made.clip.frames[-1].astype(int)
+    assert np.abs(first - image).mean() < 5  # the edge of what was cut out is soft
+    red = lambda frame: np.nonzero(np.abs(frame - (230, 30, 30)).max(-1) < 40)[1].mean()  # noqa: E731
+    assert 8 < red(last) - red(first) < 14
+    assert np.abs(last[:, :12] - image[:, :12]).mean() < 3
+    assert video.read(made.files[animated.ANIMATED]).frames.shape == (5, 48, 64, 3)
+
+
+def test_a_preview_loads_no_model(files):
+    made, said = run(files, preview=True, checkpoint="no/such/model")
+    assert len(made.clip.frames) == 5 and not any("no model" in line for line in said)
+
+
+def test_a_model_draws_it(files):
+    folder = tiny_model.save(files / "model", "prompted")
+    made, said = run(files, checkpoint=str(folder), num_steps=1)
+    assert made.clip.frames.shape == (5, 48, 64, 3)
+    assert any(line.endswith("makes 5 frames in 1 steps") for line in said)
+    assert any("the model works at 16x16" in line for line in said)
+    again, _ = run(files, checkpoint=str(folder), num_steps=1, seed=4)
+    assert (again.clip.frames != made.clip.frames).any()
+
+
+def test_a_dense_motion_pulls_the_whole_picture():
+    """A shift, known exactly: the picture shifted, apart from the border that comes in."""
+    image = texture()
+    rows, columns = np.mgrid[1:48:2, 1:64:2]
+    start = np.stack([columns, rows], -1).reshape(-1, 1, 2).astype(np.float32)
+    tracks = Tracks(start + np.array([[0, 0], [4, 2]], np.float32), np.ones((len(start), 2), bool))
+    assert len(start) >= animated.DENSE
+    made = animated.draw_draft(image, tracks, print)
+    np.testing.assert_allclose(made[0].astype(int), image, atol=1)
+    np.testing.assert_allclose(made[1][4:-2, 6:-2].astype(int), image[2:-4, 2:-6], atol=2)
+
+
+def test_tracks_that_the_first_frame_does_not_show_warp_nothing():
+    image, said = texture(), []
+    hidden = Tracks(np.zeros((3, 4, 2), np.float32), np.array([[False, True, True, True]] * 3))
+    np.testing.assert_array_equal(animated.draw_draft(image, hidden, said.append), np.stack([image] * 4))
+    assert "no track is seen in the first frame" in said[0]
+
+
+def test_pictures_stand_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    Image.fromarray(texture(20, 30)).save(tmp_path / "a.jpg", exif=exif)
+    assert animated.read_image(tmp_path / "a.jpg").shape == (30, 20, 3)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"b.png: is not a picture that can be read"):
+        animated.read_image(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"c.png: cannot be read \(No such file"):
+        animated.read_image(tmp_path / "c.png")
+
+
+def test_a_model_of_another_kind_is_refused(files):
+    with pytest.raises(ValueError, match="makes no video of a picture and tracks; --checkpoint=draft warps it"):
+        run(files, checkpoint=str(tiny_model.save(files / "base", "base")))
+
+
+def test_depths_are_read_and_inverted(tmp_path):
+    image, file = texture(), tmp_path / "depth.npy"
+    np.save(file, np.full((24, 32), 2.0, np.float32))
+    assert depths.load(file, image).tolist() == np.full((48, 64), 2.0).tolist()
+    disparity = np.ones((48, 64))
+    disparity[:24], disparity[0, 0] = 4.0, 0.0
+    np.save(file, disparity)
+    found = depths.load(file, image, is_inverse=True)
+    assert found[10, 10] == pytest.approx(1) and found[40, 10] == pytest.approx(4) and found[0, 0] == 50
+
+
+@pytest.mark.parametrize(
+    ("content", "is_inverse", "message"),
+    [
+        (np.zeros((4, 4)), False, "holds depths down to 0; they must be above 0"),
+        (np.zeros((4, 4)), True, "holds no inverse depth above 0"),
+        (np.full((4, 4), np.inf), False, "not finite"),
+        (np.zeros((4, 4, 3)), False, r"one number for each pixel, \[H W\]; it has \[4, 4, 3\]"),
+        (None, False, "is no array that numpy.load reads, nor the folder of a depth model"),
+    ],
+)
+def test_what_is_no_depth_is_refused(tmp_path, content, is_inverse, message):
+    file = tmp_path / "depth.npy"
+    if content is not None:
+        np.save(file, content)
+    with pytest.raises(ValueError, match=message):
+        depths.load(file, texture(), is_inverse)
+    with pytest.raises(ValueError, match=r"a depth model needs|holds no depth model of transformers"):
+        depths.load(tmp_path, texture())
