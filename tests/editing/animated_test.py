@@ -2,6 +2,7 @@
 
 import json
 
+import launching
 import numpy as np
 import pytest
 import tiny_model
@@ -133,3 +134,17 @@ def test_what_is_no_depth_is_refused(tmp_path, content, is_inverse, message):
         depths.load(file, texture(), is_inverse)
     with pytest.raises(ValueError, match=r"a depth model needs|holds no depth model of transformers"):
         depths.load(tmp_path, texture())
+
+
+def test_the_launcher_ends_bad_input_in_one_line(files):
+    (files / "bad.json").write_text('{"motions": [{"type": "fly"}]}')
+    for flags, message in (
+        (["--motion=bad.json"], "animate: bad.json: motions[0].type: must be one of drag, pins, ball, camera"),
+        (["--motion=motion.json", "--depth=none.npy"], "animate: none.npy: is no array that numpy.load reads"),
+        (["--motion=motion.json", "--checkpoint=nobody"], "animate: no model"),
+        (["--motion=motion.json", "--out=photo.png"], "animate: "),
+    ):
+        done = launching.launch("animate", "--image=photo.png", *flags, cwd=files)
+        assert done.returncode == 2 and done.stderr.startswith(message) and done.stderr.count("\n") == 1, done.stderr
+    done = launching.launch("animate", "--image=photo.png", "--motion=motion.json", "--preview", cwd=files)
+    assert done.returncode == 0 and "wrote   outputs/animated.mp4" in done.stdout, done.stderr
