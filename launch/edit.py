@@ -1,7 +1,7 @@
 """Edit the motion in a video: python launch/edit.py --video=dog.mp4 --edit=edit.json
 
 Without --checkpoint the edit is drawn from the clip's own pixels (the draft), without any flag the packaged example's,
-and scored beside what `tiny` makes of it. motionv2v.edits.describe() describes `edit.json`. Bad input is exit code 2.
+and scored beside what `tiny_repair` makes of it. motionv2v.edits.describe() describes `edit.json`. Bad input: exit 2.
 """
 
 import sys

@@ -66,6 +66,12 @@ RELEASED: dict[str, Released] = {
         commit="41b9da2",
         description="MotionV2V on synthetic scenes: VAE, text encoder, base and control branch trained by this project",
     ),
+    "tiny_repair": Released(
+        folder="released/tiny_repair",
+        config="configs/motionv2v_draft_tiny.py",
+        commit="8790e41",
+        description="`tiny`, its branch trained further to repair the draft of an edit, in one step and one view",
+    ),
 }
 
 

@@ -28,7 +28,7 @@ from motionv2v.editing import drafted, inputs
 from motionv2v.editing.inputs import Inputs
 from motionv2v.tracks import Tracks
 
-DRAFT, EXAMPLE_MODEL = "draft", "tiny"
+DRAFT, EXAMPLE_MODEL = "draft", "tiny_repair"
 EDITED, RECORD, COMPARISON, SHEET = "edited.mp4", "record.json", "comparison.mp4", "contact_sheet.png"
 _LIBRARIES = ("motionv2v", "numpy", "av", "opencv-python-headless")
 _MODEL_LIBRARIES = ("jax", "jaxlib", "flax")
@@ -91,7 +91,7 @@ def run(
     Args:
         video_path, edit_path: both, or neither for the packaged example.
         checkpoint: "draft", or a model: a released name, a model folder or a training work dir. None draws the draft,
-            and of the example the result of `tiny` beside it.
+            and of the example the result of `tiny_repair` beside it.
         out: folder of the results: `edited.mp4`, `record.json`, `comparison.mp4`, `contact_sheet.png`.
         tracker: as for `trackers.named`.
         masks, boxes: where the one thing is that the edit moves, for the draft: see `drafted.with_shape`.

@@ -12,7 +12,7 @@ import numpy as np
 from motionv2v import draft, video
 from motionv2v.typing import AnyArray, Float, UInt8
 
-SURE, UNSURE = 0.1, 0.4
+SURE, UNSURE = 0.3, 0.9
 """Doubt up to which the draft stands alone, and from which the model does."""
 FADE = 1 / 64
 """Over how much of the picture's shorter side the model is faded in around what the draft doubts."""

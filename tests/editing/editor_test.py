@@ -108,7 +108,9 @@ def test_missing_and_foreign_weights_are_named_in_one_line(folder, tmp_path):
         with pytest.raises(checkpoints.CheckpointError) as error:
             editing.load(str(checkpoints.save_model(tmp_path / name, config, tree)))
         assert message in str(error.value) and "\n" not in str(error.value)
-    with pytest.raises(checkpoints.CheckpointError, match=r"no checkpoint 'nowhere'.*a released name \(tiny\)"):
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"no checkpoint 'nowhere'.*a released name \(tiny, tiny_repair\)"
+    ):
         editing.load("nowhere")
 
 
