@@ -25,6 +25,7 @@ JSON = flags.DEFINE_string("json", None, "file for the results")
 OUT = flags.DEFINE_string("out", None, "folder for videos and sheets of what was made")
 TRACKER = flags.DEFINE_string("tracker", "classical", "tapvid: the tracker's name")
 MODE = flags.DEFINE_multi_string("mode", [], "tapvid: modes of the classical tracker; default: all")
+VIDEOS = flags.DEFINE_string("videos", None, "motion_prompting: folder of videos, or of folders of pictures (DAVIS)")
 PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as tapvid_davis.pkl; default: scenes")
 
 
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
     tables = {
         "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, *pairs),
         "text_to_video": (text_to_video.table, CHECKPOINT, COMPARE, NUM_CLIPS, SEED, STEPS, OUT),
-        "motion_prompting": (motion_prompting.table, CHECKPOINT, NUM_CLIPS, SEED, STEPS, OUT),
+        "motion_prompting": (motion_prompting.table, CHECKPOINT, NUM_CLIPS, SEED, STEPS, OUT, VIDEOS),
         "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
         "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
     }

@@ -19,8 +19,9 @@ import jax
 import numpy as np
 
 from motionv2v import draft, editing, figures, metrics, trackers, tracks, video
+from motionv2v.data import tokenizer
 from motionv2v.data.scenes.pairs import make_pair
-from motionv2v.editing import opening
+from motionv2v.editing import animated, opening
 from motionv2v.evaluation import retracked, synthetic
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, UInt8
@@ -30,6 +31,7 @@ COUNTS = (1, 4, 16, 64, 256, 1024)
 TRACKABLE = synthetic.TRACKABLE
 BATCH = 10
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "epe": "EPE (px)"}
+PICTURES = (".jpg", ".jpeg", ".png")
 DRAFTED = 64
 """The number of tracks at which the first frame's draft is drawn, too: it takes a second or more for each clip."""
 
@@ -59,6 +61,54 @@ def scenes(editor: editing.Editor, num_clips: int, seed: int, tracker: Any) -> l
         seen = np.flatnonzero(retracked.longest_runs(pair.target_tracks.visible)[1] > 1)[: COUNTS[-1]]
         shown.append(show(pair.target, tracks.select(pair.target_tracks, seen), pair.caption, tracker))
     return shown
+
+
+def clips_of(folder: str | Path, editor: editing.Editor, seed: int, tracker: Any) -> list[Shown]:
+    """Read the videos of a folder: files, or folders of pictures as DAVIS has them (JPEGImages/480p/NAME/00000.jpg).
+
+    Their middle is cropped to the model's proportions, their first frames are taken, and dense tracks are found in them
+    by optical flow, from places drawn all over their frames. They have no captions.
+
+    Raises:
+        ValueError: for a folder without videos as long as the model's.
+    """
+    rng, dense, shown = np.random.default_rng(seed), trackers.get("classical", mode="dis"), []
+    for name in _videos(Path(folder)):
+        frames = _read(name, editor.num_frames)
+        if len(frames) < editor.num_frames:
+            continue
+        frames = video.resize(_middle(frames, editor.size), editor.size)
+        start = np.where(rng.random(COUNTS[-1]) < 0.5, 0, rng.integers(0, len(frames), COUNTS[-1]))
+        places = rng.uniform((0, 0), editor.size[::-1], (COUNTS[-1], 2))
+        found = dense.track(frames, np.concatenate([start[:, None], places], axis=1).astype(np.float32))
+        shown.append(show(frames, Tracks(found.xy, found.visible), tokenizer.NULL_PROMPT, tracker))
+    if not shown:
+        raise ValueError(f"{folder} holds no video of {editor.num_frames} frames or more, nor folders of pictures")
+    return shown
+
+
+def _videos(folder: Path) -> list[Path]:
+    """List videos, and folders that hold pictures, at any depth."""
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in (".mp4", ".mov", ".mkv", ".avi", ".webm")]
+    pictures = (path.parent for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    return sorted({*found, *pictures})
+
+
+def _read(name: Path, num_frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+    if not name.is_dir():
+        # As a stream: it may be hours long, or shorter than what is asked for.
+        return np.stack(list(video.read(name, stream=True, notify=lambda line: None).frames[:num_frames]))
+    files = sorted(path for path in name.iterdir() if path.suffix.lower() in PICTURES)[:num_frames]
+    return np.stack([animated.read_image(file) for file in files])
+
+
+def _middle(frames: UInt8[np.ndarray, "T H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "T h w 3"]:
+    """Crop the middle of frames to the proportions of a size (H, W)."""
+    height, width = frames.shape[1:3]
+    share = min(height / size[0], width / size[1])
+    rows, columns = (max(1, round(side * share)) for side in size)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return frames[:, top : top + rows, left : left + columns]
 
 
 def show(frames: UInt8[np.ndarray, "T H W 3"], given: Tracks, caption: str, tracker: Any) -> Shown:
@@ -123,13 +173,15 @@ def table(
     seed: int,
     num_steps: int | None = None,
     out: str | None = None,
+    videos: str | None = None,
     progress: Progress = iter,
 ) -> tuple[str, dict[str, float]]:
-    """Measure a model of Motion Prompting on held-out scenes.
+    """Measure a model of Motion Prompting on held-out scenes, or on videos.
 
     Args:
         checkpoint: as for `editing.opening.load`. num_clips, seed: which scenes, and the noise. num_steps: of the
-            samples; None takes the model's own. out: a folder for videos of the first clips. progress: wraps loops.
+            samples; None takes the model's own. out: a folder for videos of the first clips. videos: a folder of videos
+            to take in place of scenes (`clips_of`), at most `num_clips`. progress: wraps loops.
 
     Returns:
         Markdown, and {"psnr_<N>", "ssim_<N>", "epe_<N>", the same with "held" and "draft" for N}.
@@ -140,7 +192,10 @@ def table(
     editor, tracker = opening.load(checkpoint), trackers.get("classical")
     if editor.model.method is None or not editor.model.method.animates():
         raise ValueError(f"{checkpoint} makes no video of a picture and tracks; this needs a motion_prompting model")
-    clips = scenes(editor, num_clips, seed, tracker)
+    if videos is None:
+        clips, what = scenes(editor, num_clips, seed, tracker), "held-out scenes"
+    else:
+        clips, what = clips_of(videos, editor, seed, tracker)[:num_clips], f"videos of {videos}"
     results: dict[str, float] = {}
 
     def add(name: str, videos: Iterable[UInt8[np.ndarray, "T H W 3"]], count: int) -> None:
@@ -149,15 +204,15 @@ def table(
 
     wrote = ""
     for count in COUNTS:
-        videos = animate(editor, clips, count, seed, num_steps, progress)
-        add(str(count), videos, count)
+        made = animate(editor, clips, count, seed, num_steps, progress)
+        add(str(count), made, count)
         if out and count == DRAFTED:
-            wrote = f"\nwrote videos in {_write(clips, videos, Path(out))}"
+            wrote = f"\nwrote videos in {_write(clips, made, Path(out))}"
     add("held", map(held, clips), COUNTS[-1])
     add("draft", [drafted(clip, DRAFTED) for clip in progress(clips)], DRAFTED)
     steps = editor.settings(num_steps, None).num_steps
     usable = np.mean([clip.usable.mean() for clip in clips])
-    head = f"{num_clips} held-out scenes, {steps} steps; of the tracks {usable:.0%} can be tracked again in the truth"
+    head = f"{len(clips)} {what}, {steps} steps; of the tracks {usable:.0%} can be tracked again in the truth"
     return f"{head}\n{format_table(results)}{wrote}", results
 
 

@@ -141,7 +141,7 @@ def test_the_launcher_ends_bad_input_in_one_line(files):
     for flags, message in (
         (["--motion=bad.json"], "animate: bad.json: motions[0].type: must be one of drag, pins, ball, camera"),
         (["--motion=motion.json", "--depth=none.npy"], "animate: none.npy: is no array that numpy.load reads"),
-        (["--motion=motion.json", "--checkpoint=nobody"], "animate: no model"),
+        (["--motion=motion.json", "--checkpoint=nobody"], "animate: no checkpoint 'nobody'"),
         (["--motion=motion.json", "--out=photo.png"], "animate: "),
     ):
         done = launching.launch("animate", "--image=photo.png", *flags, cwd=files)

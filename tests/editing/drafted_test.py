@@ -44,8 +44,8 @@ def test_a_clip_of_ones_own_gets_the_draft(own, tmp_path):
     assert metrics.clip_psnr(result.clip.frames, moving_square.draw(SHIFT)) < 23, "a mere copy"
     assert [line.split()[0] for line in said] == ["memory", "clip", "draft", "tracks"]
     assert said[2] == (
-        "draft   drawn from the clip's own pixels, without a model; a model refines it: --checkpoint=tiny, or one of "
-        "your own"
+        "draft   drawn from the clip's own pixels, without a model; a model refines it: --checkpoint=tiny_repair, or "
+        "one of your own"
     )
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["model"] == "draft" and record["settings"] == {} and record["tracker"] == trackers.DEFAULT
@@ -199,11 +199,11 @@ def test_the_example_is_drawn_both_ways(monkeypatch, tmp_path, capsys):
     np.testing.assert_array_equal(result.beside.frames, result.clip.frames)
     assert json.loads(result.files["record.json"].read_text())["model"] == "draft"
     rows = {line.split()[0]: line.split()[1:] for line in example.report(result).splitlines()[1:]}
-    assert set(rows) == {"draft", "tiny", "copying"}
+    assert set(rows) == {"draft", "tiny_repair", "copying"}
     assert float(rows["draft"][4]) > float(rows["copying"][4]) + 5
-    assert float(rows["draft"][0]) < 2 < float(rows["tiny"][0])
+    assert float(rows["draft"][0]) < 2 < float(rows["tiny_repair"][0])
     height, width = video.read(result.files["comparison.mp4"]).frames.shape[1:3]
-    assert width / height == pytest.approx(4 * 480 / 356, rel=0.02), "source, paths, draft, tiny"
+    assert width / height == pytest.approx(4 * 480 / 356, rel=0.02), "source, paths, draft, model"
 
 
 # --- where a thing is, as a person says ------------------------------------------------------------------------------

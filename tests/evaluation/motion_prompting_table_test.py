@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import tiny_model
+from PIL import Image
 
-from motionv2v import editing, trackers
+from motionv2v import editing, trackers, video
 from motionv2v.data.scenes.pairs import SceneConfig, make_pair, make_scene, track
 from motionv2v.evaluation import motion_prompting
 from motionv2v.tracks import Tracks
@@ -76,6 +77,27 @@ def test_the_table_and_its_numbers(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "clip_2.png").is_file()
     with pytest.raises(ValueError, match="makes no video of a picture and tracks"):
         motion_prompting.table(str(tiny_model.save(tmp_path / "base", "base")), 3, 7)
+
+
+def test_videos_and_folders_of_pictures_take_the_place_of_scenes(tmp_path, monkeypatch, clips):
+    editor = editing.load(tiny_model.save(tmp_path / "model", "prompted"))
+    monkeypatch.setattr(motion_prompting, "COUNTS", (1, 32))
+    pictures = tmp_path / "videos" / "JPEGImages" / "480p" / "bear"
+    pictures.mkdir(parents=True)
+    for t, frame in enumerate(clips[0].frames):
+        Image.fromarray(frame[8:56]).save(pictures / f"{t:05d}.jpg")
+    video.write(tmp_path / "videos" / "a.mp4", clips[1].frames, fps=8)
+    video.write(tmp_path / "videos" / "short.mp4", clips[1].frames[:3], fps=8)
+    shown = motion_prompting.clips_of(tmp_path / "videos", editor, 0, trackers.get("classical"))
+    assert [clip.frames.shape for clip in shown] == [(5, 16, 16, 3)] * 2
+    assert all(clip.tracks.xy.shape == (32, 5, 2) for clip in shown)
+    # 48 rows of 64 columns, whose middle is square: 8 columns are cut off on each side.
+    expected = video.resize(clips[0].frames[:5, 8:56, 8:56], (16, 16))
+    assert np.abs(shown[0].frames.astype(int) - expected).mean() < 8
+    text, _ = motion_prompting.table(str(tmp_path / "model"), 1, 7, 1, videos=str(tmp_path / "videos"))
+    assert text.startswith(f"1 videos of {tmp_path / 'videos'}, 1 steps")
+    with pytest.raises(ValueError, match="holds no video of 5 frames or more"):
+        motion_prompting.clips_of(pictures / "none", editor, 0, trackers.get("classical"))
 
 
 def test_a_picture_is_animated_by_any_number_of_tracks(tmp_path):

@@ -1,6 +1,5 @@
 """Motion Prompting's conditions: the volume against a loop, packing that loses nothing, a branch that starts unseen."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,12 +112,12 @@ def sample(batch=None):
 
 def test_only_the_first_frame_is_seen():
     drawn = motion_prompting.conditions(jax.random.key(0), sample(), CONFIG)
-    chex.assert_shape(drawn["videos"]["first"], (1, *SIZE, 3))
-    chex.assert_shape(drawn["maps"]["volume"], (3, 4, 6, 24))
+    assert drawn["videos"]["first"].shape == (1, *SIZE, 3)
+    assert drawn["maps"]["volume"].shape == (3, 4, 6, 24)
     np.testing.assert_allclose(drawn["videos"]["first"][0], sample()["target"][0] / 127.5 - 1, atol=1e-6)
     others = sample()
     others["target"][1:] = 0
-    chex.assert_trees_all_equal(drawn, motion_prompting.conditions(jax.random.key(0), others, CONFIG))
+    jax.tree.map(np.testing.assert_array_equal, drawn, motion_prompting.conditions(jax.random.key(0), others, CONFIG))
 
 
 def test_each_sample_of_a_batch_has_identities_of_its_own():
@@ -141,7 +140,7 @@ def test_the_first_frame_enters_through_the_branch_or_beside_the_noise():
     own = motion_prompting.make_conditioner(CONFIG, width=8, patch_size=2)
     params = own.init(jax.random.key(0), given)
     control = own.apply(params, given)
-    chex.assert_shape(control.tokens, (1, 3 * 2 * 3, 8))
+    assert control.tokens.shape == (1, 3 * 2 * 3, 8)
     assert control.concat is None
     changed = {**given, "videos": {"first": given["videos"]["first"] + 1}}
     moved = jnp.abs(own.apply(params, changed).tokens - control.tokens).reshape(3, 6, 8).max((1, 2))
