@@ -53,8 +53,9 @@ def data_tiny() -> ConfigDict:
     `real_drafts` is the share of scenes whose drafts, where a method reads them, are found in the clip (seconds each)
     instead of drawn from the scene. `buckets` are the shapes (T, H, W) of batches, ((49, 480, 720), (49, 720, 480));
     without them `num_frames` and `size`. `text_embeddings` reads the captions' embeddings from beside the latents.
-    `num_points` is N, 0 for the scenes' own; `vocabulary` the folder with spiece.model if `text.tokenizer` is
-    "sentencepiece" and no folder of `init_from` has it.
+    `num_points` is N, 0 for the scenes' own; `point_dropout` hides points now and then, as MotionV2V's training does;
+    `vocabulary` is the folder with spiece.model if `text.tokenizer` is "sentencepiece" and no folder of `init_from` has
+    it.
     """
     return ConfigDict(
         {
@@ -71,6 +72,7 @@ def data_tiny() -> ConfigDict:
             "mix": (),
             "buckets": (),
             "num_points": 0,
+            "point_dropout": True,
             "vocabulary": "",
             "scene": {},
         }

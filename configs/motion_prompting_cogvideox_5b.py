@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.name = "motion_prompting_cogvideox_5b"
     config.method = ConfigDict({"name": "motion_prompting", "channels": 64, "cells": 1})
     config.data.update({"caption_dropout": 0.1, "num_points": 2000, "latents": "runs/latents_motion_prompting_5b"})
+    config.data.point_dropout = False
     config.data.scene = ConfigDict({"dense": True, "min_points": 1000})
     branch = {"peak": 1e-4, "warmup": 500}
     config.optim = common.optimizer(

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.dit.update({"control_depth": 4, "control_wiring": "side", "control_start": "identity"})
     config.method = ConfigDict({"name": "motion_prompting", "channels": 16, "cells": 2})
     config.data.update({"caption_dropout": 0.5, "num_points": 256, "latents": "runs/latents_motion_prompting_tiny"})
+    config.data.point_dropout = False
     config.data.scene = ConfigDict({"dense": True, "min_points": 64})
     config.loss = ConfigDict({"timesteps": "high_noise", "power": 3.0})
     config.sample = ConfigDict({"solver": "ddim", "num_steps": 20, "guidance": "off", "scale": 1.0})

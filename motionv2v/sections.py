@@ -177,6 +177,7 @@ _DATA = {
     "mix": Field(_listed("a list of (data set, weight)"), "data sets and their weights", ()),
     "buckets": Field(_listed("a list of (T, H, W)"), "shapes of batches", ()),
     "num_points": Field(whole(0, 4096), "points per sample, 0 for the scenes' own", 0),
+    "point_dropout": Field(flag, "hide points now and then, as MotionV2V's training does", True),
     "vocabulary": Field(text, "folder with spiece.model, empty to find it in `init_from`", ""),
     # Left as it is: cached latents remember which of these fields they were drawn with.
     "scene": Field(schema.fields(_SCENE, fill=False), "how rich the drawn scenes are", {}),

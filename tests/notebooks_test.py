@@ -1,4 +1,4 @@
-"""Notebooks: both run from top to bottom, install in their first cell, and hold no model code.
+"""Notebooks: all run from top to bottom, install in their first cell, and hold no model code.
 
     python tests/notebooks_test.py [notebook ...]
 
@@ -95,6 +95,17 @@ def test_evaluate_checkpoint_runs(quick, tmp_path):
     for row in ("copying", "without control", "this model", "true target"):
         assert f"\n{row} " in printed(done)
     assert {path.name for path in quick.iterdir()} == {"results.json", "pair_0.mp4", "pair_1.mp4"}
+
+
+@pytest.mark.slow
+def test_motion_prompting_runs(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOTIONV2V_NUM_FRAMES", "5")
+    done = execute(FOLDER / "motion_prompting.ipynb", tmp_path)
+    # The picture is no attachment but a table of html; the tracks, and the drafts.
+    assert len(pictures(done)) == 2 and players(done) == 1
+    for name in ("drag", "ball", "orbit", "dolly zoom", "drag and camera", "recorded mouse"):
+        assert f"{name}: " in printed(done)
+    assert [path.name for path in quick.iterdir()] == ["animated.mp4"]
 
 
 def test_all_rows_of_the_evaluation_are_scored_on_the_same_points():

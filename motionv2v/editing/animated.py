@@ -10,14 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy import interpolate
+from scipy import interpolate, spatial
 
-from motionv2v import draft, figures, video
+from motionv2v import figures, video
 from motionv2v.editing import depths
 from motionv2v.editing.files import check_folder
 from motionv2v.edits import motion
-from motionv2v.tracks import Tracks, select
-from motionv2v.typing import UInt8
+from motionv2v.tracks import Tracks, concatenate, select
+from motionv2v.typing import Float, UInt8
 
 ANIMATED, TRACKS, SHEET = "animated.mp4", "tracks.mp4", "contact_sheet.png"
 DRAFT = "draft"
@@ -25,6 +25,8 @@ NUM_FRAMES, FPS = 49, 12.0
 """Of an animation without a model, unless something says otherwise."""
 DENSE = 400
 """Tracks from which on the whole picture is taken to move by them, as when a camera does, and nothing to be cut out."""
+MOVES = 1.0
+"""Pixels by which a track must go somewhere to take something along."""
 
 
 @dataclass
@@ -76,10 +78,11 @@ def run(
             raise ValueError(f"{checkpoint} makes no video of a picture and tracks; --checkpoint=draft warps it")
     num_frames = spec.frames or (NUM_FRAMES if editor is None else editor.num_frames)
     found = None if depth is None else depths.load(depth, image, is_inverse=inverse_depth)
-    given = spec.tracks(motion.Picture(image.shape[:2], num_frames, found))
+    parts = spec.parts(motion.Picture(image.shape[:2], num_frames, found))
+    given = concatenate([part for part in parts if part is not None])
     seen = given.visible.any(axis=1)
     say(f"tracks  {len(seen)} over {num_frames} frames, {int(seen.sum())} of them seen")
-    drawn = draw_draft(image, given, say)
+    drawn = draw_draft(image, *parts, say)
     if editor is None:
         result, made_by = drawn, "the picture warped along the tracks (draft)"
         if not preview:
@@ -120,42 +123,85 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def draw_draft(
-    image: UInt8[np.ndarray, "H W 3"], given: Tracks, say: Callable[[str], None]
+    image: UInt8[np.ndarray, "H W 3"], things: Tracks | None, camera: Tracks | None, say: Callable[[str], None] = print
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """Warp a picture along those of its tracks that its first frame shows."""
-    num_frames = given.xy.shape[1]
-    still = np.repeat(image[None], num_frames, axis=0)
-    shown = np.flatnonzero(given.visible[:, 0])
-    if not len(shown):
-        say("notice  no track is seen in the first frame: the draft is the picture itself")
-        return still
-    there = select(given, shown)
-    if len(shown) >= DENSE:
-        return warp(image, there)
-    source = Tracks(np.repeat(there.xy[:, :1], num_frames, axis=1), np.ones_like(there.visible))
-    return draft.render(still, source, there, notify=lambda line: say(f"draft   {line}")).frames
+    """Warp a picture along the tracks of its things and of a camera (`motion.MotionSpec.parts`).
+
+    One picture does not tell where things end: what lies among points that move together goes along with them, over the
+    rest, and what was there is painted over from around it. A camera's tracks, and others where they are many, pull the
+    whole picture. Only tracks that its first frame shows can say what moves.
+    """
+    if camera is None and things is not None and things.visible[:, 0].sum() >= DENSE:
+        things, camera = None, things
+    things, camera = (None if part is None else _shown_first(part) for part in (things, camera))
+    length = next(part.xy.shape[1] for part in (things, camera) if part is not None)
+    if things is not None:
+        moves = np.linalg.norm(things.xy - things.xy[:, :1], axis=-1).max(axis=1, initial=0) > MOVES
+        things = select(things, np.flatnonzero(moves))
+    groups, plate, reach = np.zeros(0, int), image, 0.0
+    if things is not None and len(things.xy):
+        reach = _reach(things.xy[:, 0])
+        covered = _around(things.xy[:, 0], image.shape[:2], reach)
+        plate = cv2.inpaint(image, covered, max(3, round(reach)), cv2.INPAINT_TELEA)
+        _, labels = cv2.connectedComponents(covered)
+        cells = np.clip(things.xy[:, 0].astype(int), 0, np.array(image.shape[1::-1]) - 1)
+        groups = labels[cells[:, 1], cells[:, 0]]
+    elif camera is None or not len(camera.xy):
+        say("notice  no track that is seen in the first frame moves: the draft is the picture itself")
+    frames = []
+    for t in range(length):
+        ground = None if camera is None else _pulled(plate, camera, t)
+        frame = (plate if ground is None else ground).astype(np.float32)
+        for group in np.unique(groups).tolist():
+            own = select(things, np.flatnonzero(groups == group))
+            pulled = _pulled(image, own, t)
+            if pulled is not None:
+                cover = _around(own.xy[own.visible[:, t], t], image.shape[:2], reach)
+                share = cv2.GaussianBlur(cover, (0, 0), 1.0).astype(np.float32)[..., None] / 255
+                frame += share * (pulled - frame)
+        frames.append(np.round(frame).astype(np.uint8))
+    return np.stack(frames)
 
 
-def warp(image: UInt8[np.ndarray, "H W 3"], given: Tracks) -> UInt8[np.ndarray, "T H W 3"]:
-    """Pull a whole picture along dense tracks: between them linearly, beyond them by the nearest one's displacement."""
+def _shown_first(given: Tracks) -> Tracks:
+    return select(given, np.flatnonzero(given.visible[:, 0]))
+
+
+def _reach(places: Float[np.ndarray, "N 2"]) -> float:
+    """Return how far around each point things go along with it: as far as its nearest neighbour, at least 8 pixels."""
+    if len(places) < 2:
+        return 16.0
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    return float(np.clip(np.median(apart.min(axis=1)), 8, 64))
+
+
+def _around(places: Float[np.ndarray, "N 2"], size: tuple[int, int], reach: float) -> UInt8[np.ndarray, "H W"]:
+    """Mark, by 255, what lies within reach of places, and the gaps among them."""
+    mask = np.zeros(size, np.uint8)
+    for x, y in np.clip(np.nan_to_num(places), -1e4, 1e4):
+        cv2.circle(mask, (round(float(x)), round(float(y))), round(reach), 255, -1)
+    return cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((2 * round(reach) + 1,) * 2, np.uint8))
+
+
+def _pulled(image: UInt8[np.ndarray, "H W 3"], given: Tracks, t: int) -> UInt8[np.ndarray, "H W 3"] | None:
+    """Pull a picture to frame t: between tracks linearly, beyond them as the nearest one; None where none is seen."""
     height, width = image.shape[:2]
+    seen = np.flatnonzero(given.visible[:, t])
+    if not len(seen):
+        return None
     step = max(1, min(height, width) // 120)
     rows, columns = np.mgrid[0 : height + step : step, 0 : width + step : step]
     places = np.stack([columns, rows], axis=-1).astype(np.float64)
-    frames = []
-    for t in range(given.xy.shape[1]):
-        seen = np.flatnonzero(given.visible[:, t])
-        if len(seen) < 4:
-            frames.append(image)
-            continue
-        there, moved = given.xy[seen, t], given.xy[seen, 0] - given.xy[seen, t]
+    there, moved = given.xy[seen, t].astype(np.float64), given.xy[seen, 0] - given.xy[seen, t]
+    back = interpolate.NearestNDInterpolator(there, moved)(places)
+    try:
         inside = interpolate.LinearNDInterpolator(there, moved)(places)
-        beyond = interpolate.NearestNDInterpolator(there, moved)(places)
-        origin = (places + np.where(np.isnan(inside), beyond, inside)).astype(np.float32)
-        # The coarse grid's node (i, j) lies at pixel corner (i, j) * step, a pixel's centre half a pixel further.
-        full = ((np.mgrid[0:height, 0:width] + 0.5) / step).astype(np.float32)
-        maps = [
-            cv2.remap(np.ascontiguousarray(origin[..., axis]), full[1], full[0], cv2.INTER_LINEAR) for axis in (0, 1)
-        ]
-        frames.append(cv2.remap(image, maps[0] - 0.5, maps[1] - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT))
-    return np.stack(frames)
+        back = np.where(np.isnan(inside), back, inside)
+    except spatial.QhullError:
+        pass  # fewer than three points, or all in a line: nothing lies between them
+    origin = (places + back).astype(np.float32)
+    # The coarse grid's node (i, j) lies at the corner of pixel (i, j) * step, a pixel's centre half a pixel further.
+    full = ((np.mgrid[0:height, 0:width] + 0.5) / step).astype(np.float32)
+    maps = [cv2.remap(np.ascontiguousarray(origin[..., axis]), full[1], full[0], cv2.INTER_LINEAR) for axis in (0, 1)]
+    return cv2.remap(image, maps[0] - 0.5, maps[1] - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -315,7 +315,11 @@ class MotionSpec:
     folder: Path = Path()
 
     def tracks(self, picture: Picture) -> Tracks:
-        """Make the tracks of all motions in a picture.
+        """Make the tracks of all motions in a picture, as `parts`, in one."""
+        return tracks.concatenate([part for part in self.parts(picture) if part is not None])
+
+    def parts(self, picture: Picture) -> tuple[Tracks | None, Tracks | None]:
+        """Make the tracks of motions in a picture: those of things, and those of cameras; None where there are none.
 
         Raises EditError, one line that names the motion, for what cannot be made, such as a file that is not there.
         """
@@ -330,12 +334,13 @@ class MotionSpec:
                 reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
                 raise EditError(f"motions[{index}] ({name}): {reason}") from error
             (cameras if name == "camera" else others).append(made)
-        if cameras and others and self.compose == "picture":
-            return prompts.compose(cameras[0], tracks.concatenate(others))
-        if cameras and others and self.compose == "depth":
-            moved = prompts.compose_in_depth(tracks.concatenate(others), picture.depths, path)
-            return tracks.concatenate([moved, cameras[0]])
-        return tracks.concatenate([*others, *cameras])
+        things, camera = (tracks.concatenate(part) if part else None for part in (others, cameras))
+        if things is None or camera is None or self.compose == COMPOSE[0]:
+            return things, camera
+        left = prompts.clear_of(camera, things)
+        if self.compose == "picture":
+            return prompts.compose(camera, things), left
+        return prompts.compose_in_depth(things, picture.depths, path), left
 
 
 def load(file: str | os.PathLike) -> MotionSpec:

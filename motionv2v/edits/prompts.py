@@ -14,7 +14,7 @@ import numpy as np
 
 from motionv2v import pinhole
 from motionv2v.edits.selection import Number
-from motionv2v.tracks import Tracks, concatenate, hide_outside
+from motionv2v.tracks import Tracks, concatenate, hide_outside, select
 from motionv2v.typing import AnyArray, Bool, Float, Int
 
 
@@ -220,7 +220,7 @@ def compose(camera: Tracks, objects: Tracks) -> Tracks:
     one plane before the camera, and wrong by perspective elsewhere; `compose_in_depth` is not.
 
     Returns:
-        The objects' tracks, seen where both say so, then the camera's.
+        The objects' tracks, seen where both say so.
 
     Raises:
         ValueError: for another number of frames, or no camera points.
@@ -231,7 +231,23 @@ def compose(camera: Tracks, objects: Tracks) -> Tracks:
     apart = np.linalg.norm(objects.xy[:, None, 0] - camera.xy[None, :, 0], axis=-1)
     nearest = apart.argmin(axis=1)
     moved = objects.xy + camera.xy[nearest] - camera.xy[nearest, :1]
-    return concatenate([Tracks(moved, objects.visible & camera.visible[nearest]), camera])
+    return Tracks(moved, objects.visible & camera.visible[nearest])
+
+
+def clear_of(camera: Tracks, objects: Tracks) -> Tracks:
+    """Leave out the tracks of a camera that start among those of objects that move, for they would say otherwise.
+
+    Among them is what is no farther from one of them than they are from one another.
+    """
+    moves = np.linalg.norm(objects.xy - objects.xy[:, :1], axis=-1).max(axis=1) > 1
+    start = objects.xy[moves, 0]
+    if not len(start):
+        return camera
+    apart = np.linalg.norm(start[:, None] - start[None], axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    spacing = float(np.median(apart.min(axis=1))) if len(start) > 1 else 0.0
+    nearest = np.linalg.norm(camera.xy[:, None, 0] - start[None], axis=-1).min(axis=1)
+    return select(camera, np.flatnonzero(nearest > spacing))
 
 
 def compose_in_depth(objects: Tracks, depth: Float[AnyArray, "H W"], path: pinhole.PinholePath) -> Tracks:

@@ -225,7 +225,7 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
         source = latents.LatentSource(data.latents, text=data.text_embeddings)
         vary = latents.Vary(data.caption_dropout, data.swap, _swapped(source) if data.swap else ())
         return batches.make_dataset(source, vary, **shared)
-    transform = batches.Prepare(tokenizer, data.caption_dropout)
+    transform = batches.Prepare(tokenizer, data.caption_dropout, data.point_dropout)
     if not is_mixed:
         source = scene_source(config, split)
         return batches.make_dataset(source, transform, **shared)
@@ -251,13 +251,13 @@ def samples(config: Any, split: str = "train") -> grain.MapDataset:
     same.
 
     Of `data.mix` in the shape of `data.num_frames` and `data.size`, else scenes, each once. Points are dropped as in
-    training, captions are not.
+    training (`data.point_dropout`), captions are not.
 
     Raises:
         ValueError: for `data.buckets` of another shape, and as `make_dataset`.
     """
     data = config.data
-    transform = batches.Prepare(check_tokenizer(config), caption_dropout=0.0)
+    transform = batches.Prepare(check_tokenizer(config), 0.0, data.point_dropout)
     bucket = (data.num_frames, *data.size)
     if any(tuple(given) != bucket for given in data.buckets):
         raise ValueError(

@@ -173,6 +173,8 @@ def _meta(config: Any, params: PyTree, tokenizer: Tokenizer) -> dict[str, Any]:
     meta = {**own, "data": data, "scene": scene, "vae_sha256": _digest(params)}
     if config.data.num_points:
         meta["num_points"] = config.data.num_points
+    if not config.data.point_dropout:
+        meta["point_dropout"] = False
     if config.data.real_drafts:
         meta["real_drafts"] = config.data.real_drafts
     if config.data.mix:

@@ -76,16 +76,30 @@ def test_a_dense_motion_pulls_the_whole_picture():
     start = np.stack([columns, rows], -1).reshape(-1, 1, 2).astype(np.float32)
     tracks = Tracks(start + np.array([[0, 0], [4, 2]], np.float32), np.ones((len(start), 2), bool))
     assert len(start) >= animated.DENSE
-    made = animated.draw_draft(image, tracks, print)
+    made = animated.draw_draft(image, tracks, None)
     np.testing.assert_allclose(made[0].astype(int), image, atol=1)
     np.testing.assert_allclose(made[1][4:-2, 6:-2].astype(int), image[2:-4, 2:-6], atol=2)
+
+
+def test_things_move_over_a_ground_that_a_camera_moves():
+    image = texture()
+    image[10:18, 10:18] = 255
+    shift = np.array([[0, 0], [3, 0]], np.float32)
+    rows, columns = np.mgrid[1:48:4, 1:64:4]
+    camera = Tracks(np.stack([columns, rows], -1).reshape(-1, 1, 2) + shift, np.ones((columns.size, 2), bool))
+    block = np.array([[10.5, 10.5], [17.5, 10.5], [10.5, 17.5], [17.5, 17.5]], np.float32)
+    things = Tracks(block[:, None] + 8 * shift, np.ones((4, 2), bool))
+    made = animated.draw_draft(image, things, camera)[1].astype(int)
+    assert made[12:16, 36:40].min() > 250  # went by 24 pixels
+    assert made[12:16, 13:20].max() < 250  # and is not where it was
+    np.testing.assert_allclose(made[30:, 40:60], image[30:, 37:57], atol=3)
 
 
 def test_tracks_that_the_first_frame_does_not_show_warp_nothing():
     image, said = texture(), []
     hidden = Tracks(np.zeros((3, 4, 2), np.float32), np.array([[False, True, True, True]] * 3))
-    np.testing.assert_array_equal(animated.draw_draft(image, hidden, said.append), np.stack([image] * 4))
-    assert "no track is seen in the first frame" in said[0]
+    np.testing.assert_array_equal(animated.draw_draft(image, hidden, None, said.append), np.stack([image] * 4))
+    assert "no track that is seen in the first frame moves" in said[0]
 
 
 def test_pictures_stand_upright(tmp_path):

@@ -361,3 +361,12 @@ def test_stored_pairs_have_no_drafts(tmp_path):
     config = draft_config(mix=(("synthetic", 0.5), ("some/folder", 0.5)))
     with pytest.raises(ValueError, match=r"data.mix has 'some/folder', and motionv2v reads drafts"):
         dataset.make_dataset(config)
+
+
+def test_points_are_dropped_unless_the_config_says_otherwise():
+    config = sections.complete(tiny_model.config("control"))
+    seen = dataset.scene_source(config)[3]["target_visible"]
+    for is_dropped in (True, False):
+        config.data.point_dropout = is_dropped
+        kept = dataset.samples(config)[3]["target_visible"]
+        assert not (kept & ~seen).any() and (kept.sum() < seen.sum()) == is_dropped
