@@ -4,7 +4,7 @@
     python launch/train.py --config=configs/motion_prompting_tiny.py
 
 Of each scene's dense tracks a number drawn evenly from 64 to 256 is shown, as the paper shows 1,000 to 2,000 of 16,384
-at its size: trained on many tracks, a model also follows few (section 5.3). The volume has cells of 4x4 pixels. The
+at its size: trained on many tracks, a model also follows few (table 3). The volume has cells of 4x4 pixels. The
 probe tracks the points again in what was made, for the loss does not tell whether they are followed.
 """
 

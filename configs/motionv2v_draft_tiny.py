@@ -3,17 +3,15 @@
     python launch/prepare.py --config=configs/motionv2v_draft_tiny.py --num_samples=5632
     python launch/train.py --config=configs/motionv2v_draft_tiny.py
 
-It goes on from the released `tiny`, to which the draft is invisible at first: its embedding starts as zeros. Drafts are
+It goes on from the released `tiny`, to which the draft is invisible at first: its embeddings start as zeros. Drafts are
 drawn from the scenes with faults put in on purpose (`data.scenes.drafts`), in milliseconds.
 
 The released weights, on two shared CPU cores, 2026-11-29, beside other work, of 5,632 pairs with drawn drafts: 2,800
 steps (89,600 samples, 26 samples/s when alone), in which the mean loss of 20 steps fell from 0.224 to 0.103, while the
 draft entered as tokens alone; from there, as an estimate of the answer too, `--config.train.steps=2000` (64,000
-samples, 50 minutes), to 0.083. On 30 held-out pairs of seed 100 the model alone made 28.16 dB after the first run and
-29.41 dB after the second, where the draft is 31.96 dB, through the autoencoder 29.99, and the true target through it
-32.93. The tables are in motionv2v/evaluation/README.md; by the number of points, on the first 40 of their pairs
-(`launch/evaluate.py --checkpoint=tiny_repair --compare=tiny --compare=draft --views=1 --num_pairs=40 --seed=7
---num_points=N`), follow-EPE in pixels and PSNR in dB:
+samples, 50 minutes), to 0.083. The tables are in motionv2v/evaluation/README.md; by the number of points, on the first
+40 of their pairs (`launch/evaluate.py --checkpoint=tiny_repair --compare=tiny --compare=draft --views=1 --num_pairs=40
+--seed=7 --num_points=N`), follow-EPE in pixels and PSNR in dB:
 
     points       1             2             5             10            20            40            64
     tiny_repair  2.44  20.02   2.24  22.16   2.76  23.86   2.67  27.04   2.59  27.99   3.24  27.91   2.74  27.84

@@ -2,7 +2,7 @@
 
 A camera sees a point X of the world at focal (R (X - C)), divided by its depth. World coordinates are those of the
 first camera: x to the right, y down, z away from it, in the unit of the depths. Motion Prompting (arXiv 2412.02700,
-section 4.3) makes its camera control of this; directions are named as on a film set.
+section 4) makes its camera control of this; directions are named as on a film set.
 """
 
 from collections.abc import Sequence

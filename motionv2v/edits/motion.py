@@ -177,12 +177,8 @@ class Motion(NamedTuple):
 
 def _mouse(picture: Picture, given: dict[str, Any]) -> Mouse:
     """Return where the mouse is in each frame."""
-    if "mouse" in given:
-        return prompts.record(given["mouse"], picture.num_frames)
-    places = np.array(given["path"], np.float64)
-    times = np.linspace(0, len(places) - 1, picture.num_frames)
-    xy = np.stack([np.interp(times, np.arange(len(places)), places[:, axis]) for axis in (0, 1)], -1)
-    return Mouse(xy, np.ones(picture.num_frames, bool))
+    samples = given["mouse"] if "mouse" in given else [(time, *place) for time, place in enumerate(given["path"])]
+    return prompts.record(samples, picture.num_frames)
 
 
 def _drag(picture: Picture, given: dict[str, Any]) -> Tracks:

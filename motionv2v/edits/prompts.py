@@ -67,7 +67,7 @@ def square(side: int, spacing: Number) -> Float[np.ndarray, "N 2"]:
 
 
 def drag(mouse: Mouse, side: int = 5, spacing: Number = 8.0, persist: bool = False) -> Tracks:
-    """Let a square grid of points go with the mouse while its button is held (section 4.1).
+    """Let a square grid of points go with the mouse while its button is held (section 4).
 
     More points say more firmly that all around the mouse goes along. Each press has a grid of its own.
 
@@ -97,7 +97,7 @@ def pins(
     keep_free: Sequence[tuple[Number, Number, Number]] = (),
     mask: Bool[AnyArray, "H W"] | None = None,
 ) -> Tracks:
-    """Hold a grid of points all over the picture in place, which says that nothing there moves (section 4.1).
+    """Hold a grid of points all over the picture in place, which says that nothing there moves (section 4).
 
     Args:
         size: (H, W). spacing: pixels between points. keep_free: disks (x, y, radius) in which there are none, such as
@@ -120,7 +120,7 @@ def pins(
 
 
 def spin(mouse: Mouse, centre: Sequence[Number], radius: Number, num_points: int = 120, edge: Number = 0.05) -> Tracks:
-    """Turn a ball by its surface: what is grabbed stays under the mouse (section 4.2).
+    """Turn a ball by its surface: what is grabbed stays under the mouse (section 4).
 
     Points are spread evenly over the ball, seen from far away, and visible on its near side. Between presses the ball
     rests; at the next press it is grabbed where it then is, and turns on from there.
@@ -174,7 +174,7 @@ def through_depth(
     radius: Number = 2.0,
     tolerance: Number = 0.05,
 ) -> Tracks:
-    """Move a camera through a picture of known depth (section 4.3): the tracks of points all over its first frame.
+    """Move a camera through a picture of known depth (section 4): the tracks of points all over its first frame.
 
     Every pixel hides what lies behind it; the points that are returned are a grid among them.
 
@@ -214,7 +214,7 @@ def spread(shape: tuple[int, int], num: int) -> Int[np.ndarray, " n"]:
 
 
 def compose(camera: Tracks, objects: Tracks) -> Tracks:
-    """Move things by their own tracks while a camera moves (section 4.4): displacements in the picture add up.
+    """Move things by their own tracks while a camera moves (section 4): displacements in the picture add up.
 
     Each of the objects' points goes with the camera's point that starts nearest to it. This is exact where all lies in
     one plane before the camera, and wrong by perspective elsewhere; `compose_in_depth` is not.
@@ -276,7 +276,7 @@ def transfer(
     about: Sequence[Number] | None = None,
     keep: int | None = None,
 ) -> Tracks:
-    """Lay the tracks of another video onto a picture (section 4.5): scaled, mirrored, turned and shifted.
+    """Lay the tracks of another video onto a picture (section 4): scaled, mirrored, turned and shifted.
 
     Args:
         tracks: of the video. scale: of x and y, or of each; below 0 mirrors. shift: in pixels, after the rest.
@@ -299,7 +299,7 @@ def transfer(
 
 
 def magnify(tracks: Tracks, factor: Number, space: Number = 0.0, time: Number = 0.0) -> Tracks:
-    """Make small motions large (section 4.6): smooth the tracks, and scale what is left of their displacements.
+    """Make small motions large (section 4): smooth the tracks, and scale what is left of their displacements.
 
     Smoothing, over points that start near each other and over frames, takes away the tracker's noise, which would be
     magnified too. Only visible points count. By 1, without smoothing, the tracks stay as they are.
@@ -353,7 +353,7 @@ _NUM_KEYPOINTS = {17: "coco17", 18: "openpose18", 25: "openpose25"}
 def pose(
     keypoints: Float[AnyArray, "T K 3"], num_points: int = 12, confidence: Number = 0.3, skeleton: str | None = None
 ) -> Tracks:
-    """Turn a skeleton's keypoints into tracks along its limbs (section 4.2).
+    """Turn a skeleton's keypoints into tracks along its limbs (section 4).
 
     Args:
         keypoints: (x, y, confidence) of each joint in each frame, pixels. num_points: of each limb, joints included.

@@ -1,4 +1,4 @@
-"""Measure how well a model makes a first frame move along tracks: Motion Prompting's table 1 (arXiv 2412.02700, 5.2).
+"""Measure how well a model makes a first frame move along tracks: Motion Prompting's table 1 (arXiv 2412.02700).
 
 Protocol of `motion_prompting`: of each clip the first frame and N of its dense tracks are given, N = 1, 4, 16, ...; the
 video that the model makes is compared with the clip by PSNR and SSIM, and by EPE: the points are tracked again in it,

@@ -1,6 +1,6 @@
 """Motion Prompting (Geng et al., arXiv 2412.02700): a first frame, and any set of point tracks that it shall follow.
 
-The tracks enter as a volume (section 3.1): each is given an identity at random, whose code stands in every frame where
+The tracks enter as a volume (section 3): each is given an identity at random, whose code stands in every frame where
 the track is seen (`render.track_volume`), on a grid of the latents' rows and columns, or a finer one. As the latents
 hold four frames each, the codes of four frames stand beside one another in channels, so that no frame is lost, and so
 do the cells of a finer grid within each latent's. The volume goes straight to the control branch's tokens, without the
