@@ -31,10 +31,12 @@ from motionv2v.data import batches, buckets, latents, records
 from motionv2v.data.scenes import drawn_pairs
 from motionv2v.data.stored_pairs import PairSource
 from motionv2v.data.videos import stored_clip
+from motionv2v.data.videos.recipes import ClipSample
 from motionv2v.devices import program_cache
+from motionv2v.tracks import Tracks
 from motionv2v.training import dataset, loop, tasks
 
-SAMPLES, BATCH, POINTS = 64, 8, 16
+SAMPLES, BATCH, POINTS, DENSE = 64, 8, 16, 1024
 LATENTS_5B, TEXT_5B = (13, 60, 90), (226, 4096)
 STEP_5B = 3.2
 """Seconds of a 5B training step of one sample on each device that this project aims at on an H200: no measurement."""
@@ -56,6 +58,17 @@ class StoredClips:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return records.decode(self.record(index))
+
+
+class DenseClips(StoredClips):
+    """Drawn clips with dense tracks, stored as Motion Prompting's data sets store them."""
+
+    def __init__(self, scene: Any, count: int):
+        self._records = []
+        for sample in (drawn_pairs.SyntheticSource(scene)[index] for index in range(count)):
+            tracks = Tracks(sample["target_xy"], sample["target_visible"])
+            clip = ClipSample(sample["target"], tracks, np.arange(scene.num_frames), sample["caption"])
+            self._records.append(records.encode(clip, video="drawn", fps=24))
 
 
 class Fed(tasks.DenoiserTask):
@@ -96,12 +109,23 @@ def print_data(options: Namespace) -> None:
         for kind, real, share in (("drawn scenes with drafts", 0.0, 1), ("with drafts found in the clip", 1.0, 8)):
             drafted = replace(scenes, has_drafts=True, real_drafts=real)
             drawn[kind] = _stages({"draw": drafted.__getitem__} | prepare, max(1, count // share))
-        found = drawn | found
+        found = drawn | found | _dense(scenes.config, prepare, count)
     head = [f"{'x'.join(map(str, shape))}, {POINTS} points", "pairs/s of CPU time", "ms of CPU time a pair"]
     print_table(head, [[kind, *cells] for kind, cells in found.items()], options.markdown)
     with tempfile.TemporaryDirectory() as name:
         _print_waiting(options, config, clips, Path(name))
         _print_5b(options, Path(name) / "5b")
+
+
+def _dense(scene: Any, prepare: dict[str, Callable[[Any], Any]], count: int) -> dict[str, list[str]]:
+    """Measure clips with dense tracks, of which Motion Prompting is shown a quarter at most, as drawn and as stored."""
+    scene = replace(scene, dense=True, num_points=DENSE, min_points=DENSE)
+    drawn, clips = drawn_pairs.SyntheticSource(scene), DenseClips(scene, 8)
+    fit, rng = buckets.Fit((scene.num_frames, *scene.size), DENSE // 4, DENSE // 16), np.random.default_rng(0)
+    stages = {"read": lambda index: clips.record(index % len(clips)), "decode": records.decode}
+    stages |= {"fit": lambda sample: fit.random_map(sample, rng)} | prepare
+    found = {"drawn": {"draw": drawn.__getitem__} | prepare, "stored": stages}
+    return {f"{kind} clips with {DENSE} tracks": _stages(steps, count) for kind, steps in found.items()}
 
 
 def _stages(stages: dict[str, Callable[[Any], Any]], count: int) -> list[str]:

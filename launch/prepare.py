@@ -21,6 +21,7 @@ MOVI = flags.DEFINE_string("movi", None, "pairs: in place of videos a TFDS folde
 flags.DEFINE_string("size", "480x720", "pairs: HEIGHTxWIDTH in pixels")
 flags.DEFINE_integer("num_frames", 49, "pairs: frames of a clip", lower_bound=2)
 flags.DEFINE_integer("num_points", 64, "pairs: tracks of a pair", lower_bound=1)
+flags.DEFINE_integer("dense", 0, "pairs: dense tracks of single clips, for Motion Prompting; 0: pairs", lower_bound=0)
 flags.DEFINE_integer("pairs_per_clip", 4, "pairs: drawn from each clip", lower_bound=1)
 flags.DEFINE_integer("max_clips", 4, "pairs: clips taken of each video", lower_bound=1)
 flags.DEFINE_string("tracker", "classical", "pairs: name for trackers.get")
@@ -33,7 +34,7 @@ flags.DEFINE_integer("preview", 4, "pairs: how many are drawn on contact_sheet.p
 flags.DEFINE_integer("num_workers", 0, "pairs: processes on this machine; 0: one per core", lower_bound=0)
 flags.DEFINE_string("runner", "DirectRunner", "pairs: Beam runner, or FlinkRunner, DataflowRunner, SparkRunner")
 flags.DEFINE_string("pipeline_options", "", "pairs: options of the runner, in one string")
-JOB = "size num_frames num_points pairs_per_clip max_clips tracker tracker_mode generator prompts seed".split()
+JOB = "size num_frames num_points dense pairs_per_clip max_clips tracker tracker_mode generator prompts seed".split()
 RUN = "test_share preview num_workers runner pipeline_options".split()
 
 

@@ -126,6 +126,7 @@ def mix(
     *,
     buckets: Sequence[Bucket],
     num_points: int,
+    min_points: int = 1,
     batch_size: int,
     seed: int,
     num_workers: int = 0,
@@ -147,7 +148,8 @@ def mix(
             of the smallest.
         transform: per-sample map with its own random generator, after the clips fit.
         buckets: shapes (T, H, W) of batches; those that no clip is nearest to are never seen.
-        num_points: points N of every sample.
+        num_points: points N of every sample. min_points: the fewest of them that are in use, where data sets are
+            stored.
         batch_size: samples per batch of *this host*.
         seed, num_workers, host_index, host_count, prefetch: as for `make_dataset`. Hosts never share a sample in an
             epoch of its data set.
@@ -158,7 +160,8 @@ def mix(
     """
     _check_host(host_index, host_count)
     _check_weights(sources, weights)
-    parts = [part for name in sources for part in _parts(name, sources[name], buckets, num_points)]
+    counts = (num_points, min_points)
+    parts = [part for name in sources for part in _parts(name, sources[name], buckets, counts)]
     total = math.fsum(weights[name] for name in sources)
     batches, shares = [], []
     for bucket in dict.fromkeys(buckets):
@@ -185,15 +188,16 @@ def blend(
     *,
     bucket: Bucket,
     num_points: int,
+    min_points: int = 1,
     seed: int,
 ) -> grain.MapDataset:
     """Build one endless series of samples out of several data sets, all of one shape.
 
-    Random access: sample i is a function of (seed, i) alone. Sources, weights, `num_points`, the transform and errors
-    are those of `mix`, of which this is the part before the batches.
+    Random access: sample i is a function of (seed, i) alone. Sources, weights, the numbers of points, the transform and
+    errors are those of `mix`, of which this is the part before the batches.
     """
     _check_weights(sources, weights)
-    parts = [part for name in sources for part in _parts(name, sources[name], [bucket], num_points)]
+    parts = [part for name in sources for part in _parts(name, sources[name], [bucket], (num_points, min_points))]
     shares = [weights[part.name] * part.share for part in parts]
     return _interleave([_part_samples(part, transform, seed) for part in parts], shares)
 
@@ -282,8 +286,8 @@ class _Subset:
         return self.source[int(self.indices[index])]
 
 
-def _parts(name: str, source: Any, buckets: Sequence[Bucket], num_points: int) -> list[Part]:
-    """Divide a data set among the buckets."""
+def _parts(name: str, source: Any, buckets: Sequence[Bucket], counts: tuple[int, int]) -> list[Part]:
+    """Divide a data set among the buckets; `counts` are the most and the fewest points in use."""
     if not hasattr(source, "__getitem__"):
         return [Part(name, bucket, source(bucket), 1 / len(buckets), ()) for bucket in buckets]
     if not len(source):
@@ -305,7 +309,7 @@ def _parts(name: str, source: Any, buckets: Sequence[Bucket], num_points: int) -
             inside = source
         else:
             inside = _Subset(source, np.flatnonzero(np.array([b == bucket for b in chosen])[kind.reshape(-1)]))
-        parts.append(Part(name, bucket, inside, len(inside) / len(source), (Fit(bucket, num_points),)))
+        parts.append(Part(name, bucket, inside, len(inside) / len(source), (Fit(bucket, *counts),)))
     return parts
 
 

@@ -50,12 +50,14 @@ class Fit(grain.transforms.RandomMap):
 
     Attributes:
         bucket: frames T, height H and width W of the result.
-        num_points: points N of the result; n ~ U{1..N} of those that can be seen in both clips are in use (paper,
-            section 3.2), all of them if there are fewer than n. The other rows are hidden everywhere.
+        num_points: points N of the result; n ~ U{min_points..N} of those that can be seen in both clips are in use
+            (paper, section 3.2), all of them if there are fewer than n. The other rows are hidden everywhere.
+        min_points: the fewest that are in use; 1 in the paper, 1,000 (of 2,000) in Motion Prompting.
     """
 
     bucket: Bucket
     num_points: int
+    min_points: int = 1
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Apply to one sample; both clips are cut to the same frames. Raises ValueError for clips that are too short.
@@ -67,8 +69,11 @@ class Fit(grain.transforms.RandomMap):
         if available < frames:
             raise ValueError(f"a sample has clips of {available} frames, its bucket has {frames}")
         window = slice(start := int(rng.integers(available - frames + 1)), start + frames)
-        clips = {}
+        clips: dict[str, transforms.TrackedClip] = {}
         for side in ("source", "target"):
+            if side == "target" and element["target"] is element["source"]:  # a clip with itself
+                clips["target"] = clips["source"]
+                break
             tracks = Tracks(element[f"{side}_xy"][:, window], element[f"{side}_visible"][:, window])
             clip = transforms.cover_crop(transforms.TrackedClip(element[side][window], tracks), tuple(size))
             clips[side] = clip._replace(tracks=hide_outside(clip.tracks, tuple(size)))
@@ -84,7 +89,9 @@ class Fit(grain.transforms.RandomMap):
     def _draw_points(self, rng: np.random.Generator, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Draw the points in use, in random order, by their row."""
         seen = np.flatnonzero(source.any(axis=1) & target.any(axis=1))
-        return seen[counterfactual.sample_points(rng, len(seen), self.num_points)] if len(seen) else seen
+        if not len(seen):
+            return seen
+        return seen[counterfactual.sample_points(rng, len(seen), self.num_points, self.min_points)]
 
     def _rows(self, values: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Take the rows of the points in use and fill up with zeros, which hide."""

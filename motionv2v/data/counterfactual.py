@@ -151,14 +151,20 @@ def sample_queries(
     return np.concatenate([rng.choice(frames, size=(count, 1)), xy], axis=1).astype(np.float32)
 
 
-def sample_points(rng: np.random.Generator, num_available: int, max_points: int = 64) -> Int[np.ndarray, "N"]:
-    """Draws N ~ U{1..max_points} of the available tracks without replacement, regardless of their visibility.
+def sample_points(
+    rng: np.random.Generator, num_available: int, max_points: int = 64, min_points: int = 1
+) -> Int[np.ndarray, "N"]:
+    """Draws N ~ U{min_points..max_points} of the available tracks without replacement, regardless of their visibility.
 
     N is at most `num_available`. Raises ValueError when there is nothing to draw from.
     """
-    if num_available < 1 or max_points < 1:
-        raise ValueError(f"sample_points needs tracks and points, got {num_available} and max_points={max_points}")
-    count = int(rng.integers(1, min(max_points, num_available) + 1))
+    if num_available < 1 or not 1 <= min_points <= max_points:
+        raise ValueError(
+            f"sample_points needs tracks and 1 <= min_points <= max_points, got {num_available}, {min_points} and "
+            f"{max_points}"
+        )
+    most = min(max_points, num_available)
+    count = int(rng.integers(min(min_points, most), most + 1))
     return rng.permutation(num_available)[:count]
 
 

@@ -13,7 +13,7 @@ class PairSource:
 
     Sample, as `data.scenes.drawn_pairs.SyntheticSource` gives it: `source, target` uint8 [T H W 3]; `source_xy,
     target_xy` float32 [N T 2]; `source_visible, target_visible` bool [N T]; `edited` bool [N]; `caption` str; `kind`
-    str.
+    str. A data set of single clips with dense tracks gives pairs of a clip with itself, N of which differs.
 
     Raises:
         ValueError: where the folder holds no such data set or the data set no such split, naming what there is.
@@ -29,9 +29,10 @@ class PairSource:
         """
         self.folder, self.split = str(folder), split
         builder = _builder(find_dataset(folder))
-        missing = [name for name in records.FIELDS if name not in builder.info.features]
-        if missing:
-            raise ValueError(f"{folder} holds another kind of data: its records have no {', '.join(missing)}")
+        try:
+            records.fields_of(builder.info.features)
+        except ValueError as error:
+            raise ValueError(f"{folder} holds another kind of data: its {error}") from None
         if split.split("[")[0] not in builder.info.splits:
             raise ValueError(f"{folder} has no split {split!r}; available: {', '.join(builder.info.splits)}")
         self._records = builder.as_data_source(split)
@@ -43,7 +44,7 @@ class PairSource:
         return records.decode(self._records[int(index)])
 
     def record(self, index: SupportsIndex) -> dict[str, Any]:
-        """Return a record as stored: all of `records.FIELDS`, the clips still encoded."""
+        """Return a record as stored: all of `records.FIELDS` or `records.CLIP_FIELDS`, the clips still encoded."""
         return self._records[int(index)]
 
     def __reduce__(self) -> tuple[Any, ...]:

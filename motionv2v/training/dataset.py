@@ -230,8 +230,13 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
         source = scene_source(config, split)
         return batches.make_dataset(source, transform, **shared)
     sources, weights = _mixed_sources(config, split)
-    num_points = scene_config(config).num_points
-    return batches.mix(sources, weights, transform, buckets=_buckets(config), num_points=num_points, **shared)
+    return batches.mix(sources, weights, transform, buckets=_buckets(config), **_point_counts(config), **shared)
+
+
+def _point_counts(config: Any) -> dict[str, int]:
+    """Return how many points the samples of stored data sets have, and how few of them may be in use."""
+    scene = scene_config(config)
+    return {"num_points": scene.num_points, "min_points": scene.min_points}
 
 
 def _swapped(source: latents.LatentSource) -> tuple[tuple[str, str], ...]:
@@ -268,8 +273,7 @@ def samples(config: Any, split: str = "train") -> grain.MapDataset:
         source = scene_source(config, split)
         return grain.MapDataset.source(source).seed(data.seed).random_map(transform)
     sources, weights = _mixed_sources(config, split)
-    num_points = scene_config(config).num_points
-    return batches.blend(sources, weights, transform, bucket=bucket, num_points=num_points, seed=data.seed)
+    return batches.blend(sources, weights, transform, bucket=bucket, **_point_counts(config), seed=data.seed)
 
 
 def describe_mix(config: Any, split: str = "train") -> list[tuple[str, float, int]]:

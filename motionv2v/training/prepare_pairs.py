@@ -131,14 +131,14 @@ def write_pairs(
             alone = runner == LOCAL and not any("direct_num_workers" in option for option in options)
             builder.make_results(todo, job, work, runner, options, threads=-1 if alone else 1)
     reports = _collect(videos, work)
-    _write_reports(out, reports, job.unit, found)
+    _write_reports(out, reports, job, found)
     made = [video for video, report in zip(videos, reports, strict=True) if report["pairs"]]
     if not made:
-        raise ValueError(f"not one of {len(videos)} {job.unit} gave a pair; {out / 'report.txt'} says why")
+        raise ValueError(f"not one of {len(videos)} {job.unit} gave a {job.makes[:-1]}; {out / 'report.txt'} says why")
     _pack(builder, made, job, work, out, None if runner == LOCAL else runner, options, say)
     if preview:
         figures.save_png(out / "contact_sheet.png", contact_sheet(out, made[0].split, preview))
-    say(_summary(reports, job.unit, found, out))
+    say(_summary(reports, job, found, out))
     return out
 
 
@@ -146,19 +146,26 @@ def contact_sheet(folder: str | os.PathLike, split: str = "train", count: int = 
     """Draw pairs of a data set, spread over it: source above target, the same points in the same colours.
 
     Returns a uint8 picture [H W 3]. Of each pair at most `points` points are drawn, those seen longest in both clips;
-    edited ones are larger.
+    edited ones are larger. Of single clips with dense tracks, some from all over the picture.
     """
     source, rows = stored_pairs.PairSource(folder, split), []
     for index in np.unique(np.linspace(0, len(source) - 1, count).round().astype(int)):
         sample, video = source[index], source.record(index)["video"]
         name = video.decode() if isinstance(video, bytes) else str(video)
         seen = np.minimum(sample["source_visible"].sum(1), sample["target_visible"].sum(1))
-        chosen = np.sort(np.argsort(-seen, kind="stable")[:points])
-        chosen = chosen[seen[chosen] > 0]
-        for side in ("source", "target"):
+        is_pair = sample["source"] is not sample["target"]
+        if is_pair:
+            chosen = np.sort(np.argsort(-seen, kind="stable")[:points])
+            chosen = chosen[seen[chosen] > 0]
+        else:
+            long = np.flatnonzero(2 * seen >= seen.max())
+            chosen = long[:: max(1, len(long) // (4 * points))]
+        for side in ("source", "target") if is_pair else ("source",):
             tracks = Tracks(sample[f"{side}_xy"][chosen], sample[f"{side}_visible"][chosen])
             drawn = figures.draw_tracks(sample[side], tracks, highlight=sample["edited"][chosen], hidden=False)
-            label = f"{side}, {sample['kind']}: {name}" + (f' "{sample["caption"]}"' if side == "source" else "")
+            label = f"{side + ', ' if is_pair else ''}{sample['kind']}: {name}" + (
+                f' "{sample["caption"]}"' if side == "source" else ""
+            )
             rows.append((label, drawn))
     return figures.contact_sheet(rows)
 
@@ -201,7 +208,9 @@ def _local_options(num_workers: int, options: Sequence[str]) -> list[str]:
 
 def _describe(job: PairJob) -> str:
     height, width = job.pairs.size
-    clip = f"{job.pairs.num_frames} frames of {width}x{height}, {job.pairs.num_points} points"
+    clip = f"{job.pairs.num_frames} frames of {width}x{height}, {job.pairs.dense or job.pairs.num_points} points"
+    if job.pairs.dense:
+        return f"up to {job.max_clips} clips of {clip} each"
     return f"up to {job.pairs_per_clip * job.max_clips} pairs of {clip} each"
 
 
@@ -268,7 +277,7 @@ def _pack(
     files.write(packed, json.dumps(record, indent=0, sort_keys=True) + "\n")
 
 
-def _write_reports(out: Path, reports: Sequence[dict[str, Any]], unit: str, found: Found) -> None:
+def _write_reports(out: Path, reports: Sequence[dict[str, Any]], job: PairJob, found: Found) -> None:
     gates = Counter()
     for report in reports:
         gates.update(report["rejected"])
@@ -278,21 +287,22 @@ def _write_reports(out: Path, reports: Sequence[dict[str, Any]], unit: str, foun
     full = {**total, "rejected": dict(sorted(gates.items())), "other_files": found.others}
     full |= {"captions_not_used": found.unused, "by_video": public}
     files.write(out / "report.json", json.dumps(full, indent=1, sort_keys=True) + "\n")
-    lines = [f"{total['pairs']} pairs from {total['used']} of {total['videos']} {unit}"]
+    lines = [f"{total['pairs']} {job.makes} from {total['used']} of {total['videos']} {job.unit}"]
     lines += [f"rejected draws: {', '.join(f'{gate} {n}' for gate, n in sorted(gates.items())) or 'none'}"]
     if found.others:
         lines.append(f"other files: {', '.join(f'{n} {suffix}' for suffix, n in sorted(found.others.items()))}")
     lines += [f"caption not used: {line}" for line in found.unused]
     for report in public:
         rejected = ", ".join(f"{gate} {n}" for gate, n in report["rejected"].items())
-        what = f"{report['pairs']} pairs from {report['clips']} clips"
+        what = f"{report['pairs']} {job.makes} from {report['clips']} clips"
         what = what if report["pairs"] else f"not used: {report['reason']}"
         notes = [f"rejected: {rejected}"] * bool(rejected and report["pairs"]) + report["notes"]
         lines.append(f"{report['video']}: {'; '.join([what, *notes])}")
     files.write(out / "report.txt", "\n".join(lines) + "\n")
 
 
-def _summary(reports: Sequence[dict[str, Any]], unit: str, found: Found, out: Path) -> str:
-    pairs, unused = sum(report["pairs"] for report in reports), sum(not report["pairs"] for report in reports)
+def _summary(reports: Sequence[dict[str, Any]], job: PairJob, found: Found, out: Path) -> str:
+    made, unused = sum(report["pairs"] for report in reports), sum(not report["pairs"] for report in reports)
     captions = f" and {len(found.unused)} captions" if found.unused else ""
-    return f"{pairs} pairs in {out}; {unused} of {len(reports)} {unit}{captions} not used, see {out / 'report.txt'}"
+    unit = f"{job.unit}{captions}"
+    return f"{made} {job.makes} in {out}; {unused} of {len(reports)} {unit} not used, see {out / 'report.txt'}"

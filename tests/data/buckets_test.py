@@ -160,3 +160,22 @@ def test_a_pair_without_common_points_has_none():
 def test_too_short_a_sample_is_named():
     with pytest.raises(ValueError, match="a sample has clips of 9 frames, its bucket has 13"):
         Fit((13, 40, 60), 3).random_map(dots(), np.random.default_rng(0))
+
+
+def test_at_least_so_many_points_are_in_use():
+    sample = dots()
+    draws = [Fit((9, 40, 60), 6, 4).random_map(sample, np.random.default_rng(seed)) for seed in range(60)]
+    assert {int(got["target_visible"].any(1).sum()) for got in draws} == {4, 5, 6}
+    few = Fit((9, 40, 60), 10, 8).random_map(sample, np.random.default_rng(0))
+    assert few["target_visible"].any(1).sum() == 6, "all there are, where there are fewer"
+
+
+def test_a_clip_with_itself_is_cut_once_and_stays_one():
+    sample = dots()
+    own = sample | {f"source{end}": sample[f"target{end}"] for end in ("", "_xy", "_visible")}
+    got = Fit((5, 24, 24), 4).random_map(own, np.random.default_rng(3))
+    copy = own | {"source": own["target"].copy()}
+    expected = Fit((5, 24, 24), 4).random_map(copy, np.random.default_rng(3))
+    assert got["source"] is got["target"]
+    for name in ("source", "target", "source_xy", "target_xy", "source_visible", "target_visible"):
+        np.testing.assert_array_equal(got[name], expected[name])

@@ -6,7 +6,7 @@ import pytest
 from motionv2v.data import records
 from motionv2v.data.scenes import drawn_pairs, pairs
 from motionv2v.data.videos import stored_clip
-from motionv2v.data.videos.recipes import PairSample
+from motionv2v.data.videos.recipes import ClipSample, PairSample
 from motionv2v.video import VideoError
 
 CONFIG = pairs.SceneConfig(num_frames=5, size=(32, 48), num_points=6)
@@ -77,3 +77,37 @@ def test_text_may_come_as_bytes(pair, record):
 def test_lost_frames_are_noticed(pair, record):
     with pytest.raises(VideoError, match="a stored target has 4 frames, its tracks have 5"):
         records.decode({**record, "target": stored_clip.encode(pair.target[:4])})
+
+
+@pytest.fixture(scope="module")
+def clip(pair):
+    return ClipSample(pair.target, pair.target_tracks, np.arange(5), pair.caption)
+
+
+def test_a_clip_with_dense_tracks_is_read_as_a_pair_with_itself(clip):
+    record = records.encode(clip, video="cat.mp4", fps=24, first_frame=100)
+    assert list(record) == list(records.CLIP_FIELDS)
+    assert all(name in records.__doc__ for name in record)
+    assert record["frames"].tolist() == [100, 101, 102, 103, 104] and record["frames"].dtype == np.int32
+    sample = records.decode(record)
+    assert set(sample) == set(records.SAMPLE)
+    assert sample["source"] is sample["target"] and sample["source_xy"] is sample["target_xy"]
+    np.testing.assert_allclose(sample["target_xy"], clip.tracks.xy, rtol=0, atol=1 / 32 + 1e-4)
+    np.testing.assert_array_equal(sample["target_visible"], clip.tracks.visible)
+    assert not sample["edited"].any() and sample["edited"].shape == (6,)
+    assert sample["kind"] == "clip" and sample["caption"] == clip.caption
+
+
+def test_the_kind_of_a_record_shows_in_its_names():
+    assert records.fields_of(records.FIELDS) is records.FIELDS
+    assert records.fields_of([*records.CLIP_FIELDS, "more"]) is records.CLIP_FIELDS
+    with pytest.raises(ValueError, match="no clip, frames, caption"):
+        records.fields_of(["tracks", "kind", "video", "fps"])
+    with pytest.raises(ValueError, match="no target_xy"):
+        records.fields_of(set(records.FIELDS) - {"target_xy"})
+
+
+def test_a_clip_of_another_length_than_its_tracks_is_an_error(clip):
+    record = records.encode(clip, video="cat.mp4", fps=24)
+    with pytest.raises(VideoError, match="a stored clip has 4 frames, its tracks have 5"):
+        records.decode(record | {"clip": stored_clip.encode(clip.clip[:4])})

@@ -16,12 +16,14 @@ import pytest
 from launching import launch
 from strange_videos import encode, make_folder, moving_texture
 
+from configs import motion_prompting_tiny
 from motionv2v import video
+from motionv2v.data import records
 from motionv2v.data.stored_pairs import PairSource
 from motionv2v.data.videos import files, job, recipes
 from motionv2v.data.videos.job import PairJob, choose_clips
 from motionv2v.data.videos.recipes import PairConfig
-from motionv2v.training import prepare_pairs
+from motionv2v.training import dataset, prepare_pairs
 
 pytest.importorskip("tensorflow_datasets", reason='needs the extra "data"')
 # Compression noise on pictures of 32x48 moves points by up to a pixel, so they may come back 1.6 px off.
@@ -50,7 +52,7 @@ def prepared(tmp_path_factory):
     return folder, lines, {entry["video"]: entry for entry in report["by_video"]}, report
 
 
-def dataset(out):
+def stored_bytes(out):
     """The bytes of all files of the data set."""
     return {p.name: p.read_bytes() for p in sorted((out / prepare_pairs.DATASET).rglob("*")) if p.is_file()}
 
@@ -173,7 +175,7 @@ def test_killed_twice_it_ends_with_the_same_bytes(prepared, tmp_path, repository
     assert not (tmp_path / "out" / "packed.json").exists()
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300, capture_output=True)
     assert {path: path.stat().st_mtime_ns for path in made} == made, "nothing is made twice"
-    assert dataset(tmp_path / "out") == dataset(whole / "out")
+    assert stored_bytes(tmp_path / "out") == stored_bytes(whole / "out")
     assert (tmp_path / "out" / "report.txt").read_text() == (whole / "out" / "report.txt").read_text()
 
 
@@ -200,6 +202,31 @@ def test_an_unforeseen_failure_is_reported_and_tried_again(tmp_path, monkeypatch
     assert job.read_report(path)["reason"] == "ZeroDivisionError: division by zero"
     assert not job.is_made(found, tmp_path / "work")
     assert job.read_report(job.ensure(found, JOB, tmp_path / "work"))["pairs"] > 0
+
+
+def test_single_clips_with_dense_tracks_feed_motion_prompting(tmp_path):
+    video.write(tmp_path / "videos" / "moving.mp4", moving_texture(num_frames=24), fps=10, crf=2)
+    lines = []
+    launched = replace(JOB, pairs=replace(PAIRS, size=(32, 32), dense=100))
+    prepare_pairs.write_pairs(tmp_path / "videos", tmp_path / "out", launched, num_workers=1, say=lines.append)
+    assert "up to 2 clips of 5 frames of 32x32, 100 points each" in lines[0]
+    report = (tmp_path / "out" / "report.txt").read_text()
+    assert lines[-1].startswith("2 clips in ") and "2 clips from 1 of 1 videos" in report
+    source = PairSource(tmp_path / "out")
+    assert len(source) == 2 and set(records.CLIP_FIELDS) == set(source.record(0))
+    assert 40 < len(source[0]["target_xy"]) <= 100
+
+    config = motion_prompting_tiny.get_config()
+    config.data.update({"latents": "", "mix": ((str(tmp_path / "out"), 1.0),), "num_frames": 5, "size": (32, 32)})
+    config.data.update({"num_points": 24, "buckets": ()})
+    config.data.scene.min_points = 12
+    config.train.batch_size = 2
+    batch = next(iter(dataset.make_dataset(config)))
+    assert batch["target"].shape == (2, 5, 32, 32, 3) and batch["target_xy"].shape == (2, 24, 5, 2)
+    used = batch["target_visible"].any(axis=2).sum(axis=1)
+    assert (used >= 12).all() and (used <= 24).all()
+    with pytest.raises(ValueError, match="holds pairs made with other settings"):
+        prepare_pairs.write_pairs(tmp_path / "videos", tmp_path / "out", JOB, num_workers=1)
 
 
 def cross_fade(first, last, prompt, num_frames, seed):

@@ -74,7 +74,7 @@ class MoviJob(PairJob):
             report["rejected"] = dict(sorted(rejected.items()))
             if not made:
                 counts = ", ".join(f"{gate}: {n}" for gate, n in sorted(rejected.items()))
-                report["reason"] = f"every pair was rejected ({counts})"
+                report["reason"] = f"every {self.makes[:-1]} was rejected ({counts})"
         except ValueError as error:
             report["reason"], made = " ".join(str(error).split()), []
         except Exception as error:

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from motionv2v.data.videos import recipes
-from motionv2v.data.videos.recipes import PairConfig, PairSample, Rejected
+from motionv2v.data.videos.recipes import ClipSample, PairConfig, PairSample, Rejected
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float, Int, Num
 
@@ -116,15 +116,27 @@ def scene_pairs(
     count: int,
     draws: int,
     on_rejected: Callable[[int, Rejected], None],
-) -> Iterator[tuple[int, PairSample]]:
+) -> Iterator[tuple[int, PairSample | ClipSample]]:
     """Yields (number, pair): pairs as from a real clip (`recipes.make_pair`), but with exact tracks.
 
-    Scenes are not paired themselves; a pair comes from time or from a virtual camera. The caption lists the objects'
-    categories. Each of `count` pairs is drawn up to `draws` times; what the gates refuse goes to `on_rejected`.
+    With `config.dense` the one clip that the scene is, with dense tracks (`recipes.dense_clip`). Scenes are not paired
+    themselves; a pair comes from time or from a virtual camera. The caption lists the objects' categories. Each of
+    `count` pairs is drawn up to `draws` times; what the gates refuse goes to `on_rejected`.
     """
-    frames = np.asarray(scene["video"])
+    frames, caption = np.asarray(scene["video"]), describe(scene)
+    if config.dense:
+
+        def track(window: np.ndarray, start: int) -> Tracks:
+            queries = recipes.dense_queries(rng, len(window), window.shape[1:3], config)
+            tracks = exact_tracks(scene, queries + np.array([start, 0, 0], np.float32))
+            return Tracks(*(x[:, start : start + len(window)] for x in tracks))
+
+        try:
+            yield 0, recipes.dense_clip(rng, frames, track, config, caption)
+        except Rejected as rejected:
+            on_rejected(0, rejected)
+        return
     tracks = exact_tracks(scene, sample_queries(rng, scene, config.grid_points))
-    caption = describe(scene)
     for number in range(count):
         for _ in range(draws):
             try:

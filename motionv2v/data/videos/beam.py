@@ -31,8 +31,13 @@ from motionv2v.data.videos.job import PairJob, ensure, read_examples
 NAME = "motion_pairs"
 
 
-def features(num_points: int, num_frames: int) -> tfds.features.FeaturesDict:
-    """Return the TFDS features of records with N points and T frames, described and with fixed shapes."""
+def features(
+    num_points: int, num_frames: int, fields: dict[str, records.Field] | None = None
+) -> tfds.features.FeaturesDict:
+    """Return the TFDS features of records with N points and T frames, described and with fixed shapes.
+
+    `fields` are those of the records, by default those of pairs.
+    """
     sizes = {"N": num_points, "T": num_frames}
 
     def feature(field: records.Field) -> Any:
@@ -46,7 +51,7 @@ def features(num_points: int, num_frames: int) -> tfds.features.FeaturesDict:
             return tfds.features.Scalar(dtype=dtype, doc=doc)
         return tfds.features.Tensor(shape=[sizes.get(axis, axis) for axis in field.axes], dtype=dtype, doc=doc)
 
-    return tfds.features.FeaturesDict({name: feature(field) for name, field in records.FIELDS.items()})
+    return tfds.features.FeaturesDict({name: feature(field) for name, field in (fields or records.FIELDS).items()})
 
 
 class MotionPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -76,8 +81,10 @@ class MotionPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         pairs = self._job.pairs
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Pairs of clips with the same content and different motion, with tracks of points in both.",
-            features=features(pairs.num_points, pairs.num_frames),
+            description="Clips with dense tracks."
+            if pairs.dense
+            else "Pairs of clips with the same content and different motion, with tracks of points in both.",
+            features=features(pairs.num_points, pairs.num_frames, self._job.fields),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from motionv2v.data.videos import files, generator_prompts, recipes, shots, stor
 from motionv2v.data.videos.files import Video
 from motionv2v.data.videos.reader import Reader, chunks, take
 from motionv2v.files import partial
+from motionv2v.tracks import Tracks
 from motionv2v.video import VideoError
 
 _open_prompts = functools.cache(generator_prompts.get)  # it may be a language model
@@ -65,6 +66,16 @@ class PairJob:
     open_generator: Callable[[str], recipes.Generator] | None = field(default=None, compare=False)
     unit: ClassVar[str] = "videos"
 
+    @property
+    def fields(self) -> dict[str, records.Field]:
+        """Return the fields of the records that are made."""
+        return records.CLIP_FIELDS if self.pairs.dense else records.FIELDS
+
+    @property
+    def makes(self) -> str:
+        """Return what is made, for lines of progress and reports."""
+        return "clips" if self.pairs.dense else "pairs"
+
     def check(self) -> None:
         """Raise ValueError in one line for settings that no video could meet, before any work is done."""
         height, width = self.pairs.size
@@ -77,6 +88,8 @@ class PairJob:
             raise ValueError(f"clip_frames={self.clip_frames} is below the {self.pairs.num_frames} frames of a pair")
         if self.generator and self.open_generator is None:
             raise ValueError(f"generator={self.generator!r} needs open_generator, which opens it")
+        if self.generator and self.pairs.dense:
+            raise ValueError(f"generator={self.generator!r} is for pairs, and dense tracks are of single clips")
         if self.generator:
             _open_prompts(self.prompts)
         trackers.get(self.tracker, **dict(self.tracker_options))
@@ -92,6 +105,8 @@ class PairJob:
     def settings(self) -> dict[str, Any]:
         """Return everything that a result depends on, as JSON holds it."""
         fields = {name: value for name, value in asdict(self).items() if name != "open_generator"}
+        if not self.pairs.dense:  # pairs made before there was a choice stay valid
+            fields["pairs"] = {name: value for name, value in fields["pairs"].items() if name != "dense"}
         return json.loads(json.dumps({**fields, "version": records.VERSION}, default=str))
 
 
@@ -107,8 +122,7 @@ def ensure(video: Video, job: PairJob, work: str | os.PathLike) -> Path:
     arrays = {"report": np.array(json.dumps(report, sort_keys=True))}
     for key, record in made:
         for name, value in record.items():
-            is_bytes = records.FIELDS[name].dtype == "bytes"
-            arrays[f"{key}/{name}"] = np.frombuffer(value, np.uint8) if is_bytes else np.asarray(value)
+            arrays[f"{key}/{name}"] = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.asarray(value)
     with partial(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **arrays)
     return path
@@ -136,7 +150,8 @@ def read_examples(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]
     with np.load(path, allow_pickle=False) as file:
         for key in json.loads(file["report"].item())["keys"]:
             record = {}
-            for name, kind in records.FIELDS.items():
+            fields = records.CLIP_FIELDS if f"{key}/tracks" in file else records.FIELDS
+            for name, kind in fields.items():
                 value = file[f"{key}/{name}"]
                 record[name] = value.tobytes() if kind.dtype == "bytes" else value
                 if kind.dtype == "text":
@@ -173,7 +188,7 @@ def make(video: Video, job: PairJob) -> tuple[list[tuple[str, dict[str, Any]]], 
         report["rejected"] = dict(sorted(rejected.items()))
         if not made and not report["reason"]:
             counts = ", ".join(f"{gate}: {n}" for gate, n in sorted(rejected.items()))
-            report["reason"] = f"every pair was rejected ({counts})"
+            report["reason"] = f"every {job.makes[:-1]} was rejected ({counts})"
     except VideoError as error:
         report["reason"] = _line(error, video)
     except Exception as error:
@@ -192,7 +207,8 @@ def _clips(video: Video, job: PairJob, report: dict[str, Any]) -> list[range]:
     if found.num_frames == job.max_frames:
         report["notes"].append(f"only the first {job.max_frames} frames are used")
     report["left_out"] = {reason: count for reason, count in sorted(found.counts.items()) if count}
-    spans = choose_clips(found.shots, needed, job.clip_frames or 2 * needed, job.max_clips)
+    longest = job.clip_frames or (needed if job.pairs.dense else 2 * needed)
+    spans = choose_clips(found.shots, needed, longest, job.max_clips)
     if not spans:
         why = ", ".join(f"{reason}: {count}" for reason, count in report["left_out"].items())
         report["reason"] = f"no shot of {needed} frames in {found.num_frames} ({why})"
@@ -219,9 +235,20 @@ def choose_clips(found: list[range], shortest: int, longest: int, max_clips: int
 
 def _pairs(
     video: Video, job: PairJob, index: int, frames: np.ndarray, rejected: Counter
-) -> Iterator[tuple[str, recipes.PairSample]]:
-    """Track one clip and draw its pairs; count what the gates reject."""
+) -> Iterator[tuple[str, recipes.PairSample | recipes.ClipSample]]:
+    """Track one clip and draw its pairs, or take it with dense tracks; count what the gates reject."""
     tracker = trackers.get(job.tracker, **dict(job.tracker_options))
+    if job.pairs.dense:
+        rng = np.random.default_rng([job.seed, zlib.crc32(video.id.encode()), index])
+
+        def track(window: np.ndarray, start: int) -> Tracks:
+            return recipes.track_densely(rng, window, trackers.for_clip(tracker, window), job.pairs)
+
+        try:
+            yield f"{video.id}_{index:03d}", recipes.dense_clip(rng, frames, track, job.pairs, video.caption)
+        except recipes.Rejected as error:
+            rejected[error.gate] += 1
+        return
     made_up = {}
     if job.generator:
         made_up = {"generator": job.open_generator(job.generator), "prompts": _open_prompts(job.prompts)}

@@ -9,6 +9,9 @@ The target is always a contiguous window of the clip as filmed. The source shows
     shuffle       the window cut into pieces that are put together in another order
     interpolate   frames that a generator makes between two frames of the clip; half of them shuffled as above
 
+Motion Prompting learns from single clips with dense tracks: with `PairConfig.dense` a window of the clip is taken as
+filmed, with that many tracks (`dense_clip`), and nothing is paired.
+
 Sources of the other recipes get a sliding crop too, with a probability. Source and target are scaled until they cover
 the wanted size, and cut to it around the centre; points follow every step. A point is the same in both clips: in frames
 of one clip because it was tracked once through the whole clip, in generated frames because both videos are tracked from
@@ -80,6 +83,8 @@ class PairConfig:
         max_return: gate "tracking": how far from its start a point may come back that was tracked there and back.
         min_returned: gate "tracking": the least share of points that come back. Where it works, 9 in 10 do; where half
             of them go astray, chance decides about the others.
+        dense: tracks of a single clip (16,384 in Motion Prompting); 0 makes pairs. With it recipes,
+            `num_points` and what says which points move play no part.
     """
 
     num_frames: int = 49
@@ -96,6 +101,7 @@ class PairConfig:
     min_edited: int = 4
     max_return: float = 0.008
     min_returned: float = 0.5
+    dense: int = 0
 
     def __post_init__(self):
         """Raise ValueError for options out of range."""
@@ -103,6 +109,8 @@ class PairConfig:
         weights = list(self.recipes.values())
         if unknown or not weights or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"recipes must give weights to some of {', '.join(RECIPES)}, given {dict(self.recipes)}")
+        if self.dense and self.dense < self.min_points:
+            raise ValueError(f"dense must be 0 or at least min_points={self.min_points}, given {self.dense}")
         if self.num_frames < 3 or min(self.size) < 1:
             raise ValueError(f"a pair needs 3 frames and a positive size, given {self.num_frames} and {self.size}")
         if not 1 <= self.min_points <= self.num_points:
@@ -135,6 +143,80 @@ class PairSample:
     kind: str
     source_frames: Int[np.ndarray, "T"]
     target_frames: Int[np.ndarray, "T"]
+
+
+@dataclass(frozen=True)
+class ClipSample:
+    """One clip as filmed with dense tracks, in pixels of `PairConfig.size`.
+
+    Attributes:
+        clip: uint8 [T H W 3]. tracks: the N points that are seen in it, N at most `PairConfig.dense`.
+        frames: [T], the frame of the longer clip that each frame shows. caption, kind: as of a pair.
+    """
+
+    clip: UInt8[np.ndarray, "T H W 3"]
+    tracks: Tracks
+    frames: Int[np.ndarray, "T"]
+    caption: str
+    kind: str = "clip"
+
+
+def dense_clip(
+    rng: np.random.Generator,
+    frames: UInt8[np.ndarray, "T0 H0 W0 3"],
+    track: Callable[[UInt8[np.ndarray, "T H0 W0 3"], int], Tracks],
+    config: PairConfig,
+    caption: str = "",
+) -> ClipSample:
+    """Take a window of a clip as filmed, with dense tracks.
+
+    Args:
+        rng: draws the window. frames: of one video. config: with `dense`. caption: what the clip shows.
+        track: (frames of the window, its start) -> tracks in their pixels, of `track_densely` or exact ones.
+
+    Raises:
+        Rejected: with the gate's name where the clip is not fit for training.
+    """
+    _check_length(frames, config)
+    window = transforms.window_indices(rng, len(frames), config.num_frames)
+    _check_shot(frames, window)
+    taken = frames[window[0] : window[-1] + 1]
+    tracks = validate(track(taken, int(window[0])), num_frames=len(taken))
+    clip = transforms.cover_crop(TrackedClip(taken, tracks), config.size)
+    inside = hide_outside(clip.tracks, config.size)
+    seen = np.flatnonzero(inside.visible.any(axis=1))
+    if len(seen) < config.min_points:
+        raise Rejected("few_points", f"{len(seen)} points are seen in the clip, {config.min_points} are needed")
+    return ClipSample(clip.frames, select(inside, seen), window, caption)
+
+
+def track_densely(
+    rng: np.random.Generator, frames: UInt8[np.ndarray, "T H0 W0 3"], tracker: Tracker, config: PairConfig
+) -> Tracks:
+    """Follows `dense_queries` through a clip; those that do not come back when tracked there and back are left out.
+
+    Raises Rejected with the gate "tracking".
+    """
+    queries = dense_queries(rng, len(frames), frames.shape[1:3], config)
+    tracks, returned = there_and_back(frames, queries, tracker, config.max_return * min(frames.shape[1:3]))
+    _check_returned(returned, config)
+    return select(tracks, np.flatnonzero(returned))
+
+
+def dense_queries(
+    rng: np.random.Generator, num_frames: int, size: tuple[int, ...], config: PairConfig
+) -> Float[np.ndarray, "N 3"]:
+    """Draws `config.dense` queries (t, x, y) at most: half of them in the first frame, which Motion Prompting gives.
+
+    The others start at `config.query_times` later times, for what the first frame does not show; all are spread evenly
+    over a picture of `size` (H, W).
+    """
+    times = np.linspace(0, num_frames, config.query_times + 1, endpoint=False).astype(int)[1:]
+    first = _grid_queries(rng, np.array([0]), size, (config.dense + 1) // 2)
+    later = _grid_queries(rng, np.unique(times), size, config.dense // 2)
+    queries = np.concatenate([first, later])
+    # In the order of the grid: what lies side by side is stored in less.
+    return queries[np.sort(rng.permutation(len(queries))[: config.dense])]
 
 
 def make_pair(

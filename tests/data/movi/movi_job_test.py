@@ -7,7 +7,7 @@ import pytest
 from launching import launch
 from movi_scenes_test import H, W, make_world
 
-from motionv2v.data import batches
+from motionv2v.data import batches, records
 from motionv2v.data.movi import scenes
 from motionv2v.data.movi.job import MoviJob
 from motionv2v.data.stored_pairs import PairSource
@@ -66,6 +66,24 @@ def test_scenes_become_a_data_set_with_exact_tracks(scene, prepared):
     settings = {"buckets": [(5, 48, 64)], "num_points": 16, "batch_size": 2, "seed": 0}
     batch = next(iter(batches.mix({"movi": source}, {"movi": 1.0}, batches.Prepare(16), **settings)))
     assert batch["source"].shape == (2, 5, 48, 64, 3) and batch["target_xy"].shape == (2, 16, 5, 2)
+
+
+def test_a_scene_is_one_clip_with_exact_dense_tracks(scene, prepared):
+    folder, _ = prepared
+    job = MoviJob(PairConfig(5, (48, 64), dense=600))
+    [one] = [video for video in job.find(folder / "scenes", folder, 0.0).videos if video.name == "one.npz"]
+    made, report = job.make(one)
+    assert [len(made), report["pairs"], report["reason"]] == [1, 1, ""]
+    record = made[0][1]
+    sample, frames = records.decode(record), record["frames"]
+    xy, visible = sample["target_xy"], sample["target_visible"]
+    assert 400 < len(xy) <= 600 and (np.diff(frames) == 1).all() and sample["caption"] == "toys"
+    at = visible[:, 0]
+    assert at.sum() > 250, "half of them start in the first frame"
+    followed = scenes.exact_tracks(scene, np.column_stack([np.full(at.sum(), frames[0]), xy[at, 0]]))
+    error = np.linalg.norm(followed.xy[:, frames] - xy[at], axis=-1)
+    # The query is rounded to a pixel's middle, up to 0.7 px away: nearly always the same surface is met there.
+    assert np.median(error) < 0.8 and (np.median(error, axis=1) < 1.5).mean() > 0.75
 
 
 def test_scenes_go_on_where_a_run_stopped_and_end_with_the_same_bytes(prepared, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from motionv2v import trackers, video
+from motionv2v.data import transforms
 from motionv2v.data.videos import recipes
 from motionv2v.data.videos.recipes import PairConfig, Rejected
 from motionv2v.tracks import Tracks, from_arrays, inside, validate
@@ -303,6 +304,55 @@ def test_grid_covers_picture_and_time():
     assert np.diff(np.unique(queries[:, 0])).max() == 6
 
 
+def dense(frames, offsets, seed=0, **options):
+    config = only("crop", dense=300, **options)
+    rng = np.random.default_rng(seed)
+    return recipes.dense_clip(
+        rng,
+        frames,
+        lambda taken, start: recipes.track_densely(rng, taken, Exact(offsets[start : start + len(taken)]), config),
+        config,
+        "x",
+    )
+
+
+def test_a_dense_clip_is_a_window_as_filmed_whose_tracks_cover_it():
+    frames, _ = clip()
+    sample = dense(frames, walk())
+    start = sample.frames[0]
+    assert sample.frames.tolist() == list(range(start, start + 9)) and (sample.kind, sample.caption) == ("clip", "x")
+    expected = transforms.cover_crop(
+        transforms.TrackedClip(frames[sample.frames], from_arrays(np.zeros((0, 9, 2)))), CONFIG.size
+    )
+    np.testing.assert_array_equal(sample.clip, expected.frames)
+    tracks = validate(sample.tracks, num_frames=9)
+    assert 200 < len(tracks.xy) <= 300 and tracks.visible.any(axis=1).all()
+    # The plane moves by whole pixels, which covering the size scales.
+    step = np.diff(tracks.xy, axis=1).reshape(-1, 2)
+    np.testing.assert_allclose(step, np.broadcast_to([-3 * 0.75, -2 * 0.75], step.shape), atol=1e-3)
+    for t in (0, 8):
+        seen = tracks.xy[tracks.visible[:, t], t]
+        cells = np.histogram2d(seen[:, 0], seen[:, 1], bins=(4, 3), range=((0, 64), (0, 48)))[0]
+        assert cells.min() >= 2, f"frame {t} has places without tracks"
+
+
+def test_dense_clips_have_no_gate_for_what_rests_but_the_others():
+    still = drawn(np.full((FRAMES, 2), 30))
+    moving = still.copy()
+    moving[:, :4, :4] = np.arange(FRAMES)[:, None, None, None] * 10  # or its frames would count as frozen
+    assert dense(moving, np.full((FRAMES, 2), 30)).clip.shape == (9, *CONFIG.size, 3)
+    frames, _ = clip()
+    for gate, bad in (("short", frames[:8]), ("black", frames[:9] // 30)):
+        with pytest.raises(Rejected) as caught:
+            dense(bad, walk())
+        assert caught.value.gate == gate
+    with pytest.raises(Rejected, match="points are seen in the clip, 200 are needed"):
+        recipes.dense_clip(
+            np.random.default_rng(0), frames, lambda taken, _: from_arrays(np.zeros((9, 9, 2)) + 5),
+            only("crop", num_points=200, min_points=200, dense=300),
+        )  # fmt: skip
+
+
 def test_same_rng_same_pair():
     frames, tracker = clip()
     first, second = (recipes.make_pair(np.random.default_rng(4), frames, None, tracker, CONFIG) for _ in range(2))
@@ -320,6 +370,7 @@ def test_same_rng_same_pair():
         ({"crop": 1.5}, "crop must be in"),
         ({"num_frames": 1}, "needs 3 frames"),
         ({"query_times": 0}, "query_times must be"),
+        ({"dense": 7}, "dense must be 0 or at least min_points=8, given 7"),
     ],
 )
 def test_options_out_of_range_are_explained(options, message):
