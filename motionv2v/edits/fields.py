@@ -329,6 +329,7 @@ KINDS: dict[str, Kind] = {
     "degrees": _number(selection.DEGREES, "an angle, clockwise above 0"),
     "factor": _number(selection.FACTOR),
     "falloff": _number(selection.FALLOFF, "a distance"),
+    "smoothing": _number(selection.SMOOTHING, "a span of time"),
     "amount": _number(selection.AMOUNT, "a distance"),
     "line": _number(selection.PIXELS, "where a line lies"),
     "switch": Kind(switch, "true or false"),

@@ -5,9 +5,9 @@ Tracks are those of one clip, xy [N T 2] in pixels. Common keywords:
 - `points`: indices of the points that the edit is about, in any order; None means all of them.
 - `start_frame`, `end_frame`: a window of frames, both ends included; None means the first and the last frame.
   *Replacing* edits (reverse, freeze, mirror, swap, show, hide, jitter) change the window's frames only.
-  *Moving* edits (drag, scale, rotate) are in full force in the whole clip when no window is given; with a window they
-  grow from nothing at its first frame to full force at its last frame and stay so. Drift, retime and blend_back say
-  what the window is to them.
+  *Moving* edits (drag, scale, rotate, magnify) are in full force in the whole clip when no window is given; with a
+  window they grow from nothing at its first frame to full force at its last frame and stay so. Drift, retime and
+  blend_back say what the window is to them.
 - `ease`: how a moving edit grows, "linear" or "smooth" (starts and ends at rest).
 
 A group's own centre, and the offsets of its points from it, are those of its visible points (`motionv2v.edits.groups`):
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from motionv2v import camera
-from motionv2v.edits import groups, selection
+from motionv2v.edits import groups, prompts, selection
 from motionv2v.edits.selection import Frame, Number, Point, Points
 from motionv2v.tracks import Tracks, array_namespace, at_times, take_frames, warp
 from motionv2v.typing import Bool, Float, Num
@@ -244,6 +244,37 @@ def rotate(
     x, y = offset[..., 0], offset[..., 1]
     turned = array_namespace(tracks.xy).stack([cos * x - sin * y, sin * x + cos * y], axis=-1)
     return _replace(tracks, centre + turned, chosen)
+
+
+def magnify(
+    tracks: Tracks,
+    points: Points = None,
+    *,
+    factor: Number,
+    space: Number = 0.0,
+    time: Number = 0.0,
+    start_frame: Frame | None = None,
+    end_frame: Frame | None = None,
+    ease: str = "smooth",
+    notify: Callable[[str], None] = warnings.warn,
+) -> Tracks:
+    """Makes small motions large, or with a factor below 1 smaller (Motion Prompting): scales what moved since frame 0.
+
+    Before that the motion is smoothed over points that start within about `space` pixels of each other and over about
+    `time` frames, for a tracker's noise would be magnified too. In a window the edit grows from nothing.
+    """
+    factor = selection.FACTOR.check(factor, "factor")
+    widths = selection.FALLOFF.check(space, "space"), selection.SMOOTHING.check(time, "time")
+    chosen = selection.mask(tracks, points)
+    if lost := groups.lost(tracks, np.flatnonzero(chosen)):
+        notify(f"not visible: {lost}; there the group goes as its visible points do")
+    xy = groups.follow(tracks, chosen)
+    rows = np.flatnonzero(chosen)
+    group = Tracks(np.asarray(xy)[rows], np.asarray(tracks.visible)[rows])
+    moved = np.zeros(xy.shape, np.float32)
+    moved[rows] = prompts.magnify(group, factor, *widths).xy - group.xy
+    share = selection.ramp(tracks, start_frame, end_frame, ease)
+    return _replace(tracks, xy + moved * share[:, None], chosen)
 
 
 def mirror(

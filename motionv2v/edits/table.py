@@ -146,6 +146,9 @@ OPERATIONS: dict[str, Operation] = {
     "freeze": Operation(operations.freeze, {**_POINTS, "frame": "frame", **_WINDOW}),
     "scale": Operation(operations.scale, {**_POINTS, "factor": "factor", "center": "goal", **_MOVING}),
     "rotate": Operation(operations.rotate, {**_POINTS, "degrees": "degrees", "center": "goal", **_MOVING}),
+    "magnify": Operation(
+        operations.magnify, {**_POINTS, "factor": "factor", "space": "falloff", "time": "smoothing", **_MOVING}
+    ),
     "mirror": Operation(operations.mirror, {**_POINTS, "axis": "axis", "at": "line", **_WINDOW}),
     "swap": Operation(
         operations.swap,

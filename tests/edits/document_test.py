@@ -92,6 +92,7 @@ EVERY_OPERATION = [
     {"op": "freeze", "frame": 4, "start_frame": 0},
     {"op": "scale", "factor": 1.5, "center": [100, 100]},
     {"op": "rotate", "degrees": -30},
+    {"op": "magnify", "factor": 4, "space": 30, "time": 1.5, "end_frame": 9},
     {"op": "mirror", "axis": "horizontal", "at": 200},
     {"op": "swap", "first": 0, "second": [1]},
     {"op": "show", "points": [0]},

@@ -88,6 +88,7 @@ def valid():
         },
         {"op": "scale", "points": [2, 3, 4], "factor": 1.2, **window},
         {"op": "rotate", "points": "all", "degrees": 15, "center": [40, 24]},
+        {"op": "magnify", "points": [2, 3], "factor": 1.5, "time": 1, **window},
         {"op": "mirror", "points": [2, 3], "axis": "horizontal"},
         {"op": "mirror", "points": [5], "at": 40},
         {"op": "swap", "first": [0], "second": ["nose"], "by": "point"},

@@ -280,6 +280,34 @@ def test_whole_floats_are_indices(source):
     )
 
 
+def test_magnifying_scales_what_moved_since_the_first_frame(source):
+    source = edits.show(source)
+    got = edits.magnify(source, [1, 3], factor=5)
+    expected = source.xy.copy()
+    for n in (1, 3):
+        for t in range(source.xy.shape[1]):
+            expected[n, t] = source.xy[n, 0] + 5 * (source.xy[n, t] - source.xy[n, 0])
+    np.testing.assert_allclose(got.xy, expected, atol=1e-3)
+    np.testing.assert_array_equal(got.visible, source.visible)
+    np.testing.assert_allclose(edits.magnify(source, factor=1).xy, source.xy, atol=1e-4)
+
+
+def test_magnifying_grows_over_its_window_and_takes_noise_away():
+    rng, t = np.random.default_rng(0), np.arange(40)
+    start = np.stack(np.meshgrid([100.0, 104, 108, 112], [50.0, 54, 58, 62]), -1).reshape(-1, 1, 2)
+    true = start + np.stack([np.sin(t / 5), 0 * t], -1)
+    noisy = from_arrays(true + rng.normal(0, 0.3, true.shape))
+    wanted = start + 10 * (true - true[:, :1])
+    plain, smooth = (
+        np.abs(edits.magnify(noisy, factor=10, space=space, time=time).xy - wanted)[:, 5:-5].mean()
+        for space, time in ((0, 0), (20, 1.5))
+    )
+    assert smooth < plain / 2
+    window = edits.magnify(noisy, factor=10, start_frame=10, end_frame=20)
+    np.testing.assert_array_equal(window.xy[:, :11], noisy.xy[:, :11])
+    np.testing.assert_allclose(window.xy[:, 20:], edits.magnify(noisy, factor=10).xy[:, 20:], atol=1e-3)
+
+
 def test_jitter_is_uniform_and_bounded():
     still = from_arrays(np.full((40, 50, 2), 300.0))
     noise = edits.jitter(np.random.default_rng(0), still).xy - 300
@@ -317,6 +345,7 @@ def test_every_edit_keeps_dtype_and_leaves_its_input_alone(source):
         edits.drag(source, by=(1, 1)),
         edits.scale(source, factor=2),
         edits.rotate(source, degrees=3),
+        edits.magnify(source, factor=3, space=5, time=1),
         edits.mirror(source),
         edits.retime(source, speed=0.3),
         edits.tween(source, keyframes={0: (1, 1)}),
@@ -342,6 +371,9 @@ def test_every_edit_keeps_dtype_and_leaves_its_input_alone(source):
         (lambda s: edits.tween(s, keyframes={1: (0, 1)}, interpolation="cubic"), "one of linear, smooth"),
         (lambda s: edits.drag(s, by=(1, 2), ease="bounce"), "one of linear, smooth"),
         (lambda s: edits.drag(s, by=(1, 2), falloff=-1.0), "falloff must be 0, or from 0.1 to 100000 pixels, got -1.0"),
+        (lambda s: edits.magnify(s, factor=0), "factor must be from 0.001 to 1000, got 0"),
+        (lambda s: edits.magnify(s, factor=2, space=-1), "space must be 0, or from 0.1"),
+        (lambda s: edits.magnify(s, factor=2, time=0.05), "time must be 0, or from 0.1 to 1000 frames, got 0.05"),
         (lambda s: edits.retime(s), "either speed or times"),
         (lambda s: edits.retime(s, times=[1.0, 2.0]), "each of the 9 frames"),
         (lambda s: edits.scale(s, factor=0), "factor must be from 0.001 to 1000, got 0"),
