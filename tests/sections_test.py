@@ -48,7 +48,11 @@ def refusal(change, kind="control"):
         ("optim", {"schedule": [["x", {"peak": 0}]]}, "optim.schedule: peak is 0, expected a number above 0"),
         ("train", {"accumulate": 3}, "train.batch_size=2 does not divide by train.accumulate=3"),
         ("method", {"sigma": -1}, "method.sigma is -1, expected a number at most 4096 and above 0"),
-        ("method", {"name": "other"}, "unknown method 'other'; available: interpolation, motion_prompting, motionv2v"),
+        (
+            "method",
+            {"name": "other"},
+            "unknown method 'other'; available: interpolation, motion_inversion, motion_prompting, motionv2v",
+        ),
         ("method", {"drop_last": 0.1}, "unknown field 'method.drop_last'"),
     ],
 )

@@ -48,9 +48,10 @@ class Control(NamedTuple):
     `tokens` [B n D] enter the control branch, one per video patch. `concat` [B t h w C] are further latent channels,
     put after those of xt before the patches are embedded. `latents` [B t h w zin] take the place of tokens: they enter
     the branch through the model's own patch embedding, positions included, as in Diffusion-as-Shader. `motion` are
-    embeddings for each main block, of the whole batch: "qk" [depth t D] for queries and keys, "v" [depth t h w D] for
-    values, t h w counted in patches; either may be left out. `estimate` [B t h w z] is a first answer, clean latents,
-    which the transformer only has to put right: `denoiser.Denoiser` adds it to the prediction, no block sees it.
+    embeddings for each main block, of the whole batch: "qk" for queries and keys, "v" for values, [depth t D] or
+    [depth t h w D] on any grid of frames and places (`layers.LayerInputs`); either may be left out. `estimate`
+    [B t h w z] is a first answer, clean latents, which the transformer only has to put right: `denoiser.Denoiser` adds
+    it to the prediction, no block sees it.
     """
 
     tokens: Float[AnyArray, "B n D"] | None = None
@@ -361,12 +362,14 @@ class DiT(nn.Module):
         self._check_control(control, xt.shape)
 
     def _check_control(self, control, shape):
-        t, h, w = (length // side for length, side in zip(shape[1:4], self.patch, strict=True))
-        expected = {"qk": (self.num_layers, t, self.width), "v": (self.num_layers, t, h, w, self.width)}
         for name, embedding in (control.motion or {}).items():
-            _check_choice("Control.motion", name, tuple(expected))
-            if embedding.shape != expected[name]:
-                raise ValueError(f"Control.motion[{name!r}] has shape {embedding.shape}, expected {expected[name]}.")
+            _check_choice("Control.motion", name, ("qk", "v"))
+            depth, *middle, width = embedding.shape
+            if (depth, width) != (self.num_layers, self.width) or len(middle) not in (1, 3):
+                raise ValueError(
+                    f"Control.motion[{name!r}] has shape {embedding.shape}, expected ({self.num_layers}, t, "
+                    f"{self.width}) or ({self.num_layers}, t, h, w, {self.width})."
+                )
         if control.tokens is None and control.latents is None:
             return
         name = "tokens" if control.latents is None else "latents"

@@ -81,12 +81,13 @@ def scan_stack(
 class LayerInputs(NamedTuple):
     """What a method adds inside one layer (`dit.Control.motion`, `models.lora`); None leaves a part out.
 
-    `qk` [t D] is added to what queries and keys are read from, `v` [t h w D] to what values are read from, both for
-    the video's tokens alone. `lora` holds low-rank updates of the layer's Linear layers.
+    `qk` is added to what queries and keys are read from, `v` to what values are read from, both for the video's tokens
+    alone: each a vector a frame, [t D], or a frame and place, [t h w D]. On another grid than the tokens' they are
+    brought to it by linear interpolation. `lora` holds low-rank updates of the layer's Linear layers.
     """
 
-    qk: Float[AnyArray, "t D"] | None = None
-    v: Float[AnyArray, "t h w D"] | None = None
+    qk: Float[AnyArray, "t *n D"] | None = None
+    v: Float[AnyArray, "t *n D"] | None = None
     lora: dict[str, Any] | None = None
 
 
@@ -145,13 +146,23 @@ class Attention(nn.Module):
 
 
 def _with_motion(x, motion, grid):
-    """Add an embedding [t D] or [t h w D] to the video's tokens of x [B S D]."""
+    """Add an embedding [t D] or [t h w D], of any t, h and w, to the video's tokens of x [B S D]."""
     if motion is None:
         return x
     if motion.ndim == 2:
-        motion = jnp.broadcast_to(motion[:, None, None], (*grid, motion.shape[-1]))  # [t h w D]
-    motion = motion.reshape(-1, motion.shape[-1])  # [n D]
+        motion = motion[:, None, None]
+    if motion.shape[1:3] == (1, 1):
+        motion = _resized(motion, (grid[0], 1, 1))
+        motion = jnp.broadcast_to(motion, (*grid, motion.shape[-1]))
+    motion = _resized(motion, grid).reshape(-1, motion.shape[-1])  # [n D]
     return x + jnp.pad(motion, ((x.shape[1] - motion.shape[0], 0), (0, 0))).astype(x.dtype)
+
+
+def _resized(motion, grid):
+    """Bring an embedding [t h w D] to another grid; what has it already stays bit for bit."""
+    if motion.shape[:3] == tuple(grid):
+        return motion
+    return jax.image.resize(motion, (*grid, motion.shape[-1]), "linear", antialias=False)
 
 
 def _attend_along(axes, grid, query, key, value, implementation):

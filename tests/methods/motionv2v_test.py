@@ -291,6 +291,7 @@ def test_missing_stream_is_named():
 def test_unknown_method_lists_what_there_is():
     assert methods.get("motionv2v") is motionv2v.METHOD
     with pytest.raises(
-        ValueError, match="unknown method 'revideo2'; available: interpolation, motion_prompting, motionv2v"
+        ValueError,
+        match="unknown method 'revideo2'; available: interpolation, motion_inversion, motion_prompting, motionv2v",
     ):
         methods.get("revideo2")

@@ -166,11 +166,36 @@ def test_embeddings_reach_the_branch_only_through_the_main_blocks():
     tokens = np.ones((2, 18, 32), np.float32)
     plain = run(model, params, Control(tokens=tokens))
     assert np.abs(run(model, params, Control(tokens=tokens, motion=motion(model))) - plain).max() > 1e-3
-    wrong = {"qk": np.zeros((2, 4, 32), np.float32)}
-    with pytest.raises(ValueError, match=r"motion\['qk'\] has shape \(2, 4, 32\), expected \(2, 3, 32\)"):
-        run(model, params, Control(motion=wrong))
+    for shape in ((3, 3, 32), (2, 3, 16), (2, 3, 2, 32)):
+        with pytest.raises(
+            ValueError, match=r"motion\['qk'\] has shape .*, expected \(2, t, 32\) or \(2, t, h, w, 32\)"
+        ):
+            run(model, params, Control(motion={"qk": np.zeros(shape, np.float32)}))
     with pytest.raises(ValueError, match="'k' is unknown; available: qk, v"):
-        run(model, params, Control(motion={"k": wrong["qk"]}))
+        run(model, params, Control(motion={"k": np.zeros((2, 3, 32), np.float32)}))
+
+
+@pytest.mark.parametrize("axes", [("thw",), ("hw", "t")])
+def test_embeddings_on_a_coarser_grid_are_grown(axes):
+    """As if somebody had interpolated them before, along time and over places."""
+    model, params = trained(axes=axes)
+    rng = np.random.default_rng(0)
+    coarse = {"qk": rng.standard_normal((2, 2, 32)), "v": rng.standard_normal((2, 3, 1, 2, 32))}
+    coarse = {name: x.astype(np.float32) for name, x in coarse.items()}
+
+    def grown(x, axis, length):
+        """Sample a row at the middles of `length` cells, linearly between the middles of its own, held at the ends."""
+        places = np.clip((np.arange(length) + 0.5) * x.shape[axis] / length - 0.5, 0, x.shape[axis] - 1)
+        low = np.floor(places).astype(int)
+        high = np.minimum(low + 1, x.shape[axis] - 1)
+        share = (places - low).reshape(-1, *[1] * (x.ndim - axis - 1))
+        return np.take(x, low, axis) * (1 - share) + np.take(x, high, axis) * share
+
+    fine = {"qk": grown(coarse["qk"], 1, GRID[0])}
+    fine["v"] = grown(grown(grown(coarse["v"], 1, GRID[0]), 2, GRID[1]), 3, GRID[2])
+    fine = {name: x.astype(np.float32) for name, x in fine.items()}
+    got, expected = (run(model, params, Control(motion=motion)) for motion in (coarse, fine))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
 # --- low-rank updates ------------------------------------------------------------------------------------------------
