@@ -216,6 +216,42 @@ def changes(
     return _run(key, denoise_fn, noise, schedule, settings._replace(reuse=None), guided_fn, measure=True)
 
 
+def invert(
+    denoise_fn: DenoiseFn,
+    x0: Float[AnyArray, "B *x"],
+    schedule: Schedule,
+    num_steps: int = 50,
+    refinements: int = 3,
+) -> Float[AnyArray, "B *x"]:
+    """Find the noise that `sample` (`ddim`, no guidance, as many steps) turns into given latents: DDIM inversion.
+
+    A step of the sampler turns the pair (x, v) by an angle, x' = cos(d) x - sin(d) v(x), see `diffusion`; its inverse
+    is the x that solves x = (x' + sin(d) v(x)) / cos(d). The usual inversion (Song et al. 2020, arXiv 2010.02502) puts
+    v(x') there; putting in what comes out, again and again, converges wherever the steps are small.
+
+    Args:
+        denoise_fn: (xt [B ...], timestep [B]) -> v. x0: clean latents. num_steps: of the sampler.
+        refinements: how often each step is solved again; the model is called 1 + refinements times a step.
+
+    Returns:
+        Noise, float32, of the shape of x0.
+    """
+    grid = time_grid(num_steps, schedule.num_timesteps)
+    here, after = (np.arctan2(np.sqrt(1 - abar), np.sqrt(abar)) for abar in _levels(schedule, grid))
+    rows = {"timestep": grid, "cos": np.cos(here - after), "sin": np.sin(here - after)}
+    rows = {name: jnp.asarray(np.flip(column), jnp.float32) for name, column in rows.items()}
+
+    def step(x: AnyArray, row: dict[str, Any]) -> tuple[AnyArray, None]:
+        timestep = jnp.full(x.shape[:1], row["timestep"].astype(jnp.int32))
+
+        def solve(_: Any, guess: AnyArray) -> AnyArray:
+            return (x + row["sin"] * denoise_fn(guess, timestep).astype(jnp.float32)) / row["cos"]
+
+        return jax.lax.fori_loop(0, 1 + refinements, solve, x), None
+
+    return jax.lax.scan(step, x0.astype(jnp.float32), rows)[0]
+
+
 class _Prediction(NamedTuple):
     """What one step computed: v with the text and without; the same twice where guidance has no say."""
 

@@ -380,3 +380,29 @@ def test_steps_in_turn_are_those_of_the_loop(solver, guidance):
     expected = sampling.sample(key, toy, NOISE, SCHEDULE, settings, guided)
     # Rounding in another order, of numbers of about 1.
     np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+def test_inverting_comes_back():
+    """A toy model whose v depends on x: there and back again, the better the more often each step is solved."""
+    schedule = diffusion.make_schedule()
+    x0 = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
+
+    def model(xt, timestep):
+        share = (timestep / 999.0)[:, None, None]
+        return jnp.sin(2 * xt + share) - 0.5 * xt * share
+
+    settings = sampling.Settings(50)
+    errors = []
+    for refinements in (0, 1, 3, 8):
+        noise = sampling.invert(model, x0, schedule, 50, refinements)
+        back = sampling.sample(jax.random.key(0), model, noise, schedule, settings)
+        errors.append(float(jnp.abs(back - x0).max()))
+    assert errors[0] > errors[1] > errors[2] > errors[3] and errors[3] < 1e-4 and errors[0] > 1e-2, errors
+
+
+def test_inverting_a_perfect_model_finds_its_noise():
+    """Where v is the true one of a single clip, every noise leads to it; the inversion finds the one that it has."""
+    schedule, rng = diffusion.make_schedule(), np.random.default_rng(0)
+    x0, eps = (jnp.asarray(rng.standard_normal((1, 6)), jnp.float32) for _ in range(2))
+    truth = lambda xt, timestep: diffusion.velocity(schedule, x0, eps, timestep)  # noqa: E731
+    np.testing.assert_allclose(sampling.invert(truth, x0, schedule, 20), eps, atol=1e-4)

@@ -368,10 +368,31 @@ class Editor(loaded_model.LoadedModel):
         seed: int = 0,
         num_steps: int | None = None,
         notify: Callable[[str], None] = warnings.warn,
+        *,
+        guidance: float | None = None,
+        motion: Any = None,
+        inverted: Float[AnyArray, "1 t h w z"] | None = None,
     ) -> UInt8[AnyArray, "B T H W 3"]:
-        """Sample videos from text alone with the base model; `notify` is told of prompts that are cut."""
+        """Sample videos from text alone with the base model; `notify` is told of prompts that are cut.
+
+        Args:
+            prompts: what the videos show. seed: same seed, same videos. num_steps, guidance: as in `edit`.
+            motion: one that was learned on this base (`motions.load`), which the videos follow.
+            inverted: the clip it was learned from as noise (`transfer.invert`), which they then start from, as the
+                motion's settings say.
+
+        Raises:
+            ValueError: for a motion of another base.
+        """
         tokens = self.tokenizer.encode(list(prompts), notify)
-        return np.asarray(self.generate(jax.random.key(seed), {}, tokens, num_steps=num_steps, use_control=False))
+        if motion is None:
+            options = {"num_steps": num_steps, "guidance": guidance, "use_control": False}
+            return np.asarray(self.generate(jax.random.key(seed), {}, tokens, **options))
+        from motionv2v.editing import transfer  # which builds on this module
+
+        batch = {} if inverted is None else {"inverted": np.broadcast_to(inverted, (len(tokens), *inverted.shape[1:]))}
+        follows = transfer.moved(self, motion)
+        return np.asarray(follows.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, guidance=guidance))
 
 
 def check_tracks(frames: UInt8[np.ndarray, "T H W 3"], source: Tracks, target: Tracks) -> None:

@@ -139,6 +139,8 @@ class Method(NamedTuple):
         missing = [name for name in names if name not in batch]
         if missing:
             raise ValueError(f"the method reads {', '.join(missing)}; the batch has {', '.join(sorted(batch))}")
+        if not names:
+            return {"videos": {}, "maps": {}}
         clips = {name: jnp.asarray(batch[name]) for name in names}
         clips |= {name: jnp.asarray(batch[name]) for name in fields.optional(read) if name in batch}
         count = next(iter(clips.values())).shape[0]

@@ -19,9 +19,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from motionv2v import diffusion
-from motionv2v.methods import Method, v_loss
+from motionv2v.methods import Method, fields, v_loss
 from motionv2v.models.dit import Control
 from motionv2v.schema import Field, choice, several, whole
 from motionv2v.typing import AnyArray, Float, Int, Key, PyTree
@@ -29,6 +30,9 @@ from motionv2v.typing import AnyArray, Float, Int, Key, PyTree
 SHAPES = ("frames", "places", "none")
 """What an embedding has a vector for: each frame, each frame and place, or nothing."""
 DEBIAS = ("difference", "mean", "none", "drop")
+STARTS = ("noise", "inverted", "blend", "frequencies")
+LOW_PASS = 0.25
+"""Part of the frequencies, along each axis, that `frequencies` takes from the inverted clip."""
 
 SETTINGS = {
     "depth": Field(whole(1), "blocks of the base"),
@@ -40,6 +44,7 @@ SETTINGS = {
     "rank": Field(whole(0), "products that m^V is a sum of, 0: a number of its own for each entry", 0),
     "loss": Field(choice("plain", "debiased_v", "debiased_eps", "cosine"), "see `LOSSES`", "plain"),
     "debias": Field(choice(*DEBIAS), "what is taken from m^V at use", "difference"),
+    "start": Field(choice(*STARTS), "what samples start from, where the clip was inverted", "blend"),
 }
 """The fields of `config.method`, see `schema`."""
 
@@ -201,10 +206,47 @@ def loss(
     return LOSSES[config.loss](key, prediction, x0, eps, timestep, schedule)
 
 
+def initial_noise(
+    key: Key, batch: Mapping[str, AnyArray], shape: tuple[int, ...], config: Any
+) -> Float[AnyArray, "B t h w z"]:
+    """Draw what a sample starts from, as `config.start` says, of noise and of the noise that the clip came from.
+
+    Args:
+        batch: with `inverted` [B t h w z], the clip inverted (`sampling.invert`); without it the start is noise.
+        shape: of the latents. config: of the method.
+    """
+    fresh = jax.random.normal(key, tuple(shape))
+    if "inverted" not in batch or config.start == "noise":
+        return fresh
+    inverted = jnp.broadcast_to(batch["inverted"], shape).astype(fresh.dtype)
+    if config.start == "inverted":
+        return inverted
+    if config.start == "blend":
+        return (fresh + inverted) * 0.5**0.5
+    return low_pass(inverted) + fresh - low_pass(fresh)
+
+
+def low_pass(x: Float[AnyArray, "B t h w z"], part: float = LOW_PASS) -> Float[AnyArray, "B t h w z"]:
+    """Keep what changes slowly in time and over places: frequencies up to `part` of the highest, along each axis."""
+    axes = (1, 2, 3)
+    spectrum = jnp.fft.fftn(x, axes=axes)
+    for axis in axes:
+        shape = [1] * x.ndim
+        shape[axis] = x.shape[axis]
+        keep = np.abs(np.fft.fftfreq(x.shape[axis])) <= part / 2
+        spectrum = spectrum * keep.reshape(shape)
+    return jnp.fft.ifftn(spectrum, axes=axes).real.astype(x.dtype)
+
+
+START = fields.Field({"inverted": (("t", "h", "w", "z"), np.float32)}, None, ("inverted",))
+"""The clip inverted to noise, latents [t h w z], where a sample shall start from it."""
+
 METHOD = Method(
-    reads=("target",),
-    # The clip is what the embeddings are learned from, and no condition: at use there is none.
+    # The clip itself is what the embeddings are learned from, and no condition: at use there may be its inversion.
+    reads=("start",),
+    turn={"start": START},
     conditions=lambda key, clip, config: {},
+    initial_noise=initial_noise,
     make_conditioner=make_conditioner,
     settings=SETTINGS,
     loss=loss,

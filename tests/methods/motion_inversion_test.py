@@ -218,9 +218,42 @@ def test_cosine_compares_directions_of_change_alone():
         ({"loss": "l1"}, "one of plain, debiased_v, debiased_eps, cosine"),
         ({"debias": "some"}, "one of difference, mean, none, drop"),
         ({"v": "pixels"}, "one of frames, places, none"),
+        ({"start": "zero"}, "one of noise, inverted, blend, frequencies"),
         ({"rank": -1}, "a whole number of at least 0"),
     ],
 )
 def test_bad_settings_are_named(given, message):
     with pytest.raises(ValueError, match=message):
         backbone.build(config(**given))
+
+
+# --- starts ----------------------------------------------------------------------------------------------------------
+
+
+def start(name, **batch):
+    return np.asarray(METHOD.initial_noise(jax.random.key(0), batch, (3, 5, 8, 8, 2), config(start=name).method))
+
+
+def test_starts_keep_what_they_say_of_the_inverted_clip():
+    inverted = np.random.default_rng(0).standard_normal((1, 5, 8, 8, 2)).astype(np.float32)
+    noise = start("noise", inverted=inverted)
+    np.testing.assert_array_equal(noise, start("blend"))
+    np.testing.assert_array_equal(start("inverted", inverted=inverted), np.broadcast_to(inverted, noise.shape))
+    blend = start("blend", inverted=inverted)
+    np.testing.assert_allclose(blend, (noise + inverted) / np.sqrt(2), rtol=1e-5)
+    mixed = start("frequencies", inverted=inverted)
+    for x in (blend, mixed):
+        assert 0.85 < x.std() < 1.15, "as much noise as the model was trained on"
+    low = motion_inversion.low_pass
+    np.testing.assert_allclose(low(mixed), low(np.broadcast_to(inverted, noise.shape)), atol=1e-5)
+    np.testing.assert_allclose(mixed - low(mixed), noise - low(noise), atol=1e-5)
+
+
+def test_low_frequencies_are_those_of_a_loop():
+    x = np.random.default_rng(1).standard_normal((1, 5, 8, 4, 1)).astype(np.float32)
+    spectrum = np.fft.fftn(x, axes=(1, 2, 3))
+    for t, row, column in np.ndindex(5, 8, 4):
+        cycles = [min(k, n - k) / n for k, n in ((t, 5), (row, 8), (column, 4))]
+        if max(cycles) > 0.125:
+            spectrum[:, t, row, column] = 0
+    np.testing.assert_allclose(motion_inversion.low_pass(x), np.fft.ifftn(spectrum, axes=(1, 2, 3)).real, atol=1e-5)

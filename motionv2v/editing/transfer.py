@@ -1,0 +1,120 @@
+"""A clip's motion for other content: a text-to-video base that samples with a motion learned on it (Motion Inversion).
+
+`launch/transfer.py` learns a motion (`training.inversion`) and uses it; `Editor.text_to_video(prompts, motion=...)`
+uses one that was learned before.
+"""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from motionv2v import backbone, checkpoints, sampling, sections
+from motionv2v.editing import loaded_model, motions
+from motionv2v.editing.motions import Motion
+from motionv2v.methods import motion_inversion
+from motionv2v.models.dit import base_params
+from motionv2v.typing import AnyArray, Float, PyTree, UInt8
+
+MOST_PLACES, COARSE = 16 * 16, (10, 15)
+"""From more places a frame on m^V has a coarse grid: of these rows and columns, those of the published size."""
+MOST_LAYERS = 12
+"""Of more layers as many as these have embeddings, spread over the base."""
+
+
+def base_config(config: Any, name: str) -> ConfigDict:
+    """Return the config of a checkpoint's text-to-video base: without its method and what that adds.
+
+    Raises ValueError for a checkpoint that is no such model, or whose base reads an image.
+    """
+    sections.require(config, loaded_model.NEEDED, "to make videos", name)
+    config = ConfigDict(config.to_dict())
+    if config.dit.in_channels != config.dit.out_channels:
+        raise ValueError(f"{name} reads an image beside the noise; a motion is learned on a text-to-video base")
+    config.dit.update({"control_depth": 0, "lora_rank": 0})
+    if "method" in config:
+        del config.method
+    return config
+
+
+def with_method(config: Any, settings: dict[str, Any]) -> ConfigDict:
+    """Return a base's config with Motion Inversion, complete; what `settings` leave out fits the base.
+
+    Raises:
+        ValueError: for settings that are unknown or impossible.
+    """
+    config = ConfigDict(config.to_dict())
+    grid, frames = tokens_grid(config)
+    depth = config.dit.num_layers
+    chosen = () if depth <= MOST_LAYERS else tuple(int(i) for i in np.linspace(0, depth - 1, MOST_LAYERS).round())
+    own = {"name": "motion_inversion", "depth": depth, "layers": chosen, "frames": frames, "grid": grid}
+    config.method = ConfigDict({**own, **settings})
+    return sections.complete(config)
+
+
+def tokens_grid(config: Any) -> tuple[tuple[int, int], int]:
+    """Return the (rows, columns) of places that m^V has for a base by default, and its latent frames."""
+    model = backbone.build(config)
+    shape = backbone.latent_shape((1, *backbone.clip_shape(model)), model.vae.latent_channels)[1:4]
+    frames, *places = (side // cell for side, cell in zip(shape, model.denoiser.dit.patch, strict=True))
+    return (tuple(places) if places[0] * places[1] <= MOST_PLACES else COARSE), frames
+
+
+def load_base(name_or_folder: str | os.PathLike) -> tuple[ConfigDict, PyTree]:
+    """Load the text-to-video base of a checkpoint, whatever method it has: (config, parameters).
+
+    Raises CheckpointError and ValueError as `checkpoints.load_model` and `base_config`.
+    """
+    config, params = checkpoints.load_model(name_or_folder)
+    config = base_config(config, str(name_or_folder))
+    return config, {"vae": params["vae"], "text": params["text"], "dit": base_params(params["dit"])}
+
+
+def moved(editor: Any, motion: Motion) -> Any:
+    """Build the model of an editor's base with a motion, debiased as the motion's settings say.
+
+    Args:
+        editor: an `editing.Editor` of any method on the base; its other parts are left out.
+        motion: learned on this base.
+
+    Raises:
+        ValueError: for a motion of another base.
+    """
+    config = with_method(base_config(editor.config, editor.config.name), motion.settings)
+    dit = base_params(editor.params["dit"])
+    if motions.digest(dit) != motion.base:
+        raise ValueError(
+            f"the motion was learned on another base ({motion.about.get('base', 'unnamed')}) than {editor.config.name}"
+        )
+    params = {"vae": editor.params["vae"], "text": editor.params["text"], "dit": dit}
+    params["conditioner"] = debiased(motion)
+    checkpoints.check_shapes(params, loaded_model.expected_shapes(config), "the motion")
+    return type(editor)(config, params, editor.folder, editor.mesh, editor.tokenizer)
+
+
+def debiased(motion: Motion) -> dict[str, np.ndarray]:
+    """Return a motion's parameters as they are used."""
+    changed = motion_inversion.debiased(motion.params, motion.settings["debias"])
+    return {name: np.asarray(value, np.float32) for name, value in changed.items()}
+
+
+def invert(
+    editor: Any, frames: UInt8[np.ndarray, "T H W 3"], num_steps: int = 50, refinements: int = 3
+) -> Float[np.ndarray, "1 t h w z"]:
+    """Find the noise that the base turns into a clip without a caption (`sampling.invert`), [1 t h w z].
+
+    Args:
+        editor: of the base. frames: at its size. num_steps, refinements: as for `sampling.invert`.
+    """
+    model = editor.model
+
+    def run(params: PyTree, video: AnyArray, text: AnyArray) -> AnyArray:
+        latents = backbone.encode(model, params, video.astype(jnp.float32) / 127.5 - 1)
+        predict = lambda xt, timestep: backbone.denoise(model, params, xt, timestep, text, None, False)  # noqa: E731
+        return sampling.invert(predict, latents, model.schedule, num_steps, refinements)
+
+    _, null = editor.embed_with_null(editor.tokenizer.encode([""]))
+    return np.asarray(jax.jit(run)(editor.params, jnp.asarray(frames)[None], null))

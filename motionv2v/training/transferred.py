@@ -1,0 +1,107 @@
+"""A motion from files to files: a clip in, its motion as a file, and videos of other content that follow it.
+
+`launch/transfer.py` calls `run`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motionv2v import editing, figures, video
+from motionv2v.data import tokenizer
+from motionv2v.editing import motions, transfer
+from motionv2v.editing.files import check_folder
+from motionv2v.training import inversion
+from motionv2v.typing import UInt8
+
+BASE = "tiny"
+"""Whose base is taken unless another is named."""
+MOTION, SHEET, LEARNING = "motion.safetensors", "contact_sheet.png", "learning"
+
+
+@dataclass
+class Result:
+    """What was made: the source as the base sees it (None of a motion from files), the videos, and the files."""
+
+    source: UInt8[np.ndarray, "T H W 3"] | None
+    videos: UInt8[np.ndarray, "B T H W 3"]
+    motion: motions.Motion
+    files: dict[str, Path]
+
+
+def run(
+    prompts: Sequence[str],
+    *,
+    video_path: str | Path | None = None,
+    motion_paths: Sequence[str | Path] = (),
+    weights: Sequence[float] = (),
+    base: str = BASE,
+    caption: str = "",
+    out: str | Path = "outputs",
+    settings: dict[str, Any] | None = None,
+    num_steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    **learning: Any,
+) -> Result:
+    """Learn the motion of a clip, or take motions that were learned, and sample prompts that follow it.
+
+    Args:
+        prompts: what the videos shall show.
+        video_path: the clip to learn from. motion_paths: or motions, added by `weights` (1 each by default).
+        base: the text-to-video base, or a model on one. caption: what the clip shows.
+        out: folder of the files; learning goes on from its folder `learning` where it was stopped.
+        settings: fields of `config.method`; of motions from files only `debias` and `start` may be given.
+        num_steps, guidance, seed: of the samples. say: called with a line on what is done.
+        learning: further arguments of `training.inversion.learn`.
+
+    Raises:
+        ValueError: in one line, for files that cannot be read and settings that do not fit.
+    """
+    out, notify = Path(out), lambda line: say(f"notice  {line}")
+    if (video_path is None) == (not motion_paths):
+        raise ValueError("expected a clip to learn from (--video), or motions that were learned (--motion)")
+    if not prompts:
+        raise ValueError("expected at least one prompt (--prompt): what the new video shall show")
+    names = [f"transferred_{index}.mp4" for index in range(len(prompts))]
+    inputs = (Path(video_path),) if video_path else tuple(map(Path, motion_paths))
+    check_folder(out, inputs, (MOTION, SHEET, *names))
+    settings, frames, fps = dict(settings or {}), None, 8.0
+    if video_path is not None:
+        config, _ = transfer.load_base(base)
+        clip = video.read(video_path, notify=notify)
+        frames, fps = inversion.fit_clip(clip, config, notify), clip.fps
+        say(f"motion  learning that of {video_path} on {base}: {learning.get('steps', inversion.STEPS)} steps")
+        about = {"video": Path(video_path).name}
+        motion = inversion.learn(
+            frames, caption or tokenizer.NULL_PROMPT, base, out / LEARNING, prompts=prompts, settings=settings,
+            about=about, say=notify, **learning,
+        )  # fmt: skip
+        motions.save(out / MOTION, motion)
+    else:
+        if learning_only := sorted(set(settings) - {"debias", "start"}):
+            raise ValueError(f"{', '.join(learning_only)}: for learning a motion, and this one is learned")
+        found = [motions.load(path) for path in motion_paths]
+        motion = found[0] if len(found) == 1 and not weights else motions.mixed(found, weights or [1.0] * len(found))
+    motion = motion._replace(settings={**motion.settings, **settings})
+    editor = editing.load(base)
+    inverted = None
+    if frames is not None and motion.settings["start"] != "noise":
+        say("start   turning the clip back into noise")
+        inverted = transfer.invert(editor, frames)
+    count = editor.settings(num_steps).num_steps
+    say(f"sample  {len(prompts)} videos of {editor.num_frames} frames in {count} steps")
+    options = {"num_steps": num_steps, "guidance": guidance, "motion": motion, "inverted": inverted}
+    made = editor.text_to_video(prompts, seed, notify=notify, **options)
+    files = {} if video_path is None else {MOTION: out / MOTION}
+    shown = [] if frames is None else [("source", frames)]
+    for name, prompt, result in zip(names, prompts, made, strict=True):
+        beside = figures.side_by_side([*shown, (prompt, result)])
+        files[name] = video.write(out / name, beside, fps=fps)
+    rows = [*shown, *zip(prompts, made, strict=True)]
+    files[SHEET] = figures.save_png(out / SHEET, figures.contact_sheet(rows, 5))
+    return Result(frames, made, motion, files)

@@ -1,0 +1,167 @@
+"""A motion from clip to file to other content: what is learned, kept, mixed and refused, on a shrunken base."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_model
+from launching import launch
+
+from motionv2v import checkpoints, editing, parameters, sections, video
+from motionv2v.checkpoints import CheckpointError
+from motionv2v.devices import memory
+from motionv2v.editing import motions, transfer
+from motionv2v.training import inversion, transferred
+
+FRAMES = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A text-to-video base with weights of its own, none at its initial value."""
+    config = tiny_model.config("base")
+    params = tiny_model.random_params(memory.parameter_shapes(config))
+    return checkpoints.save_model(tmp_path_factory.mktemp("models") / "base", config, params, "float32")
+
+
+@pytest.fixture(scope="module")
+def learned(base, tmp_path_factory):
+    """A motion of three steps, and the work dir it comes from."""
+    workdir = tmp_path_factory.mktemp("learned") / "run"
+    return inversion.learn(FRAMES, "a disk", base, workdir, steps=3, batch_size=2, about={"video": "a.mp4"}), workdir
+
+
+@pytest.fixture(scope="module")
+def editor(base):
+    return editing.load(base)
+
+
+def test_embeddings_alone_are_learned(base, learned):
+    motion, workdir = learned
+    assert {name: x.shape for name, x in motion.params.items()} == {
+        "motion_qk": (2, 2, 32), "motion_v": (2, 2, 1, 1, 32)
+    }  # fmt: skip
+    assert all(np.abs(x).max() > 1e-3 and x.dtype == np.float32 for x in motion.params.values())
+    _, params = checkpoints.load_model(base)
+    _, after = checkpoints.load_model(workdir)
+    for path, value in parameters.flatten(params).items():
+        np.testing.assert_array_equal(parameters.flatten(after)[path], value, err_msg=path)
+    assert motion.about == {
+        "base": "base", "caption": "a disk", "steps": 3, "seed": 0, "frames": 5, "size": [16, 16], "video": "a.mp4"
+    }  # fmt: skip
+    again = inversion.learn(FRAMES, "a disk", base, workdir, steps=3, batch_size=2)
+    for name, value in motion.params.items():
+        np.testing.assert_array_equal(again.params[name], value)
+
+
+def test_a_file_keeps_all_of_it(learned, tmp_path):
+    motion = learned[0]
+    back = motions.load(motions.save(tmp_path / "m.safetensors", motion))
+    assert (back.settings, back.base, back.about) == (motion.settings, motion.base, motion.about)
+    for name, value in motion.params.items():
+        np.testing.assert_array_equal(back.params[name], value)
+
+
+def test_samples_follow_a_motion_and_a_still_one_is_none(editor, learned):
+    motion = learned[0]
+    plain = editor.text_to_video(["a star"], 3)
+    still = motion._replace(params={name: 0 * x for name, x in motion.params.items()})
+    # Two compiled programs may round a grey level differently.
+    assert np.abs(editor.text_to_video(["a star"], 3, motion=still).astype(int) - plain).max() <= 1
+    strong = motion._replace(params={name: 30 * x for name, x in motion.params.items()})
+    followed = editor.text_to_video(["a star"], 3, motion=strong)
+    assert followed.shape == plain.shape and np.abs(followed.astype(int) - plain).mean() > 1
+    inverted = transfer.invert(editor, FRAMES, num_steps=4)
+    assert inverted.shape == (1, 2, 2, 2, 16) and 0.1 < inverted.std() < 10
+    started = editor.text_to_video(["a star", "a disk"], 3, motion=strong, inverted=inverted)
+    assert len(started) == 2 and np.abs(started[0].astype(int) - followed[0]).mean() > 1
+
+
+def test_motions_add_up_by_weight(learned):
+    motion = learned[0]
+    mixed = motions.mixed([motion, motion], [0.25, 0.5])
+    for name, value in motion.params.items():
+        np.testing.assert_allclose(mixed.params[name], 0.75 * value, rtol=1e-6)
+    assert [weight for weight, _ in mixed.about["mixed"]] == [0.25, 0.5]
+    for other, message in (
+        (motion._replace(base="x"), "different bases"),
+        (motion._replace(settings=motion.settings | {"v": "none"}), "differ in v"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            motions.mixed([motion, other], [1, 1])
+    factors = motion._replace(settings=motion.settings | {"rank": 2})
+    with pytest.raises(ValueError, match="sums of products"):
+        motions.mixed([factors, factors], [1, 1])
+    with pytest.raises(ValueError, match="given 2 motions and 1 weights"):
+        motions.mixed([motion, motion], [1])
+
+
+def test_what_does_not_fit_is_one_line(base, editor, learned, tmp_path):
+    motion = learned[0]
+    with pytest.raises(ValueError, match=r"learned on another base \(base\) than base_tiny"):
+        editor.text_to_video(["x"], motion=motion._replace(base="other"))
+    wrong = {name: x[:, :1] for name, x in motion.params.items()}
+    with pytest.raises(CheckpointError, match="the motion holds another model: conditioner/motion_qk is"):
+        editor.text_to_video(["x"], motion=motion._replace(params=wrong))
+    with pytest.raises(ValueError, match=r"the clip must be uint8 \[5, 16, 16, 3\]"):
+        inversion.learn(FRAMES[:4], "", base, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"unknown field 'method.layer'; did you mean 'layers'"):
+        inversion.learn(FRAMES, "", base, tmp_path / "b", settings={"layer": (0,)})
+    with pytest.raises(CheckpointError, match="no motion at"):
+        motions.load(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"no motion")
+    with pytest.raises(CheckpointError, match=r"holds no motion that launch/transfer.py wrote"):
+        motions.load(tmp_path / "bad.safetensors")
+    image = sections.complete(tiny_model.config("base"))
+    image.dit.in_channels = 32
+    with pytest.raises(ValueError, match="reads an image beside the noise"):
+        transfer.base_config(image, "i2v")
+
+
+def test_large_bases_have_a_coarse_grid_in_some_layers():
+    config = tiny_model.config("base", num_frames=9, size=(320, 512))
+    config.dit.num_layers = 30
+    config = sections.complete(config)
+    found = transfer.with_method(transfer.base_config(config, "large"), {}).method
+    assert found.depth == 30 and len(found.layers) == 12 and (found.layers[0], found.layers[-1]) == (0, 29)
+    assert found.frames == 3 and tuple(found.grid) == (10, 15)
+    assert tuple(transfer.with_method(transfer.base_config(config, "large"), {"layers": (3,)}).method.layers) == (3,)
+
+
+@pytest.mark.parametrize("length", [1, 3, 5, 9])
+def test_clips_of_any_length_and_size_are_learned_from(length):
+    said = []
+    clip = video.Clip(
+        np.zeros((length, 24, 20, 3), np.uint8) + np.arange(length, dtype=np.uint8)[:, None, None, None], 8.0
+    )
+    frames = inversion.fit_clip(clip, tiny_model.config("base"), said.append)
+    assert frames.shape == (5, 16, 16, 3)
+    assert frames[:, 0, 0, 0].tolist() == [min(t, length - 1) for t in range(5)]
+    assert len(said) == (1 if length == 5 else 2) and "it is resized" in said[-1]
+
+
+def test_the_launcher_learns_writes_and_uses_a_motion(base, tmp_path):
+    video.write(tmp_path / "clip.mp4", np.repeat(FRAMES, 2, axis=0), fps=8, crf=4)
+    common = [f"--base={base}", "--prompt=a red square", "--num_steps=2"]
+    child = launch("transfer", "--video=clip.mp4", *common, "--steps=2", "--batch_size=2", "--out=out", cwd=tmp_path)
+    assert child.returncode == 0, child.stderr[-2000:]
+    assert "the motion of the first 5 is learned" in child.stdout and "step 2/2" in child.stdout
+    names = ["contact_sheet.png", "learning", "motion.safetensors", "transferred_0.mp4"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    motion = motions.load(tmp_path / "out" / "motion.safetensors")
+    assert motion.about["video"] == "clip.mp4" and motion.settings["debias"] == "difference"
+    result = transferred.run(
+        ["a star", "a disk"], motion_paths=[tmp_path / "out/motion.safetensors"] * 2, weights=[0.5, 0.25],
+        base=str(base), out=tmp_path / "used", settings={"debias": "drop"}, num_steps=2, say=lambda line: None,
+    )  # fmt: skip
+    assert result.videos.shape == (2, 5, 16, 16, 3) and result.source is None
+    assert sorted(result.files) == ["contact_sheet.png", "transferred_0.mp4", "transferred_1.mp4"]
+    for arguments, message in (
+        ([], "expected a clip to learn from"),
+        (["--motion=out/motion.safetensors", "--rank=2"], "rank: for learning a motion"),
+        (["--motion=none.safetensors"], "no motion at none.safetensors"),
+    ):
+        child = launch("transfer", *common, *arguments, "--out=more", cwd=tmp_path)
+        assert child.returncode == 2 and message in child.stderr, child.stderr
+        assert len(child.stderr.strip().splitlines()) == 1
+    assert json.loads((tmp_path / "out/learning/config.json").read_text())["config"]["method"]["depth"] == 2
