@@ -34,8 +34,7 @@ def main(_: list[str]) -> None:
             print(f"compiling {what} for {TOPOLOGY.value}: minutes for a large model", flush=True)
             reports.append(compile_check.check(CONFIG.value, TOPOLOGY.value, what)[0])
             print(compile_check.table(reports[-1]), flush=True)
-        if JSON.value:
-            cli.write_json(JSON.value, [report._asdict() for report in reports])
+        cli.write_json(JSON.value, [report._asdict() for report in reports])
     except (ValueError, OSError) as error:
         if logging.level_debug():
             raise

@@ -7,13 +7,14 @@ from rich.progress import track
 
 from motionv2v import cli
 from motionv2v.evaluation import motion_prompting, step_cache, synthetic, tapvid, text_to_video
+from motionv2v.training import inversion_benchmark
 
-KINDS = ["synthetic", "text_to_video", "motion_prompting", "tapvid", "step_cache"]
+KINDS = ["synthetic", "text_to_video", "motion_prompting", "motion_inversion", "tapvid", "step_cache"]
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", KINDS, "what to measure")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder, work dir; draft; weights")
-COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, each a row of the table")
+COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, or motion_inversion's settings, each a row")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
-NUM_CLIPS = flags.DEFINE_integer("num_clips", 200, "text_to_video, motion_prompting: held-out scenes")
+NUM_CLIPS = flags.DEFINE_integer("num_clips", 200, "text_to_video, motion_prompting, motion_inversion: scenes")
 NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "synthetic: of the pairs; default: model's", lower_bound=1)
 NUM_POINTS = flags.DEFINE_integer("num_points", 10, "synthetic: points of each pair", lower_bound=1, upper_bound=256)
 JITTER = flags.DEFINE_float("jitter", 0.0, "synthetic: move all points by up to so many pixels", lower_bound=0.0)
@@ -30,13 +31,14 @@ PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as 
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
+    if argv[1:]:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    pairs = (STEPS, VIEWS, DEVICES, OUT, NUM_FRAMES, NUM_POINTS, JITTER)
+    pairs, of_text = (STEPS, VIEWS, DEVICES, OUT, NUM_FRAMES, NUM_POINTS, JITTER), (NUM_CLIPS, SEED, STEPS, OUT)
     tables = {
         "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, *pairs),
-        "text_to_video": (text_to_video.table, CHECKPOINT, COMPARE, NUM_CLIPS, SEED, STEPS, OUT),
-        "motion_prompting": (motion_prompting.table, CHECKPOINT, NUM_CLIPS, SEED, STEPS, OUT, VIDEOS),
+        "text_to_video": (text_to_video.table, CHECKPOINT, COMPARE, *of_text),
+        "motion_prompting": (motion_prompting.table, CHECKPOINT, *of_text, VIDEOS),
+        "motion_inversion": (inversion_benchmark.table, CHECKPOINT, COMPARE, *of_text),
         "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
         "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
     }
@@ -51,8 +53,7 @@ def main(argv: list[str]) -> None:
         print(f"evaluate: {cli.line(error)}", file=sys.stderr)
         sys.exit(2)
     print(text)
-    if JSON.value:
-        cli.write_json(JSON.value, results)
+    cli.write_json(JSON.value, results)
 
 
 if __name__ == "__main__":

@@ -99,8 +99,10 @@ def check_places(folder: str | None, file: str | None) -> None:
         files.check_place(file)
 
 
-def write_json(path: str, content: Any) -> None:
-    """Write what a flag asked for as a file, whole or not at all, and say so."""
+def write_json(path: str | None, content: Any) -> None:
+    """Write what a flag asked for as a file, whole or not at all, and say so; nothing where no path is given."""
+    if not path:
+        return
     files.write(path, json.dumps(content, indent=2) + "\n")
     print(f"wrote {path}")
 

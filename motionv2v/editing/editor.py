@@ -78,6 +78,7 @@ class Editor(loaded_model.LoadedModel):
         super().__init__(*args, **kwargs)
         self._measure = self.program(self._measure_fn, ("settings", "use_control", "shape"))
         self._windows = windows.Sampler(self)
+        self._following: Editor | None = None
 
     def edit(
         self,
@@ -391,8 +392,9 @@ class Editor(loaded_model.LoadedModel):
         from motionv2v.editing import transfer  # which builds on this module
 
         batch = {} if inverted is None else {"inverted": np.broadcast_to(inverted, (len(tokens), *inverted.shape[1:]))}
-        follows = transfer.moved(self, motion)
-        return np.asarray(follows.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, guidance=guidance))
+        self._following = transfer.moved(self, motion, self._following)
+        options = {"num_steps": num_steps, "guidance": guidance}
+        return np.asarray(self._following.generate(jax.random.key(seed), batch, tokens, **options))
 
 
 def check_tracks(frames: UInt8[np.ndarray, "T H W 3"], source: Tracks, target: Tracks) -> None:

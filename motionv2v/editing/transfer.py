@@ -73,17 +73,19 @@ def load_base(name_or_folder: str | os.PathLike) -> tuple[ConfigDict, PyTree]:
     return config, {"vae": params["vae"], "text": params["text"], "dit": base_params(params["dit"])}
 
 
-def moved(editor: Any, motion: Motion) -> Any:
+def moved(editor: Any, motion: Motion, following: Any = None) -> Any:
     """Build the model of an editor's base with a motion, debiased as the motion's settings say.
 
     Args:
         editor: an `editing.Editor` of any method on the base; its other parts are left out.
-        motion: learned on this base.
+        motion: learned on this base. following: an earlier answer, which takes the motion over if it can.
 
     Raises:
         ValueError: for a motion of another base.
     """
-    config = with_method(base_config(editor.config, editor.config.name), motion.settings)
+    # The same model and programs, whatever the motion was debiased by before.
+    settings = motion.settings | {"debias": "none", "loss": "plain"}
+    config = with_method(base_config(editor.config, editor.config.name), settings)
     dit = base_params(editor.params["dit"])
     if motions.digest(dit) != motion.base:
         raise ValueError(
@@ -92,6 +94,8 @@ def moved(editor: Any, motion: Motion) -> Any:
     params = {"vae": editor.params["vae"], "text": editor.params["text"], "dit": dit}
     params["conditioner"] = debiased(motion)
     checkpoints.check_shapes(params, loaded_model.expected_shapes(config), "the motion")
+    if following is not None and following.config.to_dict() == config.to_dict():
+        return following.with_params(params)
     return type(editor)(config, params, editor.folder, editor.mesh, editor.tokenizer)
 
 

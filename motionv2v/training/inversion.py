@@ -98,7 +98,9 @@ def run_config(
 
 
 class ClipTask(tasks.DenoiserTask):
-    """Train the embeddings of one clip: every sample is that clip."""
+    """Train the embeddings of one clip: every sample is that clip, which the batches bring."""
+
+    keeps_programs = True
 
     def __init__(
         self,

@@ -7,12 +7,13 @@ What is trained lives in a task (`tasks.make(config)`). The loop asks it for fou
     task.dataset(split="train")                         a grain dataset of batches: dicts of arrays, leading axis B
     task.probe(key, params) -> {"scalars", "videos"}    slow, on a fixed set, with averaged parameters
 
-and for four more where it has them:
+and for five more where it has them:
 
     task.trainable             table of what trains, see `optimizer`; default config.optim.schedule
     task.flops_per_sample()    operations of one sample's step; without it the progress line tells no rate of them
     task.sharding_rules        layout of its parameters; default sharding.RULES
     task.step_reads()          names of the top-level subtrees that the loss reads; default all
+    task.keeps_programs        True if its loss follows from the config alone: what is compiled is kept on disk then
 
 Frozen subtrees that the loss does not read, such as an autoencoder whose latents are cached, wait in the memory of the
 host and are on the devices for probes alone; the work dir has them like all others.
@@ -115,7 +116,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
         for line in _plan(config, state, frozen, idle, mesh):
             progress.say(line)
         step_fn = make_train_step(task.loss, optimizer, config, sharding.of(state, mesh))
-        if is_own:  # a config tells one of our tasks from another, not what else a caller may pass
+        if is_own or getattr(task, "keeps_programs", False):  # a config does not tell what else a caller may pass
             step_fn = program_cache.Program(step_fn, "train_step", f"{config} {mesh}", notify=progress.say)
         run = _Run(config, workdir, task, frozen, idle, saver, writer, progress, mesh)
         batches = stack.enter_context(open_batches(task, data_state))
