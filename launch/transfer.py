@@ -13,13 +13,13 @@ from motionv2v import cli
 from motionv2v.methods import motion_inversion
 from motionv2v.training import transferred
 
-VIDEO = flags.DEFINE_string("video", None, "the clip whose motion is learned")
-MOTION = flags.DEFINE_multi_string("motion", [], "in place of --video: a motion's file; may be given several times")
+VIDEO = flags.DEFINE_string("video", None, "the clip whose motion is learned; beside --motion: what samples start from")
+MOTION = flags.DEFINE_multi_string("motion", [], "a motion that was learned, a file; may be given several times")
 WEIGHT = flags.DEFINE_multi_float("weight", [], "of each --motion; default: 1")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "what a new video shall show; may be given several times")
 CAPTION = flags.DEFINE_string("caption", "", "what the clip shows; default: nothing is said")
 BASE = flags.DEFINE_string("base", transferred.BASE, "text-to-video base, or a model on one: a name or a folder")
-OUT = flags.DEFINE_string("out", "outputs", "folder for the motion, the videos and contact_sheet.png")
+OUT = flags.DEFINE_string("out", "outputs/transfer", "folder for the motion, the videos and contact_sheet.png")
 LEARN = {
     "steps": flags.DEFINE_integer("steps", 300, "of learning", lower_bound=1),
     "rate": flags.DEFINE_float("rate", 0.02, "learning rate", lower_bound=1e-6, upper_bound=1.0),
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     settings = {name: flag.value for name, flag in SETTINGS.items() if flag.value is not None}
     options = {"base": BASE.value, "caption": CAPTION.value, "out": OUT.value, "settings": settings, "seed": SEED.value}
     options |= {"num_steps": STEPS.value, "guidance": GUIDANCE.value, "video_path": VIDEO.value}
-    options |= {name: flag.value for name, flag in LEARN.items()} if VIDEO.value else {}
+    options |= {} if MOTION.value else {name: flag.value for name, flag in LEARN.items()}
     try:
         made = transferred.run(PROMPT.value, motion_paths=MOTION.value, weights=WEIGHT.value, **options)
     except cli.expected() as error:

@@ -17,8 +17,9 @@ import numpy as np
 from motionv2v import backbone, checkpoints, draft, methods, sampling, sections, video
 from motionv2v.convert import checked
 from motionv2v.data import tokenizer
-from motionv2v.editing import ensemble, loaded_model, repair, windows
+from motionv2v.editing import ensemble, loaded_model, motions, repair, windows
 from motionv2v.methods import fields
+from motionv2v.models.dit import base_params
 from motionv2v.tracks import Tracks, at_times
 from motionv2v.typing import AnyArray, Float, Int, Key, UInt8
 
@@ -79,6 +80,7 @@ class Editor(loaded_model.LoadedModel):
         self._measure = self.program(self._measure_fn, ("settings", "use_control", "shape"))
         self._windows = windows.Sampler(self)
         self._following: Editor | None = None
+        self._digest: tuple[Any, str] = ({}, "")
 
     def edit(
         self,
@@ -395,6 +397,12 @@ class Editor(loaded_model.LoadedModel):
         self._following = transfer.moved(self, motion, self._following)
         options = {"num_steps": num_steps, "guidance": guidance}
         return np.asarray(self._following.generate(jax.random.key(seed), batch, tokens, **options))
+
+    def base_digest(self) -> str:
+        """Return what tells this model's base from another (`motions.digest`); worked out once."""
+        if self._digest[0] is not self.params:
+            self._digest = (self.params, motions.digest(base_params(self.params["dit"])))
+        return self._digest[1]
 
 
 def check_tracks(frames: UInt8[np.ndarray, "T H W 3"], source: Tracks, target: Tracks) -> None:

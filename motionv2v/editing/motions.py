@@ -77,14 +77,17 @@ def mixed(motions: Sequence[Motion], weights: Sequence[float | int | np.number])
     if not motions or len(motions) != len(weights):
         raise ValueError(f"each motion needs one weight; given {len(motions)} motions and {len(weights)} weights")
     first = motions[0]
+    if first.settings["rank"]:
+        raise ValueError(
+            "the motions are sums of products (rank): only embeddings without a rank can be added or weighed"
+        )
     for other in motions[1:]:
         if other.base != first.base:
             raise ValueError("the motions were learned on different bases, and cannot be mixed")
         differ = sorted(k for k in {*first.settings, *other.settings} if first.settings.get(k) != other.settings.get(k))
-        differ = [name for name in differ if name not in ("loss", "debias")]
-        if differ or first.settings["rank"]:
-            why = f"differ in {', '.join(differ)}" if differ else "are sums of products (rank)"
-            raise ValueError(f"the motions {why}: only embeddings of one shape, without a rank, can be added")
+        differ = [name for name in differ if name not in ("loss", "debias", "start")]
+        if differ:
+            raise ValueError(f"the motions differ in {', '.join(differ)}: only embeddings of one shape can be added")
     names = first.params
     params = {name: sum(w * m.params[name] for m, w in zip(motions, weights, strict=True)) for name in names}
     about = {"mixed": [[float(w), m.about] for m, w in zip(motions, weights, strict=True)]}

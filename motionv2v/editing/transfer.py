@@ -7,13 +7,13 @@ uses one that was learned before.
 import os
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, sampling, sections
-from motionv2v.editing import loaded_model, motions
+from motionv2v.data.tokenizer import NULL_PROMPT
+from motionv2v.editing import loaded_model
 from motionv2v.editing.motions import Motion
 from motionv2v.methods import motion_inversion
 from motionv2v.models.dit import base_params
@@ -21,6 +21,8 @@ from motionv2v.typing import AnyArray, Float, PyTree, UInt8
 
 MOST_PLACES, COARSE = 16 * 16, (10, 15)
 """From more places a frame on m^V has a coarse grid: of these rows and columns, those of the published size."""
+STEPS, GUIDANCE, LEAST_STEPS = 50, 3.0, 10
+"""How a base is sampled whose model was made for samples of fewer than so many steps."""
 MOST_LAYERS = 12
 """Of more layers as many as these have embeddings, spread over the base."""
 
@@ -87,7 +89,7 @@ def moved(editor: Any, motion: Motion, following: Any = None) -> Any:
     settings = motion.settings | {"debias": "none", "loss": "plain"}
     config = with_method(base_config(editor.config, editor.config.name), settings)
     dit = base_params(editor.params["dit"])
-    if motions.digest(dit) != motion.base:
+    if editor.base_digest() != motion.base:
         raise ValueError(
             f"the motion was learned on another base ({motion.about.get('base', 'unnamed')}) than {editor.config.name}"
         )
@@ -115,10 +117,23 @@ def invert(
     """
     model = editor.model
 
-    def run(params: PyTree, video: AnyArray, text: AnyArray) -> AnyArray:
+    def find_noise(params: PyTree, video: AnyArray, text: AnyArray, *, num_steps: int, refinements: int) -> AnyArray:
         latents = backbone.encode(model, params, video.astype(jnp.float32) / 127.5 - 1)
         predict = lambda xt, timestep: backbone.denoise(model, params, xt, timestep, text, None, False)  # noqa: E731
         return sampling.invert(predict, latents, model.schedule, num_steps, refinements)
 
-    _, null = editor.embed_with_null(editor.tokenizer.encode([""]))
-    return np.asarray(jax.jit(run)(editor.params, jnp.asarray(frames)[None], null))
+    program = editor.program(find_noise, ("num_steps", "refinements"))
+    text = editor.embed(editor.tokenizer.encode([NULL_PROMPT]))
+    static = {"num_steps": num_steps, "refinements": refinements}
+    return np.asarray(program(editor.params, jnp.asarray(frames)[None], text, **static))
+
+
+def sampled_as(editor: Any, num_steps: int | None = None, guidance: float | None = None) -> tuple[int, float | None]:
+    """Return the steps and the guidance of samples of a base: what is given, else the model's own.
+
+    A model made for edits may take one step, without guidance, where its base needs many and with it.
+    """
+    own = editor.settings()
+    if own.num_steps < LEAST_STEPS:
+        return num_steps or STEPS, GUIDANCE if guidance is None and own.guidance.kind == "off" else guidance
+    return num_steps or own.num_steps, guidance

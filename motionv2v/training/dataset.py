@@ -307,6 +307,11 @@ def _mixed_sources(config: Any, split: str) -> tuple[dict[str, Any], dict[str, f
             from motionv2v.data.stored_pairs import PairSource
 
             sources[name] = PairSource(name, split)
+            if sources[name].is_dense and {"source", "source_tracks"} & set(_reads(config)):
+                raise ValueError(
+                    f"data.mix has {name!r}, single clips with dense tracks, but {config.method.name} learns from "
+                    "pairs: make them with launch/prepare.py without --dense"
+                )
     return sources, {name: float(weight) for name, weight in entries}
 
 

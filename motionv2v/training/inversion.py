@@ -4,6 +4,7 @@ The clip is encoded once, its caption too; each step draws other noise at other 
 `loop.train`'s, in a work dir: it tells how far it is, saves, and goes on where it was stopped.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,26 +56,40 @@ def learn(
         The motion, not debiased.
 
     Raises:
-        ValueError: for settings that are impossible, a clip of another size, and as `loop.train`.
+        ValueError: for settings that are impossible, a clip of another size, a work dir of another clip, a loss that is
+            no number any more, and as `loop.train`.
+        InterruptedError: where a signal stopped the run, whose state is saved.
     """
     config, params = transfer.load_base(base)
-    config = run_config(config, str(base), settings or {}, steps, rate, batch_size, probe_every, seed)
+    settings, own = dict(settings or {}), motions.digest(params["dit"])
+    at_use = {name: settings.pop(name) for name in ("debias", "start") if name in settings}
+    transfer.with_method(config, at_use)  # which checks them
+    config = run_config(config, base, settings, steps, rate, batch_size, probe_every, seed)
+    # A run in this work dir of another clip is another run, and is refused as one.
+    content = hashlib.sha256(np.ascontiguousarray(frames).tobytes() + f"{caption}\n{own}".encode())
+    config.name = f"motion_of_{content.hexdigest()[:12]}"
     expected = (*config.data.size, 3)
     if frames.shape != (config.data.num_frames, *expected) or frames.dtype != np.uint8:
         shape = [config.data.num_frames, *expected]
         raise ValueError(f"the clip must be uint8 {shape}, as {base} works; got {frames.dtype} {list(frames.shape)}")
     task = ClipTask(config, params, frames, caption, prompts, say)
-    state = loop.train(config, workdir, task)
+    try:
+        state = loop.train(config, workdir, task)
+    except loop.DivergedError as error:
+        raise ValueError(f"{error}; a smaller rate than {rate:g} may help") from error
+    if int(state.step) < steps:
+        raise InterruptedError(
+            f"learning was stopped after step {int(state.step)} of {steps}; the same command goes on"
+        )
     learned = {name: np.asarray(value) for name, value in state.trainable["conditioner"].items()}
     told = {"base": Path(base).name, "caption": caption, "steps": int(state.step), "seed": seed}
     told |= {"frames": len(frames), "size": list(config.data.size), **(about or {})}
-    own = checkpoints.config_to_json(config)["method"]
-    return motions.Motion(learned, own, motions.digest(params["dit"]), told)
+    return motions.Motion(learned, checkpoints.config_to_json(config)["method"] | at_use, own, told)
 
 
 def run_config(
     base: ConfigDict,
-    name: str,
+    base_name: str | os.PathLike,
     settings: dict[str, Any],
     steps: int = STEPS,
     rate: float = RATE,
@@ -85,8 +100,14 @@ def run_config(
     """Build the config of a run from its base's. Raises ValueError for settings that are impossible."""
     config = transfer.with_method(base, settings)
     config = ConfigDict(config.to_dict())
+    # By one name from wherever it is called, so that a run knows its base again.
+    name = str(base_name) if str(base_name) in checkpoints.RELEASED else str(Path(base_name).resolve())
     config.update({"name": "motion_inversion", "init_from": (name,), "resume_from": ()})
+    # What belongs to the machine and the data that the base was trained on.
     config.data.update({"latents": "", "mix": (), "buckets": (), "caption_dropout": 0.0})
+    config.data.update({"text_embeddings": False, "vocabulary": ""})
+    if "mesh" in config:
+        del config.mesh
     config.loss = ConfigDict({"timesteps": "uniform"})
     table = (("conditioner/.*", {"peak": rate}), ("(vae|text|dit)/.*", None))
     config.optim = ConfigDict({"name": "adamw", "b1": 0.9, "b2": 0.999, "weight_decay": 0.0, "schedule": table})
@@ -152,7 +173,7 @@ def fit_clip(clip: video.Clip, config: Any, notify: Callable[[str], None]) -> UI
     """Bring a clip to a base's size and frames: the first ones of a longer one, the last held of a shorter one."""
     frames, wanted, size = clip.frames, config.data.num_frames, tuple(config.data.size)
     if len(frames) > wanted:
-        notify(f"the clip has {len(frames)} frames: the motion of the first {wanted} is learned")
+        notify(f"the clip has more than {wanted} frames: the motion of the first {wanted} is learned")
     if len(frames) < wanted:
         notify(f"the clip has {len(frames)} frames and the base works on {wanted}: the last frame is held")
     frames = np.asarray(frames[:wanted])

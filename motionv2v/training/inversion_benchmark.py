@@ -15,6 +15,8 @@ with what was learned; `--compare=loss=debiased_v,qk=places` and the like learn 
 The wrong pairing, each sample beside the next scene's, is the least that fidelity means anything above.
 """
 
+import ast
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -77,12 +79,16 @@ def table(
     """
     editor = opening.load(checkpoint)
     others = {text: _settings(text) for text in compare}
+    for settings in others.values():  # what is impossible is said before anything is learned
+        transfer.with_method(transfer.base_config(editor.config, checkpoint), settings)
+    num_steps, guidance = transfer.sampled_as(editor, num_steps)
     scenes = synthetic.held_out_pairs(editor, num_clips * (1 + PROMPTS), seed, num_points=1)
     sources = [scene.target for scene in scenes[:num_clips]]
     prompts = [_other_captions(i, scenes, num_clips) for i in range(num_clips)]
     made: dict[str, list[np.ndarray]] = {name: [] for name in ("the base alone", *USES, *others)}
     for index in progress(range(num_clips)):
-        found = _sampled(editor, checkpoint, sources[index], prompts[index], others, seed + index, num_steps, steps)
+        options = {"num_steps": num_steps, "guidance": guidance, "seed": seed + index}
+        found = _sampled(editor, checkpoint, sources[index], prompts[index], others, options, steps)
         for name, videos in found.items():
             made[name].append(videos)
     reader = scene_reader.train(synthetic.scene_config(editor, num_points=1))
@@ -93,9 +99,8 @@ def table(
     results |= {"leak_none": rows["not debiased"]["leak"], "motion_fidelity_floor": floor}
     port = "b" if "t" in editor.config.dit.axes else "a"
     results |= {f"{name}_{port}": value for name, value in results.items()}
-    settled = editor.settings(num_steps).num_steps
     text = (
-        f"{num_clips} held-out scenes, {PROMPTS} captions each, {steps} steps of learning, {settled} of sampling; "
+        f"{num_clips} held-out scenes, {PROMPTS} captions each, {steps} steps of learning, {num_steps} of sampling; "
         f"motion fidelity in mode mean, {GRID * GRID} tracks (classical); wrong pairing {floor:.2f}\n{_format(rows)}"
     )
     if out:
@@ -107,11 +112,14 @@ def table(
 def _settings(text: str) -> dict[str, Any]:
     """Read "name=value,name=value" as fields of `config.method`."""
     found: dict[str, Any] = {}
-    for part in text.split(","):
+    for part in re.split(r",(?=\s*\w+=)", text):
         name, equals, value = part.partition("=")
         if not equals:
-            raise schema.SchemaError(f"--compare={text}: expected settings such as loss=debiased_v,qk=places")
-        found[name.strip()] = int(value) if value.strip().isdigit() else value.strip()
+            raise schema.SchemaError(f"--compare={text}: expected settings such as loss=debiased_v,layers=0,1")
+        try:
+            found[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value.strip()
     return found
 
 
@@ -132,12 +140,11 @@ def _sampled(
     source: UInt8[np.ndarray, "T H W 3"],
     prompts: list[str],
     others: dict[str, dict[str, Any]],
-    seed: int,
-    num_steps: int | None,
+    options: dict[str, Any],
     steps: int,
 ) -> dict[str, np.ndarray]:
     """Learn a clip's motion and sample all rows: {name: [PROMPTS T H W 3]}."""
-    quiet = lambda line: None  # noqa: E731
+    quiet, seed = (lambda line: None), options["seed"]
     with tempfile.TemporaryDirectory() as folder:
 
         def learn(name: str, settings: dict[str, Any]) -> motions.Motion:
@@ -147,10 +154,11 @@ def _sampled(
         motion = learn("learned", {})
         found = {name: motion._replace(settings=motion.settings | changed) for name, changed in USES.items()}
         found |= {name: learn(f"other{i}", settings) for i, (name, settings) in enumerate(others.items())}
-    inverted = transfer.invert(editor, source)
-    made = {"the base alone": np.asarray(editor.text_to_video(prompts, seed, num_steps, quiet))}
+    options = {**options, "notify": quiet}
+    inverted = transfer.invert(editor, source, options["num_steps"])
+    made = {"the base alone": np.asarray(editor.text_to_video(prompts, **options))}
     for name, each in found.items():
-        made[name] = np.asarray(editor.text_to_video(prompts, seed, num_steps, quiet, motion=each, inverted=inverted))
+        made[name] = np.asarray(editor.text_to_video(prompts, **options, motion=each, inverted=inverted))
     return made
 
 
@@ -175,8 +183,11 @@ def _score(sources: Any, prompts: Any, made: Any, reader: Any, encoder: Any) -> 
 
 
 def _fidelity(sources: Any, made: Any) -> float:
-    pairs = [(source, video) for source, of_clip in zip(sources, made, strict=True) for video in of_clip]
-    return float(np.nanmean([motion_fidelity.motion_fidelity(_tracks(a), _tracks(b)) for a, b in pairs]))
+    found = []
+    for source, of_clip in zip(sources, made, strict=True):
+        tracks = _tracks(source)
+        found += [motion_fidelity.motion_fidelity(tracks, _tracks(video)) for video in of_clip]
+    return float(np.nanmean(found))
 
 
 def _tracks(frames: UInt8[np.ndarray, "T H W 3"]) -> Tracks:

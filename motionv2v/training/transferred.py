@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from motionv2v import editing, figures, video
+from motionv2v import checkpoints, editing, figures, video
 from motionv2v.data import tokenizer
 from motionv2v.editing import motions, transfer
 from motionv2v.editing.files import check_folder
@@ -19,12 +19,14 @@ from motionv2v.typing import UInt8
 
 BASE = "tiny"
 """Whose base is taken unless another is named."""
+FPS = 8.0
+"""Of videos that follow several motions."""
 MOTION, SHEET, LEARNING = "motion.safetensors", "contact_sheet.png", "learning"
 
 
 @dataclass
 class Result:
-    """What was made: the source as the base sees it (None of a motion from files), the videos, and the files."""
+    """What was made: the source as the base sees it (None where none was given), the videos, and the files."""
 
     source: UInt8[np.ndarray, "T H W 3"] | None
     videos: UInt8[np.ndarray, "B T H W 3"]
@@ -40,7 +42,7 @@ def run(
     weights: Sequence[float] = (),
     base: str = BASE,
     caption: str = "",
-    out: str | Path = "outputs",
+    out: str | Path = "outputs/transfer",
     settings: dict[str, Any] | None = None,
     num_steps: int | None = None,
     guidance: float | None = None,
@@ -52,7 +54,8 @@ def run(
 
     Args:
         prompts: what the videos shall show.
-        video_path: the clip to learn from. motion_paths: or motions, added by `weights` (1 each by default).
+        video_path: the clip to learn from; beside motions, what their samples start from.
+        motion_paths: motions that were learned, added by `weights` (1 each by default).
         base: the text-to-video base, or a model on one. caption: what the clip shows.
         out: folder of the files; learning goes on from its folder `learning` where it was stopped.
         settings: fields of `config.method`; of motions from files only `debias` and `start` may be given.
@@ -63,45 +66,57 @@ def run(
         ValueError: in one line, for files that cannot be read and settings that do not fit.
     """
     out, notify = Path(out), lambda line: say(f"notice  {line}")
-    if (video_path is None) == (not motion_paths):
+    if video_path is None and not motion_paths:
         raise ValueError("expected a clip to learn from (--video), or motions that were learned (--motion)")
+    if weights and not motion_paths:
+        raise ValueError("weights are of motions that were learned (--motion), and none is given")
     if not prompts:
         raise ValueError("expected at least one prompt (--prompt): what the new video shall show")
+    editing.check_config(config := checkpoints.read_config(checkpoints.resolve(base)), base)
+    learns, has_source = not motion_paths, video_path is not None
     names = [f"transferred_{index}.mp4" for index in range(len(prompts))]
-    inputs = (Path(video_path),) if video_path else tuple(map(Path, motion_paths))
-    check_folder(out, inputs, (MOTION, SHEET, *names))
-    settings, frames, fps = dict(settings or {}), None, 8.0
-    if video_path is not None:
-        config, _ = transfer.load_base(base)
-        clip = video.read(video_path, notify=notify)
+    beside = [f"comparison_{index}.mp4" for index in range(len(prompts))] if has_source else []
+    inputs = tuple(map(Path, (*motion_paths, *([video_path] if has_source else []))))
+    check_folder(out, inputs, (*([MOTION] if learns else []), SHEET, *names, *beside))
+    settings, frames, fps = dict(settings or {}), None, None
+    if has_source:
+        clip = video.read(video_path, num_frames=config.data.num_frames + 1, notify=notify)
         frames, fps = inversion.fit_clip(clip, config, notify), clip.fps
+    if learns:
         say(f"motion  learning that of {video_path} on {base}: {learning.get('steps', inversion.STEPS)} steps")
-        about = {"video": Path(video_path).name}
+        about = {"video": Path(video_path).name, "fps": float(fps)}
         motion = inversion.learn(
             frames, caption or tokenizer.NULL_PROMPT, base, out / LEARNING, prompts=prompts, settings=settings,
-            about=about, say=notify, **learning,
+            about=about, seed=seed, say=notify, **learning,
         )  # fmt: skip
         motions.save(out / MOTION, motion)
     else:
         if learning_only := sorted(set(settings) - {"debias", "start"}):
             raise ValueError(f"{', '.join(learning_only)}: for learning a motion, and this one is learned")
+        if frames is None and settings.get("start", "noise") != "noise":
+            raise ValueError(f"start={settings['start']}: expected the clip that samples start from too (--video)")
         found = [motions.load(path) for path in motion_paths]
         motion = found[0] if len(found) == 1 and not weights else motions.mixed(found, weights or [1.0] * len(found))
     motion = motion._replace(settings={**motion.settings, **settings})
     editor = editing.load(base)
+    num_steps, guidance = transfer.sampled_as(editor, num_steps, guidance)
     inverted = None
     if frames is not None and motion.settings["start"] != "noise":
         say("start   turning the clip back into noise")
-        inverted = transfer.invert(editor, frames)
-    count = editor.settings(num_steps).num_steps
-    say(f"sample  {len(prompts)} videos of {editor.num_frames} frames in {count} steps")
+        inverted = transfer.invert(editor, frames, num_steps)
+    elif motion.settings["start"] != "noise":
+        notify(f"samples start from noise: start={motion.settings['start']} needs the clip too (--video)")
+    say(f"sample  {len(prompts)} videos of {editor.num_frames} frames in {num_steps} steps")
     options = {"num_steps": num_steps, "guidance": guidance, "motion": motion, "inverted": inverted}
     made = editor.text_to_video(prompts, seed, notify=notify, **options)
-    files = {} if video_path is None else {MOTION: out / MOTION}
-    shown = [] if frames is None else [("source", frames)]
-    for name, prompt, result in zip(names, prompts, made, strict=True):
-        beside = figures.side_by_side([*shown, (prompt, result)])
-        files[name] = video.write(out / name, beside, fps=fps)
+    files = {MOTION: out / MOTION} if learns else {}
+    fps = fps or motion.about.get("fps", FPS)
+    shown = [("source", frames)] if has_source else []
+    for index, (prompt, result) in enumerate(zip(prompts, made, strict=True)):
+        files[names[index]] = video.write(out / names[index], result, fps=fps)
+        if has_source:
+            both = figures.side_by_side([*shown, (prompt, result)])
+            files[beside[index]] = video.write(out / beside[index], both, fps=fps)
     rows = [*shown, *zip(prompts, made, strict=True)]
     files[SHEET] = figures.save_png(out / SHEET, figures.contact_sheet(rows, 5))
     return Result(frames, made, motion, files)

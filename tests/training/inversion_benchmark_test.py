@@ -43,7 +43,8 @@ def test_captions_name_other_colours_where_there_are_any():
 
 def test_settings_are_read_and_others_named():
     assert inversion_benchmark._settings("loss=debiased_v, rank=2") == {"loss": "debiased_v", "rank": 2}
-    with pytest.raises(SchemaError, match="--compare=tiny: expected settings such as loss=debiased_v,qk=places"):
+    assert inversion_benchmark._settings("layers=0,1,grid=[2, 3]") == {"layers": (0, 1), "grid": [2, 3]}
+    with pytest.raises(SchemaError, match="--compare=tiny: expected settings such as loss=debiased_v,layers=0,1"):
         inversion_benchmark._settings("tiny")
 
 

@@ -16,7 +16,7 @@ import pytest
 from launching import launch
 from strange_videos import encode, make_folder, moving_texture
 
-from configs import motion_prompting_tiny
+from configs import motion_prompting_tiny, motionv2v_tiny
 from motionv2v import video
 from motionv2v.data import records
 from motionv2v.data.stored_pairs import PairSource
@@ -227,6 +227,10 @@ def test_single_clips_with_dense_tracks_feed_motion_prompting(tmp_path):
     assert (used >= 12).all() and (used <= 24).all()
     with pytest.raises(ValueError, match="holds pairs made with other settings"):
         prepare_pairs.write_pairs(tmp_path / "videos", tmp_path / "out", JOB, num_workers=1)
+    edits = motionv2v_tiny.get_config()
+    edits.data.update({"latents": "", "mix": config.data.mix, "num_frames": 5, "size": (32, 32)})
+    with pytest.raises(ValueError, match=r"single clips with dense tracks, but motionv2v learns from pairs"):
+        dataset.make_dataset(edits)
 
 
 def cross_fade(first, last, prompt, num_frames, seed):

@@ -89,9 +89,10 @@ def test_motions_add_up_by_weight(learned):
     ):
         with pytest.raises(ValueError, match=message):
             motions.mixed([motion, other], [1, 1])
+    motions.mixed([motion, motion._replace(settings=motion.settings | {"start": "noise", "debias": "mean"})], [1, 1])
     factors = motion._replace(settings=motion.settings | {"rank": 2})
     with pytest.raises(ValueError, match="sums of products"):
-        motions.mixed([factors, factors], [1, 1])
+        motions.mixed([factors], [0.5])
     with pytest.raises(ValueError, match="given 2 motions and 1 weights"):
         motions.mixed([motion, motion], [1])
 
@@ -146,18 +147,26 @@ def test_the_launcher_learns_writes_and_uses_a_motion(base, tmp_path):
     child = launch("transfer", "--video=clip.mp4", *common, "--steps=2", "--batch_size=2", "--out=out", cwd=tmp_path)
     assert child.returncode == 0, child.stderr[-2000:]
     assert "the motion of the first 5 is learned" in child.stdout and "step 2/2" in child.stdout
-    names = ["contact_sheet.png", "learning", "motion.safetensors", "transferred_0.mp4"]
+    names = ["comparison_0.mp4", "contact_sheet.png", "learning", "motion.safetensors", "transferred_0.mp4"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     motion = motions.load(tmp_path / "out" / "motion.safetensors")
     assert motion.about["video"] == "clip.mp4" and motion.settings["debias"] == "difference"
+    assert motion.about["fps"] == 8 and "in 2 steps" in child.stdout
     result = transferred.run(
         ["a star", "a disk"], motion_paths=[tmp_path / "out/motion.safetensors"] * 2, weights=[0.5, 0.25],
         base=str(base), out=tmp_path / "used", settings={"debias": "drop"}, num_steps=2, say=lambda line: None,
     )  # fmt: skip
     assert result.videos.shape == (2, 5, 16, 16, 3) and result.source is None
     assert sorted(result.files) == ["contact_sheet.png", "transferred_0.mp4", "transferred_1.mp4"]
+    again = transferred.run(  # from the folder that it was written to, beside the clip that samples start from
+        ["a star"], motion_paths=[tmp_path / "out/motion.safetensors"], video_path=tmp_path / "clip.mp4",
+        base=str(base), out=tmp_path / "out", settings={"start": "inverted"}, num_steps=2, say=lambda line: None,
+    )  # fmt: skip
+    assert sorted(again.files) == ["comparison_0.mp4", "contact_sheet.png", "transferred_0.mp4"]
     for arguments, message in (
         ([], "expected a clip to learn from"),
+        (["--video=clip.mp4", "--weight=2"], "weights are of motions"),
+        (["--motion=out/motion.safetensors", "--start=inverted"], "expected the clip that samples start from"),
         (["--motion=out/motion.safetensors", "--rank=2"], "rank: for learning a motion"),
         (["--motion=none.safetensors"], "no motion at none.safetensors"),
     ):
@@ -165,3 +174,31 @@ def test_the_launcher_learns_writes_and_uses_a_motion(base, tmp_path):
         assert child.returncode == 2 and message in child.stderr, child.stderr
         assert len(child.stderr.strip().splitlines()) == 1
     assert json.loads((tmp_path / "out/learning/config.json").read_text())["config"]["method"]["depth"] == 2
+
+
+def test_another_clip_in_the_same_work_dir_is_refused_and_other_uses_are_not(base, learned):
+    motion, workdir = learned
+    same = {"base": base, "workdir": workdir, "steps": 3, "batch_size": 2}
+    for frames, caption in ((FRAMES[::-1].copy(), "a disk"), (FRAMES, "a star")):
+        with pytest.raises(ValueError, match="belongs to another config: name was motion_of_"):
+            inversion.learn(frames, caption, **same)
+    used = inversion.learn(FRAMES, "a disk", settings={"debias": "mean", "start": "noise"}, **same)
+    assert used.settings == motion.settings | {"debias": "mean", "start": "noise"}
+    with pytest.raises(ValueError, match="one of difference, mean, none, drop"):
+        inversion.learn(FRAMES, "a disk", settings={"debias": "all"}, **same)
+
+
+def test_a_run_that_is_stopped_says_so(base, tmp_path, monkeypatch):
+    whole = inversion.loop.train
+
+    def stopped(config, workdir, task):
+        return whole(config, workdir, task)._replace(step=np.int32(1))
+
+    monkeypatch.setattr(inversion.loop, "train", stopped)
+    with pytest.raises(InterruptedError, match="stopped after step 1 of 2; the same command goes on"):
+        inversion.learn(FRAMES, "", base, tmp_path / "run", steps=2, batch_size=2)
+
+
+def test_a_model_made_for_one_step_is_sampled_as_a_base(editor):
+    assert transfer.sampled_as(editor) == (50, None)  # the shrunken base takes two, with guidance of its own
+    assert transfer.sampled_as(editor, 4, 2.0) == (4, 2.0)

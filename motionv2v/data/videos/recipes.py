@@ -400,7 +400,9 @@ def _grid_queries(
     t, row, column = np.meshgrid(times, np.arange(rows), np.arange(columns), indexing="ij")
     x = (column + rng.random(t.shape)) * width / columns
     y = (row + rng.random(t.shape)) * height / rows
-    return np.stack([t, x, y], axis=-1).reshape(-1, 3).astype(np.float32)
+    queries = np.stack([t, x, y], axis=-1).reshape(-1, 3).astype(np.float32)
+    # Rounding to float32 must not move a point onto the picture's far edge.
+    return np.minimum(queries, np.nextafter(np.float32([np.inf, width, height]), np.float32(0)))
 
 
 def _check_length(frames: np.ndarray, config: PairConfig) -> None:
