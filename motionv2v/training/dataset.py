@@ -306,8 +306,8 @@ def _mixed_sources(config: Any, split: str) -> tuple[dict[str, Any], dict[str, f
             # The reader of data sets needs an extra; who trains on scenes or latents does not.
             from motionv2v.data.stored_pairs import PairSource
 
-            sources[name] = PairSource(name, split)
-            if sources[name].is_dense and {"source", "source_tracks"} & set(_reads(config)):
+            found = sources[name] = PairSource(name, split)
+            if getattr(found, "is_dense", False) and {"source", "source_tracks"} & set(_reads(config)):
                 raise ValueError(
                     f"data.mix has {name!r}, single clips with dense tracks, but {config.method.name} learns from "
                     "pairs: make them with launch/prepare.py without --dense"
