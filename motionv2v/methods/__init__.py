@@ -87,10 +87,13 @@ def with_finer_patches(base: PyTree, dit: Any) -> PyTree:
         base: a transformer's tree, whose patches are `dit`'s or a whole number of times as wide and high; else it stays
             as it is. dit: the module that shall run.
     """
-    kernel, out = base["patch_embed"]["kernel"], base["out"]
+    kernel, out = base["patch_embed"]["kernel"], base.get("out")
     frames, side = dit.patch[0], dit.patch_size
-    times = (kernel.shape[0] / (dit.in_channels * frames * side * side)) ** 0.5
-    if times != int(times) or times < 2:
+    area = kernel.shape[0] / (dit.in_channels * frames * side * side)
+    times = area**0.5
+    wanted = dit.out_channels * frames * side * side * area
+    # Whatever else does not fit is for the check of all shapes.
+    if times != int(times) or times < 2 or out is None or out["kernel"].shape[1] != wanted:
         return base
     # Positions of a coarse patch: frames, fine patches down, rows of one, fine patches across, columns of one.
     cells = (frames, int(times), side, int(times), side)
