@@ -109,14 +109,29 @@ def run(
     say(f"sample  {len(prompts)} videos of {editor.num_frames} frames in {num_steps} steps")
     options = {"num_steps": num_steps, "guidance": guidance, "motion": motion, "inverted": inverted}
     made = editor.text_to_video(prompts, seed, notify=notify, **options)
-    files = {MOTION: out / MOTION} if learns else {}
     fps = fps or motion.about.get("fps", FPS)
-    shown = [("source", frames)] if has_source else []
+    files = {MOTION: out / MOTION} if learns else {}
+    files |= _write(out, names, beside, prompts, frames, made, fps)
+    return Result(frames, made, motion, files)
+
+
+def _write(
+    out: Path,
+    names: Sequence[str],
+    beside: Sequence[str],
+    prompts: Sequence[str],
+    source: UInt8[np.ndarray, "T H W 3"] | None,
+    made: UInt8[np.ndarray, "B T H W 3"],
+    fps: float,
+) -> dict[str, Path]:
+    """Write the videos, each beside the source where there is one, and the contact sheet of them all."""
+    files = {}
+    shown = [] if source is None else [("source", source)]
     for index, (prompt, result) in enumerate(zip(prompts, made, strict=True)):
         files[names[index]] = video.write(out / names[index], result, fps=fps)
-        if has_source:
+        if beside:
             both = figures.side_by_side([*shown, (prompt, result)])
             files[beside[index]] = video.write(out / beside[index], both, fps=fps)
     rows = [*shown, *zip(prompts, made, strict=True)]
     files[SHEET] = figures.save_png(out / SHEET, figures.contact_sheet(rows, 5))
-    return Result(frames, made, motion, files)
+    return files
