@@ -1,8 +1,8 @@
 """Dense tracks as bytes and back: how data sets store the thousands of tracks of a clip. numpy only.
 
 Positions are rounded to sixteenths of a pixel, finer than any tracker is right, and stored as
-steps from frame to frame. Steps of points beside one another are alike and small, which zlib makes use of: 16,384
-tracks of 49 frames of real clips take 0.4 to 1.3 MB instead of 7.2.
+steps from frame to frame. Steps of points beside one another are alike and small, which zlib makes use of: smooth
+tracks take about a tenth of what they do as float32 (`tests/data/packed_tracks_test.py`).
 """
 
 import struct

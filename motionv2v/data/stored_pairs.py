@@ -30,17 +30,13 @@ class PairSource:
         self.folder, self.split = str(folder), split
         builder = _builder(find_dataset(folder))
         try:
-            self._is_dense = records.fields_of(builder.info.features) is records.CLIP_FIELDS
+            # Single clips with dense tracks are no pairs.
+            self.is_dense = records.fields_of(builder.info.features) is records.CLIP_FIELDS
         except ValueError as error:
             raise ValueError(f"{folder} holds another kind of data: its {error}") from None
         if split.split("[")[0] not in builder.info.splits:
             raise ValueError(f"{folder} has no split {split!r}; available: {', '.join(builder.info.splits)}")
         self._records = builder.as_data_source(split)
-
-    @property
-    def is_dense(self) -> bool:
-        """Tell whether it holds single clips with dense tracks, which are no pairs."""
-        return self._is_dense
 
     def __len__(self) -> int:
         return len(self._records)

@@ -20,7 +20,7 @@ from motionv2v.models.dit import base_params
 from motionv2v.typing import AnyArray, Float, PyTree, UInt8
 
 MOST_PLACES, COARSE = 16 * 16, (10, 15)
-"""From more places a frame on m^V has a coarse grid: of these rows and columns, those of the published size."""
+"""From more places a frame on m^V has a coarse grid, of these rows and columns."""
 STEPS, GUIDANCE, LEAST_STEPS = 50, 3.0, 10
 """How a base is sampled whose model was made for samples of fewer than so many steps."""
 MOST_LAYERS = 12
