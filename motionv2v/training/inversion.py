@@ -157,7 +157,7 @@ class ClipTask(tasks.DenoiserTask):
         return batches.make_dataset([self._sample] * size, None, batch_size=size, seed=0)
 
     def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
-        """Sample the prompts with the motion as it is debiased by default, in the model's own steps, beside the clip."""
+        """Sample the prompts with the motion, debiased by the default, in the model's own steps, beside the clip."""
         editor = editing.Editor(self.config, self._debiased(params), self._folder, tokenizer=self._tokenizer)
         tokens = self._tokenizer.encode(self._prompts, lambda line: None)
         made = np.asarray(editor.generate(jax.random.key(0), {}, tokens))
