@@ -1,8 +1,7 @@
 """Give a clip's motion to other content: python launch/transfer.py --video=clip.mp4 --prompt="a red square, teal"
 
 Learns the motion as embeddings of a frozen text-to-video base (Motion Inversion), writes it as one file, and samples
-each --prompt with it. --motion=FILE uses motions that were learned; several are added by --weight. Killed and started
-again, learning goes on. Bad input is exit code 2.
+each --prompt with it. --motion=FILE uses motions that were learned. Killed and started again, learning goes on.
 """
 
 import sys
@@ -30,6 +29,7 @@ SETTINGS = {
     "debias": flags.DEFINE_enum("debias", None, motion_inversion.DEBIAS, "how the clip's look is taken away"),
     "start": flags.DEFINE_enum("start", None, motion_inversion.STARTS, "what samples start from"),
     "loss": flags.DEFINE_enum("loss", None, ["plain", *motion_inversion.LOSSES], "what is compared when learning"),
+    "temporal_only": flags.DEFINE_bool("temporal_only", None, "queries and keys change between tokens of one place only"),
     "rank": flags.DEFINE_integer("rank", None, "products that make up the values' embedding, 0: all", lower_bound=0),
 }
 SEED = flags.DEFINE_integer("seed", 0, "random seed", lower_bound=0)
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     settings = {name: flag.value for name, flag in SETTINGS.items() if flag.value is not None}
     options = {"base": BASE.value, "caption": CAPTION.value, "out": OUT.value, "settings": settings, "seed": SEED.value}
     options |= {"num_steps": STEPS.value, "guidance": GUIDANCE.value, "video_path": VIDEO.value}
-    options |= {} if MOTION.value else {name: flag.value for name, flag in LEARN.items()}
+    options |= {name: flag.value for name, flag in LEARN.items() if cli.is_given(name)}
     try:
         made = transferred.run(PROMPT.value, motion_paths=MOTION.value, weights=WEIGHT.value, **options)
     except cli.expected() as error:

@@ -85,9 +85,7 @@ def moved(editor: Any, motion: Motion, following: Any = None) -> Any:
     Raises:
         ValueError: for a motion of another base.
     """
-    # The same model and programs, whatever the motion was debiased by before.
-    settings = motion.settings | {"debias": "none", "loss": "plain"}
-    config = with_method(base_config(editor.config, editor.config.name), settings)
+    config = with_method(base_config(editor.config, editor.config.name), as_used(motion.settings))
     dit = base_params(editor.params["dit"])
     if editor.base_digest() != motion.base:
         raise ValueError(
@@ -105,6 +103,11 @@ def debiased(motion: Motion) -> dict[str, np.ndarray]:
     """Return a motion's parameters as they are used."""
     changed = motion_inversion.debiased(motion.params, motion.settings["debias"])
     return {name: np.asarray(value, np.float32) for name, value in changed.items()}
+
+
+def as_used(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a model that samples with a motion: its programs are the same however it is debiased."""
+    return settings | {"debias": "none", "loss": "plain"}
 
 
 def invert(

@@ -24,7 +24,7 @@ import numpy as np
 from motionv2v import diffusion
 from motionv2v.methods import Method, fields, v_loss
 from motionv2v.models.dit import Control
-from motionv2v.schema import Field, choice, several, whole
+from motionv2v.schema import Field, choice, flag, several, whole
 from motionv2v.typing import AnyArray, Float, Int, Key, PyTree
 
 SHAPES = ("frames", "places", "none")
@@ -42,7 +42,8 @@ SETTINGS = {
     "qk": Field(choice(*SHAPES), "what m^QK has a vector for", "frames"),
     "v": Field(choice(*SHAPES), "what m^V has a vector for", "places"),
     "rank": Field(whole(0), "products that m^V is a sum of, 0: a number of its own for each entry", 0),
-    "loss": Field(choice("plain", "debiased_v", "debiased_eps", "cosine"), "see `LOSSES`", "plain"),
+    "temporal_only": Field(flag, "m^QK counts only where tokens of one place meet, see `models.attention.places`", False),
+    "loss": Field(choice("plain", "debiased_v", "debiased_eps", "cosine", "hybrid"), "see `LOSSES`", "plain"),
     "debias": Field(choice(*DEBIAS), "what is taken from m^V at use", "difference"),
     "start": Field(choice(*STARTS), "what samples start from, where the clip was inverted", "blend"),
 }
@@ -58,7 +59,7 @@ class Conditioner(nn.Module):
     """Hold a clip's embeddings; gives them to the layers that have some, and zeros to the others.
 
     Attributes:
-        width: D. depth, layers, frames, grid, qk, v, rank: as in `SETTINGS`.
+        width: D. depth, layers, frames, grid, qk, v, rank, temporal_only: as in `SETTINGS`.
     """
 
     width: int
@@ -69,16 +70,18 @@ class Conditioner(nn.Module):
     qk: str = "frames"
     v: str = "places"
     rank: int = 0
+    temporal_only: bool = False
 
     @nn.compact
     def __call__(self, conditions: dict[str, Any], time: Any = None) -> Control:
-        """Return `Control.motion`: "qk" and "v", each [depth t D] or [depth t gh gw D], what there is of them."""
+        """Return `Control.motion`: "qk" (or "qk_same") and "v", each [depth t D] or [depth t gh gw D]."""
         del conditions, time
         motion = {}
         for name, shape in (("qk", self.qk), ("v", self.v)):
             if shape != "none":
                 value = self._factors(shape) if name == "v" and self.rank else self._whole(name, shape)
-                motion[name] = jnp.zeros((self.depth, *value.shape[1:])).at[jnp.array(self.used)].set(value)
+                whole = jnp.zeros((self.depth, *value.shape[1:])).at[jnp.array(self.used)].set(value)
+                motion["qk_same" if name == "qk" and self.temporal_only else name] = whole
         return Control(motion=motion)
 
     @property
@@ -109,7 +112,8 @@ def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = j
         raise ValueError(f"method.layers names layer {bad[0]}, but the base has layers 0..{config.depth - 1}")
     if len(set(layers)) < len(layers):
         raise ValueError(f"method.layers is {layers}; expected each layer once")
-    return Conditioner(width, config.depth, layers, config.frames, tuple(config.grid), config.qk, config.v, config.rank)
+    sizes = (width, config.depth, layers, config.frames, tuple(config.grid))
+    return Conditioner(*sizes, config.qk, config.v, config.rank, config.temporal_only)
 
 
 def debiased(motion: PyTree, how: str) -> PyTree:
@@ -194,7 +198,10 @@ LOSSES: Mapping[str, Callable[..., Float[AnyArray, "B"]]] = {
     "debiased_v": debiased_v,
     "debiased_eps": debiased_eps,
     "cosine": cosine,
+    "hybrid": debiased_eps,
 }
+"""What is compared. "hybrid" has low-rank updates of the base learn the look of single frames meanwhile, so that the
+embeddings need not; they are dropped afterwards (`training.inversion`)."""
 
 
 def loss(

@@ -363,7 +363,7 @@ class DiT(nn.Module):
 
     def _check_control(self, control, shape):
         for name, embedding in (control.motion or {}).items():
-            _check_choice("Control.motion", name, ("qk", "v"))
+            _check_choice("Control.motion", name, ("qk", "v", "qk_same"))
             depth, *middle, width = embedding.shape
             if (depth, width) != (self.num_layers, self.width) or len(middle) not in (1, 3):
                 raise ValueError(

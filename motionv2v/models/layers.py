@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from motionv2v.models import lora
 from motionv2v.models.activations import constrain, layout
+from motionv2v.models.attention import places
 from motionv2v.models.attention.dispatch import attention, save_policy
 from motionv2v.models.positions import apply_rope
 from motionv2v.typing import AnyArray, Float, Key, Num, PyTree
@@ -83,11 +84,14 @@ class LayerInputs(NamedTuple):
 
     `qk` is added to what queries and keys are read from, `v` to what values are read from, both for the video's tokens
     alone: each a vector a frame, [t D], or a frame and place, [t h w D]. On another grid than the tokens' they are
-    brought to it by linear interpolation. `lora` holds low-rank updates of the layer's Linear layers.
+    brought to it by linear interpolation. `qk_same` is as `qk`, but only where queries and keys of one place meet: along
+    time alone, within attention over all tokens (`models.attention.places`). `lora` holds low-rank updates of the
+    layer's Linear layers.
     """
 
     qk: Float[AnyArray, "t *n D"] | None = None
     v: Float[AnyArray, "t *n D"] | None = None
+    qk_same: Float[AnyArray, "t *n D"] | None = None
     lora: dict[str, Any] | None = None
 
 
@@ -119,26 +123,31 @@ class Attention(nn.Module):
             grid: (t, h, w) of the video's tokens, needed for other axes than `thw` and for `inputs`.
             inputs: of this layer; motion embeddings enter where attention runs along time.
         """
-        moves = "t" in self.axes
-        read = {
-            "qk": _with_motion(x, inputs.qk if moves else None, grid),
-            "v": _with_motion(x, inputs.v if moves else None, grid),
-        }
+        qk, v, qk_same = (inputs.qk, inputs.v, inputs.qk_same) if "t" in self.axes else (None, None, None)
+        if self.axes == "t" and qk_same is not None:
+            qk, qk_same = qk_same if qk is None else qk + qk_same, None  # all that meet here are of one place
+        dense = {n: nn.Dense(self.num_heads * self.head_dim, dtype=self.dtype, name=n) for n in ("q", "k", "v")}
+        norms = {n: layer_norm(f"{n}_norm", self.dtype, 1e-6) for n in ("q", "k")}
 
-        def heads(name):
-            source = read["v" if name == "v" else "qk"]
-            projected = nn.Dense(self.num_heads * self.head_dim, dtype=self.dtype, name=name)(source)
-            projected = lora.update(projected, source, inputs.lora, name)
+        def heads(name, source):
+            projected = lora.update(dense[name](source), source, inputs.lora, name)
             projected = checkpoint_name(constrain(projected, "features"), "qkv")
-            return projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)  # [B S K d]
-
-        query = layer_norm("q_norm", self.dtype, 1e-6)(heads("q"))
-        key = layer_norm("k_norm", self.dtype, 1e-6)(heads("k"))
-        if rope is not None:
+            projected = projected.reshape(*x.shape[:2], self.num_heads, self.head_dim)  # [B S K d]
+            if name == "v":
+                return projected
+            projected = norms[name](projected)
             # The layout is fixed here too, so that devices exchange these, and their gradients on the way back, in
             # this dtype and not in the rotation's float32.
-            query, key = (constrain(apply_rope(x, rope), "features") for x in (query, key))
-        out = _attend_along(self.axes, grid, query, key, heads("v"), self.implementation)
+            return projected if rope is None else constrain(apply_rope(projected, rope), "features")
+
+        asked = _with_motion(x, qk, grid)
+        query, key, value = heads("q", asked), heads("k", asked), heads("v", _with_motion(x, v, grid))
+        if qk_same is None:
+            out = _attend_along(self.axes, grid, query, key, value, self.implementation)
+        else:
+            asked = _with_motion(asked, qk_same, grid)
+            attend = functools.partial(places.attention, grid)
+            out = _attend(attend, query, key, value, heads("q", asked), heads("k", asked))
         out = constrain(out.reshape(x.shape), "features")  # [B S K d] -> [B S D]
         kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
         y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name="o")(out)
@@ -170,8 +179,9 @@ def _attend_along(axes, grid, query, key, value, implementation):
 
     Text attends once per frame in `hw` and takes the mean; in `t` it takes no part, and its rows are zeros.
     """
+    attend = functools.partial(attention, implementation=implementation)
     if axes == "thw":
-        return _attend(query, key, value, implementation)
+        return _attend(attend, query, key, value)
     t, h, w = grid
     length = query.shape[1] - t * h * w
     text, video = zip(*(jnp.split(x, [length], axis=1) for x in (query, key, value)), strict=True)
@@ -180,24 +190,23 @@ def _attend_along(axes, grid, query, key, value, implementation):
             jnp.concatenate([jnp.repeat(of_text, t, 0), einops.rearrange(x, "B (t n) K d -> (B t) n K d", t=t)], 1)
             for of_text, x in zip(text, video, strict=True)
         ]
-        out_text, out = jnp.split(_attend(*parts, implementation), [length], axis=1)
+        out_text, out = jnp.split(_attend(attend, *parts), [length], axis=1)
         out_text = einops.reduce(out_text, "(B t) L K d -> B L K d", "mean", t=t)
         return jnp.concatenate([out_text, einops.rearrange(out, "(B t) n K d -> B (t n) K d", t=t)], axis=1)
     parts = [einops.rearrange(x, "B (t n) K d -> (B n) t K d", t=t) for x in video]
-    out = einops.rearrange(_attend(*parts, implementation), "(B n) t K d -> B (t n) K d", n=h * w)
+    out = einops.rearrange(_attend(attend, *parts), "(B n) t K d -> B (t n) K d", n=h * w)
     return jnp.concatenate([jnp.zeros_like(text[0]), out], axis=1)
 
 
-def _attend(query, key, value, implementation):
-    """Call `attention`. On a mesh the devices exchange tokens first: each gets all tokens of some of the heads.
+def _attend(attend, *arrays):
+    """Call an attention with arrays [B S K d]. On a mesh each device first gets all tokens of some of the heads.
 
     `shard_map` says so by hand, because compilers cannot divide a kernel that was written for one kind of device.
     """
-    attend = functools.partial(attention, implementation=implementation)
-    spec = layout(query.shape, "heads")
+    spec = layout(arrays[0].shape, "heads")
     if spec is None:
-        return attend(query, key, value)
-    return jax.shard_map(attend, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(query, key, value)
+        return attend(*arrays)
+    return jax.shard_map(attend, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(*arrays)
 
 
 def attention_names(axes: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,14 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from motionv2v import backbone, checkpoints, editing, figures, sections, video
+from motionv2v import backbone, checkpoints, diffusion, editing, figures, parameters, sections, video
 from motionv2v.data import batches, tokenizer
+from motionv2v.devices import fit
 from motionv2v.editing import motions, transfer
+from motionv2v.models.dit import base_params
 from motionv2v.training import loop, tasks
 from motionv2v.typing import Key, PyTree, UInt8
 
+Batch = dict[str, Any]
+
 STEPS, BATCH, RATE = 300, 4, 0.02
 """Steps (the paper's code: 250 to 400), samples of the clip in each, and AdamW's constant rate, that of its code."""
+LORA_RANK, LORA_RATE, LORA_LEFT_OUT = 32, 5e-4, 0.2
+"""Of the updates that learn the look of single frames beside the embeddings (`loss` "hybrid"): their rank and rate, and
+the share of steps without them; as in the paper's code, which also has a dropout of 0.1 there."""
+LORA_TARGETS = tuple(f"attention/{name}" for name in "qkvo")
+"""What they update: attention within frames, or where there is no such attention, all of it."""
 
 
 def learn(
@@ -40,6 +49,7 @@ def learn(
     probe_every: int = 0,
     seed: int = 0,
     about: dict[str, Any] | None = None,
+    loaded: tuple[ConfigDict, PyTree] | None = None,
     say: Callable[[str], None] = print,
 ) -> motions.Motion:
     """Learn the motion of a clip.
@@ -50,7 +60,8 @@ def learn(
         workdir: of the run; the same call goes on where a run there was stopped.
         steps, rate, batch_size: of AdamW. settings: fields of `config.method` besides those that follow from the base.
         prompts: what is sampled with the motion every `probe_every` steps, for the eye; 0 samples nothing.
-        seed: of the run. about: what else the motion shall tell of itself. say: called with a line on the captions.
+        seed: of the run. about: what else the motion shall tell of itself.
+        loaded: the base, where `transfer.load_base` has read it already. say: called with a line on what is done.
 
     Returns:
         The motion, not debiased.
@@ -60,7 +71,7 @@ def learn(
             no number any more, and as `loop.train`.
         InterruptedError: where a signal stopped the run, whose state is saved.
     """
-    config, params = transfer.load_base(base)
+    config, params = loaded or transfer.load_base(base)
     settings, own = dict(settings or {}), motions.digest(params["dit"])
     at_use = {name: settings.pop(name) for name in ("debias", "start") if name in settings}
     transfer.with_method(config, at_use)  # which checks them
@@ -72,7 +83,8 @@ def learn(
     if frames.shape != (config.data.num_frames, *expected) or frames.dtype != np.uint8:
         shape = [config.data.num_frames, *expected]
         raise ValueError(f"the clip must be uint8 {shape}, as {base} works; got {frames.dtype} {list(frames.shape)}")
-    task = ClipTask(config, params, frames, caption, prompts, say)
+    fit.check(as_prepared(config), what="train", say=say)
+    task = ClipTask(config, params, frames, caption, prompts, at_use, say)
     try:
         state = loop.train(config, workdir, task)
     except loop.DivergedError as error:
@@ -110,12 +122,24 @@ def run_config(
         del config.mesh
     config.loss = ConfigDict({"timesteps": "uniform"})
     table = (("conditioner/.*", {"peak": rate}), ("(vae|text|dit)/.*", None))
+    if config.method.loss == "hybrid":
+        config.dit.update({"lora_rank": LORA_RANK, "lora_targets": LORA_TARGETS})
+        table = (("dit/lora/.*", {"peak": LORA_RATE}), *table)
     config.optim = ConfigDict({"name": "adamw", "b1": 0.9, "b2": 0.999, "weight_decay": 0.0, "schedule": table})
     config.train = ConfigDict(
         {"steps": steps, "batch_size": batch_size, "seed": seed, "log_every": 20, "checkpoint_every": 100, "keep": 1}
         | {"probe_every": probe_every, "probe_samples": 1, "ema_decay": 0.0}
+        # As the base computes: its weights are rounded to that anyway where they are used.
+        | {"frozen_dtype": config.dit.dtype}
     )
     return sections.complete(config)
+
+
+def as_prepared(config: ConfigDict) -> ConfigDict:
+    """Return a run's config as that of a run on prepared latents and texts: its steps need the same memory."""
+    config = ConfigDict(config.to_dict())
+    config.data.text_embeddings = True
+    return config
 
 
 class ClipTask(tasks.DenoiserTask):
@@ -130,10 +154,12 @@ class ClipTask(tasks.DenoiserTask):
         frames: UInt8[np.ndarray, "T H W 3"],
         caption: str,
         prompts: Sequence[str],
+        at_use: dict[str, Any],
         say: Callable[[str], None],
     ):
-        """Encode the clip and its caption with the base's parameters."""
+        """Encode the clip and its caption with the base's parameters; `prompts` are probed as `at_use` says."""
         super().__init__(config)
+        self._base, self._at_use = params, at_use
         kind, length = config.text.tokenizer, config.data.text_length
         folder = checkpoints.resolve(config.init_from[0])
         self._tokenizer = tokenizer.make(kind, length, folder)
@@ -147,6 +173,12 @@ class ClipTask(tasks.DenoiserTask):
             "text": np.asarray(text[0], np.float32),
         }  # fmt: skip
 
+    def init(self, key: Key) -> PyTree:
+        """Draw what is learned, beside the base."""
+        base = parameters.flatten(self._base)
+        drawn = parameters.flatten(tasks.draw(key, self.config, self.model, set(base)))
+        return parameters.unflatten(drawn | base)
+
     def step_reads(self) -> tuple[str, ...]:
         """Name the subtrees that the loss reads: neither the autoencoder nor the text encoder."""
         return backbone.step_reads(latents=True, text=True)
@@ -156,17 +188,47 @@ class ClipTask(tasks.DenoiserTask):
         size = self.config.train.batch_size
         return batches.make_dataset([self._sample] * size, None, batch_size=size, seed=0)
 
+    def loss(self, key: Key, params: PyTree, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the loss of the clip; for "hybrid" also that of one frame of it, drawn by chance, without a motion."""
+        if self.config.method.loss != "hybrid":
+            return super().loss(key, params, batch)
+        keys = jax.random.split(jax.random.fold_in(key, 2), 5)
+        used = jax.random.bernoulli(keys[0], 1 - LORA_LEFT_OUT).astype(jnp.float32)
+        params = {**params, "dit": _with_updates(params["dit"], used)}
+        whole, parts = super().loss(key, params, batch)
+        clip = batch["target_latents"]
+        frame = jax.lax.dynamic_slice_in_dim(clip, jax.random.randint(keys[1], (), 0, clip.shape[1]), 1, axis=1)
+        schedule = self.model.schedule
+        timestep = diffusion.sample_timesteps(keys[2], (len(frame),), schedule, self.config.loss.timesteps)
+        eps = jax.random.normal(keys[3], frame.shape)
+        noisy = diffusion.corrupt(schedule, frame, eps, timestep)
+        made = backbone.denoise(self.model, params, noisy, timestep, batch["text"], None, use_control=False)
+        one_frame = used * diffusion.loss(made, frame, eps, timestep, schedule).mean()
+        return whole + one_frame, parts | {"loss_one_frame": one_frame}
+
     def probe(self, key: Key, params: PyTree) -> dict[str, Any]:
-        """Sample the prompts with the motion, debiased by the default, in the model's own steps, beside the clip."""
-        editor = editing.Editor(self.config, self._debiased(params), self._folder, tokenizer=self._tokenizer)
-        tokens = self._tokenizer.encode(self._prompts, lambda line: None)
-        made = np.asarray(editor.generate(jax.random.key(0), {}, tokens))
+        """Sample the prompts with the motion, from noise, beside the clip."""
+        del key
+        method = checkpoints.config_to_json(self.config)["method"] | self._at_use
+        motion = motions.Motion(params["conditioner"], method, "", {})
+        if self._sampler is None:
+            config = transfer.with_method(transfer.base_config(self.config, self.config.name), transfer.as_used(method))
+            self._sampler = editing.Editor(config, {}, self._folder, tokenizer=self._tokenizer)
+        used = {**params, "dit": base_params(params["dit"]), "conditioner": transfer.debiased(motion)}
+        with tasks.lent(self._sampler, used) as sampler:
+            num_steps, guidance = transfer.sampled_as(sampler)
+            tokens = self._tokenizer.encode(self._prompts, lambda line: None)
+            options = {"num_steps": num_steps, "guidance": guidance}
+            made = np.asarray(sampler.generate(jax.random.key(self.config.train.seed), {}, tokens, **options))
         shown = [("source", self._frames), *zip(self._prompts, made, strict=True)]
         return {"scalars": {}, "videos": {"transferred": figures.side_by_side(shown)}}
 
-    def _debiased(self, params: PyTree) -> PyTree:
-        motion = motions.Motion(params["conditioner"], checkpoints.config_to_json(self.config)["method"], "", {})
-        return {**params, "conditioner": transfer.debiased(motion)}
+
+def _with_updates(dit: PyTree, used: jax.Array) -> PyTree:
+    """Return a transformer's parameters with its low-rank updates times a number."""
+    halves = parameters.flatten(dit["lora"])
+    scaled = {path: leaf * used if path.endswith("/b") else leaf for path, leaf in halves.items()}
+    return {**dit, "lora": parameters.unflatten(scaled)}
 
 
 def fit_clip(clip: video.Clip, config: Any, notify: Callable[[str], None]) -> UInt8[np.ndarray, "T H W 3"]:

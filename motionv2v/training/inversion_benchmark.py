@@ -85,10 +85,11 @@ def table(
     scenes = synthetic.held_out_pairs(editor, num_clips * (1 + PROMPTS), seed, num_points=1)
     sources = [scene.target for scene in scenes[:num_clips]]
     prompts = [_other_captions(i, scenes, num_clips) for i in range(num_clips)]
+    base = transfer.load_base(checkpoint)
     made: dict[str, list[np.ndarray]] = {name: [] for name in ("the base alone", *USES, *others)}
     for index in progress(range(num_clips)):
         options = {"num_steps": num_steps, "guidance": guidance, "seed": seed + index}
-        found = _sampled(editor, checkpoint, sources[index], prompts[index], others, options, steps)
+        found = _sampled(editor, checkpoint, base, sources[index], prompts[index], others, options, steps)
         for name, videos in found.items():
             made[name].append(videos)
     reader = scene_reader.train(synthetic.scene_config(editor, num_points=1))
@@ -137,6 +138,7 @@ def _other_captions(index: int, scenes: Sequence[Any], num_clips: int) -> list[s
 def _sampled(
     editor: Any,
     checkpoint: str,
+    base: Any,
     source: UInt8[np.ndarray, "T H W 3"],
     prompts: list[str],
     others: dict[str, dict[str, Any]],
@@ -149,7 +151,8 @@ def _sampled(
 
         def learn(name: str, settings: dict[str, Any]) -> motions.Motion:
             where = Path(folder) / name
-            return inversion.learn(source, "", checkpoint, where, steps=steps, settings=settings, seed=seed, say=quiet)
+            options = {"steps": steps, "settings": settings, "seed": seed, "loaded": base, "say": quiet}
+            return inversion.learn(source, "", checkpoint, where, **options)
 
         motion = learn("learned", {})
         found = {name: motion._replace(settings=motion.settings | changed) for name, changed in USES.items()}

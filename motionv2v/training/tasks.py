@@ -37,20 +37,20 @@ def make(config: Any) -> "VaeTask | DenoiserTask":
     return DenoiserTask(config) if "dit" in config else VaeTask(config)
 
 
-def _draw(key: Key, config: Any, model: backbone.Model, given: Set[str]) -> PyTree:
+def draw(key: Key, config: Any, model: backbone.Model, given: Set[str]) -> PyTree:
     """Draw a model's parameters, but for those whose paths are given: their values come from elsewhere afterwards.
 
     Until then not-a-numbers that take no memory stand for them. Of a branch on a trained base most is given, and
     would be drawn, at its full size in memory, to be thrown away.
     """
 
-    def draw(key: Key) -> dict[str, jax.Array]:
+    def missing(key: Key) -> dict[str, jax.Array]:
         drawn = parameters.flatten(backbone.init_params(key, model))
         return {path: leaf for path, leaf in drawn.items() if path not in given}
 
     shapes = parameters.flatten(memory.parameter_shapes(config))
     blank = {path: np.broadcast_to(np.asarray(np.nan, x.dtype), x.shape) for path, x in shapes.items()}
-    return parameters.unflatten(blank | (jax.jit(draw)(key) if set(shapes) - given else {}))
+    return parameters.unflatten(blank | (jax.jit(missing)(key) if set(shapes) - given else {}))
 
 
 def _stored(folders: Iterable[Any]) -> set[str]:
@@ -168,7 +168,7 @@ class VaeTask:
     def init(self, key: Key) -> PyTree:
         """Draw the parameters, or take them from `config.init_from` or `config.resume_from`."""
         folders = (*self.config.init_from, *self.config.resume_from)
-        return take_weights(_draw(key, self.config, self.model, _stored(folders)), folders)
+        return take_weights(draw(key, self.config, self.model, _stored(folders)), folders)
 
     def dataset(self, split: str = "train") -> grain.IterDataset:
         """Build the stream of batches."""
@@ -261,7 +261,7 @@ class DenoiserTask:
         init_from, resume_from = start_folders(self.config, memory.parameter_shapes(self.config))
         # What a method adds is new beside a base, even where the base's folder has something of that name.
         given = {path for path in _stored(init_from) if not _is_added(path)} | _stored(resume_from)
-        params = start_from(_draw(key, self.config, self.model, given), init_from, self.model)
+        params = start_from(draw(key, self.config, self.model, given), init_from, self.model)
         params = take_weights(params, resume_from)
         if self.config.data.text_embeddings:
             prepare_latents.check_text(self.config.data.latents, params)
@@ -331,7 +331,7 @@ class DenoiserTask:
         if self._sampler is None:
             self._sampler = editing.Editor(self.config, params, vocabulary_folder(self.config))
         # The same one every time: its compiled functions take the parameters as an argument.
-        with _lent(self._sampler, params) as sampler:
+        with lent(self._sampler, params) as sampler:
             count, seed = self.config.train.probe_samples, self.config.data.seed
             method = self.model.method
             if method is not None and method.probe is None:
@@ -348,7 +348,7 @@ class DenoiserTask:
 
 
 @contextlib.contextmanager
-def _lent(model: Any, params: PyTree) -> Iterator[Any]:
+def lent(model: Any, params: PyTree) -> Iterator[Any]:
     """Give a model parameters for a while, so that those which only probes need do not stay on the devices."""
     try:
         yield model.with_params(params)

@@ -3,6 +3,7 @@
 `launch/transfer.py` calls `run`.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ BASE = "tiny"
 """Whose base is taken unless another is named."""
 FPS = 8.0
 """Of videos that follow several motions."""
+OWN = re.compile(r"(transferred|comparison)_\d+\.mp4")
 MOTION, SHEET, LEARNING = "motion.safetensors", "contact_sheet.png", "learning"
 
 
@@ -91,7 +93,7 @@ def run(
         )  # fmt: skip
         motions.save(out / MOTION, motion)
     else:
-        if learning_only := sorted(set(settings) - {"debias", "start"}):
+        if learning_only := sorted({*settings, *learning} - {"debias", "start"}):
             raise ValueError(f"{', '.join(learning_only)}: for learning a motion, and this one is learned")
         if frames is None and settings.get("start", "noise") != "noise":
             raise ValueError(f"start={settings['start']}: expected the clip that samples start from too (--video)")
@@ -112,6 +114,8 @@ def run(
     fps = fps or motion.about.get("fps", FPS)
     files = {MOTION: out / MOTION} if learns else {}
     files |= _write(out, names, beside, prompts, frames, made, fps)
+    if others := sorted(path.name for path in out.glob("*_*.mp4") if OWN.fullmatch(path.name) and path.name not in files):
+        notify(f"{', '.join(others)}: of an earlier run in {out}")
     return Result(frames, made, motion, files)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from compiling import FAST
 
 from motionv2v import parameters
 from motionv2v.models import dit, layers, lora
+from motionv2v.models.attention import places
 from motionv2v.models.dit import Control, DiT
 
 SIZES = {"num_layers": 2, "num_heads": 2, "head_dim": 16, "text_dim": 8, "text_length": 5, "time_embed_dim": 12}
@@ -131,14 +133,19 @@ def test_embeddings_of_zero_change_nothing_and_others_do(axes):
         assert np.abs(run(model, params, Control(motion={name: embedding})) - out).max() > 1e-3, name
 
 
-def test_attention_with_embeddings_is_equation_3():
-    """softmax(W_q(F + m_qk) (W_k(F + m_qk))^T / sqrt(d)) W_v(F + m_v), with norms of queries and keys; text as is."""
+@pytest.mark.parametrize("pairs", ["all", "one place"])
+def test_attention_with_embeddings_is_equation_3(pairs):
+    """softmax(W_q(F + m_qk) (W_k(F + m_qk))^T / sqrt(d)) W_v(F + m_v), with norms of queries and keys; text as is.
+
+    With `qk_same` m_qk counts only where two tokens of the video have one place.
+    """
     rng = np.random.default_rng(0)
     module = layers.Attention(2, 16)
     x = rng.standard_normal((1, 5 + 18, 32)).astype(np.float32)
     params = tiny_model.random_params(jax.eval_shape(module.init, jax.random.key(0), x)["params"])
     given = layers.LayerInputs(*(motion(trained()[0])[name][0] for name in ("qk", "v")))
-    got = module.apply({"params": params}, x, None, GRID, given)
+    used = given if pairs == "all" else given._replace(qk=None, qk_same=given.qk)
+    got = module.apply({"params": params}, x, None, GRID, used)
 
     def linear(name, x):
         return x @ params[name]["kernel"] + params[name]["bias"]
@@ -154,9 +161,66 @@ def test_attention_with_embeddings_is_equation_3():
         ("qk", np.repeat(given.qk, 6, axis=0)), ("v", given.v))}  # fmt: skip
     query, key, value = (heads(name, moved["v" if name == "v" else "qk"]) for name in "qkv")
     scores = np.einsum("bnkd,bmkd->bknm", query, key) / 4
+    if pairs == "one place":
+        place = np.concatenate([-np.arange(1, 6), np.arange(18) % 6])
+        plain = np.einsum("bnkd,bmkd->bknm", heads("q", x), heads("k", x)) / 4
+        scores = np.where(place[:, None] == place[None], scores, plain)
+        scores[:, :, range(5), range(5)] = plain[:, :, range(5), range(5)]
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     expected = linear("o", np.einsum("bknm,bmkd->bnkd", weights, value).reshape(1, 23, 32))
     # Float32 sums in another order.
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_of_one_place_have_the_gradients_of_all_that_they_are_made_of():
+    """Against the whole matrix of weights with those pairs changed."""
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.standard_normal((2, 4 + 12, 2, 8)), jnp.float32) for _ in range(5)]
+    place = np.concatenate([-np.arange(1, 5), np.arange(12) % 4])
+
+    def whole(query, key, value, query_same, key_same):
+        plain, changed = (
+            jnp.einsum("bnkd,bmkd->bknm", q, k) * 8**-0.5 for q, k in ((query, key), (query_same, key_same))
+        )
+        same = (place[:, None] == place[None]) & (place[:, None] >= 0)
+        return jnp.einsum("bknm,bmkd->bnkd", jax.nn.softmax(jnp.where(same, changed, plain)), value)
+
+    def found(attend):
+        loss = lambda *arrays: jnp.sum(jnp.sin(attend(*arrays)))  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=range(5)), compiler_options=FAST)(*arrays)
+
+    for got, expected in zip(
+        *(jax.tree.leaves(found(of)) for of in (functools.partial(places.attention, (3, 2, 2)), whole)), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_of_one_place_are_all_pairs_of_attention_along_time():
+    model, params = trained(axes=("hw", "t"))
+    embedding = motion(model)["qk"]
+    expected = run(model, params, Control(motion={"qk": embedding}))
+    np.testing.assert_array_equal(run(model, params, Control(motion={"qk_same": embedding})), expected)
+
+
+def test_projections_of_embeddings_may_be_added_to_those_of_tokens():
+    """A layer that adds W m to what it reads off its tokens gives what it gives with m added to them."""
+    rng = np.random.default_rng(0)
+    module = layers.Attention(2, 16)
+    x = rng.standard_normal((1, 5 + 18, 32)).astype(np.float32)
+    params = tiny_model.random_params(jax.eval_shape(module.init, jax.random.key(0), x)["params"])
+    given = layers.LayerInputs(*(motion(trained()[0])[name][0] for name in ("qk", "v")))
+    expected = module.apply({"params": params}, x, None, GRID, given)
+    added = {"q": given.qk[:, None, None], "k": given.qk[:, None, None], "v": given.v}
+
+    def add(next_fun, args, kwargs, context):
+        y, name = next_fun(*args, **kwargs), context.module.name
+        if name not in added:
+            return y
+        more = np.broadcast_to(added[name] @ params[name]["kernel"], (*GRID, 32)).reshape(-1, 32)
+        return y + np.concatenate([np.zeros((5, 32), np.float32), more])
+
+    with nn.intercept_methods(add):
+        got = module.apply({"params": params}, x, None, GRID)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -171,7 +235,7 @@ def test_embeddings_reach_the_branch_only_through_the_main_blocks():
             ValueError, match=r"motion\['qk'\] has shape .*, expected \(2, t, 32\) or \(2, t, h, w, 32\)"
         ):
             run(model, params, Control(motion={"qk": np.zeros(shape, np.float32)}))
-    with pytest.raises(ValueError, match="'k' is unknown; available: qk, v"):
+    with pytest.raises(ValueError, match="'k' is unknown; available: qk, v, qk_same"):
         run(model, params, Control(motion={"k": np.zeros((2, 3, 32), np.float32)}))
 
 

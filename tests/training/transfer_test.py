@@ -7,7 +7,7 @@ import pytest
 import tiny_model
 from launching import launch
 
-from motionv2v import checkpoints, editing, parameters, sections, video
+from motionv2v import checkpoints, editing, figures, parameters, sections, video
 from motionv2v.checkpoints import CheckpointError
 from motionv2v.devices import memory
 from motionv2v.editing import motions, transfer
@@ -167,13 +167,48 @@ def test_the_launcher_learns_writes_and_uses_a_motion(base, tmp_path):
         ([], "expected a clip to learn from"),
         (["--video=clip.mp4", "--weight=2"], "weights are of motions"),
         (["--motion=out/motion.safetensors", "--start=inverted"], "expected the clip that samples start from"),
-        (["--motion=out/motion.safetensors", "--rank=2"], "rank: for learning a motion"),
+        (["--motion=out/motion.safetensors", "--rank=2", "--steps=9"], "rank, steps: for learning a motion"),
         (["--motion=none.safetensors"], "no motion at none.safetensors"),
     ):
         child = launch("transfer", *common, *arguments, "--out=more", cwd=tmp_path)
         assert child.returncode == 2 and message in child.stderr, child.stderr
         assert len(child.stderr.strip().splitlines()) == 1
     assert json.loads((tmp_path / "out/learning/config.json").read_text())["config"]["method"]["depth"] == 2
+
+
+@pytest.mark.parametrize("settings", [{"loss": "hybrid"}, {"temporal_only": True}, {"v": "none", "loss": "cosine"}])
+def test_other_ways_to_learn_leave_the_base_alone_and_can_be_sampled(base, editor, tmp_path, settings):
+    motion = inversion.learn(
+        FRAMES, "a disk", base, tmp_path / "run", steps=2, batch_size=2, settings=settings,
+        prompts=["a star"], probe_every=1, loaded=transfer.load_base(base),
+    )  # fmt: skip
+    assert set(motion.params) == {"motion_qk"} | ({"motion_v"} if settings.get("v") != "none" else set())
+    assert all(np.abs(x).max() > 1e-3 for x in motion.params.values())
+    _, before = checkpoints.load_model(base)
+    config, after = checkpoints.load_model(tmp_path / "run")
+    for path, value in parameters.flatten(before).items():
+        np.testing.assert_array_equal(parameters.flatten(after)[path], value, err_msg=path)
+    updates = {path: x for path, x in parameters.flatten(after["dit"]).items() if path.startswith("lora/")}
+    assert bool(updates) == (settings.get("loss") == "hybrid") and config.dit.lora_rank == 32 * bool(updates)
+    assert all(np.abs(x).max() > 0 for x in updates.values())
+    assert len(list((tmp_path / "run" / "samples").rglob("*.mp4"))) == 3  # at steps 0, 1 and 2
+    made = editor.text_to_video(["a star"], motion=motion, num_steps=2)
+    assert made.shape == (1, 5, 16, 16, 3)
+
+
+def test_a_probe_shows_what_a_sample_with_the_motion_is(base, editor, learned, tmp_path):
+    """From noise, with the debiasing that was asked for, in the steps of samples."""
+    motion, _ = learned
+    config, params = transfer.load_base(base)
+    config = inversion.run_config(config, base, {}, steps=1)
+    task = inversion.ClipTask(config, params, FRAMES, "", ["a star"], {"debias": "mean"}, lambda line: None)
+    for scale in (30, 60):
+        strong = {name: scale * x for name, x in motion.params.items()}
+        probed = task.probe(None, {**params, "conditioner": strong})["videos"]["transferred"]
+        asked = motion._replace(params=strong, settings=motion.settings | {"debias": "mean"})
+        made = editor.text_to_video(["a star"], motion=asked, num_steps=50)
+        expected = figures.side_by_side([("source", FRAMES), ("a star", made[0])])
+        assert np.abs(probed.astype(int) - expected).max() <= 1
 
 
 def test_another_clip_in_the_same_work_dir_is_refused_and_other_uses_are_not(base, learned):

@@ -4,7 +4,9 @@ A block of S queries meets all M keys of its head (in every sample), so its soft
 m = max s and l = sum e^(s - m), the output is e^(s - m) v / l. The backward pass keeps no weights either. From
 m + log l, one number per query and head, a block's weights p are computed anew; with g the gradient of the output o:
 
-    dv = p^T g    ds = p (g v^T - sum(g o))    dq = ds k    dk = ds^T q
+    dv = p^T g    ds = p (g v^T - sum(g o) + h)    dq = ds k    dk = ds^T q
+
+where h is the gradient of m + log l itself, which is returned to those who combine attentions.
 
 The largest array of either pass is one block of weights, [B S M], or one of the arguments.
 
@@ -42,25 +44,38 @@ def chunked_attention(
     Raises:
         ValueError: when `chunk_size` is not positive.
     """
+    return chunked_attention_and_sum(query, key, value, chunk_size, residual_name)[0]
+
+
+def chunked_attention_and_sum(
+    query: Float[AnyArray, "B S K d"],
+    key: Float[AnyArray, "B M K d"],
+    value: Float[AnyArray, "B M K d"],
+    chunk_size: int = 512,
+    residual_name: str = "attention",
+) -> tuple[Float[AnyArray, "B S K d"], Float[AnyArray, "B S K 1"]]:
+    """Attend as `chunked_attention`, and return the logarithm of the sum of each query's weights as well."""
     if chunk_size < 1:
         raise ValueError(f"attention's chunk_size must be at least 1, got {chunk_size}.")
-    return _attention(query, key, value, chunk_size, residual_name)
+    out, log_sum = _attention(query, key, value, chunk_size, residual_name)
+    return out, _whole(log_sum, query.shape[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _attention(query, key, value, chunk_size, residual_name):
-    return _forward(query, key, value, chunk_size)[0]
+    return _forward(query, key, value, chunk_size)
 
 
 def _attention_forward(query, key, value, chunk_size, residual_name):
     out, log_sum = _forward(query, key, value, chunk_size)
     # Both have to be saved, or the backward pass would run the whole forward pass again to have the missing one.
     out, log_sum = checkpoint_name(out, residual_name), checkpoint_name(log_sum, residual_name)
-    return out, (query, key, value, out, log_sum)
+    return (out, log_sum), (query, key, value, out, log_sum)
 
 
-def _attention_backward(chunk_size, residual_name, residuals, grad):
+def _attention_backward(chunk_size, residual_name, residuals, grads):
     query, key, value, out, log_sum = residuals
+    grad, log_sum_grad = grads
     scale = query.shape[-1] ** -0.5
     delta = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
 
@@ -69,10 +84,10 @@ def _attention_backward(chunk_size, residual_name, residuals, grad):
 
         def one_block(carry, block):
             key_grad, value_grad = carry
-            q, g, delta, log_sum = block
+            q, g, delta, log_sum, log_sum_grad = block
             weights = jnp.exp(_einsum("BSd,BMd->BSM", q, keys) - log_sum)
             value_grad += _einsum("BSM,BSd->BMd", weights.astype(g.dtype), g)
-            logits_grad = weights * (_einsum("BSd,BMd->BSM", g, values) - delta)
+            logits_grad = weights * (_einsum("BSd,BMd->BSM", g, values) - delta + log_sum_grad)
             logits_grad = logits_grad.astype(q.dtype)
             key_grad += _einsum("BSM,BSd->BMd", logits_grad, q)
             return (key_grad, value_grad), _einsum("BSM,BMd->BSd", logits_grad, keys)
@@ -82,7 +97,7 @@ def _attention_backward(chunk_size, residual_name, residuals, grad):
         return query_grad * scale, *grads
 
     by_query = [_blocks(x, chunk_size) for x in (query * scale, grad.astype(value.dtype), delta)]
-    query_grad, *grads = jax.lax.map(one_head, (_heads(key), _heads(value), *by_query, log_sum))
+    query_grad, *grads = jax.lax.map(one_head, (_heads(key), _heads(value), *by_query, log_sum, log_sum_grad))
     whole = [_whole(query_grad, query.shape[1]), *(x.transpose(1, 2, 0, 3) for x in grads)]  # [B S K d]
     return tuple(x.astype(argument.dtype) for x, argument in zip(whole, (query, key, value), strict=True))
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from motionv2v.models.attention.chunked import chunked_attention
+from motionv2v.models.attention.chunked import chunked_attention, chunked_attention_and_sum
 from motionv2v.models.attention.splash import splash_attention
 from motionv2v.typing import AnyArray, Float
 
@@ -85,6 +85,18 @@ def attention(
         _check_splash(platform)
         return splash_attention(query, key, value, device_kind, residual_name=_RESIDUAL)
     return checkpoint_name(_import_tokamax().dot_product_attention(query, key, value), _RESIDUAL)
+
+
+def attention_and_sum(
+    query: Float[AnyArray, "B S K d"],
+    key: Float[AnyArray, "B M K d"],
+    value: Float[AnyArray, "B M K d"],
+) -> tuple[Float[AnyArray, "B S K d"], Float[AnyArray, "B S K 1"]]:
+    """Attend, and return the logarithm of the sum of each query's weights too, with gradients of both.
+
+    `chunked`, on any device: the kernels of GPUs and TPUs do not take the gradient of the sum.
+    """
+    return chunked_attention_and_sum(query, key, value, residual_name=_RESIDUAL)
 
 
 def choose_implementation(query: Float[AnyArray, "B S K d"], key: Float[AnyArray, "B M K d"], platform: str) -> str:
