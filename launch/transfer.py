@@ -29,7 +29,7 @@ SETTINGS = {
     "debias": flags.DEFINE_enum("debias", None, motion_inversion.DEBIAS, "how the clip's look is taken away"),
     "start": flags.DEFINE_enum("start", None, motion_inversion.STARTS, "what samples start from"),
     "loss": flags.DEFINE_enum("loss", None, ["plain", *motion_inversion.LOSSES], "what is compared when learning"),
-    "temporal_only": flags.DEFINE_bool("temporal_only", None, "queries and keys change between tokens of one place only"),
+    "temporal_only": flags.DEFINE_bool("temporal_only", None, "queries and keys change within a place alone"),
     "rank": flags.DEFINE_integer("rank", None, "products that make up the values' embedding, 0: all", lower_bound=0),
 }
 SEED = flags.DEFINE_integer("seed", 0, "random seed", lower_bound=0)

@@ -38,9 +38,18 @@ def psnr(
         return _mean(10 * np.log10(data_range**2 / errors))
 
 
-def clip_psnr(video: Num[AnyArray, "T H W 3"], truth: Num[AnyArray, "T H W 3"]) -> float:
-    """Return the PSNR in dB of the squared error pooled over a clip; infinity for equal clips."""
-    error = float(l2(video, truth))
+def clip_psnr(
+    video: Num[AnyArray, "T H W 3"], truth: Num[AnyArray, "T H W 3"], mask: Bool[AnyArray, "T H W"] | None = None
+) -> float:
+    """Return the PSNR in dB of the squared error pooled over a clip; infinity for equal clips.
+
+    `mask` counts only its True pixels; if there are none the answer is NaN.
+    """
+    if mask is None:
+        error = float(l2(video, truth))
+    else:
+        prediction, target, data_range = _pictures(video, truth, None)
+        error = _mean(np.square((prediction - target) / data_range)[mask])
     return float("inf") if error == 0 else -10 * float(np.log10(error))
 
 

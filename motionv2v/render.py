@@ -1,4 +1,4 @@
-"""Draw tracks in jax.numpy: MotionV2V's coloured Gaussian blobs, and Motion Prompting's volume of identities.
+"""Draw tracks in jax.numpy: MotionV2V's blobs, Motion Prompting's volume of identities, ReVideo's maps of motion.
 
 Blobs (MotionV2V, arXiv 2511.20640, section 3.3): one of standard deviation `sigma` pixels sits on each visible point of
 each frame: opacity g = exp(-|d|^2 / (2 sigma^2)), 1 at the centre, cut off outside the square of half-side
@@ -14,13 +14,16 @@ of the point's identity, a number without a meaning of its own, as sines. Codes 
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from motionv2v.models.layers import timestep_embedding
+from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Int, Key
 
@@ -158,6 +161,60 @@ def track_volume(
     written = codes[:, None] * is_seen[..., None]
     frame = jnp.broadcast_to(jnp.arange(xy.shape[1]), row.shape)
     return jnp.zeros((xy.shape[1], *grid, channels), jnp.float32).at[frame, row, column].add(written)
+
+
+def displacements(
+    tracks: Tracks, size: tuple[int, int], grid: tuple[int, int], sigma: float
+) -> Float[AnyArray, "T h w 2"]:
+    """Write how far each point has come since the last frame around where it is (ReVideo); jittable and vmappable.
+
+    Args:
+        tracks: xy [N T 2] in pixels, visible [N T]. A point counts where it is seen in a frame and in the one before,
+            so that the first frame is zero.
+        size: (H, W) of the picture. grid: (h, w), the cells that the map has along its sides.
+        sigma: pixels; a displacement is spread by a Gaussian of that standard deviation whose peak is 1.
+
+    Returns:
+        (dx, dy) in cells a frame at the cells' centres; those of several points add up.
+    """
+    scale = jnp.asarray([grid[1] / size[1], grid[0] / size[0]], jnp.float32)
+    visible = jnp.asarray(tracks.visible)
+    seen = jnp.concatenate([jnp.zeros_like(visible[:, :1]), visible[:, 1:] & visible[:, :-1]], axis=1)
+    xy = jnp.where(visible[..., None], jnp.asarray(tracks.xy, jnp.float32), 0) * scale
+    moved = jnp.diff(xy, axis=1, prepend=xy[:, :1]) * seen[..., None]
+    spread = [
+        jnp.exp(-0.5 * ((jnp.arange(count) + 0.5 - xy[..., i : i + 1]) / (sigma * scale[i])) ** 2)
+        for i, count in ((0, grid[1]), (1, grid[0]))
+    ]
+    return jnp.einsum("NTw,NTh,NTc->Thwc", *spread, moved)
+
+
+FRAMES = 4
+"""Frames that a latent holds; the first one holds one."""
+
+
+def pack(volume: Float[AnyArray, "T H W C"], cells: int = 1) -> Float[AnyArray, "t h w _"]:
+    """Lay the frames and cells of each latent beside one another, as channels.
+
+    Args:
+        volume: T = 4k + 1 frames; H and W are multiples of `cells`.
+
+    Returns:
+        [k + 1, H / cells, W / cells, 4 cells^2 C], frame by frame, then row by row. The first frame stands last among
+        four, the other three of which are zeros.
+    """
+    padded = jnp.pad(volume, ((FRAMES - 1, 0), (0, 0), (0, 0), (0, 0)))
+    return einops.rearrange(padded, "(t f) (h a) (w b) C -> t h w (f a b C)", f=FRAMES, a=cells, b=cells)
+
+
+def per_latent(mask: Float[AnyArray, "T H W"], reduce: Callable[..., AnyArray] = jnp.mean) -> Float[AnyArray, "t h w"]:
+    """Reduce a mask (a mean, or `jnp.max`) over the pixels and frames of each latent; the first holds one frame."""
+    length, rows, columns = latent_shape((1, *mask.shape, 3))[1:4]
+    height, width = mask.shape[1:]
+    cells = reduce(mask.reshape(-1, rows, height // rows, columns, width // columns), axis=(2, 4))
+    if length == 1:
+        return cells[:1]
+    return jnp.concatenate([cells[:1], reduce(cells[1:].reshape(length - 1, -1, rows, columns), axis=1)])
 
 
 @lru_cache

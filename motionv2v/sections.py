@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from motionv2v import diffusion, methods, sampling, schema
-from motionv2v.data import tokenizer
+from motionv2v.data import regions, tokenizer
 from motionv2v.data.scenes.pairs import SceneConfig
 from motionv2v.models import layers, positions
 from motionv2v.models.attention import dispatch
@@ -127,6 +127,7 @@ _DIT = _of(
         "axes": (several(choice("thw", "hw", "t"), least=1, most=2), "along what each block attends, in turn"),
         "lora_rank": (whole(0, 1024), "of low-rank updates of the main blocks, 0 for none"),
         "lora_targets": (several(text), "layers of a block that have a low-rank update"),
+        "lora_in_branch": (flag, "whether the control branch's blocks have them too"),
         "attention_implementation": (choice(*dispatch.IMPLEMENTATIONS), "how attention is computed"),
         "remat": _remat,
         "scan_unroll": _unroll,
@@ -182,6 +183,7 @@ _DATA = {
     # Left as it is: cached latents remember which of these fields they were drawn with.
     "scene": Field(schema.fields(_SCENE, fill=False), "how rich the drawn scenes are", {}),
     "real_drafts": Field(_share, "share of scenes whose drafts are found in the clip, not drawn from the scene", 0.0),
+    "region": Field(choice("", *regions.KINDS), "how ReVideo's regions are drawn, see `data.regions`", ""),
     "crop": Field(optional(several(_side, 3)), "frames, height and width of the pieces an autoencoder trains on", None),
     "clips": Field(whole(1, 4096), "pieces per step of an autoencoder's training", 1),
     "blob_share": Field(_share, "share of those pieces that show blobs", 0.0),

@@ -52,11 +52,13 @@ def test_schedule_covers_every_parameter(name):
     config, _, shapes = build(name)
     trainable, _ = parameters.partition(shapes, config.optim.schedule)
     branch = {"dit", "conditioner"}
-    parts = {"vae": {"vae"}, "base": {"text", "dit"}, "interpolation": {"dit"}, "motionv2v": branch, "motion": branch}
-    stage = name.split("_")[0]
+    parts = {"vae": {"vae"}, "base": {"text", "dit"}, "interpolation": {"dit"}, "motion_inversion": {"conditioner"}}
+    parts |= dict.fromkeys(("motionv2v", "motion_prompting", "revideo"), branch)
+    stage = next(stage for stage in parts if name.startswith(f"{stage}_"))
     assert set(trainable) == parts[stage]
     if parts[stage] == branch:
-        assert set(trainable["dit"]) == {"control"}
+        is_last = name.startswith("revideo") and name.endswith("_3")
+        assert set(trainable["dit"]) == ({"lora", "lora_branch"} if is_last else {"control"})
 
 
 @each_config

@@ -203,3 +203,8 @@ def test_psnr_pools_the_error_over_the_clip():
     # Float32 sums of 768 numbers.
     assert metrics.clip_psnr(video, truth) == pytest.approx(10 * np.log10(255**2 / 25), abs=1e-3)
     assert metrics.clip_psnr(truth, truth) == np.inf
+    half = np.arange(truth.shape[2]) < truth.shape[2] // 2
+    mask = np.broadcast_to(half, truth.shape[:3])
+    mixed = np.where(half[:, None], video, truth)
+    assert metrics.clip_psnr(mixed, truth, mask) == pytest.approx(metrics.clip_psnr(video, truth, mask))
+    assert metrics.clip_psnr(mixed, truth, ~mask) == np.inf and np.isnan(metrics.clip_psnr(video, truth, mask & False))

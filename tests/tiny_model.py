@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from configs import base_tiny, motion_prompting_tiny, motionv2v_draft_tiny, motionv2v_tiny, vae_tiny
+from configs import base_tiny, motion_prompting_tiny, motionv2v_draft_tiny, motionv2v_tiny, revideo_tiny_1, vae_tiny
 from motionv2v import checkpoints
 from motionv2v.devices import memory
 
@@ -13,6 +13,7 @@ CONFIGS = {
     "control": motionv2v_tiny,
     "draft": motionv2v_draft_tiny,
     "prompted": motion_prompting_tiny,
+    "remade": revideo_tiny_1,
 }
 LENGTH = 12
 
@@ -31,7 +32,7 @@ def config(kind="control", num_frames=5, size=(16, 16)):
         cfg.dit.update({"num_layers": 2, "num_heads": 2, "head_dim": 16, "text_dim": 8, "text_length": LENGTH})
         cfg.dit.time_embed_dim = 8
         cfg.sample.num_steps = 2
-    if kind in ("control", "draft", "prompted"):
+    if kind in ("control", "draft", "prompted", "remade"):
         cfg.dit.control_depth = 1
     cfg.optim.name = "adamw"  # a step of Muon, with loops for every shape of a matrix, takes twice as long to compile
     cfg.train.update({"steps": 3, "batch_size": 2, "log_every": 1, "probe_every": 0, "checkpoint_every": 0})

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
+from motionv2v.data import regions
 from motionv2v.data.buckets import Bucket, Fit, nearest
 from motionv2v.data.counterfactual import drop_points
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer, Tokenizer
@@ -54,6 +55,17 @@ class Prepare(grain.transforms.RandomMap):
                 rng, sample["source_visible"], sample["target_visible"]
             )
         return sample
+
+
+@dataclass(frozen=True)
+class Regions(grain.transforms.RandomMap):
+    """Draw regions of samples that come with the one after them, as pairs."""
+
+    kind: str
+
+    def random_map(self, element: tuple[dict[str, Any], dict[str, Any]], rng: np.random.Generator) -> dict[str, Any]:
+        """Apply to a sample and its neighbour."""
+        return regions.draw(rng, self.kind, *element)
 
 
 _warned: list[str] = []
@@ -116,7 +128,7 @@ class Part(NamedTuple):
     bucket: Bucket
     source: Any
     share: float
-    maps: tuple[Fit, ...]
+    maps: tuple[Fit | Regions, ...]
 
 
 def mix(
@@ -127,6 +139,7 @@ def mix(
     buckets: Sequence[Bucket],
     num_points: int,
     min_points: int = 1,
+    region: str = "",
     batch_size: int,
     seed: int,
     num_workers: int = 0,
@@ -149,7 +162,7 @@ def mix(
         transform: per-sample map with its own random generator, after the clips fit.
         buckets: shapes (T, H, W) of batches; those that no clip is nearest to are never seen.
         num_points: points N of every sample. min_points: the fewest of them that are in use, where data sets are
-            stored.
+            stored. region: how regions are drawn of the samples of those (`regions.KINDS`), "" for none.
         batch_size: samples per batch of *this host*.
         seed, num_workers, host_index, host_count, prefetch: as for `make_dataset`. Hosts never share a sample in an
             epoch of its data set.
@@ -161,7 +174,7 @@ def mix(
     _check_host(host_index, host_count)
     _check_weights(sources, weights)
     counts = (num_points, min_points)
-    parts = [part for name in sources for part in _parts(name, sources[name], buckets, counts)]
+    parts = [part for name in sources for part in _parts(name, sources[name], buckets, counts, region)]
     total = math.fsum(weights[name] for name in sources)
     batches, shares = [], []
     for bucket in dict.fromkeys(buckets):
@@ -189,15 +202,17 @@ def blend(
     bucket: Bucket,
     num_points: int,
     min_points: int = 1,
+    region: str = "",
     seed: int,
 ) -> grain.MapDataset:
     """Build one endless series of samples out of several data sets, all of one shape.
 
-    Random access: sample i is a function of (seed, i) alone. Sources, weights, the numbers of points, the transform and
+    Random access: sample i is a function of (seed, i) alone. Sources, weights, points, regions, the transform and
     errors are those of `mix`, of which this is the part before the batches.
     """
     _check_weights(sources, weights)
-    parts = [part for name in sources for part in _parts(name, sources[name], [bucket], (num_points, min_points))]
+    counts = (num_points, min_points)
+    parts = [part for name in sources for part in _parts(name, sources[name], [bucket], counts, region)]
     shares = [weights[part.name] * part.share for part in parts]
     return _interleave([_part_samples(part, transform, seed) for part in parts], shares)
 
@@ -286,8 +301,8 @@ class _Subset:
         return self.source[int(self.indices[index])]
 
 
-def _parts(name: str, source: Any, buckets: Sequence[Bucket], counts: tuple[int, int]) -> list[Part]:
-    """Divide a data set among the buckets; `counts` are the most and the fewest points in use."""
+def _parts(name: str, source: Any, buckets: Sequence[Bucket], counts: tuple[int, int], region: str = "") -> list[Part]:
+    """Divide a data set among the buckets; `counts` are the most and the fewest points in use, see `mix`."""
     if not hasattr(source, "__getitem__"):
         return [Part(name, bucket, source(bucket), 1 / len(buckets), ()) for bucket in buckets]
     if not len(source):
@@ -309,7 +324,8 @@ def _parts(name: str, source: Any, buckets: Sequence[Bucket], counts: tuple[int,
             inside = source
         else:
             inside = _Subset(source, np.flatnonzero(np.array([b == bucket for b in chosen])[kind.reshape(-1)]))
-        parts.append(Part(name, bucket, inside, len(inside) / len(source), (Fit(bucket, *counts),)))
+        maps = (Fit(bucket, *counts), *((Regions(region),) if region else ()))
+        parts.append(Part(name, bucket, inside, len(inside) / len(source), maps))
     return parts
 
 
@@ -322,6 +338,8 @@ def _samples(
         dataset = dataset.shuffle()
     dataset = dataset.repeat(num_epochs)
     for transform in maps:
+        if isinstance(transform, Regions):  # each with the sample after it, in an order without meaning
+            dataset = grain.experimental.ZipMapDataset([dataset[:-1], dataset[1:]])
         dataset = dataset.random_map(transform)
     return dataset
 

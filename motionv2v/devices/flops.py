@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 from motionv2v import parameters
 from motionv2v.typing import PyTree
 
+LORA = ("lora", "lora_branch")
+"""Low-rank updates in a transformer's tree: of the main blocks, and of the control branch's."""
+
 
 class Count(NamedTuple):
     """Operations of one sample: linear layers and attention of the main blocks and of the branch, and the rest.
@@ -53,7 +56,7 @@ def forward(
         dit: a `models.dit.DiT`, or anything with its fields.
         grid: (t, h, w) of the latents. text_length: tokens of text.
         use_control: whether conditioner and control branch run.
-        params: the model's tree, or its shapes, of which `dit/lora` and `conditioner` are counted; None for neither.
+        params: the model's tree, or its shapes: low-rank updates and conditioner are counted of it; None for neither.
     """
     width, patch = dit.width, dit.patch
     sides = [length // side for length, side in zip(grid, patch, strict=True)]
@@ -71,6 +74,7 @@ def forward(
     ends += 2 * text_length * dit.text_dim * width
     ends += 2 * width * dit.time_embed_dim + 2 * dit.time_embed_dim**2 + 2 * dit.time_embed_dim * 2 * width
     params = params or {}
+    updates = {name: params.get("dit", {}).get(name, {}) for name in LORA}
     return Count(
         dit.num_layers * (linear + modulation),
         dit.num_layers * attention,
@@ -78,7 +82,7 @@ def forward(
         depth * attention,
         (depth + 1) * 2 * video * width**2 if depth else 0,
         ends,
-        2 * tokens * _size(params.get("dit", {}).get("lora", {})),
+        2 * tokens * _size(updates),
         2 * video * _size(params.get("conditioner", {}), "kernel") if use_control else 0.0,
     )
 
@@ -103,14 +107,15 @@ def train_step(
     paths = parameters.flatten({name: tree for name, tree in trainable.items() if name in ("dit", "conditioner")})
     trains = {"/".join(path.split("/")[:2]) if path.startswith("dit/") else "conditioner" for path in paths}
     count = forward(dit, grid, text_length, params=params)
-    if not trains <= {"dit/control", "dit/lora", "conditioner"}:
+    of_lora = {f"dit/{name}" for name in LORA}
+    if not trains <= {"dit/control", *of_lora, "conditioner"}:
         return 3 * count.total
     behind = (dit.num_layers - 1) / dit.num_layers if trains else 0.0
     passed = behind * (count.main_linear + 2 * count.main_attention + count.lora)
     # Gradients to the inputs of the branch's layers, and to the weights of what trains.
-    if trains & {"dit/control", "conditioner"}:
+    if trains & {"dit/control", "dit/lora_branch", "conditioner"}:
         passed += count.branch_linear + 2 * count.branch_attention + count.zero_layers
     weights = count.branch_linear + count.zero_layers if "dit/control" in trains else 0.0
-    weights += count.lora if "dit/lora" in trains else 0.0
+    weights += count.lora if trains & of_lora else 0.0
     weights += count.conditioner if "conditioner" in trains else 0.0
     return count.total + passed + weights

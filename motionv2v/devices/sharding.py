@@ -41,8 +41,8 @@ def _rules(embed: tuple[str, ...]) -> Rules:
         ("dit/(.*_modulation|control/zero_in|control/zero_out|text_embed|out)/kernel", (embed, None)),
         ("text/token_embed|dit/position_table", (None, embed)),
         ("dit/(patch_embed|time_in|time_out|ofs_in|ofs_out)/kernel|text/position_bias", ()),
-        ("dit/lora/.*/a", (embed, None)),
-        ("dit/lora/.*/b", (None, embed)),
+        ("dit/lora(_branch)?/.*/a", (embed, None)),
+        ("dit/lora(_branch)?/.*/b", (None, embed)),
         ("conditioner/motion_.*", (embed,)),
         ("(vae|conditioner)/.*|.*/(bias|scale)", ()),
     )

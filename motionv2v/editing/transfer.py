@@ -36,7 +36,7 @@ def base_config(config: Any, name: str) -> ConfigDict:
     config = ConfigDict(config.to_dict())
     if config.dit.in_channels != config.dit.out_channels:
         raise ValueError(f"{name} reads an image beside the noise; a motion is learned on a text-to-video base")
-    config.dit.update({"control_depth": 0, "lora_rank": 0})
+    config.dit.update({"control_depth": 0, "lora_rank": 0, "lora_in_branch": False})
     if "method" in config:
         del config.method
     return config

@@ -42,7 +42,9 @@ SETTINGS = {
     "qk": Field(choice(*SHAPES), "what m^QK has a vector for", "frames"),
     "v": Field(choice(*SHAPES), "what m^V has a vector for", "places"),
     "rank": Field(whole(0), "products that m^V is a sum of, 0: a number of its own for each entry", 0),
-    "temporal_only": Field(flag, "m^QK counts only where tokens of one place meet, see `models.attention.places`", False),
+    "temporal_only": Field(
+        flag, "m^QK counts only where tokens of one place meet, see `models.attention.places`", False
+    ),
     "loss": Field(choice("plain", "debiased_v", "debiased_eps", "cosine", "hybrid"), "see `LOSSES`", "plain"),
     "debias": Field(choice(*DEBIAS), "what is taken from m^V at use", "difference"),
     "start": Field(choice(*STARTS), "what samples start from, where the clip was inverted", "blend"),

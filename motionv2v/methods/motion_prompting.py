@@ -13,22 +13,19 @@ text-to-video base, or beside the noise, as an image-to-video base has them (`fi
 from collections.abc import Callable
 from typing import Any
 
-import einops
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from motionv2v import figures, metrics, render, trackers
+from motionv2v import figures, metrics, render
 from motionv2v.methods import Method, fields, start_from_base, with_image_channels
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.patches import patchify
 from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.schema import Field, choice, number, whole
+from motionv2v.trackers import followed
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Float, Key, PyTree
-
-FRAMES = 4
-"""Frames that a latent holds; the first one holds one."""
+from motionv2v.typing import AnyArray, Key, PyTree
 
 SETTINGS = {
     "channels": Field(whole(2, 1024), "numbers in a track's code, an even number", 64),
@@ -61,22 +58,8 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     volume = render.track_volume(tracks, identities, frames.shape[1:3], grid, config.channels)
     return {
         "videos": {"first": frames[:1].astype(jnp.float32) / 127.5 - 1},
-        "maps": {"volume": pack(volume, config.cells)},
+        "maps": {"volume": render.pack(volume, config.cells)},
     }
-
-
-def pack(volume: Float[AnyArray, "T H W C"], cells: int = 1) -> Float[AnyArray, "t h w _"]:
-    """Lay the frames and cells of each latent beside one another, as channels.
-
-    Args:
-        volume: T = 4k + 1 frames; H and W are multiples of `cells`.
-
-    Returns:
-        [k + 1, H / cells, W / cells, 4 cells^2 C], frame by frame, then row by row. The first frame stands last among
-        four, the other three of which are zeros.
-    """
-    padded = jnp.pad(volume, ((FRAMES - 1, 0), (0, 0), (0, 0), (0, 0)))
-    return einops.rearrange(padded, "(t f) (h a) (w b) C -> t h w (f a b C)", f=FRAMES, a=cells, b=cells)
 
 
 class Conditioner(nn.Module):
@@ -153,7 +136,7 @@ def probe(generate: Callable[[dict[str, Any]], AnyArray], samples: list[dict[str
     tracks = [Tracks(*both) for both in zip(batch["target_xy"], batch["target_visible"], strict=True)]
     scalars = {}
     for name, videos in (("", made), ("_held", held)):
-        scalars[f"epe{name}"] = float(np.nanmean([_epe(*both) for both in zip(videos, tracks, strict=True)]))
+        scalars[f"epe{name}"] = float(np.nanmean([followed.epe(*both) for both in zip(videos, tracks, strict=True)]))
         psnr = [metrics.clip_psnr(*both) for both in zip(videos, truth, strict=True)]
         scalars[f"psnr{name}"] = float(np.mean(psnr))
     shown = {}
@@ -161,16 +144,6 @@ def probe(generate: Callable[[dict[str, Any]], AnyArray], samples: list[dict[str
         drawn = figures.draw_tracks(held[i], tracks[i])
         shown[f"animated_{i}"] = figures.side_by_side([("tracks", drawn), ("made", made[i]), ("true", truth[i])])
     return {"scalars": scalars, "videos": shown}
-
-
-def _epe(frames: AnyArray, tracks: Tracks) -> float:
-    """Return how far the points that the first frame shows are from their tracks; NaN where it shows none."""
-    seen = np.flatnonzero(tracks.visible[:, 0])
-    if not seen.size or len(frames) < 2:
-        return float("nan")
-    queries = np.concatenate([np.zeros((len(seen), 1)), tracks.xy[seen, 0]], axis=1).astype(np.float32)
-    found = trackers.get("classical").track(np.asarray(frames), queries)
-    return metrics.epe(found.xy[:, 1:], tracks.xy[seen, 1:], tracks.visible[seen, 1:])
 
 
 METHOD = Method(

@@ -25,7 +25,6 @@ from motionv2v.methods import Method, start_from_base
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.layouts import Layout, Shapes, Trim
 from motionv2v.models.patches import patchify, unpatchify
-from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.schema import Field, Kind, choice, flag, number
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Key, PyTree
@@ -81,18 +80,8 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     if DRAFT not in config.streams:
         return {"videos": videos}
     videos[DRAFT] = clip["draft"].astype(jnp.float32) / 127.5 - 1
-    shares = [_share_of_latents(clip[f"draft_{name}"]) for name in ("hole", "uncertain")]
+    shares = [render.per_latent(clip[f"draft_{name}"]) for name in ("hole", "uncertain")]
     return {"videos": videos, "maps": {DRAFT: jnp.stack(shares, -1)}}
-
-
-def _share_of_latents(mask: Float[AnyArray, "T H W"]) -> Float[AnyArray, "t h w"]:
-    """Average a mask over the pixels and frames of each latent; the first latent is of the first frame alone."""
-    length, rows, columns = latent_shape((1, *mask.shape, 3))[1:4]
-    height, width = mask.shape[1:]
-    cells = mask.reshape(-1, rows, height // rows, columns, width // columns).mean((2, 4))
-    if length == 1:
-        return cells[:1]
-    return jnp.concatenate([cells[:1], cells[1:].reshape(length - 1, -1, rows, columns).mean(1)])
 
 
 class Conditioner(nn.Module):

@@ -105,6 +105,7 @@ class DiT(nn.Module):
         axes: along what each block attends, in turn: ("thw",) as CogVideoX, or ("hw", "t"), see `layers.Block`.
         lora_rank: of the main blocks' low-rank updates, 0 for none.
         lora_targets: the Linear layers that have one, by their paths in a block.
+        lora_in_branch: whether the control branch's blocks have such updates too.
         attention_implementation: see `attention.dispatch.IMPLEMENTATIONS`.
         remat: see `layers.scan_stack`.
         scan_unroll: see `layers.scan_stack`.
@@ -134,6 +135,7 @@ class DiT(nn.Module):
     axes: tuple[str, ...] = ("thw",)
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ("attention/k", "attention/v")
+    lora_in_branch: bool = False
     attention_implementation: str = "auto"
     remat: str | bool = "none"
     scan_unroll: int | bool = 1
@@ -244,7 +246,9 @@ class DiT(nn.Module):
         reads_time = modulations is None
         blocks = self.param("blocks", self._init_blocks, self.num_layers, self.zero_init_modulation, reads_time)
         branch = self.param("control", self._init_control, reads_time) if self.control_depth else None
-        updates = self.param("lora", self._init_lora) if self.lora_rank else None
+        updates = self.param("lora", self._init_lora, self.num_layers) if self.lora_rank else None
+        has_both = self.lora_rank and self.lora_in_branch and self.control_depth
+        of_branch = self.param("lora_branch", self._init_lora, self.control_depth) if has_both else None
         settings = {"remat": self.remat, "unroll": self.scan_unroll}
         length, is_chained = text.shape[1], self.control_wiring == "chained"
         # What differs from layer to layer, with the layers on the first axis.
@@ -288,7 +292,7 @@ class DiT(nn.Module):
             "index": jnp.arange(depth),
             "params": branch["blocks"],
             "modulations": None if reads_time else modulations["control"]["blocks"],
-            "inputs": layers.NO_INPUTS,
+            "inputs": layers.LayerInputs(lora=of_branch),
             "zero_out": branch["zero_out"],
         }
         x, _ = layers.scan_stack(run_both, (x, stream), both, **settings)
@@ -324,8 +328,8 @@ class DiT(nn.Module):
             },
         }
 
-    def _init_lora(self, key):
-        kernels = jax.eval_shape(lambda: self._init_blocks(jax.random.key(0), self.num_layers, False))
+    def _init_lora(self, key, depth):
+        kernels = jax.eval_shape(lambda: self._init_blocks(jax.random.key(0), depth, False))
         return lora.init(key, kernels, self.lora_targets, self.lora_rank)
 
     def check_settings(self) -> None:
@@ -383,7 +387,7 @@ class DiT(nn.Module):
             raise ValueError(f"Control.{name} have shape {getattr(control, name).shape}, expected {expected}.")
 
 
-ADDITIONS = ("control", "lora")
+ADDITIONS = ("control", "lora", "lora_branch")
 """Parts of a DiT's tree that a model may have beside its base; leaves of further attentions are found by name."""
 
 

@@ -84,8 +84,8 @@ class LayerInputs(NamedTuple):
 
     `qk` is added to what queries and keys are read from, `v` to what values are read from, both for the video's tokens
     alone: each a vector a frame, [t D], or a frame and place, [t h w D]. On another grid than the tokens' they are
-    brought to it by linear interpolation. `qk_same` is as `qk`, but only where queries and keys of one place meet: along
-    time alone, within attention over all tokens (`models.attention.places`). `lora` holds low-rank updates of the
+    brought to it by linear interpolation. `qk_same` is as `qk`, but only where queries and keys of one place meet, as
+    along time, within attention over all tokens (`models.attention.places`). `lora` holds low-rank updates of the
     layer's Linear layers.
     """
 

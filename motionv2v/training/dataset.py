@@ -10,7 +10,7 @@ import grain
 import jax
 
 from motionv2v import checkpoints, methods, parameters, sections
-from motionv2v.data import batches, latents
+from motionv2v.data import batches, latents, regions
 from motionv2v.data.scenes import drawn_pairs, pairs
 from motionv2v.data.tokenizer import SPIECE, Tokenizer, make
 from motionv2v.devices import memory, sharding
@@ -28,13 +28,30 @@ def scene_config(config: Any, bucket: tuple[int, int, int] | None = None) -> pai
 
 def scene_source(
     config: Any, split: str = "train", bucket: tuple[int, int, int] | None = None
-) -> drawn_pairs.SyntheticSource:
-    """Open the scenes of a config, with drafts if its method reads them; `bucket` as for `scene_config`."""
+) -> drawn_pairs.SyntheticSource | regions.RegionSource:
+    """Open the scenes of a config, with drafts and regions if its method reads them; `bucket`: see `scene_config`."""
     has_drafts = "draft" in _reads(config)
     scene, data = scene_config(config, bucket), config.data
-    return drawn_pairs.SyntheticSource(
+    source = drawn_pairs.SyntheticSource(
         scene, data.seed, split, has_drafts=has_drafts, real_drafts=data.real_drafts if has_drafts else 0.0
     )
+    kind = _region(config)
+    return regions.RegionSource(source, kind, data.seed) if kind else source
+
+
+def _region(config: Any) -> str:
+    """Return how the regions of a config's samples are drawn, "" where its method reads none.
+
+    Raises:
+        ValueError: where it reads one and `data.region` does not say how.
+    """
+    if "region" not in _reads(config):
+        return ""
+    if not config.data.region:
+        raise ValueError(
+            f"{config.method.name} reads a region, and data.region is empty; expected one of {', '.join(regions.KINDS)}"
+        )
+    return config.data.region
 
 
 def _reads(config: Any) -> Mapping[str, Any]:
@@ -230,7 +247,9 @@ def make_dataset(config: Any, split: str = "train") -> grain.IterDataset:
         source = scene_source(config, split)
         return batches.make_dataset(source, transform, **shared)
     sources, weights = _mixed_sources(config, split)
-    return batches.mix(sources, weights, transform, buckets=_buckets(config), **_point_counts(config), **shared)
+    return batches.mix(
+        sources, weights, transform, buckets=_buckets(config), region=_region(config), **_point_counts(config), **shared
+    )
 
 
 def _point_counts(config: Any) -> dict[str, int]:
@@ -273,7 +292,8 @@ def samples(config: Any, split: str = "train") -> grain.MapDataset:
         source = scene_source(config, split)
         return grain.MapDataset.source(source).seed(data.seed).random_map(transform)
     sources, weights = _mixed_sources(config, split)
-    return batches.blend(sources, weights, transform, bucket=bucket, **_point_counts(config), seed=data.seed)
+    options = {"region": _region(config), **_point_counts(config)}
+    return batches.blend(sources, weights, transform, bucket=bucket, **options, seed=data.seed)
 
 
 def describe_mix(config: Any, split: str = "train") -> list[tuple[str, float, int]]:

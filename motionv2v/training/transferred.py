@@ -113,9 +113,7 @@ def run(
     made = editor.text_to_video(prompts, seed, notify=notify, **options)
     fps = fps or motion.about.get("fps", FPS)
     files = {MOTION: out / MOTION} if learns else {}
-    files |= _write(out, names, beside, prompts, frames, made, fps)
-    if others := sorted(path.name for path in out.glob("*_*.mp4") if OWN.fullmatch(path.name) and path.name not in files):
-        notify(f"{', '.join(others)}: of an earlier run in {out}")
+    files |= _write(out, names, beside, prompts, frames, made, fps, notify)
     return Result(frames, made, motion, files)
 
 
@@ -127,6 +125,7 @@ def _write(
     source: UInt8[np.ndarray, "T H W 3"] | None,
     made: UInt8[np.ndarray, "B T H W 3"],
     fps: float,
+    notify: Callable[[str], None],
 ) -> dict[str, Path]:
     """Write the videos, each beside the source where there is one, and the contact sheet of them all."""
     files = {}
@@ -138,4 +137,7 @@ def _write(
             files[beside[index]] = video.write(out / beside[index], both, fps=fps)
     rows = [*shown, *zip(prompts, made, strict=True)]
     files[SHEET] = figures.save_png(out / SHEET, figures.contact_sheet(rows, 5))
+    others = {path.name for path in out.glob("*_*.mp4") if OWN.fullmatch(path.name)} - files.keys()
+    if others:
+        notify(f"{', '.join(sorted(others))}: of an earlier run in {out}")
     return files

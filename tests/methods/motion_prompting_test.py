@@ -86,7 +86,7 @@ def test_which_track_is_which_does_not_matter():
 @pytest.mark.parametrize("cells", [1, 2])
 def test_packing_loses_no_frame_and_no_cell(cells):
     volume = np.random.default_rng(0).normal(size=(FRAMES, 4 * cells, 6 * cells, 5)).astype(np.float32)
-    packed = np.asarray(motion_prompting.pack(volume, cells))
+    packed = np.asarray(render.pack(volume, cells))
     assert packed.shape == (3, 4, 6, 4 * cells**2 * 5)
     split = packed.reshape(3, 4, 6, 4, cells, cells, 5)
     for t in range(FRAMES):
@@ -97,7 +97,7 @@ def test_packing_loses_no_frame_and_no_cell(cells):
                     split[latent, y // cells, x // cells, place, y % cells, x % cells], volume[t, y, x]
                 )
     assert not split[0, :, :, :3].any()
-    assert motion_prompting.pack(volume[:1], cells).shape == (1, 4, 6, 4 * cells**2 * 5)
+    assert render.pack(volume[:1], cells).shape == (1, 4, 6, 4 * cells**2 * 5)
 
 
 def sample(batch=None):

@@ -291,6 +291,26 @@ def test_new_updates_are_invisible_and_learn():
     assert set(grads) == {"k", "v"} and all(np.abs(g["b"]).max() > 0 for g in grads.values())
 
 
+def test_the_branch_has_updates_of_its_own():
+    """New ones change nothing; trained ones are products added to the branch's kernels."""
+    settings = {"control_depth": 1, "lora_rank": 3, "lora_targets": TARGETS}
+    model, params = trained(**settings, lora_in_branch=True)
+    control = Control(tokens=np.ones((2, 18, 32), np.float32))
+    without = {name: tree for name, tree in params.items() if name != "lora_branch"}
+    expected = run(trained(**settings)[0], without, control)
+    fresh = jax.tree.map(jnp.zeros_like, params["lora_branch"])
+    np.testing.assert_array_equal(run(model, {**params, "lora_branch": fresh}, control), expected)
+    merged = jax.tree.map(np.array, without)
+    for target in TARGETS:
+        layer, update = merged["control"]["blocks"], params["lora_branch"]
+        for name in target.split("/"):
+            layer, update = layer[name], update[name]
+        layer["kernel"] += np.einsum("lir,lro->lio", update["a"], update["b"])
+    got = run(model, params, control)
+    assert np.abs(got - expected).max() > 1e-3
+    np.testing.assert_allclose(got, run(trained(**settings)[0], merged, control), rtol=1e-4, atol=1e-4)
+
+
 def test_updates_of_layers_that_are_not_there_are_refused():
     kernels = {"attention": {"k": {"kernel": jnp.zeros((2, 4, 4))}}, "mlp_modulation": {"kernel": jnp.zeros((2, 3, 3))}}
     with pytest.raises(ValueError, match="lora_targets has 'attention/x'; available: attention/k"):
