@@ -1,16 +1,12 @@
 """Measure a model: python launch/evaluate.py --checkpoint=tiny --json=out.json; or a tracker: --benchmark=tapvid."""
 
-import sys
-
-from absl import app, flags, logging
+from absl import app, flags
 from rich.progress import track
 
 from motionv2v import cli
-from motionv2v.evaluation import motion_prompting, step_cache, synthetic, tapvid, text_to_video
+from motionv2v.evaluation import motion_prompting, remaking, step_cache, synthetic, tapvid, text_to_video
 from motionv2v.training import inversion_benchmark
 
-KINDS = ["synthetic", "text_to_video", "motion_prompting", "motion_inversion", "tapvid", "step_cache"]
-BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", KINDS, "what to measure")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder, work dir; draft; weights")
 COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, or motion_inversion's settings, each a row")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
@@ -30,28 +26,29 @@ VIDEOS = flags.DEFINE_string("videos", None, "motion_prompting: folder of videos
 PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as tapvid_davis.pkl; default: scenes")
 
 
+PAIRS, OF_TEXT = (STEPS, VIEWS, DEVICES, OUT, NUM_FRAMES, NUM_POINTS, JITTER), (NUM_CLIPS, SEED, STEPS, OUT)
+TABLES = {
+    "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, *PAIRS),
+    "text_to_video": (text_to_video.table, CHECKPOINT, COMPARE, *OF_TEXT),
+    "motion_prompting": (motion_prompting.table, CHECKPOINT, *OF_TEXT, VIDEOS),
+    "motion_inversion": (inversion_benchmark.table, CHECKPOINT, COMPARE, *OF_TEXT),
+    "revideo": (remaking.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, STEPS, OUT),
+    "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
+    "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
+}
+BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", [*TABLES], "what to measure")
+
+
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    pairs, of_text = (STEPS, VIEWS, DEVICES, OUT, NUM_FRAMES, NUM_POINTS, JITTER), (NUM_CLIPS, SEED, STEPS, OUT)
-    tables = {
-        "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, *pairs),
-        "text_to_video": (text_to_video.table, CHECKPOINT, COMPARE, *of_text),
-        "motion_prompting": (motion_prompting.table, CHECKPOINT, *of_text, VIDEOS),
-        "motion_inversion": (inversion_benchmark.table, CHECKPOINT, COMPARE, *of_text),
-        "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
-        "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
-    }
     cli.start()
     try:
         cli.check_places(OUT.value, JSON.value)
-        table, *options = tables[BENCHMARK.value]
+        table, *options = TABLES[BENCHMARK.value]
         text, results = table(*(option.value for option in options), track)
     except cli.expected() as error:
-        if logging.level_debug():
-            raise
-        print(f"evaluate: {cli.line(error)}", file=sys.stderr)
-        sys.exit(2)
+        cli.refuse("evaluate", error)
     print(text)
     cli.write_json(JSON.value, results)
 

@@ -5,7 +5,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags, logging
 
@@ -89,6 +89,14 @@ def line(error: BaseException) -> str:
         advice = "smaller batches, fewer frames or pixels, or more devices need less (see the line on memory above)"
         return f"a device ran out of memory: {text[:200]}; {advice}"
     return f"{text[:300]}; --verbosity=1 shows where"
+
+
+def refuse(name: str, error: BaseException) -> NoReturn:
+    """End a launcher with one line on what was wrong and exit code 2; --verbosity=1 raises the error instead."""
+    if logging.level_debug():
+        raise error
+    print(f"{name}: {line(error)}", file=sys.stderr)
+    sys.exit(2)
 
 
 def check_places(folder: str | None, file: str | None) -> None:

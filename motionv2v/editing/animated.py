@@ -9,11 +9,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import interpolate, spatial
 
 from motionv2v import figures, video
-from motionv2v.editing import depths
+from motionv2v.editing import depths, inputs
 from motionv2v.editing.files import check_folder
 from motionv2v.edits import motion
 from motionv2v.tracks import Tracks, concatenate, select
@@ -66,7 +65,7 @@ def run(
     Raises:
         ValueError: in one line, for files that cannot be read or do not fit.
     """
-    image = read_image(image_path)
+    image = inputs.read_image(image_path)
     spec = motion.load(motion_path)
     check_folder(Path(out), (Path(image_path), Path(motion_path)), (ANIMATED, TRACKS, SHEET))
     editor = None
@@ -109,17 +108,6 @@ def run(
     made[ANIMATED] = video.write(out / ANIMATED, result, fps=fps)
     made[SHEET] = figures.save_png(out / SHEET, figures.contact_sheet(rows, 5))
     return Result(video.Clip(result, fps), given, made)
-
-
-def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
-    """Read a picture, turned upright as its camera says. Raises ValueError naming the file, for one that is none."""
-    try:
-        with Image.open(path) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: is not a picture that can be read, such as png or jpeg") from error
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def draw_draft(

@@ -21,7 +21,7 @@ from motionv2v.editing import ensemble, loaded_model, motions, repair, windows
 from motionv2v.methods import fields
 from motionv2v.models.dit import base_params
 from motionv2v.tracks import Tracks, at_times
-from motionv2v.typing import AnyArray, Float, Int, Key, UInt8
+from motionv2v.typing import AnyArray, Bool, Float, Int, Key, UInt8
 
 MAX_ADVISED_POINTS = 20
 
@@ -50,7 +50,7 @@ def check_config(config: Any, name: str | os.PathLike) -> None:
     """
     sections.require(config, loaded_model.NEEDED, "to edit", str(name))
     method = methods.get(config.method.name) if "method" in config else None
-    if method is not None and not (method.edits() or method.animates()):
+    if method is not None and not (method.edits() or method.animates() or method.remakes()):
         raise ValueError(
             f"{name} is a model of {config.method.name} ({config.name}), which reads {', '.join(method.reads)}: it "
             "cannot edit a clip by its points, as the released 'tiny' does"
@@ -127,7 +127,10 @@ class Editor(loaded_model.LoadedModel):
         """
         if self.model.method is None or not self.model.method.edits():
             reads = "only a base" if self.model.method is None else f"it reads {', '.join(self.model.method.reads)}"
-            raise ValueError(f"{self.config.name} has no method for edits, {reads}: it cannot edit motion")
+            also = (
+                "; it makes regions anew (Editor.remake)" if self.model.method and self.model.method.remakes() else ""
+            )
+            raise ValueError(f"{self.config.name} has no method for edits, {reads}: it cannot edit motion{also}")
         clip = clip if isinstance(clip, video.Clip) else video.Clip(np.asarray(clip), 8.0)
         frames = clip.frames
         check_tracks(frames, source, target)
@@ -200,10 +203,16 @@ class Editor(loaded_model.LoadedModel):
         small = video.resize(image[None], self.size)
         # Frames after the first are not read.
         frames = np.concatenate([small, np.zeros((self.num_frames - 1, *self.size, 3), np.uint8)])
-        batch = {"target": frames[None], **self._sides(image.shape[:2], target=tracks)}
+        batch = {"target": frames[None], **self.sides(image.shape[:2], target=tracks)}
         tokens = self.tokenizer.encode([prompt], notify)
         made = self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, guidance=guidance)[0]
         return video.Clip(video.resize(np.asarray(made), image.shape[:2]), fps)
+
+    def remake(self, clip: video.Clip, region: Bool[np.ndarray, "T H W"], target: Tracks, **options: Any) -> video.Clip:
+        """Make a region of a clip anew along trajectories, with a model of ReVideo; see `remade.remake`."""
+        from motionv2v.editing import remade  # which builds on this package
+
+        return remade.remake(self, clip, region, target, **options)
 
     @property
     def reads_draft(self) -> bool:
@@ -262,10 +271,10 @@ class Editor(loaded_model.LoadedModel):
             )
         return {
             "source": video.resize(frames, self.size)[None],
-            **self._sides((height, width), source=source, target=target),
+            **self.sides((height, width), source=source, target=target),
         }
 
-    def _sides(self, size: tuple[int, int], **sides: Tracks) -> dict[str, np.ndarray]:
+    def sides(self, size: tuple[int, int], **sides: Tracks) -> dict[str, np.ndarray]:
         """Bring tracks in a picture of a size (H, W) to the model's, as the arrays of a batch of one.
 
         Hidden points draw nothing: padding keeps the number of compiled shapes small. A model that animates has one.

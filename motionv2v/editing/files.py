@@ -122,6 +122,8 @@ def run(
     seed = spec.seed if seed is None else seed
     is_drawn = model == DRAFT or checkpoint is None or _reads_draft(model)
     hints = _hints(given, is_drawn, notify)
+    if model == DRAFT and (spec.region or spec.reference):
+        notify("region and reference are for models of ReVideo: the draft does not read them")
     record = make_record(given, describe(checkpoint or DRAFT, settings, len(frames)), seed, tracker)
     if hints and (content := drafted.digest(hints)):
         record["hints"] = {"sha256": content, "masks": masks and Path(masks).name, "boxes": list(boxes)}
@@ -198,6 +200,15 @@ def _sampler(
         say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
     options = {**settings, "prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed, "notify": notify}
     options["progress"] = lambda pieces: progress.Countdown(pieces, lambda line: say(f"edit    {line}")).done
+    if editor.model.method.remakes():
+        from motionv2v.editing import remade
+
+        unused = [_MODEL_FLAGS[name] for name in ("cache", "num_views") if options.pop(name) is not None]
+        if unused:
+            raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which makes a region anew; leave it out")
+        return remade.editing(editor, given.clip, spec, **options)
+    if spec.region or spec.reference:
+        notify("region and reference are for models of ReVideo: this one does not read them")
     return functools.partial(editor.edit, given.clip, **options)
 
 
@@ -247,6 +258,10 @@ def make_record(given: Inputs, made: dict[str, Any], seed: int, tracker: str) ->
         "tracker": tracker.partition(":")[0],
         "versions": {name: _version(name) for name in libraries} | {"python": platform.python_version()},
     }
+    if others := [*(shape.path for shape in given.spec.region if shape.path), given.spec.reference]:
+        # Folders of masks are known by the files in them.
+        paths = {name: given.spec.folder / name for name in others if name}
+        record["files"] = {name: files.sha256(path) for name, path in paths.items() if path.is_file()}
     return json.loads(json.dumps(record))
 
 

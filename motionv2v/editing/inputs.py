@@ -4,11 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
 from motionv2v import ROOT, video
 from motionv2v.devices import host
 from motionv2v.editing import drafted
 from motionv2v.edits import document
 from motionv2v.edits.document import EditSpec
+from motionv2v.typing import UInt8
 
 EXAMPLES = ROOT / "examples"
 EXAMPLE = EXAMPLES / "courtyard"
@@ -67,3 +71,14 @@ def read(
     name = "the packaged example" if EXAMPLE in video_path.parents else video_path
     say(f"clip    {name}: {num_frames} frames of {width}x{height}, {clip.fps:.3g} fps")
     return Inputs(clip, video_path, spec, edit_path)
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Read a picture, turned upright as its camera says. Raises ValueError naming the file, for one that is none."""
+    try:
+        with Image.open(path) as picture:
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: is not a picture that can be read, such as png or jpeg") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from motionv2v.edits import fields, groups, selection, things
+from motionv2v.edits import areas, fields, groups, selection, things
 from motionv2v.edits.fields import KINDS, SHAPES, EditError, Names, check_object, frames_in, integer, places_in, shown
 from motionv2v.edits.table import ALIASES, OPERATIONS, Operation, State, Step
 from motionv2v.tracks import Tracks, from_arrays
@@ -57,6 +57,9 @@ FIELDS: dict[str, str] = {
     "frames": "how many frames of the clip to use, from its first; default all",
     "order": "which things lie in front, the foremost first: operations that move them, by their place in the list "
     "from 0, or names of their points. What is not said follows from the points' visibility",
+    "region": "where a model of ReVideo makes the video anew; others do not read it. A shape or a list of shapes, each "
+    '{"rectangle": [x0, y0, x1, y1]}, {"polygon": [[x, y], ...]} or {"mask": "file"}. Default: around what moves',
+    "reference": "a picture of the first frame as it shall be, for a model of ReVideo; default: as it is",
 }
 """The fields of the file and what they mean."""
 
@@ -102,7 +105,7 @@ class EditSpec:
     """A parsed `edit.json`: `queries` are (t, x, y) in source-video pixels, `names` maps names to query indices.
 
     `size` is the (H, W) of the clip that it was validated against, None before. `folder` is where its files of masks
-    are looked for. `order` is as written: indices of operations and names.
+    and the picture `reference` are looked for. `order` is as written: indices of operations and names.
     """
 
     queries: Float[np.ndarray, "N 3"]
@@ -114,6 +117,8 @@ class EditSpec:
     size: tuple[int, int] | None = None
     order: tuple[int | str, ...] = ()
     folder: Path = Path()
+    region: tuple[areas.Shape, ...] = ()
+    reference: str = ""
 
     def validate_against(self, size: tuple[int, int], num_frames: int) -> "EditSpec":
         """Checks every frame, place and operation against a clip of size (H, W) and T frames, and returns the spec.
@@ -139,6 +144,7 @@ class EditSpec:
                 if kind == "times" and len(value) != num_frames:
                     raise EditError(f"{where}: has {len(value)} numbers, but the clip has {num_frames} frames")
             self._try_out(step, size, num_frames)
+        areas.check(self.region, size)
         spec = replace(self, size=size)
         spec.divide()
         return spec
@@ -250,7 +256,11 @@ def parse(document: Any) -> EditSpec:
     steps = tuple(_parse_step(index, value, known) for index, value in enumerate(document["operations"]))
     _check_cameras(steps)
     order = things.parse_order(document.get("order", []), steps, known)
-    return EditSpec(queries, steps, prompt, seed, frames, names, order=order)
+    anew = areas.parse(document["region"]) if "region" in document else ()
+    reference = document.get("reference", "")
+    if not isinstance(reference, str):
+        raise EditError(f"reference: must be the path of a picture, got {shown(reference)}")
+    return EditSpec(queries, steps, prompt, seed, frames, names, order=order, region=anew, reference=reference)
 
 
 def _check_cameras(steps: Sequence[Step]) -> None:

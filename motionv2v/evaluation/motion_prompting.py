@@ -21,7 +21,7 @@ import numpy as np
 from motionv2v import draft, editing, figures, metrics, trackers, tracks, video
 from motionv2v.data import tokenizer
 from motionv2v.data.scenes.pairs import make_pair
-from motionv2v.editing import animated, opening
+from motionv2v.editing import inputs, opening
 from motionv2v.evaluation import retracked, synthetic
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, UInt8
@@ -99,7 +99,7 @@ def _read(name: Path, num_frames: int) -> UInt8[np.ndarray, "T H W 3"]:
         # As a stream: it may be hours long, or shorter than what is asked for.
         return np.stack(list(video.read(name, stream=True, notify=lambda line: None).frames[:num_frames]))
     files = sorted(path for path in name.iterdir() if path.suffix.lower() in PICTURES)[:num_frames]
-    return np.stack([animated.read_image(file) for file in files])
+    return np.stack([inputs.read_image(file) for file in files])
 
 
 def _middle(frames: UInt8[np.ndarray, "T H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "T h w 3"]:

@@ -9,7 +9,7 @@ import tiny_model
 from PIL import Image
 
 from motionv2v import video
-from motionv2v.editing import animated, depths
+from motionv2v.editing import animated, depths, inputs
 from motionv2v.tracks import Tracks
 
 PINS = {"type": "pins", "spacing": 16, "keep_free": [[32, 24, 18]]}
@@ -106,12 +106,12 @@ def test_pictures_stand_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
     Image.fromarray(texture(20, 30)).save(tmp_path / "a.jpg", exif=exif)
-    assert animated.read_image(tmp_path / "a.jpg").shape == (30, 20, 3)
+    assert inputs.read_image(tmp_path / "a.jpg").shape == (30, 20, 3)
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"b.png: is not a picture that can be read"):
-        animated.read_image(tmp_path / "b.png")
+        inputs.read_image(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"c.png: cannot be read \(No such file"):
-        animated.read_image(tmp_path / "c.png")
+        inputs.read_image(tmp_path / "c.png")
 
 
 def test_a_model_of_another_kind_is_refused(files):
