@@ -1,5 +1,6 @@
 """Memory told before the run: beside what compilers report, by what it depends on, and what is said and refused."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 import tiny_model
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from configs import motionv2v_cogvideox_5b
 from motionv2v import backbone, parameters
 from motionv2v.devices import chips, fit, host, memory, sharding, topologies
 from motionv2v.models import lora
@@ -29,8 +29,8 @@ def mesh(platform=None, **sizes):
     return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4, abstract_device=device)
 
 
-def large(batch_size=4, remat="save_attention"):
-    cfg = motionv2v_cogvideox_5b.get_config()
+def large(batch_size=4, remat="save_attention", name="motionv2v_cogvideox_5b"):
+    cfg = importlib.import_module(f"configs.{name}").get_config()
     cfg.train.batch_size, cfg.dit.remat = batch_size, remat
     return cfg
 
@@ -39,11 +39,13 @@ def large(batch_size=4, remat="save_attention"):
 
 
 @pytest.mark.parametrize(
-    "row", BUDGETS["programs"], ids=lambda row: f"{row['program']} {row['topology']} {row.get('remat')}"
+    "row",
+    BUDGETS["programs"],
+    ids=lambda row: f"{row.get('config', '')} {row['program']} {row['topology']} {row.get('remat')}".strip(),
 )
 def test_estimate_of_5b_is_near_what_the_compiler_said(row):
     """Within an eighth: good enough to refuse what cannot run. The numbers are those of `launch/compile_check.py`."""
-    cfg = large(row.get("batch_size", 4), row.get("remat", "full"))
+    cfg = large(row.get("batch_size", 4), row.get("remat", "full"), row.get("config", "motionv2v_cogvideox_5b"))
     kind = row["topology"].partition(":")[0]
     gpu = topologies.GPUS.get(kind)
     capacity = float(chips.chip(gpu.kind if gpu else f"TPU {kind}").memory)

@@ -48,9 +48,9 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 """
 
 
-def run(*arguments):
+def run(*arguments, **options):
     """Start the launcher in a process of its own; return what it printed and its exit code."""
-    done = launch("compile_check", *arguments)
+    done = launch("compile_check", *arguments, **options)
     return done.stdout, done.stderr, done.returncode
 
 
@@ -216,7 +216,9 @@ def test_bad_input_ends_in_one_line(arguments, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "budget", BUDGETS["programs"], ids=lambda b: f"{b['program']} {b['topology']} {b.get('remat')}"
+    "budget",
+    BUDGETS["programs"],
+    ids=lambda b: f"{b.get('config', '')} {b['program']} {b['topology']} {b.get('remat')}".strip(),
 )
 def test_budgets(budget, tmp_path):
     """Compiled by the compilers of the TPUs and GPUs themselves: minutes each."""
@@ -229,7 +231,8 @@ def test_budgets(budget, tmp_path):
         fields |= {"train.batch_size": budget["batch_size"], "dit.remat": budget["remat"]}
     arguments = [f"--config.{name}={value}" for name, value in fields.items()]
     arguments += [f"--topology={budget['topology']}", f"--what={budget['program']}", f"--json={tmp_path / 'r.json'}"]
-    _, err, code = run("--config=configs/motionv2v_cogvideox_5b.py", *arguments, timeout=3600)
+    config = budget.get("config", "motionv2v_cogvideox_5b")
+    _, err, code = run(f"--config=configs/{config}.py", *arguments, timeout=3600)
     assert code == 0, err
     (report,) = json.loads((tmp_path / "r.json").read_text())
     assert report["mesh"] == sharding.describe(budget["mesh"])
