@@ -4,9 +4,7 @@ Without --checkpoint the edit is drawn from the clip's own pixels (the draft), w
 and scored beside what `tiny_repair` makes of it. motionv2v.edits.describe() describes `edit.json`. Bad input: exit 2.
 """
 
-import sys
-
-from absl import app, flags, logging
+from absl import app, flags
 
 from motionv2v import cli, trackers
 from motionv2v.editing import files, previews
@@ -14,7 +12,9 @@ from motionv2v.evaluation import example
 
 VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packaged example")
 EDIT = flags.DEFINE_string("edit", None, "the edit.json: points, and what to do with their paths")
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "draft (default), or a released name, model folder, work dir")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "draft (default), a released name, model folder, work dir, or base"
+)
 OUT = flags.DEFINE_string("out", "outputs", "folder for edited.mp4, its record.json, comparison.mp4, contact_sheet.png")
 TRACKER = flags.DEFINE_string("tracker", trackers.DEFAULT, "lk, dis, multistep, or tapnext:FILE with its weights")
 MASKS = flags.DEFINE_string("masks", None, "where the one thing is that moves: .npz, video, folder of pictures")
@@ -25,6 +25,7 @@ STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: model
 GUIDANCE = flags.DEFINE_float("guidance", None, "text guidance scale, 1 is off; default: the model's", lower_bound=0.0)
 CACHE = flags.DEFINE_float("step_cache", None, "skip steps that change less, such as 0.1; 0 is off", lower_bound=0.0)
 VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
+CLOCKS = flags.DEFINE_string("clocks", None, "of a base that refines the draft: weak,strong shares of signal")
 DEVICES = flags.DEFINE_integer("devices", 1, "how many share one edit, where a model is too big for one; -1: all")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the result of another edit in --out")
 SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
@@ -37,7 +38,8 @@ def main(argv: list[str]) -> None:
     cli.start(with_jax=files.needs_jax(VIDEO.value, CHECKPOINT.value if is_edit else files.DRAFT, TRACKER.value))
     common, shape = {"out": OUT.value, "tracker": TRACKER.value}, {"masks": MASKS.value, "boxes": BOX.value}
     model = {"checkpoint": CHECKPOINT.value, "num_steps": STEPS.value, "guidance": GUIDANCE.value, "seed": SEED.value}
-    model |= {"cache": CACHE.value, "num_views": VIEWS.value and int(VIEWS.value), "devices": DEVICES.value}
+    model |= {"cache": CACHE.value, "num_views": VIEWS.value and int(VIEWS.value), "clocks": CLOCKS.value}
+    model |= {"devices": DEVICES.value}
     try:
         if is_edit:
             made = files.run(VIDEO.value, EDIT.value, **common, **shape, **model, overwrite=OVERWRITE.value)
@@ -48,10 +50,7 @@ def main(argv: list[str]) -> None:
         else:
             made = previews.points(VIDEO.value, **common, overwrite=OVERWRITE.value)
     except cli.expected() as error:
-        if logging.level_debug():
-            raise
-        print(f"edit: {cli.line(error)}", file=sys.stderr)
-        sys.exit(2)
+        cli.refuse("edit", error)
     for path in made.files.values():
         print(f"wrote   {path}")
 

@@ -84,6 +84,24 @@ class Settings(NamedTuple):
 DEFAULTS = Settings()
 
 
+class Hold(NamedTuple):
+    """A clip that parts of a sample are held to while noise still hides it: an edit without training.
+
+    Time-to-Move (arXiv 2511.08633) holds what moves longer than what is around it; with one clock everywhere this is
+    SDEdit (arXiv 2108.01073). Arrays, so that one compiled sample serves all of them.
+
+    Attributes:
+        reference: the clip, clean latents [B t h w z].
+        clock: [B t h w 1]; until the share of signal, sqrt(abar), passes it a cell is the reference with noise, then it
+            is free. 0 is free from the first step taken; 1 stays the reference to the end.
+        start: how many steps of the grid are left out at its noisy end; the sample starts as the reference with noise.
+    """
+
+    reference: Float[AnyArray, "B t h w z"]
+    clock: Float[AnyArray, "#B t h w 1"]
+    start: Int[AnyArray, ""] | int = 0
+
+
 def from_config(
     section: Any, *, num_steps: int | None = None, guidance: float | None = None, reuse: Sequence[bool] | None = None
 ) -> Settings:
@@ -162,6 +180,7 @@ def sample(
     schedule: Schedule,
     settings: Settings = DEFAULTS,
     guided_fn: GuidedFn | None = None,
+    hold: Hold | None = None,
 ) -> Float[AnyArray, "B *x"]:
     """Turn noise into a sample of x0; same key and noise, same sample.
 
@@ -171,14 +190,18 @@ def sample(
         noise: the starting point: N(0, 1), or with `settings.start` a clip noised to the first step's level.
         schedule: of the training. settings: of the sample.
         guided_fn: (xt, timestep) -> (v with text, v without), needed by every guidance but `off`.
+        hold: what the sample is held to; `noise` is then N(0, 1), and the same in all that is held.
 
     Returns:
         x0, float32.
 
     Raises:
-        ValueError: for an unknown solver or guidance, guidance without `guided_fn`, or a plan of another length.
+        ValueError: for an unknown solver or guidance, guidance without `guided_fn`, a plan of another length, and
+            `hold` beside `settings.start` or `settings.reuse`.
     """
-    return _run(key, denoise_fn, noise, schedule, settings, guided_fn, measure=False)[0]
+    if hold is not None and (settings.start or settings.reuse):
+        raise ValueError("a sample that is held to a clip leaves steps out by hold.start, and reuses none")
+    return _run(key, denoise_fn, noise, schedule, settings, guided_fn, measure=False, hold=hold)[0]
 
 
 def sample_in_turn(
@@ -294,6 +317,7 @@ def _run(
     guided_fn: GuidedFn | None,
     measure: bool,
     in_turn: bool = False,
+    hold: Hold | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Scan over the steps; with `measure`, also return how v changes. `in_turn`: in Python, and nothing is compiled."""
     if settings.solver not in SOLVERS:
@@ -311,7 +335,7 @@ def _run(
     branches = [functions[kind] for kind in kinds]
     rows |= {"branch": np.searchsorted(kinds, calls), "computed": calls > 0}
 
-    def step(carry: tuple[Any, ...], row: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def step(carry: tuple[Any, ...], row: dict[str, Any], is_new: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x, last_x0, last, before = carry
         given = _Step(x, jnp.full(x.shape[:1], row["timestep"]), row["ahead"], last, before)
         if in_turn or len(branches) == 1:
@@ -326,6 +350,8 @@ def _run(
         x = row["x"] * x + row["x0"] * x0
         if settings.solver == "dpmpp_2m_sde":
             fresh = jax.random.normal(jax.random.fold_in(key, row["index"]), x.shape)
+            # Where x was replaced, the last estimate is of another state: the step is of first order there.
+            last_x0 = last_x0 if is_new is None else jnp.where(is_new, x0, last_x0)
             x = x + row["last"] * last_x0 + row["noise"] * fresh
         return (x, x0, *kept), _compare(found.with_text, last.with_text) if measure else {}
 
@@ -333,12 +359,40 @@ def _run(
     zeros = jnp.zeros_like(start)
     nothing = _Prediction(zeros, zeros)
     carry = (start, zeros, nothing, nothing)
+    if hold is not None:
+        return _run_held(step, carry, rows, schedule, settings, hold), {}
     if in_turn:
         for index in range(len(calls)):
             carry, _ = step(carry, {name: column[index] for name, column in rows.items()})
         return carry[0], {}
     (x, *_), measured = jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, rows))
     return x, measured
+
+
+def _run_held(step: Callable, carry: tuple[Any, ...], rows: dict, schedule: Schedule, settings: Settings, hold: Hold):
+    """Scan over the steps from `hold.start` on, and put the reference, noised, in the place of what is held."""
+    noise, *others = carry
+    reference, clock = hold.reference.astype(jnp.float32), hold.clock
+    now, after = _levels(schedule, time_grid(settings.num_steps, schedule.num_timesteps))
+    after = np.concatenate([after[:-1], [1.0]])  # behind the last step the clip itself stands, however the grid ends
+    rows |= {"signal": np.sqrt(after), "spread": np.sqrt(1 - after)}
+    rows = {
+        name: jnp.asarray(column, None if column.dtype != np.float64 else jnp.float32) for name, column in rows.items()
+    }
+    first = [jnp.asarray(level, jnp.float32)[hold.start] for level in (np.sqrt(now), np.sqrt(1 - now))]
+    is_new = jnp.ones(jnp.broadcast_shapes(clock.shape, (*noise.shape[:-1], 1)), bool)
+
+    def held(carry: tuple[Any, ...], row: dict[str, Any]) -> tuple[tuple[Any, ...], None]:
+        def take(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            state, is_new = carry
+            (x, *rest), _ = step(state, row, is_new)
+            is_held = jnp.broadcast_to(row["signal"] <= clock, is_new.shape)
+            return (jnp.where(is_held, row["signal"] * reference + row["spread"] * noise, x), *rest), is_held
+
+        return jax.lax.cond(row["index"] < hold.start, lambda same: same, take, carry), None
+
+    begun = first[0] * reference + first[1] * noise
+    return jax.lax.scan(held, ((begun, *others), is_new), rows)[0][0][0]
 
 
 def _rows(schedule: Schedule, settings: Settings) -> dict[str, np.ndarray]:

@@ -406,3 +406,89 @@ def test_inverting_a_perfect_model_finds_its_noise():
     x0, eps = (jnp.asarray(rng.standard_normal((1, 6)), jnp.float32) for _ in range(2))
     truth = lambda xt, timestep: diffusion.velocity(schedule, x0, eps, timestep)  # noqa: E731
     np.testing.assert_allclose(sampling.invert(truth, x0, schedule, 20), eps, atol=1e-4)
+
+
+# --- held to a clip --------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames=("denoise_fn", "num_steps", "solver", "guidance", "guided_fn"))
+def run_held(hold, denoise_fn=toy, num_steps=6, solver="ddim", guidance=sampling.NO_GUIDANCE, guided_fn=None):
+    settings = sampling.Settings(num_steps, solver, guidance)
+    return sampling.sample(jax.random.key(0), denoise_fn, NOISE, SCHEDULE, settings, guided_fn, hold)
+
+
+def clock(value):
+    return np.full((*SHAPE[:-1], 1), value, np.float32)
+
+
+@pytest.mark.parametrize("solver", sampling.SOLVERS)
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_clock_of_zero_is_plain_sampling_and_one_of_one_is_the_clip(solver, guided):
+    options = {"solver": solver}
+    if guided:
+        options |= {
+            "guidance": Guidance(3.0),
+            "guided_fn": lambda xt, timestep: (toy(xt, timestep), other(xt, timestep)),
+        }
+    plain = run(jax.random.key(0), toy, **options)
+    # Two programs, which round in other places.
+    np.testing.assert_allclose(run_held(sampling.Hold(TRUTH, clock(0), 0), **options), plain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(run_held(sampling.Hold(TRUTH, clock(1), 0), **options), TRUTH)
+    np.testing.assert_array_equal(run_held(sampling.Hold(TRUTH, clock(1), 4), **options), TRUTH)
+
+
+def test_a_clock_of_zero_that_starts_late_is_sampling_from_a_noised_clip():
+    for start in (1, 4):
+        settings = sampling.Settings(6, start=start)
+        level = jnp.full(SHAPE[:1], settings.timesteps()[0])
+        noised = diffusion.corrupt(SCHEDULE, TRUTH, NOISE, level)
+        expected = sampling.sample(jax.random.key(0), toy, noised, SCHEDULE, settings)
+        found = run_held(sampling.Hold(TRUTH, clock(0), start))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cells_are_the_noised_clip_until_their_clock_is_up():
+    """Against a loop of Python over the steps: what the model is shown in each."""
+    seen, steps = [], 8
+    clocks = clock(0)
+    clocks[0], clocks[1, :, 1] = 0.3, 0.7
+
+    def watching(xt, timestep):
+        jax.debug.callback(lambda x, t: seen.append((int(t[0]), np.array(x))), xt, timestep, ordered=True)
+        return toy(xt, timestep)
+
+    sampling.sample(
+        jax.random.key(0), watching, NOISE, SCHEDULE, sampling.Settings(steps), hold=sampling.Hold(TRUTH, clocks, 2)
+    )
+    jax.effects_barrier()
+    grid = sampling.time_grid(steps)
+    assert [t for t, _ in seen] == grid[2:].tolist()
+    released = 0
+    for t, x in seen:
+        alpha, sigma = float(SCHEDULE.alpha[t]), float(SCHEDULE.sigma[t])
+        noised = alpha * TRUTH + sigma * NOISE
+        held = np.broadcast_to(clocks >= alpha, SHAPE) if t != grid[2] else np.ones(SHAPE, bool)
+        np.testing.assert_allclose(x[held], noised[held], rtol=1e-4, atol=1e-5)
+        free = ~held
+        released += bool(free.any() and np.abs(x[free] - noised[free]).max() > 1e-3)
+    assert released > 3
+
+
+def test_a_solver_with_a_memory_forgets_what_was_replaced():
+    """Two runs that differ in what the model says while all is held: nothing of it is left once it is free."""
+    first = sampling.time_grid(6)[2]
+
+    def lying(xt, timestep):
+        return toy(xt, timestep) + 5.0 * (timestep.reshape(-1, 1, 1, 1, 1) > first)
+
+    level = float(SCHEDULE.alpha[first])
+    hold = sampling.Hold(TRUTH, clock(level * 1.001), 0)
+    made = [run_held(hold, denoise_fn=fn, solver="dpmpp_2m_sde") for fn in (toy, lying)]
+    np.testing.assert_allclose(*made, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_are_left_out_and_reused_by_one_rule_alone():
+    hold = sampling.Hold(TRUTH, clock(0), 1)
+    for settings in (sampling.Settings(6, start=1), sampling.Settings(6, reuse=(False,) * 6)):
+        with pytest.raises(ValueError, match=r"leaves steps out by hold.start, and reuses none"):
+            sampling.sample(jax.random.key(0), toy, NOISE, SCHEDULE, settings, hold=hold)

@@ -37,6 +37,7 @@ _MODEL_FLAGS = {
     "guidance": "--guidance",
     "cache": "--step_cache",
     "num_views": "--views",
+    "clocks": "--clocks",
     "seed": "--seed",
 }
 
@@ -79,6 +80,7 @@ def run(
     guidance: float | None = None,
     cache: float | None = None,
     num_views: int | None = None,
+    clocks: str | None = None,
     seed: int | None = None,
     devices: int = 1,
     overwrite: bool = False,
@@ -95,8 +97,8 @@ def run(
         out: folder of the results: `edited.mp4`, `record.json`, `comparison.mp4`, `contact_sheet.png`.
         tracker: as for `trackers.named`.
         masks, boxes: where the one thing is that the edit moves, for the draft: see `drafted.with_shape`.
-        num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. seed: None takes the
-            edit's. The draft has none of these.
+        num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. clocks: "weak,strong" of a
+            base that refines the draft (`refine.Clocks`). seed: None takes the edit's. The draft has none of these.
         devices: how many share the edit, as `memory.sampling_sizes` divides it; -1 takes all.
         overwrite: whether to replace the result of another edit in `out`.
         say: called with one line per step of the work, and with every notice.
@@ -111,7 +113,7 @@ def run(
     notify, out = lambda line: say(f"notice  {line}"), Path(out)
     model = _chosen(video_path, checkpoint)
     video_path, edit_path = inputs.paths(video_path, edit_path)
-    settings = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views}
+    settings = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views, "clocks": clocks}
     if model == DRAFT:
         _check_no_settings(settings | {"seed": seed}, devices)
     check_folder(out, inputs=(video_path, edit_path))
@@ -122,8 +124,6 @@ def run(
     seed = spec.seed if seed is None else seed
     is_drawn = model == DRAFT or checkpoint is None or _reads_draft(model)
     hints = _hints(given, is_drawn, notify)
-    if model == DRAFT and (spec.region or spec.reference):
-        notify("region and reference are for models of ReVideo: the draft does not read them")
     record = make_record(given, describe(checkpoint or DRAFT, settings, len(frames)), seed, tracker)
     if hints and (content := drafted.digest(hints)):
         record["hints"] = {"sha256": content, "masks": masks and Path(masks).name, "boxes": list(boxes)}
@@ -152,6 +152,8 @@ def _hints(given: Inputs, is_drawn: bool, notify: Callable[[str], None]) -> list
     """Read what an edit says of where its things are, for a draft; without one say that nothing reads it."""
     spec, (length, *size, _) = given.spec, given.clip.frames.shape
     if is_drawn:
+        if spec.region or spec.reference:
+            notify("region and reference are for models of ReVideo: the draft does not read them")
         return drafted.read_hints(spec, spec.divide(), tuple(size), length, notify)
     if any(step.shape for step in spec.steps):
         notify("masks, boxes and strokes are for the draft: a model does not read them")
@@ -190,6 +192,12 @@ def _sampler(
 
     notify, spec = lambda line: say(f"notice  {line}"), given.spec
     spaced = lambda line: say(line.replace("memory ", "memory  ", 1))  # noqa: E731
+    if opening.refines(checkpoint):
+        return _refiner(given, checkpoint, settings, seed, devices, say)
+    if settings["clocks"]:
+        raise ValueError(
+            f"--clocks is for a base that refines the draft, and {checkpoint} edits by itself: leave it out"
+        )
     editor = opening.load(checkpoint, devices, clip=given.clip.frames.shape[:3], say=spaced)
     shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
@@ -198,7 +206,8 @@ def _sampler(
         notify(notice)
     if plan := editor.reused_steps(settings["cache"], settings["num_steps"]):
         say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
-    options = {**settings, "prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed, "notify": notify}
+    options = {name: value for name, value in settings.items() if name != "clocks"}
+    options |= {"prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed, "notify": notify}
     options["progress"] = lambda pieces: progress.Countdown(pieces, lambda line: say(f"edit    {line}")).done
     if editor.model.method.remakes():
         from motionv2v.editing import remade
@@ -207,9 +216,36 @@ def _sampler(
         if unused:
             raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which makes a region anew; leave it out")
         return remade.editing(editor, given.clip, spec, **options)
-    if spec.region or spec.reference:
+    if (spec.region or spec.reference) and not editor.reads_draft:  # which says it already
         notify("region and reference are for models of ReVideo: this one does not read them")
     return functools.partial(editor.edit, given.clip, **options)
+
+
+def _refiner(
+    given: Inputs,
+    checkpoint: str,
+    settings: dict[str, Any],
+    seed: int,
+    devices: int,
+    say: Callable[[str], None],
+) -> Callable[..., video.Clip]:
+    """Open a base that refines the draft, as `_sampler`."""
+    from motionv2v.editing import refine
+
+    unused = [_MODEL_FLAGS[name] for name in ("cache", "num_views") if settings[name] is not None]
+    unused += ["--devices"] if devices != 1 else []
+    if unused:
+        raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which refines the draft; leave it out")
+    notify, spec = lambda line: say(f"notice  {line}"), given.spec
+    refiner = refine.load(checkpoint)
+    clocks = refiner.clocks if settings["clocks"] is None else refine.parse(settings["clocks"])
+    read = "is given the first frame" if refiner.reads_image else "text to video"
+    say(f"model   {checkpoint}: {refiner.num_frames} frames of {refiner.size[1]}x{refiner.size[0]}, a base ({read})")
+    say(f"refine  what moves is held to the draft up to a signal of {clocks.strong:g}, from {clocks.weak:g} on")
+    options = {name: settings[name] for name in ("num_steps", "guidance")} | {"clocks": clocks, "seed": seed}
+    options |= {"prompt": spec.prompt or tokenizer.NULL_PROMPT, "notify": notify}
+    options["progress"] = lambda pieces: progress.Countdown(pieces, lambda line: say(f"edit    {line}")).done
+    return refine.editing(refiner, given.clip, **options)
 
 
 def check_folder(

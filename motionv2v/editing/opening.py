@@ -12,9 +12,9 @@ from typing import Any
 import jax
 
 from motionv2v import checkpoints, editing, methods
-from motionv2v.convert import checked
+from motionv2v.convert import checked, pipeline
 from motionv2v.devices import fit, host, memory, sharding
-from motionv2v.editing import windows
+from motionv2v.editing import refine, windows
 
 
 def load(
@@ -45,9 +45,23 @@ def load(
 
 
 def reads_draft(checkpoint: str | Path) -> bool:
-    """Tell whether a model repairs the edit's draft. Raises CheckpointError if there is no such checkpoint."""
+    """Tell whether a model repairs or refines the edit's draft. Raises CheckpointError if there is none of the name."""
+    if refines(checkpoint):
+        return True
     config = checkpoints.read_config(checkpoints.resolve(checkpoint))
     return "method" in config and "draft" in methods.get(config.method.name).fields(config.method)
+
+
+def refines(checkpoint: str | Path) -> bool:
+    """Tell whether a checkpoint is a base, which no method edits with, and refines drafts: `editing.refine`.
+
+    That is what has the prefix, a folder that diffusers saved, and a model without a method or a control branch. Raises
+    CheckpointError if there is no such checkpoint.
+    """
+    if str(checkpoint).startswith(refine.PREFIX) or (Path(checkpoint) / pipeline.INDEX).is_file():
+        return True
+    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    return "dit" in config and "method" not in config and not config.dit.control_depth
 
 
 def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:
@@ -71,7 +85,9 @@ def record(checkpoint: str, settings: dict[str, float | int | None], num_frames:
     Settings that are None are those of the model; they are told as the model has them. Of a clip of `num_frames` that
     is edited in windows they are told too: `windows`, the first and the last frame of each.
     """
-    folder = checkpoints.resolve(checkpoint)
+    if (Path(checkpoint) / pipeline.INDEX).is_file():  # saved by diffusers: its files are known by their names
+        return {"model": {"checkpoint": Path(checkpoint).name, "name": "diffusers"}, "settings": _told(settings)}
+    folder = checkpoints.resolve(str(checkpoint).removeprefix(refine.PREFIX))
     config = checkpoints.read_config(folder)
     stored = json.loads((folder / checkpoints.CONFIG).read_text(encoding="utf-8")).get("weights")
     model = {"checkpoint": Path(checkpoint).name, "name": config.get("name", "")}
@@ -79,11 +95,16 @@ def record(checkpoint: str, settings: dict[str, float | int | None], num_frames:
     is_folder = isinstance(stored, dict) and "sha256" in stored
     model |= {"sha256": stored["sha256"]} if is_folder else {"step": checkpoints.latest_step(folder)}
     sample = dict(config.sample.to_dict()) if "sample" in config else {}
-    given = {"num_steps": "num_steps", "guidance": "scale", "cache": "step_cache", "num_views": "views"}
-    sample |= {given[name]: value for name, value in settings.items() if value is not None}
+    sample |= _told(settings)
     if settings["guidance"] is not None:
         sample["guidance"] = "constant"
     made = {"model": model, "settings": sample}
     if "vae" in config and "data" in config and len(spans := windows.of_config(config, num_frames).spans) > 1:
         made["windows"] = spans
     return made
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """Name the settings that are given as a config's section does."""
+    given = {"num_steps": "num_steps", "guidance": "scale", "cache": "step_cache", "num_views": "views"}
+    return {given.get(name, name): value for name, value in settings.items() if value is not None}

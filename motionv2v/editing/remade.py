@@ -17,6 +17,7 @@ import numpy as np
 from motionv2v import video
 from motionv2v.data import tokenizer
 from motionv2v.draft import given
+from motionv2v.editing import windows
 from motionv2v.editing.inputs import read_image
 from motionv2v.edits import areas
 from motionv2v.edits.document import EditSpec
@@ -64,9 +65,9 @@ def remake(
         notify("the region is empty: the clip stays as it is")
         return clip
     first = frames[0] if reference is None else np.where(region[0][..., None], reference, frames[0])
-    _tell(editor, frames, notify)
+    tell(editor, frames, notify)
     tokens = editor.tokenizer.encode([prompt], notify)
-    plan, made = editor.plan(len(frames)), np.array(frames)
+    plan, made = windows.of_config(editor.config, len(frames)), np.array(frames)
     done = (progress or (lambda pieces: lambda kind, where: None))({"window": len(plan.starts)})
     weight = feathered(region) if composite else None
     for index, start in enumerate(plan.starts):
@@ -82,7 +83,7 @@ def remake(
             new[0] = known[0]  # given, in every pixel
             new = over(frames[start:stop], new, weight[start:stop])
         overlap = 0 if index == 0 else min(plan.stops[index - 1], len(frames)) - start
-        made[start:stop] = _faded(made[start:stop], new, overlap)
+        made[start:stop] = faded(made[start:stop], new, overlap)
         done("window", f"window {index + 1} of {len(plan.starts)}")
     return video.Clip(made, clip.fps)
 
@@ -100,14 +101,15 @@ def _check(editor, frames, region, target, reference):
         raise ValueError(f"the reference must be {expected}; got {reference.dtype} {list(reference.shape)}")
 
 
-def _tell(editor, frames, notify):
+def tell(editor: Any, frames: UInt8[np.ndarray, "T H W 3"], notify: Callable[[str], None]) -> None:
+    """Say what is done about another size and number of frames than a model's."""
     (length, height, width), size = frames.shape[:3], editor.size
     if (height, width) != size:
         notify(f"the clip is {width}x{height} and the model works at {size[1]}x{size[0]}: it is resized there and back")
     if length < editor.num_frames:
         notify(f"the clip has {length} frames and the model works on {editor.num_frames}: the last frame is held")
     elif length > editor.num_frames:
-        count = len(editor.plan(length).starts)
+        count = len(windows.of_config(editor.config, length).starts)
         notify(f"the clip has {length} frames and the model works on {editor.num_frames}: {count} windows, in turn")
 
 
@@ -146,7 +148,9 @@ def over(
     return (below + share * (above.astype(np.float32) - below) + 0.5).astype(np.uint8)
 
 
-def _faded(before, new, overlap):
+def faded(
+    before: UInt8[np.ndarray, "T H W 3"], new: UInt8[np.ndarray, "T H W 3"], overlap: int
+) -> UInt8[np.ndarray, "T H W 3"]:
     """Fade from frames that were made to new ones over the first `overlap`."""
     if overlap <= 0:
         return new

@@ -6,6 +6,9 @@ equation 6):
     corr(a, b) = mean over frames of cos(step of a, step of b)
     mean over tracks a of max over b, and the same the other way round
 
+The mean is over the frames in which a itself moves and is seen: where b does not, they agree as little as if b moved
+across. (Over the frames in which both do, some b of many always agrees in the one frame that it shares with a.)
+
 `MODES` name what is made of the two halves. "sum" is the equation as printed, up to 2; "mean" half of it; "dmt_code"
 what the published script computes: the made video's half alone, after an identity matrix is taken from the
 correlations, regardless of what is visible; a video compared with itself does not reach 1 there.
@@ -22,6 +25,8 @@ from motionv2v.typing import Float, UInt8
 MODES = ("mean", "sum", "dmt_code")
 STILL = 0.05
 """Steps shorter than this, in pixels, have no direction and do not count."""
+LEAST = 3
+"""Steps that a track must take to count, or all of a shorter clip: a single one agrees with something anywhere."""
 
 
 def motion_fidelity(source: Tracks, made: Tracks, mode: str = "mean") -> float:
@@ -33,20 +38,27 @@ def motion_fidelity(source: Tracks, made: Tracks, mode: str = "mean") -> float:
         raise ValueError(f"unknown mode {mode!r} of motion fidelity; available: {', '.join(MODES)}")
     if source.xy.shape[1] != made.xy.shape[1]:
         raise ValueError(f"the tracks have {source.xy.shape[1]} and {made.xy.shape[1]} frames; expected as many")
-    is_script = mode == "dmt_code"
-    agreement = _correlations(made, source, is_weighted=not is_script)
-    if is_script:
-        agreement = agreement - np.eye(*agreement.shape)
-        return _mean_of_best(agreement)
-    halves = [_mean_of_best(agreement), _mean_of_best(agreement.T)]
+    if mode == "dmt_code":
+        agreement = _in_common(made, source)
+        return _mean_of_best(agreement - np.eye(*agreement.shape))
+    halves = [_mean_of_best(_correlations(made, source)), _mean_of_best(_correlations(source, made))]
     return float(np.sum(halves) * (0.5 if mode == "mean" else 1.0))
 
 
-def _correlations(rows: Tracks, columns: Tracks, is_weighted: bool) -> Float[np.ndarray, "M N"]:
-    """Return the mean cosine of the steps of every two tracks, over frames in which both move; NaN without one."""
-    directions, counts = zip(*(_directions(tracks, is_weighted) for tracks in (rows, columns)), strict=True)
-    total = np.einsum("itc,jtc->ij", *directions)
-    together = np.einsum("it,jt->ij", *counts)
+def _correlations(rows: Tracks, columns: Tracks) -> Float[np.ndarray, "M N"]:
+    """Return the mean cosine of the steps of every two tracks, over frames in which that of the row moves and is seen.
+
+    NaN for rows that do so in too few (`LEAST`).
+    """
+    (of_rows, counts), (of_columns, _) = (_directions(tracks, True) for tracks in (rows, columns))
+    total, moving = np.einsum("itc,jtc->ij", of_rows, of_columns), counts.sum(axis=1)[:, None]
+    return np.where(moving >= max(1, min(LEAST, counts.shape[1])), total / np.maximum(moving, 1), np.nan)
+
+
+def _in_common(rows: Tracks, columns: Tracks) -> Float[np.ndarray, "M N"]:
+    """Return the mean cosine of the steps of every two tracks, over frames in which both move, seen or not."""
+    directions, counts = zip(*(_directions(tracks, False) for tracks in (rows, columns)), strict=True)
+    total, together = np.einsum("itc,jtc->ij", *directions), np.einsum("it,jt->ij", *counts)
     return np.where(together > 0, total / np.maximum(together, 1), np.nan)
 
 

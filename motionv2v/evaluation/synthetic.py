@@ -27,63 +27,22 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from motionv2v import checkpoints, draft, editing, figures, metrics, trackers, tracks, video
 from motionv2v.data.scenes.pairs import KINDS, Pair, SceneConfig, make_pair
-from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
+from motionv2v.data.tokenizer import NULL_PROMPT
 from motionv2v.devices import fit
-from motionv2v.editing import opening, repair
+from motionv2v.editing import opening, refine, repair
 from motionv2v.evaluation import joins, retracked
+from motionv2v.evaluation.drafts import Drafts, PairDrafts, Refined
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Bool, Float, UInt8
+from motionv2v.typing import Bool, Float, UInt8
 
 NUM_POINTS = 10
 TRACKABLE = 1.0
 """Pixels: a point counts if the tracker follows it this well on the true target, see `trackable`."""
 ALIGNED = 1.0
 """Pixels between a point's places in source and target where its tracking starts, up to which they are one."""
-
-
-class Drafts:
-    """Answer as an `editing.Editor` does, with drafts (`motionv2v.draft`), for pairs such as a model's config says.
-
-    Groups of points are guessed, because a pair of the benchmark does not say which points are one thing.
-    """
-
-    def __init__(self, config: ConfigDict):
-        """Take the size of clips and the scenes from the `data` of a model's config."""
-        # Captions mean nothing to a draft; long enough that none is cut, with a notice, for nobody to read.
-        self.config, self.mesh, self.tokenizer = config, None, ByteTokenizer(512)
-        self.num_frames, self.size = config.data.num_frames, tuple(config.data.size)
-        self.reads_draft = True
-
-    def with_drafts(self, batch: dict[str, AnyArray], drawn: Sequence[draft.Draft]) -> dict[str, AnyArray]:
-        """Add drafts to a batch."""
-        return {**batch, **repair.arrays(drawn, self.size)}
-
-    def generate(self, key: Any, batch: dict[str, AnyArray], tokens: AnyArray, **options: Any) -> AnyArray:
-        """Answer with the drafts of a batch; noise, captions and options of sampling mean nothing here."""
-        del key, tokens, options
-        return batch["draft"]
-
-
-class PairDrafts(Sequence[draft.Draft]):
-    """The drafts of pairs, each drawn when it is first asked for."""
-
-    def __init__(self, pairs: Sequence[Pair]):
-        """Take the pairs; nothing is drawn yet."""
-        self._pairs, self._drawn = pairs, {}
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> draft.Draft:
-        if index not in self._drawn:
-            pair = self._pairs[index]
-            paths = (pair.source_tracks, pair.target_tracks)
-            self._drawn[index] = draft.render(pair.source, *paths, notify=lambda line: None)
-        return self._drawn[index]
 
 
 def held_out_pairs(
@@ -133,7 +92,7 @@ def edit_pairs(
     """
     drawn, rng = PairDrafts(pairs) if drawn is None else drawn, np.random.default_rng(seed)
     if batch_size is None:
-        batch_size = 1 if isinstance(editor, Drafts) else fit.edits_at_once(editor.config, editor.mesh)
+        batch_size = editor.at_once if isinstance(editor, Drafts) else fit.edits_at_once(editor.config, editor.mesh)
     outputs = []
     for first in progress(range(0, len(pairs), batch_size)):
         chunk = pairs[first : first + batch_size]
@@ -257,7 +216,7 @@ def synthetic(
     drawn = options.pop("drawn", None) or PairDrafts(pairs)
     videos = edit_pairs(editor, pairs, drawn=drawn, **options)
     results = measure(videos, pairs)
-    if isinstance(editor, Drafts):
+    if type(editor) is Drafts:
         uncertain = np.stack([each.uncertain for each in drawn])
         results |= calibration(videos, uncertain, np.stack([p.target for p in pairs]))
     return results, videos, pairs
@@ -414,7 +373,8 @@ def table(
     Of a model that edits such clips in windows it is measured too whether they show (`joins`).
 
     Args:
-        checkpoint, compare: as for `editing.opening.load`; "draft" draws without a network, at the size of `tiny`.
+        checkpoint, compare: as for `editing.opening.load`; "draft" draws without a network, at the size of `tiny`,
+            and "refine:NAME@WEAK,STRONG" has the base of a model refine that (`Refined`).
         devices: how many share each batch of edits. out: a folder for videos of the first pairs.
         num_frames: of the pairs; None takes the model's. num_points: of each. jitter: as for `edit_pairs`.
     """
@@ -442,6 +402,8 @@ def table(
 def _load(name: str, devices: int) -> editing.Editor | Drafts:
     if name == "draft":
         return Drafts(checkpoints.read_config(checkpoints.resolve("tiny")))
+    if name.startswith(refine.PREFIX):
+        return Refined(name)
     return opening.load(name, devices)
 
 

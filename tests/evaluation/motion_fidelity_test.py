@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from motionv2v.evaluation.motion_fidelity import STILL, consistency, histogram_overlap, motion_fidelity
+from motionv2v.evaluation.motion_fidelity import LEAST, STILL, consistency, histogram_overlap, motion_fidelity
 from motionv2v.tracks import Tracks
 
 
@@ -15,21 +15,23 @@ def walks(num, frames=7, seed=0):
 
 
 def by_loop(rows, columns):
-    """The mean over rows of the best mean cosine with a column, of frames in which both are seen and move."""
+    """The mean over rows of the best cosine with a column, over the frames in which the row is seen and moves."""
     best = []
     for a, seen_a in zip(rows.xy, rows.visible, strict=True):
+        steps = [
+            t for t in range(len(a) - 1) if seen_a[t] and seen_a[t + 1] and np.linalg.norm(a[t + 1] - a[t]) > STILL
+        ]
+        if len(steps) < LEAST:
+            continue
         found = []
         for b, seen_b in zip(columns.xy, columns.visible, strict=True):
             cosines = []
-            for t in range(len(a) - 1):
+            for t in steps:
                 u, v = a[t + 1] - a[t], b[t + 1] - b[t]
-                seen = seen_a[t] and seen_a[t + 1] and seen_b[t] and seen_b[t + 1]
-                if seen and np.linalg.norm(u) > STILL and np.linalg.norm(v) > STILL:
-                    cosines.append(u @ v / np.linalg.norm(u) / np.linalg.norm(v))
-            if cosines:
-                found.append(np.mean(cosines))
-        if found:
-            best.append(max(found))
+                moves = seen_b[t] and seen_b[t + 1] and np.linalg.norm(v) > STILL
+                cosines.append(u @ v / np.linalg.norm(u) / np.linalg.norm(v) if moves else 0.0)
+            found.append(np.mean(cosines))
+        best.append(max(found))
     return np.mean(best)
 
 
@@ -54,6 +56,18 @@ def test_the_same_motion_is_one_and_the_opposite_is_not():
     assert motion_fidelity(right, right, "dmt_code") == pytest.approx(1)
     alone = Tracks(xy[:1], right.visible[:1])
     assert motion_fidelity(alone, alone, "dmt_code") == pytest.approx(0)
+
+
+def test_a_track_that_is_seen_for_a_moment_agrees_for_a_moment():
+    """One frame in common is no agreement in the other six."""
+    source = walks(1, 8, 3)
+    source.visible[:] = True
+    source.xy[0] = np.cumsum(np.ones((8, 2)), axis=0)
+    made = Tracks(source.xy.copy(), source.visible.copy())
+    made.visible[0, 2:] = False
+    assert np.isnan(motion_fidelity(source, made, "sum")), "a single step says nothing"
+    made.visible[0, 2:4] = True
+    assert motion_fidelity(source, made, "sum") == pytest.approx(3 / 7 + 1)
 
 
 def test_more_tracks_find_better_matches():

@@ -1,0 +1,302 @@
+"""Refine a draft with a model that was never trained for edits: any text-to-video or image-to-video base.
+
+The draft is laid into the sample as a reference with noise, and parts of it are let go at different noise levels
+(Time-to-Move, arXiv 2511.08633, whose two clocks are two values here; `sampling.Hold`). How long a latent's cell is
+held follows from where its pixels are from:
+
+    kept      pixels of the clip that the edit leaves where they were    almost to the end
+    object    pixels of the clip that are seen elsewhere                 `strong`: the motion is decided, looks are free
+    band      a cell around what moves                                   halfway between the two
+    hole      made up, or doubtful                                       never: they start from the draft with noise
+
+Clocks are shares of signal, sqrt(abar), and no numbers of steps, so that they mean the same in any number of steps. An
+image-to-video model is also given the draft's first frame. Afterwards the kept pixels are laid over the result, faded
+in, so that they stay the clip's own.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from motionv2v import backbone, checkpoints, draft, sampling, sections, video
+from motionv2v.convert import checked
+from motionv2v.data import tokenizer
+from motionv2v.editing import interpolator, loaded_model, remade, transfer, windows
+from motionv2v.models.activations import constrain
+from motionv2v.models.dit import base_params
+from motionv2v.models.vae.autoencoder import latent_shape
+from motionv2v.typing import AnyArray, Bool, Float, UInt8
+
+PREFIX = "refine:"
+"""Before a checkpoint's name: its base, without what a method added to it."""
+SURE = 0.3
+"""Doubt up to which a draft's pixel counts as the clip's."""
+
+
+class Clocks(NamedTuple):
+    """Shares of signal, 0 to 1, at which parts of a draft are let go; see the module.
+
+    `weak`: at which the sample starts. `strong`: of what moves. `kept`: of what stays.
+    """
+
+    weak: float = 0.04
+    strong: float = 0.12
+    kept: float = 0.98
+
+    def check(self) -> None:
+        """Raise ValueError unless 0 <= weak <= strong <= kept <= 1."""
+        if not 0 <= self.weak <= self.strong <= self.kept <= 1:
+            raise ValueError(
+                f"the clocks are weak {self.weak:g}, strong {self.strong:g}, kept {self.kept:g}; expected "
+                "0 <= weak <= strong <= kept <= 1, shares of signal"
+            )
+
+
+def parse(text: str) -> Clocks:
+    """Read "weak,strong" as a command line gives it. Raises ValueError, one line, for anything else."""
+    try:
+        weak, strong = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"clocks are weak,strong, such as 0.04,0.12, shares of signal from 0 to 1; got {text!r}"
+        ) from None
+    clocks = Clocks(weak, strong)
+    clocks.check()
+    return clocks
+
+
+IMAGE_TO_VIDEO, TEXT_TO_VIDEO = Clocks(), Clocks(strong=0.4)
+"""What is used unless something is said. A text-to-video model knows the clip from the draft alone, and has to be held
+to it until more of its look is decided."""
+
+
+class Provenance(NamedTuple):
+    """Where the pixels of a draft are from, masks [T H W]; what is in none of them is made up or doubtful."""
+
+    kept: Bool[np.ndarray, "T H W"]
+    moved: Bool[np.ndarray, "T H W"]
+
+
+def provenance(clip: UInt8[np.ndarray, "T H W 3"], drawn: draft.Draft) -> Provenance:
+    """Tell where a draft's pixels are from. Raises ValueError for one that was drawn without its maps."""
+    if len(drawn.hole) != len(clip):
+        raise ValueError("the draft was drawn without its maps; draw it with them (stream=False)")
+    is_sure = ~drawn.hole & (drawn.uncertain <= SURE)
+    stays = (np.asarray(drawn.frames) == clip).all(-1) & (drawn.layer == 0)
+    return Provenance(is_sure & stays, is_sure & ~stays | ~drawn.hole & (drawn.layer > 0))
+
+
+def clock_map(found: Provenance, clocks: Clocks) -> Float[np.ndarray, "t h w 1"]:
+    """Lay clocks over the latents of a clip whose sides are the model's.
+
+    A cell is kept if all of its pixels are, in all of its frames, and of an object if any of them is: what moves within
+    a group of frames would be lost otherwise.
+    """
+    shape = latent_shape((1, *found.kept.shape, 3))[1:4]
+    kept, moved = _per_cell(found.kept, shape, np.all), _per_cell(found.moved, shape, np.any)
+    around = np.stack([cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) for mask in moved]).astype(bool)
+    clock = np.where(kept, clocks.kept, 0.0)
+    clock = np.where(around, (clocks.weak + clocks.strong) / 2, clock)
+    return np.where(moved, clocks.strong, clock)[..., None].astype(np.float32)
+
+
+def _per_cell(mask, shape, reduce):
+    """Reduce a mask [T H W] over the pixels and frames of each latent; the first one has one frame."""
+    rows, columns = shape[1:]
+    height, width = mask.shape[1:]
+    cells = reduce(mask.reshape(len(mask), rows, height // rows, columns, width // columns), axis=(2, 4))
+    return np.stack([cells[0], *(reduce(cells[1 + 4 * k : 5 + 4 * k], axis=0) for k in range(shape[0] - 1))])
+
+
+def first_step(schedule: Any, num_steps: int, weak: float) -> int:
+    """Return how many steps are left out at the noisy end: those before the level nearest to `weak`."""
+    grid = sampling.time_grid(num_steps, schedule.num_timesteps)
+    return int(np.abs(np.asarray(schedule.alpha)[grid] - weak).argmin())
+
+
+def load(name_or_folder: str | os.PathLike) -> "Refiner":
+    """Load a base to refine with: of a released name, a model folder, or a folder that diffusers saved.
+
+    Raises:
+        checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model.
+        ValueError: for a model of another kind.
+    """
+    from motionv2v.convert import pipeline
+
+    name = str(name_or_folder).removeprefix(PREFIX)
+    if (Path(name) / pipeline.INDEX).is_file() or _reads_image(checkpoints.read_config(checkpoints.resolve(name))):
+        made = interpolator.load(name)
+        return Refiner(made.config, made.params, made.folder, tokenizer=made.tokenizer)
+    config, params = checked.read(name)
+    config = transfer.base_config(config, name)
+    tree = {"vae": params["vae"], "text": params["text"], "dit": base_params(params["dit"])}
+    return Refiner(sections.complete(config), tree, checkpoints.resolve(name))
+
+
+def _reads_image(config: ConfigDict) -> bool:
+    sections.require(config, loaded_model.NEEDED, "to refine", str(config.get("name", "the model")))
+    return config.dit.in_channels == 2 * config.vae.latent_channels
+
+
+class Refiner(loaded_model.LoadedModel):
+    """A base ready to refine drafts, with its compiled function; built as `loaded_model.LoadedModel`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """Build as `loaded_model.LoadedModel`; nothing is compiled before it is used."""
+        super().__init__(*args, **kwargs)
+        self._refine = self.program(self._refine_fn, ("settings", "use_control"))
+
+    @property
+    def reads_image(self) -> bool:
+        """Tell whether the model is given the first frame."""
+        return self.model.method is not None
+
+    @property
+    def clocks(self) -> Clocks:
+        """Return the clocks that suit the kind of model."""
+        return IMAGE_TO_VIDEO if self.reads_image else TEXT_TO_VIDEO
+
+    def refine(
+        self,
+        clip: video.Clip,
+        drawn: draft.Draft,
+        *,
+        prompt: str = tokenizer.NULL_PROMPT,
+        seed: int = 0,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        clocks: Clocks | None = None,
+        paste: bool = True,
+        notify: Callable[[str], None] = warnings.warn,
+        progress: Callable[[dict[str, int]], Callable[[str, str], None]] | None = None,
+    ) -> video.Clip:
+        """Refine the draft of an edit.
+
+        Args:
+            clip: the video before the edit, of any size and length. drawn: the draft, with its maps.
+            prompt: what the result shows. seed: same seed, same video.
+            num_steps, guidance: None takes those of the model, or what suits a base.
+            clocks: None takes `self.clocks`.
+            paste: whether the pixels that the edit leaves alone are laid over the result.
+            notify: called with a sentence for what is adapted. progress: told of each window that is done.
+
+        Raises:
+            ValueError: for clocks out of order, and a draft of another clip.
+        """
+        clocks = clocks or self.clocks
+        clocks.check()
+        frames, drafted = np.asarray(clip.frames), np.asarray(drawn.frames)
+        if drafted.shape != frames.shape:
+            raise ValueError(
+                f"the draft is {list(drafted.shape)} and the clip {list(frames.shape)}; expected one shape"
+            )
+        found = provenance(frames, drawn)
+        num_steps, guidance = transfer.sampled_as(self, num_steps, guidance)
+        start = first_step(self.model.schedule, num_steps, clocks.weak)
+        grid = np.asarray(self.model.schedule.alpha)[sampling.time_grid(num_steps, self.config.schedule.num_timesteps)]
+        if start < num_steps - 1 and grid[start + 1] > clocks.strong and clocks.strong > clocks.weak:
+            notify(
+                f"in {num_steps} steps the clocks {clocks.weak:g} and {clocks.strong:g} fall on one step: all but what "
+                "is kept is let go at once; more steps tell them apart"
+            )
+        remade.tell(self, frames, notify)
+        tokens = self.tokenizer.encode([prompt], notify)
+        plan, made = windows.of_config(self.config, len(frames)), np.array(drafted)
+        done = (progress or (lambda pieces: lambda kind, where: None))({"window": len(plan.starts)})
+        for index, begin in enumerate(plan.starts):
+            stop = min(begin + self.num_frames, len(frames))
+            part = slice(begin, stop)
+            key = jax.random.fold_in(jax.random.key(seed), index) if index else jax.random.key(seed)
+            own = Provenance(*(mask[part] for mask in found))
+            new = self._window(key, drafted[part], own, tokens, num_steps, guidance, clocks, start)
+            new = video.resize(new, frames.shape[1:3])
+            overlap = 0 if index == 0 else min(plan.stops[index - 1], len(frames)) - begin
+            made[part] = remade.faded(made[part], new, overlap)
+            done("window", f"window {index + 1} of {len(plan.starts)}")
+        if paste:
+            made = remade.over(drafted, made, remade.feathered(~found.kept))
+        return video.Clip(made, clip.fps)
+
+    def _window(self, key, drafted, found, tokens, num_steps, guidance, clocks, start):
+        """Refine as many frames as the model makes, at its size; the last one of fewer is held."""
+        size, length = self.size, len(drafted)
+        held = np.minimum(np.arange(self.num_frames), length - 1)
+        small = video.resize(drafted, size)[held]
+        masks = [
+            np.stack([_shrunk(mask, size, name == "kept") for mask in getattr(found, name)]) for name in found._fields
+        ]
+        clock = clock_map(Provenance(*(mask[held] for mask in masks)), clocks)
+        made = self.sample_held(key, small[None], clock[None], start, tokens, self.settings(num_steps, guidance))
+        return np.asarray(made[0])[:length]
+
+    def sample_held(
+        self,
+        key: Any,
+        reference: UInt8[AnyArray, "B T H W 3"],
+        clock: Float[AnyArray, "B t h w 1"],
+        start: int,
+        tokens: AnyArray,
+        settings: sampling.Settings,
+    ) -> UInt8[AnyArray, "B T H W 3"]:
+        """Sample clips held to references; one compiled call for all clocks and starts.
+
+        Args:
+            key: of the noise. reference: clips at the model's size. clock, start: as in `sampling.Hold`.
+            tokens: of the prompts. settings: of the sample.
+
+        Raises:
+            loaded_model.SampleError: for a sample that is not finite.
+        """
+        use_control = self.reads_image
+        batch = {}
+        if use_control:
+            batch = {"target": jnp.asarray(reference), "has_last": jnp.zeros(len(reference), bool)}
+        if not np.any(clock) and start == 0:  # held to nothing: a plain sample, bit for bit
+            return self.sample(key, batch, tokens, settings, use_control=use_control)
+        params, texts = self.sampling_params(settings), self.embed_with_null(tokens)
+        arrays = (jnp.asarray(reference), jnp.asarray(clock), jnp.asarray(start, jnp.int32))
+        static = {"settings": settings, "use_control": use_control}
+        videos, is_finite = self._refine(params, key, batch, *arrays, *texts, **static)
+        loaded_model.check_sample(is_finite, self.config)
+        return videos
+
+    def _refine_fn(self, params, key, batch, reference, clock, start, text, null_text, *, settings, use_control):
+        """Sample from references to pixels: what `sample_held` compiles."""
+        clean = backbone.encode(self.model, params, reference.astype(jnp.float32) / 127.5 - 1)
+        shape = reference.shape[1:4]
+        sample_key, noise, conditions = self._start(params, key, batch, len(text), shape, use_control)
+        denoise, guided = self.denoisers(params, text, null_text, conditions, use_control)
+        hold = sampling.Hold(clean, clock, start)
+        latents = sampling.sample(sample_key, denoise, noise, self.model.schedule, settings, guided, hold)
+        made = backbone.decode(self.model, params, latents)
+        videos = constrain(jnp.round((made + 1) * 127.5).astype(jnp.uint8), "whole")
+        return videos, loaded_model.all_finite(latents, made)
+
+
+def _shrunk(mask, size, whole):
+    """Bring a mask to a size (H, W): True where all that becomes a pixel is, or any of it."""
+    if mask.shape == tuple(size):
+        return mask
+    share = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+    return share > 1 - 1e-4 if whole else share > 0.5
+
+
+def editing(
+    refiner: Refiner, clip: video.Clip, notify: Callable[[str], None], **options: Any
+) -> Callable[..., video.Clip]:
+    """Return what refines the draft of an edit, as `files` calls it. `options` are those of `Refiner.refine`."""
+
+    def run(source: Any, target: Any, drawn: Any = None) -> video.Clip:
+        if drawn is None:
+            drawn = draft.render(clip.frames, source, target, notify=notify)
+        return refiner.refine(clip, drawn, notify=notify, **options)
+
+    return run

@@ -1,0 +1,197 @@
+"""Drafts refined by bases that were never trained for edits: clocks, what is held, what stays, and from files."""
+
+import itertools
+import json
+
+import jax
+import moving_square
+import numpy as np
+import pytest
+import tiny_model
+from launching import launch
+
+from motionv2v import backbone, checkpoints, draft, sampling, video
+from motionv2v.devices import memory
+from motionv2v.editing import refine
+from motionv2v.editing.refine import Clocks, Provenance
+
+SIZE = (40, 56)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_model.save(tmp_path_factory.mktemp("models") / "base", "base")
+
+
+@pytest.fixture(scope="module")
+def refiner(base):
+    return refine.load(base)
+
+
+def clip(length=5, seed=0):
+    return video.Clip(np.random.default_rng(seed).integers(0, 255, (length, *SIZE, 3)).astype(np.uint8), 8.0)
+
+
+def drawn(length=5):
+    """A draft that shows a part of the clip elsewhere, and made a part up."""
+    frames = np.array(clip(length).frames)
+    frames[:, 10:20, 20:30] = 128
+    layer, hole = np.zeros(frames.shape[:3], int), np.zeros(frames.shape[:3], bool)
+    layer[:, 10:20, 20:30] = 1
+    hole[:, 25:30, 20:30] = True
+    frames[hole] = 99
+    return draft.Draft(frames, hole, layer, [[0]], np.where(hole, 1.0, 0.0).astype(np.float32))
+
+
+def test_every_pixel_of_a_draft_is_from_somewhere():
+    found = refine.provenance(clip().frames, drawn())
+    assert found.moved[:, 10:20, 20:30].all() and found.moved.sum() == 5 * 100
+    assert not found.kept[drawn().hole].any() and found.kept.sum() == found.kept.size - 5 * 150
+    doubtful = drawn()
+    doubtful.uncertain[2, :5] = 0.8
+    assert not refine.provenance(clip().frames, doubtful).kept[2, :5].any()
+    nothing = np.zeros((0, *SIZE))
+    bare = draft.Draft(clip().frames, nothing.astype(bool), nothing.astype(int), [], nothing.astype(np.float32))
+    with pytest.raises(ValueError, match="drawn without its maps"):
+        refine.provenance(clip().frames, bare)
+
+
+def test_clocks_are_laid_by_a_loop_anyone_can_read():
+    rng = np.random.default_rng(0)
+    kept = rng.random((9, 32, 48)) < 0.9995
+    moved = np.zeros((9, 32, 48), bool)
+    moved[3, 9, 17] = True  # one pixel in one frame of the second latent
+    moved[0, 30, 40] = True
+    clocks = Clocks(0.1, 0.3, 0.9)
+    found = refine.clock_map(Provenance(kept & ~moved, moved), clocks)
+    assert found.shape == (3, 4, 6, 1)
+    frames_of = [range(1), range(1, 5), range(5, 9)]
+    cells = {}
+    for t, frames in enumerate(frames_of):
+        for y in range(4):
+            for x in range(6):
+                part = (list(frames), slice(8 * y, 8 * y + 8), slice(8 * x, 8 * x + 8))
+                cells[t, y, x] = (moved[part].any(), (kept & ~moved)[part].all())
+    for (t, y, x), (is_moved, is_kept) in cells.items():
+        around = any(cells.get((t, y + i, x + j), (False,))[0] for i in (-1, 0, 1) for j in (-1, 0, 1))
+        expected = 0.3 if is_moved else 0.2 if around else 0.9 if is_kept else 0.0
+        assert found[t, y, x, 0] == pytest.approx(expected), (t, y, x)
+    assert {round(float(value), 3) for value in np.unique(found)} == {0.0, 0.2, 0.3, 0.9}
+
+
+def test_clocks_mean_the_same_in_any_number_of_steps(refiner):
+    schedule = refiner.model.schedule
+    signal = np.asarray(schedule.alpha)
+    for num_steps in (10, 50, 200):
+        first = refine.first_step(schedule, num_steps, 0.12)
+        assert abs(signal[sampling.time_grid(num_steps)[first]] - 0.12) < 0.12
+    assert refine.first_step(schedule, 50, 0.0) == 0
+    assert refine.parse("0.04,0.2") == Clocks(0.04, 0.2)
+    for text, message in (
+        ("0.1", "clocks are weak,strong, such as 0.04,0.12"),
+        ("a,b", "clocks are weak,strong, such as 0.04,0.12"),
+        ("0.5,0.2", r"the clocks are weak 0.5, strong 0.2, kept 0.98; expected 0 <= weak <= strong <= kept <= 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refine.parse(text)
+
+
+@pytest.mark.parametrize("length", [1, 3, 5, 12])
+def test_what_the_edit_leaves_alone_stays_the_clips_own(refiner, length):
+    said = []
+    made = refiner.refine(clip(length), drawn(length), num_steps=4, notify=said.append)
+    assert made.frames.shape == (length, *SIZE, 3) and made.fps == 8.0
+    far = np.ones(SIZE, bool)
+    far[5:35, 15:35] = False
+    np.testing.assert_array_equal(made.frames[:, far], clip(length).frames[:, far])
+    assert np.abs(made.frames[:, 10:20, 20:30].astype(int) - 128).mean() > 2
+    assert any("windows, in turn" in line for line in said) == (length > 5)
+    whole = refiner.refine(clip(length), drawn(length), num_steps=4, paste=False, notify=str)
+    assert np.abs(whole.frames[:, far].astype(int) - clip(length).frames[:, far]).mean() > 2
+
+
+def small(count=2, seed=3):
+    return np.random.default_rng(seed).integers(0, 255, (count, 5, 16, 16, 3)).astype(np.uint8)
+
+
+def test_held_to_nothing_is_a_plain_sample_and_held_to_the_end_is_the_reference(refiner):
+    tokens = refiner.tokenizer.encode(["a", "b"])
+    settings, key = refiner.settings(4), jax.random.key(0)
+    free = np.zeros((2, 2, 2, 2, 1), np.float32)
+    plain = refiner.sample(key, {}, tokens, settings, use_control=False)
+    np.testing.assert_array_equal(refiner.sample_held(key, small(), free, 0, tokens, settings), plain)
+    # Not the same program: held to nothing but for a cell that is let go at once.
+    nearly = free.copy()
+    nearly[0, 0, 0, 0] = 1e-9
+    other = np.asarray(refiner.sample_held(key, small(), nearly, 0, tokens, settings))
+    assert np.abs(other.astype(int) - plain).max() <= 1
+    held = np.asarray(refiner.sample_held(key, small(), free + 1, 0, tokens, settings))
+    through = backbone.decode(
+        refiner.model, refiner.params, backbone.encode(refiner.model, refiner.params, small() / np.float32(127.5) - 1)
+    )
+    assert np.abs(held.astype(int) - np.round((np.asarray(through) + 1) * 127.5)).max() <= 1
+
+
+def test_one_compiled_program_serves_all_clocks_and_starts(refiner):
+    tokens, settings = refiner.tokenizer.encode(["a", "b"]), refiner.settings(4)
+    made, sizes = [], set()
+    for value, start in ((0.2, 0), (0.5, 1), (0.9, 3)):
+        clock = np.full((2, 2, 2, 2, 1), value, np.float32)
+        made.append(np.asarray(refiner.sample_held(jax.random.key(0), small(), clock, start, tokens, settings)))
+        sizes.add(refiner._refine.jitted._cache_size())
+    assert len(sizes) == 1
+    assert all(np.abs(a.astype(int) - b).max() > 0 for a, b in itertools.pairwise(made))
+
+
+def test_an_image_to_video_base_is_given_the_first_frame(tmp_path):
+    config = tiny_model.config("base")
+    config.dit.in_channels = 32
+    params = tiny_model.random_params(memory.parameter_shapes(config))
+    folder = checkpoints.save_model(tmp_path / "i2v", config, params, "float32")
+    refiner = refine.load(folder)
+    assert refiner.reads_image and refiner.clocks == refine.IMAGE_TO_VIDEO
+    tokens, settings = refiner.tokenizer.encode(["a", "b"]), refiner.settings(2)
+    free = np.zeros((2, 2, 2, 2, 1), np.float32)
+    one = refiner.sample_held(jax.random.key(0), small(), free, 0, tokens, settings)
+    other = small()
+    other[:, 1:] = 0
+    np.testing.assert_array_equal(refiner.sample_held(jax.random.key(0), other, free, 0, tokens, settings), one)
+    other[:, 0] = 0
+    changed = np.asarray(refiner.sample_held(jax.random.key(0), other, free, 0, tokens, settings))
+    assert np.abs(changed.astype(int) - one).max() > 0
+
+
+def test_few_steps_that_cannot_tell_the_clocks_apart_are_told(refiner):
+    said = []
+    refiner.refine(clip(), drawn(), num_steps=10, clocks=Clocks(0.04, 0.05), notify=said.append)
+    assert any("fall on one step" in line for line in said)
+    with pytest.raises(ValueError, match=r"the draft is \[5, 40, 56, 3\] and the clip \[3, 40, 56, 3\]"):
+        refiner.refine(clip(3), drawn(), notify=str)
+
+
+def test_the_launcher_refines_with_a_base_and_with_that_of_another_model(base, tmp_path):
+    video.write(tmp_path / "clip.mp4", moving_square.draw(), fps=8, crf=4)
+    x, y = (float(side) + 10 for side in moving_square.corners()[0])
+    operations = [{"op": "drag", "points": [0], "start": [x, y], "end": [x + 9, y]}]
+    edit = {"queries": [[0, x, y]], "operations": operations}
+    (tmp_path / "edit.json").write_text(json.dumps(edit))
+    common = ["--video=clip.mp4", "--edit=edit.json", "--num_steps=3"]
+    child = launch("edit", *common, f"--checkpoint={base}", "--out=out", "--clocks=0.1,0.5", cwd=tmp_path)
+    assert child.returncode == 0, child.stderr[-2000:]
+    for words in ("a base (text to video)", "held to the draft up to a signal of 0.5, from 0.1 on"):
+        assert words in child.stdout
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["settings"]["clocks"] == "0.1,0.5" and record["model"]["checkpoint"] == "base"
+    control = tiny_model.save(tmp_path / "control")
+    child = launch("edit", *common, f"--checkpoint=refine:{control}", "--out=other", cwd=tmp_path)
+    assert child.returncode == 0, child.stderr[-2000:]
+    for arguments, message in (
+        ([f"--checkpoint={base}", "--views=2"], "--views: of no use to"),
+        ([f"--checkpoint={base}", "--clocks=1"], "clocks are weak,strong"),
+        ([f"--checkpoint={control}", "--clocks=0.1,0.5"], "--clocks is for a base that refines the draft"),
+        (["--clocks=0.1,0.5"], "--clocks is a setting of a model"),
+        (["--checkpoint=refine:nobody"], "nobody"),
+    ):
+        child = launch("edit", *common[:2], *arguments, "--out=more", cwd=tmp_path)
+        assert child.returncode == 2 and message in child.stderr, (child.stderr, child.stdout)
+        assert len(child.stderr.strip().splitlines()) == 1
