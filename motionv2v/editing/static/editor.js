@@ -1,0 +1,398 @@
+// The editor page: draws what the session knows, and sends it commands. No state of its own but the view.
+
+const $ = (id) => document.getElementById(id);
+const HIT = { mouse: 12, pen: 12, touch: 22 }; // screen pixels around a dot that catch the pointer
+const DRAG = 3; // screen pixels before a press is a drag
+const KEPT = 96; // decoded frames of each kind
+
+let state = { clip: null, revision: 0, project: { points: [], operations: [] }, undo: [], redo: [] };
+const view = { frame: 0, selected: null, playing: false, drag: null };
+const frames = { source: new Map(), draft: new Map() };
+let generation = 0; // of what the draft is drawn of: answers of an earlier one are not shown
+
+// --- talking to the session ---
+
+async function ask(path, options = {}) {
+  const answer = await fetch(path, options);
+  const found = await answer.json().catch(() => ({ error: `the editor answered ${answer.status}` }));
+  if (!answer.ok) throw new Error(found.error || `the editor answered ${answer.status}`);
+  return found;
+}
+
+const post = (path, content) =>
+  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) });
+
+function tell(error) {
+  $("error").textContent = error ? String(error.message || error) : "";
+  $("error").hidden = !error;
+}
+
+async function busily(what, work) {
+  $("busy").textContent = what;
+  try {
+    tell(null);
+    return await work();
+  } catch (error) {
+    if (/another tab/.test(String(error))) await refresh();
+    tell(error);
+    return null;
+  } finally {
+    $("busy").textContent = "";
+  }
+}
+
+async function run(command, content = {}) {
+  const found = await busily(command.replace("_", " "), () => post("/api/do", { do: command, base: state.revision, ...content }));
+  if (!found) return null;
+  take(found.state);
+  if ((command === "undo" || command === "redo") && found.answer) show(found.answer.frame);
+  return found.answer;
+}
+
+async function refresh() {
+  const found = await busily("loading", () => ask("/api/state"));
+  if (found) take(found);
+}
+
+function take(next) {
+  if (!state.clip || !next.clip || state.project.clip !== next.project.clip) {
+    for (const kept of Object.values(frames)) kept.clear();
+    view.frame = 0;
+  }
+  const before = JSON.stringify(state.project.operations) + JSON.stringify(state.project.points);
+  state = next;
+  if (before !== JSON.stringify(state.project.operations) + JSON.stringify(state.project.points)) {
+    generation += 1;
+    frames.draft.clear();
+  }
+  if (!state.project.points.some((point) => point.id === view.selected)) view.selected = null;
+  list();
+  show(view.frame);
+}
+
+// --- frames ---
+
+async function picture(which, index) {
+  const kept = frames[which];
+  if (kept.has(index)) return kept.get(index);
+  const asked = generation;
+  const answer = await fetch(`/api/frame/${which}/${index}`);
+  if (!answer.ok) {
+    const found = await answer.json().catch(() => ({}));
+    throw new Error(found.error || `no frame ${index}`);
+  }
+  const bitmap = await createImageBitmap(await answer.blob());
+  if (which === "draft" && asked !== generation) return null;
+  kept.set(index, bitmap);
+  if (kept.size > KEPT) kept.delete(kept.keys().next().value);
+  return bitmap;
+}
+
+async function show(index) {
+  if (!state.clip) return;
+  view.frame = Math.max(0, Math.min(state.clip.frames - 1, index));
+  $("frame").max = state.clip.frames - 1;
+  $("frame").value = view.frame;
+  $("where").textContent = `${view.frame} / ${state.clip.frames - 1}`;
+  const wanted = view.frame;
+  try {
+    const bitmap = await picture("source", wanted);
+    if (wanted === view.frame) paint(bitmap);
+    if (!state.project.points.length) return clear($("draft"));
+    const drawn = await picture("draft", wanted);
+    if (drawn && wanted === view.frame) fit($("draft"), drawn);
+  } catch (error) {
+    tell(error);
+  }
+}
+
+function clear(canvas) {
+  canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+}
+
+function fit(canvas, bitmap) {
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+}
+
+// --- drawing ---
+
+/** How many pixels of the canvas one of the clip has: the only place where the two meet. */
+function scale(canvas) {
+  return canvas.width / state.clip.width;
+}
+
+function paint(bitmap) {
+  const canvas = $("source");
+  const ratio = window.devicePixelRatio || 1;
+  const wide = Math.max(1, Math.round(canvas.clientWidth * ratio));
+  canvas.width = wide;
+  canvas.height = Math.max(1, Math.round((wide * state.clip.height) / state.clip.width));
+  const context = canvas.getContext("2d");
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const k = scale(canvas);
+  state.project.points.forEach((point, row) => {
+    const { source, target } = state;
+    line(context, source.xy[row], k, "#bbb", 1.5 * ratio, [6, 5]);
+    line(context, target.xy[row], k, "#000", 5 * ratio, []);
+    line(context, target.xy[row], k, point.color, 2.5 * ratio, []);
+    let [x, y] = target.xy[row][view.frame];
+    if (view.drag && view.drag.id === point.id) [x, y] = [x + view.drag.dx, y + view.drag.dy];
+    dot(context, x * k, y * k, point, target.visible[row][view.frame], ratio);
+  });
+}
+
+function line(context, path, k, color, width, dash) {
+  context.setLineDash(dash);
+  context.strokeStyle = color;
+  context.lineWidth = width;
+  context.beginPath();
+  path.forEach(([x, y], index) => (index ? context.lineTo(x * k, y * k) : context.moveTo(x * k, y * k)));
+  context.stroke();
+  context.setLineDash([]);
+}
+
+function dot(context, x, y, point, visible, ratio) {
+  const radius = (point.id === view.selected ? 8 : 6) * ratio;
+  context.beginPath();
+  context.arc(x, y, radius, 0, 2 * Math.PI);
+  context.lineWidth = 3 * ratio;
+  context.strokeStyle = point.id === view.selected ? "#fff" : "#000";
+  context.stroke();
+  if (visible) {
+    context.fillStyle = point.color;
+    context.fill();
+  } else {
+    context.lineWidth = 2 * ratio;
+    context.strokeStyle = point.color; // hidden: a ring
+    context.stroke();
+  }
+}
+
+// --- pointer ---
+
+/** A pointer's place in pixels of the clip, (0, 0) the corner of the top-left one. */
+function place(event) {
+  const box = $("source").getBoundingClientRect();
+  return [((event.clientX - box.left) * state.clip.width) / box.width, ((event.clientY - box.top) * state.clip.height) / box.height];
+}
+
+function nearest(event) {
+  const box = $("source").getBoundingClientRect();
+  const [x, y] = place(event);
+  const reach = ((HIT[event.pointerType] || 12) * state.clip.width) / box.width;
+  let best = null;
+  state.project.points.forEach((point, row) => {
+    const [px, py] = state.target.xy[row][view.frame];
+    const away = Math.hypot(px - x, py - y);
+    if (away <= reach && (!best || away < best.away)) best = { id: point.id, away };
+  });
+  return best && best.id;
+}
+
+const canvas = $("source");
+
+canvas.addEventListener("pointerdown", (event) => {
+  if (!state.clip || event.button) return;
+  canvas.setPointerCapture(event.pointerId);
+  view.press = { id: nearest(event), x: event.clientX, y: event.clientY, from: place(event), moved: false };
+  if (view.press.id) select(view.press.id);
+});
+
+canvas.addEventListener("pointermove", (event) => {
+  const press = view.press;
+  if (!press) return;
+  if (!event.buttons) return release();
+  if (Math.hypot(event.clientX - press.x, event.clientY - press.y) > DRAG) press.moved = true;
+  if (!press.moved || !press.id) return;
+  const [x, y] = place(event);
+  let [dx, dy] = [x - press.from[0], y - press.from[1]];
+  if (event.shiftKey) Math.abs(dx) > Math.abs(dy) ? (dy = 0) : (dx = 0);
+  view.drag = { id: press.id, dx, dy };
+  redraw();
+});
+
+canvas.addEventListener("pointerup", (event) => {
+  const { press, drag } = view;
+  release();
+  if (!press) return;
+  if (drag) return run("bend", { names: [drag.id], frame: view.frame, dx: drag.dx, dy: drag.dy });
+  if (press.id || press.moved) return;
+  const [x, y] = place(event);
+  run("add_point", { frame: view.frame, x, y }).then((id) => id && select(id));
+});
+
+for (const name of ["pointercancel", "lostpointercapture"]) canvas.addEventListener(name, release);
+
+function release() {
+  view.press = view.drag = null;
+  redraw();
+}
+
+function redraw() {
+  const bitmap = frames.source.get(view.frame);
+  if (bitmap && state.clip) paint(bitmap);
+}
+
+function select(id) {
+  view.selected = id;
+  list();
+  redraw();
+}
+
+// --- keys ---
+
+document.addEventListener("keydown", (event) => {
+  const writes = event.target.matches("input[type=text]");
+  const key = event.key.toLowerCase();
+  if ((event.ctrlKey || event.metaKey) && !writes && (key === "z" || key === "y")) {
+    event.preventDefault();
+    return run(key === "y" || event.shiftKey ? "redo" : "undo");
+  }
+  if (writes || event.ctrlKey || event.metaKey || event.altKey || !state.clip) return;
+  const step = event.shiftKey ? 10 : 1;
+  const arrows = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+  if (event.key in arrows && event.target === canvas && view.selected) {
+    event.preventDefault();
+    const [dx, dy] = arrows[event.key];
+    return run("bend", { names: [view.selected], frame: view.frame, dx, dy });
+  }
+  if (event.key === "Escape") return view.drag ? release() : select(null);
+  if (event.key === "Delete" && view.selected && event.target === canvas) return run("remove_point", { name: view.selected });
+  if (event.key === " " && !event.target.matches("button, input, a")) {
+    event.preventDefault();
+    return play();
+  }
+  if (key === "," || key === "<") return show(view.frame - step);
+  if (key === "." || key === ">") return show(view.frame + step);
+  if (event.key === "Home") return show(0);
+  if (event.key === "End") return show(state.clip.frames - 1);
+});
+
+// --- panels ---
+
+function button(text, work, label) {
+  const made = document.createElement("button");
+  made.textContent = text;
+  if (label) made.setAttribute("aria-label", label);
+  made.addEventListener("click", work);
+  return made;
+}
+
+function list() {
+  $("clip-name").textContent = state.clip ? `${state.clip.name}: ${state.clip.frames} frames, ${state.clip.width}x${state.clip.height}` : "no clip";
+  $("hint").textContent = !state.clip
+    ? "Open a video, then click on a thing."
+    : !state.project.points.length
+      ? "Click on a thing to name a point on it."
+      : "Drag a point where it shall be at this frame. Shift: along one axis. Arrows: one pixel. Comma and full stop: frames.";
+  for (const [id, steps] of [["undo", state.undo], ["redo", state.redo]]) {
+    $(id).disabled = !steps.length;
+    $(id).title = steps.length ? steps[steps.length - 1] : "nothing";
+  }
+  $("points").replaceChildren(...state.project.points.map((point) => {
+    const row = document.createElement("li");
+    const swatch = document.createElement("span");
+    swatch.className = "swatch";
+    swatch.style.background = point.color;
+    const name = button(`${point.name}, from frame ${point.t}`, () => select(point.id));
+    name.className = "name";
+    name.setAttribute("aria-pressed", String(point.id === view.selected));
+    row.append(swatch, name, button("Remove", () => run("remove_point", { name: point.id }), `Remove ${point.name}`));
+    return row;
+  }));
+  $("operations").replaceChildren(...state.project.operations.map((operation) => {
+    const row = document.createElement("li");
+    const label = document.createElement("label");
+    label.className = "name";
+    const box = document.createElement("input");
+    box.type = "checkbox";
+    box.checked = operation.on;
+    box.addEventListener("change", () => run("change_operation", { name: operation.id, on: box.checked }));
+    label.append(box, ` ${operation.label}`);
+    row.append(label, button("Remove", () => run("remove_operation", { name: operation.id }), `Remove ${operation.label}`));
+    return row;
+  }));
+  if (document.activeElement !== $("prompt")) $("prompt").value = state.project.prompt || "";
+  $("command").textContent = state.command || "";
+  $("run").disabled = !state.project.points.length;
+}
+
+$("undo").addEventListener("click", () => run("undo"));
+$("redo").addEventListener("click", () => run("redo"));
+$("frame").addEventListener("input", (event) => show(Number(event.target.value)));
+$("play").addEventListener("click", play);
+$("prompt").addEventListener("change", (event) => run("set", { prompt: event.target.value }));
+$("run").addEventListener("click", async () => {
+  if (await busily("starting", () => post("/api/run", { checkpoint: $("checkpoint").value }))) watch();
+});
+
+function play() {
+  view.playing = !view.playing;
+  $("play").setAttribute("aria-pressed", String(view.playing));
+  $("play").textContent = view.playing ? "Pause" : "Play";
+  const begun = performance.now();
+  const first = view.frame;
+  const next = () => {
+    if (!view.playing || !state.clip) return;
+    const index = (first + Math.floor(((performance.now() - begun) / 1000) * state.clip.fps)) % state.clip.frames;
+    if (index !== view.frame) show(index);
+    requestAnimationFrame(next);
+  };
+  next();
+}
+
+async function send(file) {
+  const found = await busily(`opening ${file.name}`, () =>
+    ask(`/api/upload?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }));
+  if (!found) return;
+  take(found.state);
+  if (found.notices.length) $("hint").textContent = found.notices.join(" ");
+}
+
+$("file").addEventListener("change", (event) => event.target.files.length && send(event.target.files[0]));
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  if (event.dataTransfer.files.length) send(event.dataTransfer.files[0]);
+});
+window.addEventListener("resize", redraw);
+
+// --- runs ---
+
+let shown = "";
+
+async function watch() {
+  const found = await ask("/api/runs").catch(() => null);
+  if (!found) return;
+  const now = JSON.stringify(found.runs.slice(0, 5));
+  if (now !== shown) {
+    shown = now;
+    $("runs").replaceChildren(...found.runs.slice(0, 5).map(row));
+  }
+  if (found.runs.some((each) => each.state === "running")) setTimeout(watch, 700);
+}
+
+function row(each) {
+  const made = document.createElement("li");
+  const name = document.createElement("span");
+  name.className = "name";
+  name.textContent = `${each.id}: ${each.checkpoint}, ${each.state}`;
+  made.append(name);
+  if (each.state === "running") made.append(button("Cancel", () => post(`/api/runs/${each.id}/cancel`, {}).then(watch)));
+  if (each.state === "done") {
+    const video = document.createElement("video");
+    video.controls = video.loop = true;
+    video.src = `/api/runs/${each.id}/edited.mp4`;
+    made.append(video);
+  } else if (each.log.length) {
+    const log = document.createElement("pre");
+    log.textContent = each.log.slice(-4).join("\n");
+    made.append(log);
+  }
+  return made;
+}
+
+refresh();
+watch();

@@ -1,0 +1,162 @@
+"""The editor page over HTTP: who is let in, what is refused, and that the server answers after every bad request."""
+
+import io
+import json
+import random
+
+import moving_square
+import numpy as np
+import pytest
+from PIL import Image
+
+from motionv2v import video
+from motionv2v.editing.session import Session
+
+pytest.importorskip("starlette", reason="needs the extra editor: pip install 'motionv2v[editor]'")
+pytest.importorskip("httpx", reason="needs httpx, of the extra test")
+from starlette.testclient import TestClient
+
+from motionv2v.editing import server
+
+ORIGIN = {"origin": "http://testserver"}
+X, Y = (float(side) + 10 for side in moving_square.corners()[0])
+
+
+@pytest.fixture
+def app(tmp_path):
+    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
+    session = Session(tmp_path / "workspace")
+    session.open(tmp_path / "square.mp4")
+    yield server.make_app(session, token="secret")
+    session.runs.close()
+
+
+@pytest.fixture
+def client(app):
+    found = TestClient(app, raise_server_exceptions=False)
+    assert found.get("/?token=secret").status_code == 200  # through the redirect, with the cookie
+    return found
+
+
+def do(client, **command):
+    return client.post("/api/do", json=command, headers=ORIGIN)
+
+
+def test_without_the_token_nothing_is_given(app):
+    stranger = TestClient(app)
+    for path in ("/", "/?token=wrong", "/api/state", "/static/editor.js", "/api/frame/source/0"):
+        answer = stranger.get(path)
+        assert answer.status_code == 403 and "token" in answer.json()["error"], path
+    first = stranger.get("/?token=secret", follow_redirects=False)
+    assert first.status_code == 303 and first.headers["location"] == "/", "the token leaves the address"
+    cookie = first.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "samesite=strict" in cookie.lower()
+
+
+def test_commands_of_other_sites_are_refused(client):
+    for headers in (
+        {},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://testserver.evil.example"},
+    ):
+        answer = client.post("/api/do", json={"do": "set", "prompt": "x"}, headers=headers)
+        assert answer.status_code == 403, headers
+    assert client.get("/api/state").json()["project"]["prompt"] == ""
+    assert "default-src 'self'" in client.get("/").headers["content-security-policy"]
+
+
+def test_a_page_can_click_bend_undo_and_see(client):
+    added = do(client, do="add_point", frame=0, x=X, y=Y).json()
+    assert added["answer"] == "p1" and len(added["state"]["source"]["xy"][0]) == 9
+    revision = added["state"]["revision"]
+    bent = do(client, do="bend", base=revision, names=["p1"], frame=4, dx=0, dy=20).json()["state"]
+    assert bent["target"]["xy"][0][4][1] == pytest.approx(bent["source"]["xy"][0][4][1] + 20, abs=0.02)
+    stale = do(client, do="undo", base=revision)
+    assert stale.status_code == 409 and "another tab" in stale.json()["error"]
+    for which, size in (("source", (128, 96)), ("draft", (128, 96))):
+        answer = client.get(f"/api/frame/{which}/4")
+        assert answer.headers["content-type"] == "image/webp" and Image.open(io.BytesIO(answer.content)).size == size
+    assert do(client, do="undo").json()["answer"]["frame"] == 4
+    edit = client.get("/api/edit.json").json()
+    assert edit["queries"][0]["name"] == "p1" and edit["operations"] == []
+
+
+def test_a_clip_is_uploaded_and_a_file_that_is_none_leaves_the_old_one(client, app, tmp_path):
+    other = np.random.default_rng(0).integers(0, 255, (5, 32, 48, 3)).astype(np.uint8)
+    video.write(tmp_path / "other.mp4", other, fps=8)
+    content = (tmp_path / "other.mp4").read_bytes()
+    answer = client.post("/api/upload?name=../../other.mp4", content=content, headers=ORIGIN)
+    assert answer.status_code == 200 and answer.json()["state"]["clip"]["frames"] == 5
+    workspace = app.state.session.workspace
+    assert sorted(path.name for path in (workspace / "clips").iterdir()) == ["other.mp4"], "nothing above the workspace"
+    for name, body, code in (("a.mp4", b"no video", 400), ("a.txt", content, 400), ("", content, 400)):
+        bad = client.post(f"/api/upload?name={name}", content=body, headers=ORIGIN)
+        assert bad.status_code == code and bad.json()["error"], name
+    large = client.post("/api/upload?name=a.mp4", content=b"", headers=ORIGIN | {"content-length": str(3 << 30)})
+    assert large.status_code == 413 and "GiB" in large.json()["error"]
+    assert client.get("/api/state").json()["clip"]["frames"] == 5
+    assert sorted(path.name for path in (workspace / "clips").iterdir()) == ["other.mp4"], "no leftovers"
+    opened = client.post("/api/open", json={"path": "clips/other.mp4"}, headers=ORIGIN)
+    assert opened.status_code == 200
+    for path in ("../square.mp4", str(tmp_path / "square.mp4"), "clips", "none.mp4", "\0", 7):
+        answer = client.post("/api/open", json={"path": path}, headers=ORIGIN)
+        assert answer.status_code == 400 and "error" in answer.json(), path
+
+
+def test_three_hundred_bad_requests_are_answered_and_change_nothing(client):
+    do(client, do="add_point", frame=0, x=X, y=Y)
+    before = client.get("/api/state").json()["project"]
+    rng = random.Random(0)
+    values = [None, -1, 1e9, "x", [], {}, [["p1"]], {"a": 1}, True, "../../etc/passwd", "\0", "9" * 5000, ["p1", 3]]
+    words = [
+        "do",
+        "base",
+        "names",
+        "name",
+        "frame",
+        "x",
+        "y",
+        "dx",
+        "dy",
+        "op",
+        "prompt",
+        "seed",
+        "on",
+        "place",
+        "label",
+    ]
+    for turn in range(300):
+        if turn % 3 == 0:
+            body = bytes(rng.randrange(256) for _ in range(rng.randrange(40)))
+        else:
+            command = {rng.choice(words): rng.choice(values) for _ in range(rng.randrange(5))}
+            command["do"] = rng.choice([*server.COMMANDS, "open", "__init__", None])
+            if command["do"] in ("undo", "redo"):
+                command["base"] = -5
+            if command["do"] == "remove_point":
+                command["name"] = "p7"
+            if command["do"] == "set":
+                command["prompt"] = 5
+            body = json.dumps(command).encode()
+        answer = client.post("/api/do", content=body, headers=ORIGIN)
+        assert answer.status_code in (200, 400, 409), (answer.status_code, body[:200])
+        if answer.status_code == 200:
+            assert json.loads(body)["do"] in server.COMMANDS
+            do(client, do="undo") if answer.json()["state"]["project"] != before else None
+    assert client.get("/api/state").json()["project"] == before
+    for path in ("/api/frame/source/99", "/api/frame/nothing/0", "/static/../session.py", "/api/runs/9/edited.mp4"):
+        assert client.get(path).status_code in (400, 404), path
+    assert client.post("/api/do", content=b"x" * (2 << 20), headers=ORIGIN).status_code == 413
+
+
+def test_a_run_is_started_watched_and_its_result_fetched(client, app):
+    do(client, do="add_point", frame=0, x=X, y=Y)
+    do(client, do="bend", names=["p1"], frame=4, dx=0, dy=20)
+    assert client.post("/api/run", json={"checkpoint": 5}, headers=ORIGIN).status_code == 400
+    name = client.post("/api/run", json={}, headers=ORIGIN).json()["run"]
+    app.state.session.runs._processes[name].wait(timeout=120)
+    (run,) = client.get("/api/runs").json()["runs"]
+    assert run["state"] == "done" and any("wrote" in line or "write" in line or "draft" in line for line in run["log"])
+    answer = client.get(f"/api/runs/{name}/edited.mp4")
+    assert answer.status_code == 200 and len(answer.content) > 1000

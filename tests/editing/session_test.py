@@ -1,0 +1,184 @@
+"""The editor's session without a page: points, bends, undo that survives, drafts, files that the launcher takes."""
+
+import json
+import time
+
+import moving_square
+import numpy as np
+import pytest
+
+from motionv2v import video
+from motionv2v.editing import files
+from motionv2v.editing.session import MOST_STEPS, Session, StaleError
+from motionv2v.edits.fields import EditError
+
+X, Y = (float(side) + 10 for side in moving_square.corners()[0])
+
+
+@pytest.fixture
+def clip(tmp_path):
+    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
+    return tmp_path / "square.mp4"
+
+
+@pytest.fixture
+def session(tmp_path, clip):
+    made = Session(tmp_path / "workspace")
+    made.open(clip)
+    yield made
+    made.runs.close()
+
+
+def test_a_point_is_followed_both_ways(session):
+    name = session.add_point(4, X + 16, Y)
+    assert name == "p1" and [p["id"] for p in session.project["points"]] == ["p1"]
+    path = session.source()
+    truth = moving_square.corners() + 10
+    assert np.median(np.linalg.norm(path.xy[0] - truth, axis=-1)) < 2 and path.visible.all()
+    for frame, x, y in ((9, 4, 4), (0, -1, 4), (0, 4, 96)):
+        with pytest.raises(ValueError, match="lies outside the clip: 9 frames of 128x96"):
+            session.add_point(frame, x, y)
+
+
+def test_a_bend_moves_the_point_there_and_leaves_the_ends(session):
+    session.add_point(0, X, Y)
+    before = session.source().xy[0]
+    session.bend(["p1"], 4, 12, -5)
+    after = session.target().xy[0]
+    np.testing.assert_allclose(after[4], before[4] + (12, -5), atol=2e-3)
+    np.testing.assert_allclose(after[[0, 8]], before[[0, 8]], atol=2e-3)
+    session.bend(["p1"], 4, -2, 0)
+    session.bend(["p1"], 6, 0, 3)
+    assert len(session.project["operations"]) == 1, "one operation with more keyframes"
+    assert sorted(session.project["operations"][0]["op"]["keyframes"]) == ["0", "4", "6", "8"]
+    np.testing.assert_allclose(session.target().xy[0][4], before[4] + (10, -5), atol=2e-3)
+    session.bend(["p1"], 0, 3, 0)
+    np.testing.assert_allclose(session.target().xy[0][0], before[0] + (3, 0), atol=2e-3)
+
+
+def test_each_level_of_undo_is_what_it_was(session, tmp_path):
+    seen = []
+    commands = [
+        lambda: session.add_point(0, X, Y),
+        lambda: session.bend(["p1"], 4, 9, 0),
+        lambda: session.set(prompt="a red square"),
+        lambda: session.add_operation({"op": "hide", "points": ["p1"], "start_frame": 6}),
+        lambda: session.change_operation("o3", on=False),
+        lambda: session.change_operation("o3", place=0),
+        lambda: session.set(seed=3),
+        lambda: session.remove_operation("o3"),
+        lambda: session.remove_point("p1"),
+    ]
+    for command in commands:
+        seen.append(json.dumps(session.project))
+        command()
+    last, count = json.dumps(session.project), len(session.state()["undo"])
+    assert count == 1 + len(commands)  # opening the clip is a step too
+    assert session.project["operations"] == [], "an operation about nothing goes with its point"
+    for expected in reversed(seen):
+        session.undo()
+        assert json.dumps(session.project) == expected
+    again = Session(tmp_path / "workspace")  # as after a SIGKILL: nothing was closed
+    assert len(again.state()["redo"]) == len(commands)
+    for expected in seen[1:]:
+        again.redo()
+        assert json.dumps(again.project) == expected
+    again.redo()
+    assert json.dumps(again.project) == last
+    with pytest.raises(ValueError, match="there is nothing to do again"):
+        again.redo()
+
+
+def test_undo_returns_to_the_place_and_has_an_end(session):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 5, 1, 0)
+    assert session.undo() == {"label": "Bend p1 at 5", "frame": 5}
+    for seed in range(MOST_STEPS + 5):
+        session.set(seed=seed + 1)
+    assert len(session.state()["undo"]) == MOST_STEPS
+    revision = session.revision
+    session.set(seed=MOST_STEPS + 5)
+    assert session.revision == revision, "what changes nothing is no step"
+
+
+def test_a_command_for_an_older_project_is_refused_and_a_bad_one_changes_nothing(session):
+    session.add_point(0, X, Y)
+    kept, revision = json.dumps(session.project), session.revision
+    with pytest.raises(StaleError, match="changed in another tab"):
+        session.set(base=revision - 1, prompt="x")
+    for bad, message in (
+        (lambda: session.add_operation({"op": "drag", "points": ["p1"]}), "operations"),
+        (lambda: session.add_operation({"op": "fly"}), "unknown operation"),
+        (lambda: session.add_operation({"op": "freeze", "points": ["p9"], "frame": 0}), "p9"),
+        (lambda: session.bend(["p1"], 30, 1, 1), "there is no frame 30: the clip has frames 0..8"),
+        (lambda: session.bend(["p1"], 4, 1e6, 0), "operations"),
+        (lambda: session.change_operation("o9", on=True), "there is no operation 'o9'; there are none"),
+        (lambda: session.set(colour=1), "there is no setting colour"),
+        (lambda: session.set(seed=-1), "seed: must be a whole number"),
+    ):
+        with pytest.raises((ValueError, EditError), match=message):
+            bad()
+        assert json.dumps(session.project) == kept and session.revision == revision
+
+
+def test_the_draft_shows_the_thing_elsewhere_and_is_kept(session):
+    session.add_point(0, X, Y)
+    plain = session.draft_frames()
+    assert plain.shape == (9, 96, 128, 3)
+    session.bend(["p1"], 4, 0, 24)
+    begun = time.perf_counter()
+    bent = session.draft_frames()
+    first = time.perf_counter() - begun
+    truth = moving_square.corners() + 10
+    x, y = (int(side) for side in truth[4])
+    assert bent[4, y + 24, x, 0] > 180 and bent[4, y, x, 0] < 180, "the red square is lower, and no longer here"
+    begun = time.perf_counter()
+    assert session.draft_frames() is bent and time.perf_counter() - begun < 0.2 * first
+
+
+def test_the_file_is_the_launchers_and_a_run_is_its_result(session, tmp_path):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 0, 20)
+    session.set(prompt="a red square")
+    with pytest.raises(ValueError, match="a checkpoint is a name or a folder, in one line"):
+        session.run("a\nb")
+    name = session.run()
+    deadline = time.time() + 120
+    while (status := session.runs.status(name))["state"] == "running" and time.time() < deadline:
+        time.sleep(0.2)
+    assert status["state"] == "done", status
+    quiet = lambda line: None  # noqa: E731
+    own = files.run(tmp_path / "square.mp4", session.workspace / "edit.json", out=tmp_path / "own", say=quiet)
+    np.testing.assert_array_equal(
+        video.read(session.runs.result(name)).frames, video.read(own.files["edited.mp4"]).frames
+    )
+
+
+def test_a_run_can_be_stopped_and_one_that_was_killed_says_so(session, tmp_path):
+    session.add_point(0, X, Y)
+    name = session.run("tiny")
+    session.runs.cancel(name)
+    assert session.runs.status(name)["state"] == "cancelled"
+    failed = session.run("nobody")
+    deadline = time.time() + 120
+    while session.runs.status(failed)["state"] == "running" and time.time() < deadline:
+        time.sleep(0.2)
+    status = session.runs.status(failed)
+    assert status["state"] == "failed" and "nobody" in status["log"][-1]
+    assert [run["id"] for run in session.runs.all()] == [failed, name]
+    killed = session.run("tiny")
+    again = Session(tmp_path / "workspace")
+    assert again.runs.status(killed)["state"] == "interrupted"
+    with pytest.raises(ValueError, match="there is no run '9'"):
+        again.runs.cancel("9")
+
+
+def test_a_workspace_without_a_clip_says_what_to_do_and_a_broken_one_is_refused(tmp_path):
+    empty = Session(tmp_path / "empty")
+    assert empty.state()["clip"] is None
+    with pytest.raises(ValueError, match="no clip is open"):
+        empty.add_point(0, 1, 1)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "project.json").write_text("{")
+    with pytest.raises(ValueError, match="holds no project"):
+        Session(tmp_path / "broken")
