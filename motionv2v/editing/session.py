@@ -59,7 +59,8 @@ class Session:
         self.project, self.revision = empty_project(), 0
         self._undo: list[dict[str, Any]] = []
         self._redo: list[dict[str, Any]] = []
-        self._tracker, self._clip = trackers.named(tracker), None
+        self._tracker = trackers.named(tracker)
+        self._loaded: tuple[str, video.Clip] | None = None
         self._tracks: dict[tuple[float, ...], Tracks] = {}
         self._prepared: tuple[str, draft.Prepared] | None = None
         self._drawn: dict[str, UInt8[np.ndarray, "T h w 3"]] = {}
@@ -126,7 +127,8 @@ class Session:
         clip = video.read(path, notify=notices.append)
         with self._step(f"Open {Path(path).name}", base) as project:
             project.update({**empty_project(), "clip": str(Path(path).resolve())})
-        self._forget(clip)
+        self._loaded = (self.project["clip"], clip)
+        self._forget()
         return notices
 
     @staticmethod
@@ -134,19 +136,23 @@ class Session:
         """Raise VideoError for a file that is no video."""
         video.measure(path)
 
-    def _forget(self, clip: video.Clip | None) -> None:
-        self._clip, self._prepared = clip, None
+    def _forget(self) -> None:
+        """Forget what was worked out of another clip."""
+        self._prepared = None
         self._tracks.clear()
         self._drawn.clear()
 
     @property
     def clip(self) -> video.Clip:
         """Return the clip. Raises ValueError where none is open."""
-        if not self.project["clip"]:
+        path = self.project["clip"]
+        if not path:
             raise ValueError("no clip is open: drop a video on the page, or give --video")
-        if self._clip is None:
-            self._clip = video.read(self.project["clip"], notify=lambda line: None)
-        return self._clip
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != path:  # after a restart, or an undo
+                self._loaded = (path, video.read(path, notify=lambda line: None))
+                self._forget()
+            return self._loaded[1]
 
     # --- points and operations ---
 
@@ -285,10 +291,10 @@ class Session:
 
     def source(self) -> Tracks:
         """Return the points' paths in the clip, in their order."""
+        length = len(self.clip.frames)  # first, for another clip's paths are forgotten with it
         self._track(self.project["points"])
         parts = [self._tracks[p["t"], p["x"], p["y"]] for p in self.project["points"]]
         if not parts:
-            length = len(self.clip.frames)
             return Tracks(np.zeros((0, length, 2), np.float32), np.zeros((0, length), bool))
         return Tracks(*(np.concatenate(side) for side in zip(*parts, strict=True)))
 
@@ -320,8 +326,8 @@ class Session:
 
     def draft_frames(self) -> UInt8[np.ndarray, "T h w 3"]:
         """Draw the draft of the edit at a small size, `PROXY` rows; the clip taken apart is kept while paths change."""
-        edit = json.dumps(self.edit_json(), sort_keys=True)
         with self._drawing:
+            edit = json.dumps(self.edit_json(), sort_keys=True)
             if edit in self._drawn:
                 return self._drawn[edit]
             size = self.proxy_size()

@@ -101,6 +101,22 @@ def test_undo_returns_to_the_place_and_has_an_end(session):
     assert session.revision == revision, "what changes nothing is no step"
 
 
+def test_undo_brings_the_clip_before_back_with_its_paths(session, tmp_path):
+    session.add_point(0, X, Y)
+    path = session.source().xy
+    other = np.random.default_rng(0).integers(0, 255, (5, 32, 48, 3)).astype(np.uint8)
+    video.write(tmp_path / "other.mp4", other, fps=8)
+    session.open(tmp_path / "other.mp4")
+    assert session.state()["clip"]["frames"] == 5 and session.project["points"] == []
+    session.add_point(0, 20, 20)
+    session.undo()
+    session.undo()
+    assert session.state()["clip"]["frames"] == 9
+    np.testing.assert_array_equal(session.source().xy, path)
+    session.redo()
+    assert session.state()["clip"]["frames"] == 5
+
+
 def test_a_command_for_an_older_project_is_refused_and_a_bad_one_changes_nothing(session):
     session.add_point(0, X, Y)
     kept, revision = json.dumps(session.project), session.revision
