@@ -85,9 +85,13 @@ def record(checkpoint: str, settings: dict[str, float | int | None], num_frames:
     Settings that are None are those of the model; they are told as the model has them. Of a clip of `num_frames` that
     is edited in windows they are told too: `windows`, the first and the last frame of each.
     """
-    if (Path(checkpoint) / pipeline.INDEX).is_file():  # saved by diffusers: its files are known by their names
-        return {"model": {"checkpoint": Path(checkpoint).name, "name": "diffusers"}, "settings": _told(settings)}
-    folder = checkpoints.resolve(str(checkpoint).removeprefix(refine.PREFIX))
+    is_base, checkpoint = refines(checkpoint), str(checkpoint).removeprefix(refine.PREFIX)
+    if (Path(checkpoint) / pipeline.INDEX).is_file():  # saved by diffusers: known by its files' names and sizes
+        weights = sorted(Path(checkpoint).rglob("*.safetensors"))
+        held = {str(path.relative_to(checkpoint)): path.stat().st_size for path in weights}
+        model = {"checkpoint": Path(checkpoint).name, "name": "diffusers", "files": held}
+        return {"model": model, "settings": _told(settings)}
+    folder = checkpoints.resolve(checkpoint)
     config = checkpoints.read_config(folder)
     stored = json.loads((folder / checkpoints.CONFIG).read_text(encoding="utf-8")).get("weights")
     model = {"checkpoint": Path(checkpoint).name, "name": config.get("name", "")}
@@ -95,6 +99,8 @@ def record(checkpoint: str, settings: dict[str, float | int | None], num_frames:
     is_folder = isinstance(stored, dict) and "sha256" in stored
     model |= {"sha256": stored["sha256"]} if is_folder else {"step": checkpoints.latest_step(folder)}
     sample = dict(config.sample.to_dict()) if "sample" in config else {}
+    if is_base:  # whose steps and guidance are not those of the method that it is part of
+        sample = refine.settings(config, settings)
     sample |= _told(settings)
     if settings["guidance"] is not None:
         sample["guidance"] = "constant"

@@ -129,16 +129,45 @@ def load(name_or_folder: str | os.PathLike) -> "Refiner":
         checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model.
         ValueError: for a model of another kind.
     """
-    from motionv2v.convert import pipeline
+    from motionv2v.convert import networks, pipeline
 
     name = str(name_or_folder).removeprefix(PREFIX)
-    if (Path(name) / pipeline.INDEX).is_file() or _reads_image(checkpoints.read_config(checkpoints.resolve(name))):
+    own = None
+    if (Path(name) / pipeline.INDEX).is_file():
+        found = pipeline.pipeline_from_diffusers(Path(name), dtype=networks.STORED)
+        config, params, own, folder = found.config, found.params, found.tokenizer, Path(name)
+    else:
+        folder = checkpoints.resolve(name)
+        config = checkpoints.read_config(folder)
+        params = None if _reads_image(config) else checked.read(name)[1]
+    _check(config, name)
+    if _reads_image(config):
         made = interpolator.load(name)
         return Refiner(made.config, made.params, made.folder, tokenizer=made.tokenizer)
-    config, params = checked.read(name)
-    config = transfer.base_config(config, name)
+    config = sections.complete(transfer.base_config(config, name))
     tree = {"vae": params["vae"], "text": params["text"], "dit": base_params(params["dit"])}
-    return Refiner(sections.complete(config), tree, checkpoints.resolve(name))
+    if own is not None:
+        exact = all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(tree))
+        for part in ("vae", "text", "dit"):
+            config[part].dtype = "float32" if exact else "bfloat16"
+    return Refiner(config, tree, folder, tokenizer=own)
+
+
+def _check(config: ConfigDict, name: str) -> None:
+    """Raise ValueError for a model that cannot be held to a clip yet."""
+    if config.dit.get("patch_size_t"):
+        raise ValueError(
+            f"{name} has patches of {config.dit.patch_size_t} latent frames, as CogVideoX 1.5: it refines nothing yet"
+        )
+
+
+def settings(config: ConfigDict, given: dict[str, Any]) -> dict[str, Any]:
+    """Return how a base of a config samples, for a record: what is given, else what `Refiner.refine` takes."""
+    own, clocks = config.sample, IMAGE_TO_VIDEO if _reads_image(config) else TEXT_TO_VIDEO
+    is_short = own.num_steps < transfer.LEAST_STEPS
+    made = {"num_steps": transfer.STEPS if is_short and not given["num_steps"] else own.num_steps}
+    made["scale"] = transfer.GUIDANCE if is_short and own.guidance == "off" else own.scale
+    return made | {"clocks": f"{clocks.weak:g},{clocks.strong:g}", "solver": own.solver}
 
 
 def _reads_image(config: ConfigDict) -> bool:
@@ -221,8 +250,9 @@ class Refiner(loaded_model.LoadedModel):
             overlap = 0 if index == 0 else min(plan.stops[index - 1], len(frames)) - begin
             made[part] = remade.faded(made[part], new, overlap)
             done("window", f"window {index + 1} of {len(plan.starts)}")
-        if paste:
-            made = remade.over(drafted, made, remade.feathered(~found.kept))
+        for t in range(len(made) if paste else 0):  # one by one: their weights are as large as four clips
+            part = slice(t, t + 1)
+            made[part] = remade.over(drafted[part], made[part], remade.feathered(~found.kept[part]))
         return video.Clip(made, clip.fps)
 
     def _window(self, key, drafted, found, tokens, num_steps, guidance, clocks, start):

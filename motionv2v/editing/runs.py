@@ -5,6 +5,7 @@ A run is a folder: `run.json` says what it is, `log.txt` what it told, and besid
 again.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -21,11 +22,11 @@ _CODE = """
 import sys
 from motionv2v import cli
 from motionv2v.editing import files
-video, edit, checkpoint, out = sys.argv[1:]
-cli.start(with_jax=checkpoint != "draft")
+video, edit, checkpoint, tracker, out = sys.argv[1:]
+cli.start(with_jax=files.needs_jax(video, checkpoint, tracker))
 say = lambda line: print(line, flush=True)
 try:
-    files.run(video, edit, checkpoint=checkpoint, out=out, overwrite=True, say=say)
+    files.run(video, edit, checkpoint=checkpoint, tracker=tracker, out=out, overwrite=True, say=say)
 except cli.expected() as error:
     print(f"failed  {cli.line(error)}", flush=True)
     sys.exit(2)
@@ -37,17 +38,17 @@ class Runs:
 
     def __init__(self, folder: Path):
         """Take the folder that they lie in; it need not exist."""
-        self.folder = folder
+        self.folder = Path(folder).resolve()
         self._processes: dict[str, subprocess.Popen] = {}
 
-    def start(self, video: Path, edit: Path, checkpoint: str) -> str:
+    def start(self, video: Path, edit: Path, checkpoint: str, tracker: str) -> str:
         """Start an edit of a clip; returns the run's id."""
         number = 1 + max((int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()), default=0)
         out = self.folder / str(number)
         out.mkdir(parents=True)
         files.write(out / edit.name, edit.read_text(encoding="utf-8"))
         about = {"checkpoint": checkpoint, "video": str(video), "begun": time.time()}
-        command = [sys.executable, "-c", _CODE, str(video), str(out / edit.name), checkpoint, str(out)]
+        command = [sys.executable, "-c", _CODE, str(video), str(out / edit.name), checkpoint, tracker, str(out)]
         with (out / LOG).open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         files.write(out / RUN, json.dumps(about | {"pid": process.pid}))
@@ -56,16 +57,27 @@ class Runs:
 
     def cancel(self, name: str) -> None:
         """Stop a run. Raises ValueError for one that there is not."""
-        self._folder(name)
-        process = self._processes.get(name)
-        if process is not None and process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            files.write(self.folder / name / "cancelled", "")
+        pid = self._alive(name)
+        if pid is None:
+            return
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, sign)
+            deadline = time.time() + 5
+            while self._alive(name) is not None and time.time() < deadline:
+                time.sleep(0.05)
+        files.write(self.folder / name / "cancelled", "")
+
+    def _alive(self, name: str) -> int | None:
+        """Return the process of a run, which may have been started by an editor that is gone; None if it has ended."""
+        pid = json.loads((self._folder(name) / RUN).read_text(encoding="utf-8"))["pid"]
+        if name in self._processes:
+            return pid if self._processes[name].poll() is None else None
+        try:  # that number may be another process's by now
+            told = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return None
+        return pid if os.fsencode(self.folder / name) in told else None
 
     def close(self) -> None:
         """Stop all that is running."""
@@ -81,7 +93,7 @@ class Runs:
         log = (out / LOG).read_text(encoding="utf-8", errors="replace") if (out / LOG).is_file() else ""
         if (out / "cancelled").exists():
             state = "cancelled"
-        elif process is not None and code is None:
+        elif self._alive(name) is not None:
             state = "running"
         elif (out / EDITED).is_file() and code in (0, None):
             state = "done"

@@ -8,8 +8,10 @@ come and are bounded, and one bad request never stops the server.
 import asyncio
 import inspect
 import io
+import itertools
 import json
 import secrets
+import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -90,13 +92,12 @@ class Guard(BaseHTTPMiddleware):
 
     async def dispatch(self, request: Request, call_next: Any) -> Response:
         """Answer one request."""
-        token = request.app.state.token
-        given = request.cookies.get(COOKIE, "")
-        asked = request.query_params.get("token", "")
-        if request.url.path == "/" and secrets.compare_digest(asked, token):
+        token, name = request.app.state.token, cookie_name(request.url.port)
+        is_token = lambda given: secrets.compare_digest(given.encode(), token.encode())  # noqa: E731
+        if request.url.path == "/" and is_token(request.query_params.get("token", "")):
             response: Response = RedirectResponse("/", status_code=303)
-            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
-        elif not secrets.compare_digest(given, token):
+            response.set_cookie(name, token, httponly=True, samesite="strict")
+        elif not is_token(request.cookies.get(name, "")):
             response = _error(403, "this address needs its token: open the one that the editor printed")
         elif request.method != "GET" and not _is_own(request):
             response = _error(403, "commands are taken from this page alone")
@@ -104,6 +105,11 @@ class Guard(BaseHTTPMiddleware):
             response = await call_next(request)
         response.headers.update(HEADERS)
         return response
+
+
+def cookie_name(port: int | None) -> str:
+    """Name the cookie of an editor: cookies do not tell ports apart, and several editors may run."""
+    return f"{COOKIE}_{port or 80}"
 
 
 def _is_own(request: Request) -> bool:
@@ -234,12 +240,18 @@ async def _upload(request: Request) -> Response:
                     raise HTTPException(413, f"clips of more than {MOST_UPLOAD >> 30} GiB are not taken")
                 await run_in_threadpool(file.write, part)
         await run_in_threadpool(session.check_clip, unfinished)
-        place = clips / name
+        place = _free(clips / name)  # undo and earlier runs may still need the other clip of that name
         unfinished.replace(place)
     finally:
         unfinished.unlink(missing_ok=True)
     notices = await run_in_threadpool(session.open, place)
     return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
+
+
+def _free(path: Path) -> Path:
+    """Return a path that nothing has: the given one, or with a number."""
+    further = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], further) if not place.exists())
 
 
 async def _frame(request: Request) -> Response:
@@ -293,16 +305,17 @@ def serve(session: Session, port: int = 0, say: Any = print, opened: Any = None)
     """Serve a session on this machine alone until it is stopped; `opened` is called with the address."""
     import uvicorn
 
-    app = make_app(session)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+    app, own = make_app(session), socket.socket()
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.bind(("127.0.0.1", port))  # OSError for a port that is taken, before anything is started
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
 
     async def main() -> None:
-        task = asyncio.ensure_future(server.serve())
+        task = asyncio.ensure_future(server.serve(sockets=[own]))
         while not server.started and not task.done():
             await asyncio.sleep(0.02)
         if server.started:
-            own = server.servers[0].sockets[0].getsockname()[1]
-            address = f"http://127.0.0.1:{own}/?token={app.state.token}"
+            address = f"http://127.0.0.1:{own.getsockname()[1]}/?token={app.state.token}"
             say(f"editor  {address}")
             if opened is not None:
                 opened(address)

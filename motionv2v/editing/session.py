@@ -12,6 +12,7 @@ import contextlib
 import copy
 import json
 import re
+import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,7 @@ class Session:
         self.project, self.revision = empty_project(), 0
         self._undo: list[dict[str, Any]] = []
         self._redo: list[dict[str, Any]] = []
-        self._tracker = trackers.named(tracker)
+        self._tracker, self._tracker_name = trackers.named(tracker), tracker
         self._loaded: tuple[str, video.Clip] | None = None
         self._tracks: dict[tuple[float, ...], Tracks] = {}
         self._prepared: tuple[str, draft.Prepared] | None = None
@@ -84,6 +85,8 @@ class Session:
     def _save(self) -> None:
         kept = {"project": self.project, "revision": self.revision, "undo": self._undo, "redo": self._redo}
         files.write(self.workspace / PROJECT, json.dumps(kept))
+        if self.project["points"]:
+            files.write(self.workspace / EDIT, json.dumps(self.edit_json(), indent=1) + "\n")
 
     @contextlib.contextmanager
     def _step(self, label: str, base: int | None, frame: int = 0) -> Iterator[dict[str, Any]]:
@@ -122,13 +125,15 @@ class Session:
     # --- the clip ---
 
     def open(self, path: str | Path, base: int | None = None) -> list[str]:
-        """Open a clip in place of the one there is; returns notices. Raises VideoError for what is none."""
+        """Open a clip in place of the one there is, unless it is that; returns notices. Raises VideoError."""
         notices: list[str] = []
-        clip = video.read(path, notify=notices.append)
-        with self._step(f"Open {Path(path).name}", base) as project:
-            project.update({**empty_project(), "clip": str(Path(path).resolve())})
-        self._loaded = (self.project["clip"], clip)
-        self._forget()
+        clip, place = video.read(path, notify=notices.append), str(Path(path).resolve())
+        with self._lock:
+            if place != self.project["clip"]:  # the same one again goes on where it was
+                with self._step(f"Open {Path(path).name}", base) as project:
+                    project.update({**empty_project(), "clip": place})
+                self._forget()
+            self._loaded = (place, clip)
         return notices
 
     @staticmethod
@@ -182,6 +187,10 @@ class Session:
                 if isinstance(about, list):
                     operation["op"]["points"] = [each for each in about if each != name]
             project["operations"] = [each for each in project["operations"] if each["op"].get("points") != []]
+            if project["points"]:
+                self._check(project)  # an operation may name it in another way
+            else:
+                project["operations"] = []
 
     def bend(self, names: list[str], frame: int, dx: float | int, dy: float | int, base: int | None = None) -> None:
         """Move points at a frame: a keyframe of their path there, which both ends of the clip keep where they were.
@@ -194,19 +203,15 @@ class Session:
         with self._step(f"Bend {', '.join(names)} at {frame}", base, frame) as project:
             for name in names:
                 self._find(project["points"], name, "point")
-            centre = self._centre(self.source(), names)
+            now = self._centre(self.target(project), names)
             bent = self._bending(project, names)
             if bent is None:
-                bent = self._new(
-                    project, {"op": "keyframes", "points": list(names), "keyframes": {}, "keep_motion": True}
-                )
-                bent["op"]["interpolation"] = "smooth"
+                op = {"op": "keyframes", "points": list(names), "keyframes": {}, "keep_motion": True}
+                bent = self._new(project, {**op, "interpolation": "smooth"})
                 for end in {0, last} - {frame}:
-                    bent["op"]["keyframes"][str(end)] = centre[end].tolist()
+                    bent["op"]["keyframes"][str(end)] = now[end].tolist()
                 bent["label"] = f"bend {', '.join(names)}"
-            moved = self._centre(self.target(project), names) if bent["op"]["keyframes"] else centre
-            place = moved[frame] + (dx, dy)
-            bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in place]
+            bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in now[frame] + (dx, dy)]
             self._check(project)
 
     def _centre(self, of: Tracks, names: list[str]) -> np.ndarray:
@@ -214,14 +219,20 @@ class Session:
         return of.xy[rows].mean(axis=0)
 
     def _bending(self, project: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
-        for operation in project["operations"]:
+        """Find the operation that bends these points, if nothing behind it moves any of them again."""
+        for operation in reversed(project["operations"]):
             op = operation["op"]
-            if op["op"] == "keyframes" and op.get("keep_motion") and sorted(op["points"]) == sorted(names):
-                return operation if operation["on"] else None
+            about = op.get("points")
+            if not operation["on"]:
+                continue
+            if op["op"] == "keyframes" and op.get("keep_motion") and sorted(about or []) == sorted(names):
+                return operation
+            if not isinstance(about, list) or set(about) & set(names):
+                return None
         return None
 
     def _new(self, project: dict[str, Any], op: dict[str, Any]) -> dict[str, Any]:
-        operation = {"id": f"o{project['next']}", "on": True, "label": op["op"], "op": op}
+        operation = {"id": f"o{project['next']}", "on": True, "label": str(op.get("op")), "op": op}
         project["next"] += 1
         project["operations"].append(operation)
         return operation
@@ -321,28 +332,31 @@ class Session:
             return shown | {"command": self.command()}
 
     def command(self) -> str:
-        """Return the command line that makes the same edit."""
-        return f"python launch/edit.py --video={self.project['clip']} --edit={self.workspace / EDIT}"
+        """Return the command line that makes the same edit, of the file that lies beside the project."""
+        flags = [
+            f"--video={self.project['clip']}",
+            f"--edit={self.workspace / EDIT}",
+            f"--tracker={self._tracker_name}",
+        ]
+        return shlex.join(["python", "launch/edit.py", *flags])
 
     def draft_frames(self) -> UInt8[np.ndarray, "T h w 3"]:
         """Draw the draft of the edit at a small size, `PROXY` rows; the clip taken apart is kept while paths change."""
         with self._drawing:
-            edit = json.dumps(self.edit_json(), sort_keys=True)
-            if edit in self._drawn:
-                return self._drawn[edit]
-            size = self.proxy_size()
-            spec = self._check(self.project)
-            source = self.source()
-            if self._prepared is None or self._prepared[0] != self.project["clip"]:
-                self._prepared = (self.project["clip"], draft.Prepared(video.resize(self.clip.frames, size)))
-            scaled = _scaled(source, self.clip.frames.shape[1:3], size)
-            division = spec.divide()
-            plain = spec.apply(source, notify=lambda line: None)
-            target = _scaled(plain, self.clip.frames.shape[1:3], size)
-            groups = [list(thing.points) for thing in division.things] or None
-            made = draft.render(self._prepared[1], scaled, target, groups=groups, notify=lambda line: None)
-            self._drawn = {edit: np.asarray(made.frames)}
-            return self._drawn[edit]
+            with self._lock:  # all of one moment
+                clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
+                key, source = path + json.dumps(self.edit_json(), sort_keys=True), self.source()
+            if key in self._drawn:
+                return self._drawn[key]
+            whole, size = clip.frames.shape[1:3], self.proxy_size()
+            if self._prepared is None or self._prepared[0] != path:
+                self._prepared = (path, draft.Prepared(video.resize(clip.frames, size)))
+            prepared = self._prepared[1]
+            groups = [list(thing.points) for thing in spec.divide().things] or None
+            sides = [_scaled(each, whole, size) for each in (source, spec.apply(source, notify=lambda line: None))]
+            made = np.asarray(draft.render(prepared, *sides, groups=groups, notify=lambda line: None).frames)
+            self._drawn = {key: made}
+            return made
 
     def proxy_size(self) -> tuple[int, int]:
         """Return the size (H, W) that drafts are drawn at."""
@@ -359,7 +373,7 @@ class Session:
         """Make the edit at full size, in a process of its own; returns the run's id (`runs.Runs`)."""
         if not re.fullmatch(r"[^\0\n]{1,400}", checkpoint):
             raise ValueError("a checkpoint is a name or a folder, in one line")
-        return self.runs.start(Path(self.project["clip"]), self.write_edit(), checkpoint)
+        return self.runs.start(Path(self.project["clip"]), self.write_edit(), checkpoint, self._tracker_name)
 
 
 def _scaled(of: Tracks, size: tuple[int, int], new: tuple[int, int]) -> Tracks:

@@ -237,7 +237,8 @@ def _mean(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     for name in COLUMNS:
         values: Float[np.ndarray, "M"] = np.array([each[name] for each in scores])
         known = values[~np.isnan(values)]
-        found[name] = float(known.mean()) if len(known) else math.nan
+        finite = known[np.isfinite(known)]  # one pair of exactly equal pixels would make the mean infinite
+        found[name] = float((finite if len(finite) else known).mean()) if len(known) else math.nan
     return found
 
 

@@ -44,7 +44,7 @@ def do(client, **command):
 
 def test_without_the_token_nothing_is_given(app):
     stranger = TestClient(app)
-    for path in ("/", "/?token=wrong", "/api/state", "/static/editor.js", "/api/frame/source/0"):
+    for path in ("/", "/?token=wrong", "/?token=é", "/api/state", "/static/editor.js", "/api/frame/source/0"):
         answer = stranger.get(path)
         assert answer.status_code == 403 and "token" in answer.json()["error"], path
     first = stranger.get("/?token=secret", follow_redirects=False)
@@ -93,10 +93,13 @@ def test_a_clip_is_uploaded_and_a_file_that_is_none_leaves_the_old_one(client, a
     for name, body, code in (("a.mp4", b"no video", 400), ("a.txt", content, 400), ("", content, 400)):
         bad = client.post(f"/api/upload?name={name}", content=body, headers=ORIGIN)
         assert bad.status_code == code and bad.json()["error"], name
+    same = client.post("/api/upload?name=other.mp4", content=content, headers=ORIGIN)
+    assert same.status_code == 200 and (workspace / "clips" / "other-2.mp4").is_file(), "none takes another's place"
     large = client.post("/api/upload?name=a.mp4", content=b"", headers=ORIGIN | {"content-length": str(3 << 30)})
     assert large.status_code == 413 and "GiB" in large.json()["error"]
     assert client.get("/api/state").json()["clip"]["frames"] == 5
-    assert sorted(path.name for path in (workspace / "clips").iterdir()) == ["other.mp4"], "no leftovers"
+    names = sorted(path.name for path in (workspace / "clips").iterdir())
+    assert names == ["other-2.mp4", "other.mp4"], "no leftovers"
     opened = client.post("/api/open", json={"path": "clips/other.mp4"}, headers=ORIGIN)
     assert opened.status_code == 200
     for path in ("../square.mp4", str(tmp_path / "square.mp4"), "clips", "none.mp4", "\0", 7):

@@ -117,6 +117,41 @@ def test_undo_brings_the_clip_before_back_with_its_paths(session, tmp_path):
     assert session.state()["clip"]["frames"] == 5
 
 
+def test_the_same_clip_again_goes_on_and_a_removed_point_leaves_nothing_behind(session, clip):
+    session.add_point(0, X, Y)
+    session.add_point(0, X + 4, Y)
+    session.add_operation({"op": "swap", "first": ["p1"], "second": ["p2"]})
+    kept = json.dumps(session.project)
+    session.open(clip)
+    assert json.dumps(session.project) == kept
+    with pytest.raises(EditError, match="p2"):
+        session.remove_point("p2")
+    assert json.dumps(session.project) == kept, "what would leave a broken edit is refused"
+    session.state()
+    with pytest.raises(EditError, match="must be an object with"):
+        session.add_operation({})
+    assert f"--edit={session.workspace / 'edit.json'}" in session.command()
+    assert json.loads((session.workspace / "edit.json").read_text())["operations"][0]["op"] == "swap"
+
+
+def test_a_bend_that_is_off_or_behind_another_is_left_alone(session):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 6, 0)
+    session.change_operation("o2", on=False)
+    for _ in range(2):
+        session.bend(["p1"], 4, 0, 5)
+    assert len(session.project["operations"]) == 2, "the second goes into the one that is on"
+    before = session.target().xy[0]
+    session.add_operation({"op": "freeze", "points": ["p1"], "frame": 6})
+    frozen = session.target().xy[0]
+    session.bend(["p1"], 4, 3, 0)
+    assert len(session.project["operations"]) == 4, "behind the freeze, or it would be without effect"
+    after = session.target().xy[0]
+    np.testing.assert_allclose(after[4], frozen[4] + (3, 0), atol=0.01)
+    np.testing.assert_allclose(after[[0, 8]], frozen[[0, 8]], atol=0.01)
+    assert np.abs(before - frozen).max() > 1
+
+
 def test_a_command_for_an_older_project_is_refused_and_a_bad_one_changes_nothing(session):
     session.add_point(0, X, Y)
     kept, revision = json.dumps(session.project), session.revision
@@ -183,8 +218,10 @@ def test_a_run_can_be_stopped_and_one_that_was_killed_says_so(session, tmp_path)
     assert status["state"] == "failed" and "nobody" in status["log"][-1]
     assert [run["id"] for run in session.runs.all()] == [failed, name]
     killed = session.run("tiny")
-    again = Session(tmp_path / "workspace")
-    assert again.runs.status(killed)["state"] == "interrupted"
+    again = Session(tmp_path / "workspace")  # an editor that did not start it can stop it all the same
+    assert again.runs.status(killed)["state"] == "running"
+    again.runs.cancel(killed)
+    assert again.runs.status(killed)["state"] == "cancelled"
     with pytest.raises(ValueError, match="there is no run '9'"):
         again.runs.cancel("9")
 

@@ -41,7 +41,14 @@ async function busily(what, work) {
   }
 }
 
-async function run(command, content = {}) {
+let last = Promise.resolve(); // commands wait for one another: each is for the project that the one before made
+
+function run(command, content = {}) {
+  last = last.then(() => runNow(command, content));
+  return last;
+}
+
+async function runNow(command, content) {
   const found = await busily(command.replace("_", " "), () => post("/api/do", { do: command, base: state.revision, ...content }));
   if (!found) return null;
   take(found.state);
