@@ -72,6 +72,12 @@ RELEASED: dict[str, Released] = {
         commit="8790e41",
         description="`tiny`, its branch trained further to repair the draft of an edit, in one step and one view",
     ),
+    "base_tiny": Released(
+        folder="released/base_tiny",
+        config="configs/base_tiny_fine.py",
+        commit="2ca1f25",
+        description="text to video of synthetic scenes, with patches of one latent; it cannot edit by itself",
+    ),
 }
 
 

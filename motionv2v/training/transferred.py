@@ -18,8 +18,8 @@ from motionv2v.editing.files import check_folder
 from motionv2v.training import inversion
 from motionv2v.typing import UInt8
 
-BASE = "tiny"
-"""Whose base is taken unless another is named."""
+BASE = "base_tiny"
+"""The base that is taken unless another is named."""
 FPS = 8.0
 """Of videos that follow several motions."""
 OWN = re.compile(r"(transferred|comparison)_\d+\.mp4")
