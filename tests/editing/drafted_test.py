@@ -185,6 +185,7 @@ def test_what_no_operation_names_passes_before_what_is_moved():
 def test_the_example_is_drawn_both_ways(monkeypatch, tmp_path, capsys):
     editor = mock.MagicMock(num_frames=17, size=(64, 64), mesh=None)
     editor.model.vae.memory_notice.return_value = editor.reused_steps.return_value = None
+    editor.model.method.remakes.return_value = False
     editor.edit.side_effect = lambda clip, *args, **options: video.Clip(clip.frames.copy(), clip.fps)
     monkeypatch.setattr(opening, "load", lambda *args, **options: editor)
     result = files.run(out=tmp_path)
@@ -325,6 +326,7 @@ def test_a_bad_mask_is_one_line_before_anything_is_done(more, message, own, tmp_
 def test_a_model_does_not_read_masks(own, monkeypatch):
     editor = mock.MagicMock(num_frames=9, size=(64, 64), mesh=None)
     editor.model.vae.memory_notice.return_value = editor.reused_steps.return_value = None
+    editor.model.method.remakes.return_value = False
     editor.edit.side_effect = lambda clip, *args, **options: clip
     monkeypatch.setattr(opening, "load", lambda *args, **options: editor)
     said = []
