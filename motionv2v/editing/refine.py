@@ -14,6 +14,7 @@ image-to-video model is also given the draft's first frame. Afterwards the kept 
 in, so that they stay the clip's own.
 """
 
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -132,18 +133,22 @@ def load(name_or_folder: str | os.PathLike) -> "Refiner":
     from motionv2v.convert import networks, pipeline
 
     name = str(name_or_folder).removeprefix(PREFIX)
-    own = None
-    if (Path(name) / pipeline.INDEX).is_file():
+    own, is_diffusers = None, (Path(name) / pipeline.INDEX).is_file()
+    if is_diffusers:  # told by its description, before gigabytes of weights are read
+        told = json.loads((Path(name) / "transformer" / networks.CONFIG).read_text(encoding="utf-8"))
+        reads_image = told.get("in_channels", 16) == 2 * told.get("out_channels", 16)
+    else:
+        reads_image = _reads_image(checkpoints.read_config(checkpoints.resolve(name)))
+    if reads_image:
+        made = interpolator.load(name)
+        _check(made.config, name)
+        return Refiner(made.config, made.params, made.folder, tokenizer=made.tokenizer)
+    if is_diffusers:
         found = pipeline.pipeline_from_diffusers(Path(name), dtype=networks.STORED)
         config, params, own, folder = found.config, found.params, found.tokenizer, Path(name)
     else:
-        folder = checkpoints.resolve(name)
-        config = checkpoints.read_config(folder)
-        params = None if _reads_image(config) else checked.read(name)[1]
+        (config, params), folder = checked.read(name), checkpoints.resolve(name)
     _check(config, name)
-    if _reads_image(config):
-        made = interpolator.load(name)
-        return Refiner(made.config, made.params, made.folder, tokenizer=made.tokenizer)
     config = sections.complete(transfer.base_config(config, name))
     tree = {"vae": params["vae"], "text": params["text"], "dit": base_params(params["dit"])}
     if own is not None:

@@ -11,6 +11,7 @@ import sentencepiece
 
 from motionv2v import backbone, checkpoints, convert, sampling
 from motionv2v.convert import scheduler, stream
+from motionv2v.editing import opening, refine
 from motionv2v.models import positions
 from motionv2v.models.dit import Control
 
@@ -289,3 +290,25 @@ def test_scheduler_configs_make_the_same_schedule(name, settings, tmp_path):
     again = getattr(diffusers, name).from_pretrained(tmp_path)
     assert torch.equal(again.alphas_cumprod, theirs.alphas_cumprod)
     assert again.config.timestep_spacing == "trailing" and again.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("reads_image", [False, True])
+def test_a_folder_of_diffusers_refines_a_clip(reads_image, tokenizer, tmp_path):
+    """Text to video and image to video alike: held to the end a sample is the clip, held to nothing it is not."""
+    kind = {"pipeline": "CogVideoXImageToVideoPipeline", "in_channels": 8} if reads_image else {}
+    assemble(tokenizer, **kind).save_pretrained(tmp_path / "pipe")
+    refiner = refine.load(tmp_path / "pipe")
+    assert refiner.reads_image == reads_image
+    assert opening.refines(tmp_path / "pipe") and opening.refines(f"{refine.PREFIX}{tmp_path / 'pipe'}")
+    clip = np.random.default_rng(0).integers(0, 255, (1, FRAMES, *SIZE, 3)).astype(np.uint8)
+    grid = backbone.latent_shape((1, FRAMES, *SIZE, 3), 4)[1:4]
+    tokens, settings = refiner.tokenizer.encode([PROMPTS[0]]), refiner.settings(3)
+    params = {"vae": refiner.params["vae"]}
+    latents = backbone.encode(refiner.model, params, clip.astype(np.float32) / 127.5 - 1)
+    through = np.round((np.asarray(backbone.decode(refiner.model, params, latents)) + 1) * 127.5)
+    held, free = (
+        refiner.sample_held(jax.random.key(0), clip, np.full((1, *grid, 1), clock, np.float32), 1, tokens, settings)
+        for clock in (1, 0)
+    )
+    assert np.abs(np.asarray(held).astype(int) - through).max() <= 1
+    assert np.abs(np.asarray(free).astype(int) - through).mean() > 1
