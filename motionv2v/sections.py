@@ -194,6 +194,7 @@ _DATA = {
 _LOSS = {
     "timesteps": Field(choice("uniform", "high_noise"), "which timesteps training draws", "uniform"),
     "power": Field(_positive, "of `high_noise`: the larger, the noisier", 2.0),
+    "images": Field(flag, "train on single latent frames, drawn from each clip", False),
     "l1": Field(_not_negative, "weight of an autoencoder's absolute error", 1.0),
     "mse": Field(_not_negative, "of its squared error", 0.0),
     "edges": Field(_not_negative, "of the absolute error of its edges", 0.0),
@@ -251,6 +252,7 @@ _TRAIN = {
     "ema_decay": Field(number(0, below=1), "of the average of the weights"),
     "clip_norm": Field(optional(_not_negative), "largest norm of a gradient; 0 for no limit", 0.0),
     "frozen_dtype": Field(choice(*DTYPES), "number type of the weights that do not train", "float32"),
+    "backend": Field(choice("jax", "torch"), "what runs the transformer: torch is faster on CPUs with AMX", "jax"),
 }
 
 _axis = either(choice(-1), whole(1, 2**20))

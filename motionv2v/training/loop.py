@@ -116,7 +116,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, task: Any = None) -> T
         for line in _plan(config, state, frozen, idle, mesh):
             progress.say(line)
         step_fn = make_train_step(task.loss, optimizer, config, sharding.of(state, mesh))
-        if is_own or getattr(task, "keeps_programs", False):  # a config does not tell what else a caller may pass
+        # A config does not tell what else a caller may pass, and a program that calls PyTorch is this process's alone.
+        if (is_own or getattr(task, "keeps_programs", False)) and config.train.backend == "jax":
             step_fn = program_cache.Program(step_fn, "train_step", f"{config} {mesh}", notify=progress.say)
         run = _Run(config, workdir, task, frozen, idle, saver, writer, progress, mesh)
         batches = stack.enter_context(open_batches(task, data_state))

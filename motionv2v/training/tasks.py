@@ -23,7 +23,7 @@ from motionv2v.models.activations import constrain
 from motionv2v.models.dit import is_addition
 from motionv2v.models.vae.autoencoder import sample_latents
 from motionv2v.tracks import Tracks
-from motionv2v.training import prepare_latents
+from motionv2v.training import prepare_latents, torch_dit
 from motionv2v.training.dataset import make_dataset, scene_source, start_folders, vocabulary_folder
 from motionv2v.typing import Key, PyTree
 
@@ -254,6 +254,10 @@ class DenoiserTask:
     def __init__(self, config: Any):
         self.config, self.model = config, backbone.build(config)
         self.trainable = config.optim.schedule
+        if config.loss.images and self.model.method is not None:
+            raise ValueError(f"loss.images trains a base on single frames; {config.method.name} needs whole clips")
+        if config.train.backend == "torch":
+            torch_dit.check(config)
         self._sampler: loaded_model.LoadedModel | None = None
 
     def init(self, key: Key) -> PyTree:
@@ -275,6 +279,7 @@ class DenoiserTask:
     def flops_per_sample(self) -> float:
         """Count the operations that one sample's training step needs in the transformer (`flops.train_step`)."""
         grid = backbone.latent_shape((1, *backbone.clip_shape(self.model)), self.model.vae.latent_channels)[1:4]
+        grid = (1, *grid[1:]) if self.config.loss.images else grid
         shapes = memory.parameter_shapes(self.config)
         return flops.train_step(self.model.denoiser.dit, grid, self.config.data.text_length, shapes, self.trainable)
 
@@ -287,6 +292,9 @@ class DenoiserTask:
         draw_key, time_key, noise_key, pick_key = jax.random.split(key, 4)
         x0, conditions = self._latents(draw_key, pick_key, params, batch)
         settings = self.config.loss
+        if settings.images:
+            frame = jax.random.randint(jax.random.fold_in(pick_key, 1), (x0.shape[0], 1, 1, 1, 1), 0, x0.shape[1])
+            x0 = jnp.take_along_axis(x0, frame, axis=1)
         timestep = diffusion.sample_timesteps(
             time_key, (x0.shape[0],), self.model.schedule, settings.timesteps, power=settings.power
         )
@@ -296,7 +304,8 @@ class DenoiserTask:
             text = batch["text"].astype(jnp.float32)
         else:
             text = backbone.embed_text(self.model, params, batch["tokens"])
-        prediction = backbone.denoise(self.model, params, xt, timestep, text, conditions)
+        with torch_dit.instead() if self.config.train.backend == "torch" else contextlib.nullcontext():
+            prediction = backbone.denoise(self.model, params, xt, timestep, text, conditions)
         of_method = methods.v_loss if self.model.method is None else self.model.method.loss
         options = (self.model.schedule, self.config.get("method"))
         each = of_method(jax.random.fold_in(key, 1), prediction, x0, eps, timestep, *options)

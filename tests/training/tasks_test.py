@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_model
@@ -211,3 +212,23 @@ def test_embeddings_of_another_text_encoder_are_refused(cached, tmp_path):
     ) as error:
         tasks.make(config).init(jax.random.key(0))
     assert "\n" not in str(error.value)
+
+
+def test_a_base_trains_on_single_frames(monkeypatch):
+    """The transformer sees one latent frame of each clip, and not the same of all; a method needs whole clips."""
+    config = tiny_model.config("base")
+    config.loss.images = True
+    task = tasks.make(config)
+    x0 = jnp.arange(2.0)[None, :, None, None, None] + jnp.zeros((16, 2, 2, 2, 16))
+    seen = []
+    monkeypatch.setattr(task, "_latents", lambda *args: (x0, None))
+    monkeypatch.setattr(tasks.diffusion, "corrupt", lambda schedule, x, eps, timestep: seen.append(x) or x)
+    monkeypatch.setattr(tasks.backbone, "denoise", lambda model, params, xt, *rest: xt)
+    task.loss(jax.random.key(0), {}, {"text": jnp.zeros((16, 12, 8))})
+    assert seen[0].shape == (16, 1, 2, 2, 16) and set(np.unique(seen[0])) == {0.0, 1.0}
+    whole = tasks.make(tiny_model.config("base")).flops_per_sample()
+    assert task.flops_per_sample() < whole
+    config = tiny_model.config("control")
+    config.loss.images = True
+    with pytest.raises(ValueError, match="single frames"):
+        tasks.make(config)
