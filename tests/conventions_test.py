@@ -67,6 +67,7 @@ NEEDS_AN_EXTRA = {
     "data.scenes.blender": "scenes3d",
     "data.scenes.courtyard": "scenes3d",
     "editing.server": "editor",
+    "training.torch_transformer": "parity",
 }
 """By module: the extra of setup.py whose packages it imports when it is loaded."""
 

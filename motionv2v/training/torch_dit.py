@@ -14,6 +14,7 @@ Products and attention are computed in bfloat16; parameters, norms, sums over th
 import contextlib
 import functools
 import itertools
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ from motionv2v.models.patches import patchify, unpatchify
 from motionv2v.typing import PyTree
 
 _PRECISIONS = ("bfloat16", "float32")
+_COMPILERS = ("c++", "g++", "clang++")
 
 
 @contextlib.contextmanager
@@ -55,8 +57,12 @@ def instead(precision: str = "bfloat16") -> Iterator[None]:
 
 
 def check(config: Any) -> None:
-    """Raise a ValueError where a config's training cannot run so: PyTorch is missing, or there are several devices."""
+    """Raise a ValueError where a config's training cannot run so: no PyTorch, no compiler, or several devices."""
     _torch_transformer()
+    if not any(map(shutil.which, _COMPILERS)):
+        raise ValueError(
+            f'train.backend "torch" compiles with one of {", ".join(_COMPILERS)}, and there is none; use "jax"'
+        )
     if jax.default_backend() != "cpu" or sharding.from_config(config) is not None:
         raise ValueError('train.backend "torch" is for the processors of one machine; on other devices use "jax"')
 
@@ -65,7 +71,7 @@ def _torch_transformer() -> Any:
     try:
         from motionv2v.training import torch_transformer
     except ImportError:
-        raise ValueError('train.backend is "torch", which is not installed: pip install -e ".[parity]"') from None
+        raise ValueError('train.backend is "torch", which is not installed: pip install torch') from None
     return torch_transformer
 
 
