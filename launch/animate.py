@@ -1,7 +1,8 @@
 """Make a picture move: python launch/animate.py --image=photo.png --motion=motion.json
 
-Without --checkpoint the picture is warped along the motion's tracks (the draft); a model of Motion Prompting draws a
-video. motionv2v.edits.motion.describe() describes `motion.json`. Bad input is exit code 2.
+Without --checkpoint the picture is warped along the motion's tracks (the draft); a model of Motion Prompting, or the
+converted weights of Diffusion-as-Shader, draws a video. motionv2v.edits.motion.describe() describes `motion.json`. Bad
+input is exit code 2.
 """
 
 import sys
@@ -13,7 +14,7 @@ from motionv2v.editing import animated
 
 IMAGE = flags.DEFINE_string("image", None, "the picture, png or jpeg", required=True)
 MOTION = flags.DEFINE_string("motion", None, "the motion.json: what moves, and how", required=True)
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "draft (default), or a motion_prompting model folder or work dir")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "draft (default), or a model folder or work dir, see above")
 OUT = flags.DEFINE_string("out", "outputs", "folder for animated.mp4, tracks.mp4 and contact_sheet.png")
 DEPTH = flags.DEFINE_string("depth", None, "for cameras: an .npy, or the folder of a depth model; default: a plane")
 INVERSE = flags.DEFINE_bool("inverse_depth", False, "the array of --depth holds inverse depths")

@@ -189,6 +189,37 @@ def displacements(
     return jnp.einsum("NTw,NTh,NTc->Thwc", *spread, moved)
 
 
+def point_video(
+    tracks: Tracks,
+    colors: Float[AnyArray, "N 3"],
+    size: tuple[int, int],
+    radius: int = 2,
+    nearness: Float[AnyArray, "N"] | None = None,
+) -> Float[AnyArray, "T H W 3"]:
+    """Draw points as squares on black, nearer ones over farther ones (Diffusion-as-Shader); jittable and vmappable.
+
+    Args:
+        tracks: xy [N T 2] in pixels, visible [N T]. A hidden point, and what of a square lies outside, is left out.
+        colors: RGB in [0, 1]. size: (H, W) of the frames. radius: a square has 2 radius + 1 pixels a side.
+        nearness: of the points, the larger the nearer; None, and among equals: the later ones of the list lie in front.
+    """
+    xy, visible = jnp.asarray(tracks.xy, jnp.float32), jnp.asarray(tracks.visible)
+    count, (height, width) = xy.shape[0], size
+    order = jnp.arange(count) if nearness is None else jnp.argsort(jnp.asarray(nearness), stable=True)
+    rank = jnp.zeros(count, jnp.int32).at[order].set(jnp.arange(1, count + 1))  # 1 lies behind all others
+    offsets = jnp.arange(-radius, radius + 1)
+    cells = jnp.floor(jnp.where(jnp.isfinite(xy), xy, -1e6)).astype(jnp.int32)  # [N T 2]
+    column = (cells[..., 0].T[..., None, None] + offsets) + jnp.zeros_like(offsets)[:, None]  # [T N y x]
+    row = (cells[..., 1].T[..., None, None] + offsets[:, None]) + jnp.zeros_like(offsets)
+    is_drawn = visible.T[..., None, None] & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    frame = jnp.broadcast_to(jnp.arange(xy.shape[1])[:, None, None, None], row.shape)
+    drawn = jnp.where(is_drawn, rank[None, :, None, None], 0)
+    place = (frame, jnp.where(is_drawn, row, 0), jnp.where(is_drawn, column, 0))
+    front = jnp.zeros((xy.shape[1], height, width), jnp.int32).at[place].max(drawn)
+    palette = jnp.concatenate([jnp.zeros((1, 3)), jnp.asarray(colors, jnp.float32)[order]])
+    return palette[front]
+
+
 FRAMES = 4
 """Frames that a latent holds; the first one holds one."""
 

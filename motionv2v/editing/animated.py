@@ -56,7 +56,8 @@ def run(
 
     Args:
         image_path: the picture, png or jpeg. motion_path: the `motion.json` (`motion.describe`).
-        checkpoint: a model of Motion Prompting, as for `editing.load`; None or "draft" warps the picture.
+        checkpoint: a model of Motion Prompting or Diffusion-as-Shader, as for `editing.load`; None or "draft" warps
+            the picture.
         out: folder for the files. depth: as for `depths.load`. inverse_depth: it holds inverse depths.
         preview: only draw the tracks, and the draft; no model. fps: of the video.
         seed, num_steps, guidance: as for `Editor.animate`; None takes the file's, and the model's.
@@ -93,6 +94,7 @@ def run(
             given,
             prompt=spec.prompt,
             seed=spec.seed if seed is None else seed,
+            nearness=None if found is None else depths.nearness(found, given.xy[:, 0]),
             num_steps=num_steps,
             guidance=guidance,
             fps=fps,

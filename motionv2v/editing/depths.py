@@ -47,6 +47,25 @@ def load(path: str | Path, image: UInt8[np.ndarray, "H W 3"], is_inverse: bool =
     return np.clip(resized, found.min(), found.max()).astype(np.float64)
 
 
+def nearness(depth: Float[np.ndarray, "H W"], places: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N"]:
+    """Return how near each of some places of a picture is, 0 far to 1 near, as Diffusion-as-Shader colours points.
+
+    That is the inverse depth, clipped at the picture's 2nd and 98th percentile, which become 0 and 1; one half
+    everywhere where all is equally far.
+
+    Args:
+        depth: as `load` returns it. places: in pixels of the picture; those outside count as the nearest pixel.
+    """
+    inverse = 1 / depth
+    low, high = np.percentile(inverse, (2, 98))
+    if high - low < 1e-6 * high:
+        return np.full(len(places), 0.5, np.float32)
+    height, width = depth.shape
+    cells = np.floor(np.nan_to_num(places)).astype(int)
+    found = inverse[np.clip(cells[:, 1], 0, height - 1), np.clip(cells[:, 0], 0, width - 1)]
+    return np.clip((found - low) / (high - low), 0, 1).astype(np.float32)
+
+
 def _predict(folder: Path, image: UInt8[np.ndarray, "H W 3"]) -> tuple[np.ndarray, bool]:
     """Run a monocular depth network; tells also whether it says inverse depths, as all but metric ones do."""
     try:

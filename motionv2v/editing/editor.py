@@ -13,12 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, draft, methods, sampling, sections, video
 from motionv2v.convert import checked
 from motionv2v.data import tokenizer
 from motionv2v.editing import ensemble, loaded_model, motions, repair, windows
-from motionv2v.methods import fields
+from motionv2v.methods import diffusion_as_shader, fields
 from motionv2v.models.dit import base_params
 from motionv2v.tracks import Tracks, at_times
 from motionv2v.typing import AnyArray, Bool, Float, Int, Key, UInt8
@@ -37,9 +38,23 @@ def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = Non
         ValueError: if the checkpoint is of another kind, or its heads do not divide over the mesh.
     """
     folder = checkpoints.resolve(name_or_folder)
-    config = checkpoints.read_config(folder)
-    check_config(config, name_or_folder)
-    return Editor(*checked.read(name_or_folder), folder, mesh)
+    check_config(checkpoints.read_config(folder), name_or_folder)
+    config, params = checked.read(name_or_folder)
+    return Editor(as_method(config), params, folder, mesh)
+
+
+def as_method(config: Any) -> Any:
+    """Return the config of a published model that tells no method with the one that draws for it, others as they are.
+
+    A control branch beside an image-to-video base, whose branch takes what the base takes, is Diffusion-as-Shader's.
+    """
+    if "method" in config or "dit" not in config or not config.dit.control_depth:
+        return config
+    if config.dit.in_channels != 2 * config.dit.out_channels:
+        return config
+    config = ConfigDict(config)
+    config.method = ConfigDict(diffusion_as_shader.released_settings())
+    return config
 
 
 def check_config(config: Any, name: str | os.PathLike) -> None:
@@ -49,6 +64,7 @@ def check_config(config: Any, name: str | os.PathLike) -> None:
     method here draws.
     """
     sections.require(config, loaded_model.NEEDED, "to edit", str(name))
+    config = as_method(config)
     method = methods.get(config.method.name) if "method" in config else None
     if method is not None and not (method.edits() or method.animates() or method.remakes()):
         raise ValueError(
@@ -57,13 +73,12 @@ def check_config(config: Any, name: str | os.PathLike) -> None:
         )
     given = config.dit.in_channels - config.dit.out_channels
     if config.dit.control_depth and method is None:
-        base = "image-to-video" if given else "text-to-video"
         raise ValueError(
-            f"{name} has a control branch that no method of this package draws conditions for, as "
-            f"Diffusion-as-Shader's: it cannot edit; launch/convert.py writes it back for diffusers, or with "
-            f"--drop_control its {base} base"
+            f"{name} has a control branch as Diffusion-as-Shader's, but on a text-to-video base, which lacks the "
+            f"{config.dit.out_channels} input channels of a first frame: it cannot edit or animate; launch/convert.py "
+            "writes it back for diffusers, or with --drop_control its base"
         )
-    if given:
+    if given and method is None:
         raise ValueError(
             f"{name} is an image-to-video model ({given} of its input channels are an image's): it cannot edit; "
             "editing.interpolator.load generates videos from a first frame with it, launch/convert.py writes it for "
@@ -163,12 +178,15 @@ class Editor(loaded_model.LoadedModel):
         *,
         prompt: str = tokenizer.NULL_PROMPT,
         seed: int = 0,
+        nearness: Float[np.ndarray, "N"] | None = None,
         num_steps: int | None = None,
         guidance: float | None = None,
         fps: float = 8.0,
         notify: Callable[[str], None] = warnings.warn,
     ) -> video.Clip:
-        """Make a video of a picture whose points move along given paths (Motion Prompting, arXiv 2412.02700).
+        """Make a video of a picture whose points move along given paths.
+
+        Models of Motion Prompting (arXiv 2412.02700) and Diffusion-as-Shader (arXiv 2501.03847) do so.
 
         Args:
             image: its first frame, uint8 [H W 3] of any size.
@@ -176,6 +194,8 @@ class Editor(loaded_model.LoadedModel):
                 where it is not visible it says nothing. Paths of another number of frames than the model's are
                 resampled over the whole of its clip.
             prompt: what the video shows. seed: same seed, same video. fps: of the video.
+            nearness: how near each point is in the picture, 0 far to 1 near, for models that read it
+                (Diffusion-as-Shader); None: not known.
             num_steps, guidance, notify: as in `edit`.
 
         Raises:
@@ -184,7 +204,8 @@ class Editor(loaded_model.LoadedModel):
         """
         if self.model.method is None or not self.model.method.animates():
             raise ValueError(
-                f"{self.config.name} makes no video of a picture and tracks: that takes a model of motion_prompting"
+                f"{self.config.name} makes no video of a picture and tracks: that takes a model of motion_prompting, "
+                "or Diffusion-as-Shader"
             )
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -204,9 +225,26 @@ class Editor(loaded_model.LoadedModel):
         # Frames after the first are not read.
         frames = np.concatenate([small, np.zeros((self.num_frames - 1, *self.size, 3), np.uint8)])
         batch = {"target": frames[None], **self.sides(image.shape[:2], target=tracks)}
+        if "nearness" in self.fields:
+            batch |= self._nearness(tracks, nearness, batch["target_xy"].shape[1], notify)
         tokens = self.tokenizer.encode([prompt], notify)
         made = self.generate(jax.random.key(seed), batch, tokens, num_steps=num_steps, guidance=guidance)[0]
         return video.Clip(video.resize(np.asarray(made), image.shape[:2]), fps)
+
+    def _nearness(self, tracks: Tracks, given: Any, count: int, notify: Callable[[str], None]) -> dict[str, np.ndarray]:
+        """Return how near the points of a batch of one are, filled up to `count` of them; tell who has no colour."""
+        late = int((~np.asarray(tracks.visible)[:, 0] & np.asarray(tracks.visible).any(1)).sum())
+        if late:
+            notify(
+                f"{late} of {len(tracks.xy)} points are not seen in the picture, which gives points their colours: "
+                "they get those of where their paths would be in it"
+            )
+        nearness = np.full(len(tracks.xy), 0.5, np.float32) if given is None else np.asarray(given, np.float32)
+        if nearness.shape != (len(tracks.xy),):
+            raise ValueError(
+                f"nearness has shape {nearness.shape}; expected a number for each of {len(tracks.xy)} points"
+            )
+        return {"target_nearness": np.pad(nearness, (0, count - len(nearness)))[None]}
 
     def remake(self, clip: video.Clip, region: Bool[np.ndarray, "T H W"], target: Tracks, **options: Any) -> video.Clip:
         """Make a region of a clip anew along trajectories, with a model of ReVideo; see `remade.remake`."""

@@ -34,7 +34,7 @@ def load(
     Raises:
         ValueError: as `device_mesh` and `editing.load`, and if devices or host are too small, before weights are read.
     """
-    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    config = editing.as_method(checkpoints.read_config(checkpoints.resolve(checkpoint)))
     editing.check_config(config, checkpoint)
     checked.expected_shapes(config, str(checkpoint))
     mesh = device_mesh(checkpoint, devices)

@@ -43,10 +43,10 @@ def spiece(tmp_path_factory):
     return (folder / "spiece.model").read_bytes()
 
 
-def make_pipeline(spiece, *, control=False, tokenizer="sentencepiece"):
+def make_pipeline(spiece, *, control=False, dit=DIT, tokenizer="sentencepiece"):
     """A pipeline of random modules, as training would give it: nothing kept of any folder."""
     text = MODULES["text"].clone(vocab_size=300)
-    dit = DIT.clone(sample_size=(2, 2, 2), text_length=tiny_model.LENGTH)
+    dit = dit.clone(sample_size=(2, 2, 2), text_length=tiny_model.LENGTH)
     if control:
         dit = Denoiser(CHAINED.clone(sample_size=(2, 2, 2), text_length=tiny_model.LENGTH), Conditioner(32, 2, False))
     modules = {"vae": MODULES["vae"].clone(scaling_factor=0.7), "text": text, "dit": dit}
@@ -224,6 +224,33 @@ def test_a_checkpoint_as_motionv2v_trains_it_converts_and_edits(spiece, tmp_path
     )
 
 
+def converted(made, folder):
+    """A pipeline, saved as diffusers does and converted."""
+    return stream.convert(convert.pipeline_to_diffusers(made, folder / "in"), folder / "ours", **QUIET)
+
+
+def test_diffusion_as_shader_animates_a_picture_by_its_tracks(spiece, tmp_path):
+    ours = converted(make_pipeline(spiece, dit=CHAINED.clone(in_channels=8)), tmp_path)
+    for load in (editing.load, functools.partial(opening.load, say=lambda line: None)):
+        model = load(ours)
+    image = np.random.default_rng(0).integers(0, 256, (*model.size, 3), np.uint8)
+    xy = np.full((3, model.num_frames, 2), 5.0, np.float32) + np.arange(model.num_frames)[:, None]
+    visible = np.ones(xy.shape[:2], bool)
+    visible[1, 0] = False
+    said = []
+    options = {"num_steps": 2, "notify": said.append}
+    made = model.animate(image, Tracks(xy, visible), **options).frames
+    assert made.shape == (model.num_frames, *model.size, 3)
+    assert [line for line in said if "1 of 3 points are not seen in the picture" in line]
+    near = model.animate(image, Tracks(xy, visible), nearness=np.ones(3), **options).frames
+    still = model.animate(image, Tracks(np.full_like(xy, 5.0), visible), **options).frames
+    assert (near != made).any() and (still != made).any()
+    with pytest.raises(ValueError, match=r"nearness has shape \(2,\); expected a number for each of 3 points"):
+        model.animate(image, Tracks(xy, visible), nearness=np.ones(2), **options)
+    with pytest.raises(ValueError, match="cannot edit motion"):
+        model.edit(np.repeat(image[None], 3, 0), Tracks(xy[:, :3], visible[:, :3]), Tracks(xy[:, :3], visible[:, :3]))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -231,22 +258,11 @@ def test_a_checkpoint_as_motionv2v_trains_it_converts_and_edits(spiece, tmp_path
             "learned",
             r"image-to-video model \(4 of its input channels are an image's\): .* editing.interpolator.load gen",
         ),
-        ("shader", r"as Diffusion-as-Shader's: it cannot edit; .* --drop_control its text-to-video base"),
-        ("shader on I2V", r"as Diffusion-as-Shader's: it cannot edit; .* --drop_control its image-to-video base"),
+        ("shader", r"as Diffusion-as-Shader's, but on a text-to-video base, which lacks .* --drop_control its base"),
     ],
 )
 def test_published_models_without_an_editor_say_what_they_can_do(name, message, spiece, tmp_path):
-    made = make_pipeline(spiece)
-    module = MODULES["learned"] if name == "learned" else CHAINED
-    module = module.clone(sample_size=(2, 2, 2), text_length=tiny_model.LENGTH)
-    module = module.clone(in_channels=8) if name == "shader on I2V" else module
-    modules = {**made.modules, "dit": module}
-    config = pipeline.make_config("x", modules, made.tokenizer, made.sampler, "float32")
-    params = {**made.params, "dit": random_params(module)}
-    theirs = convert.pipeline_to_diffusers(
-        made._replace(modules=modules, config=config, params=params), tmp_path / "in"
-    )
-    ours = stream.convert(theirs, tmp_path / "ours", **QUIET)
+    ours = converted(make_pipeline(spiece, dit=MODULES[name]), tmp_path)
     for load in (editing.load, opening.load):
         with pytest.raises(ValueError, match=message) as error:
             load(ours)

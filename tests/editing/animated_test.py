@@ -162,3 +162,12 @@ def test_the_launcher_ends_bad_input_in_one_line(files):
         assert done.returncode == 2 and done.stderr.startswith(message) and done.stderr.count("\n") == 1, done.stderr
     done = launching.launch("animate", "--image=photo.png", "--motion=motion.json", "--preview", cwd=files)
     assert done.returncode == 0 and "wrote   outputs/animated.mp4" in done.stdout, done.stderr
+
+
+def test_how_near_points_are_is_their_inverse_depth():
+    depth = np.repeat(np.linspace(1, 4, 40)[None], 30, 0)
+    found = depths.nearness(depth, np.array([[0.5, 3], [39.5, 3], [-7.0, 2], [20.5, 2]]))
+    inverse = 1 / depth
+    low, high = np.percentile(inverse, (2, 98))
+    np.testing.assert_allclose(found, [1, 0, 1, (inverse[2, 20] - low) / (high - low)], atol=1e-6)
+    np.testing.assert_array_equal(depths.nearness(np.full((4, 4), 2.0), np.ones((3, 2))), 0.5)
