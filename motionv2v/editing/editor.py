@@ -13,13 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from motionv2v import backbone, checkpoints, draft, methods, sampling, sections, video
+from motionv2v import backbone, checkpoints, draft, sampling, video
 from motionv2v.convert import checked
 from motionv2v.data import tokenizer
-from motionv2v.editing import ensemble, loaded_model, motions, repair, windows
-from motionv2v.methods import diffusion_as_shader, fields
+from motionv2v.editing import ensemble, interpolator, loaded_model, motions, repair, windows
+from motionv2v.editing.kinds import as_method, check_config
+from motionv2v.methods import fields
 from motionv2v.models.dit import base_params
 from motionv2v.tracks import Tracks, at_times
 from motionv2v.typing import AnyArray, Bool, Float, Int, Key, UInt8
@@ -40,50 +40,7 @@ def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = Non
     folder = checkpoints.resolve(name_or_folder)
     check_config(checkpoints.read_config(folder), name_or_folder)
     config, params = checked.read(name_or_folder)
-    return Editor(as_method(config), params, folder, mesh)
-
-
-def as_method(config: Any) -> Any:
-    """Return the config of a published model that tells no method with the one that draws for it, others as they are.
-
-    A control branch beside an image-to-video base, whose branch takes what the base takes, is Diffusion-as-Shader's.
-    """
-    if "method" in config or "dit" not in config or not config.dit.control_depth:
-        return config
-    if config.dit.in_channels != 2 * config.dit.out_channels:
-        return config
-    config = ConfigDict(config)
-    config.method = ConfigDict(diffusion_as_shader.released_settings())
-    return config
-
-
-def check_config(config: Any, name: str | os.PathLike) -> None:
-    """Raise a ValueError for a config of no model that an `Editor` runs, saying what it is and what it can do.
-
-    Some published models read an image's latents beside the noise, or have a control branch for conditions that no
-    method here draws.
-    """
-    sections.require(config, loaded_model.NEEDED, "to edit", str(name))
-    config = as_method(config)
-    method = methods.get(config.method.name) if "method" in config else None
-    if method is not None and not (method.edits() or method.animates() or method.remakes()):
-        raise ValueError(
-            f"{name} is a model of {config.method.name} ({config.name}), which reads {', '.join(method.reads)}: it "
-            "cannot edit a clip by its points, as the released 'tiny' does"
-        )
-    given = config.dit.in_channels - config.dit.out_channels
-    if config.dit.control_depth and method is None:
-        raise ValueError(
-            f"{name} has a control branch as Diffusion-as-Shader's, but on a text-to-video base, which lacks the "
-            f"{config.dit.out_channels} input channels of a first frame: it cannot edit or animate; launch/convert.py "
-            "writes it back for diffusers, or with --drop_control its base"
-        )
-    if given and method is None:
-        raise ValueError(
-            f"{name} is an image-to-video model ({given} of its input channels are an image's): it cannot edit; "
-            "editing.interpolator.load generates videos from a first frame with it, launch/convert.py writes it for "
-            "diffusers"
-        )
+    return Editor(as_method(config, folder), params, folder, mesh)
 
 
 class Editor(loaded_model.LoadedModel):
@@ -95,6 +52,7 @@ class Editor(loaded_model.LoadedModel):
         self._measure = self.program(self._measure_fn, ("settings", "use_control", "shape"))
         self._windows = windows.Sampler(self)
         self._following: Editor | None = None
+        self._generator: tuple[Any, Any] = ({}, None)
         self._digest: tuple[Any, str] = ({}, "")
 
     def edit(
@@ -444,6 +402,43 @@ class Editor(loaded_model.LoadedModel):
         self._following = transfer.moved(self, motion, self._following)
         options = {"num_steps": num_steps, "guidance": guidance}
         return np.asarray(self._following.generate(jax.random.key(seed), batch, tokens, **options))
+
+    def image_to_video(
+        self,
+        image: AnyArray,
+        prompts: Sequence[str],
+        seed: int = 0,
+        num_steps: int | None = None,
+        notify: Callable[[str], None] = warnings.warn,
+        *,
+        guidance: float | None = None,
+        num_frames: int | None = None,
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        """Make a video of a picture for each prompt, as CogVideoX-I2V does; the picture is its first frame.
+
+        Args:
+            image: uint8 [H W 3] of any size; the videos have the model's, to which it is resized.
+            prompts: what the videos show. seed: same seed, same videos. num_steps, guidance: as in `edit`.
+            notify: told of pictures that are resized and prompts that are cut.
+            num_frames: T, 4k + 1; None takes the model's own.
+
+        Raises:
+            ValueError: for a model that takes no picture alone, an image of another form, a number of frames that the
+                model cannot make.
+        """
+        if self.model.method is None or not self.model.method.continues():
+            raise ValueError(f"{self.config.name} makes no video of a picture alone: that takes CogVideoX-I2V")
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"the image must be uint8 [H W 3]; got {image.dtype} {list(image.shape)}")
+        if image.shape[:2] != self.size:
+            sizes = [f"{side[1]}x{side[0]}" for side in (image.shape, self.size)]
+            notify(f"the picture is {sizes[0]} and the model works at {sizes[1]}: it is resized")
+        if self._generator[0] is not self.params:
+            parts = (self.config, self.params, self.folder, self.mesh, self.tokenizer)
+            self._generator = (self.params, interpolator.Interpolator(*parts))
+        first = video.resize(image[None], self.size)[0]
+        return self._generator[1].continued(first, prompts, num_frames, seed, num_steps, guidance, notify)
 
     def base_digest(self) -> str:
         """Return what tells this model's base from another (`motions.digest`); worked out once."""

@@ -56,7 +56,7 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
         config, params = checked.read(folder, as_stored=False)
         folder, tokenizer, image_scale = checkpoints.resolve(folder), None, None
     if "method" not in config:
-        config = _as_generator(config, folder, image_scale)
+        config = as_generator(config, folder, image_scale)
     elif not _fills_between(config):
         raise ValueError(
             f"{folder} is a model of {config.method.name} ({config.name}); interpolation needs one of "
@@ -67,8 +67,16 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
     return Interpolator(config, params, folder, tokenizer=tokenizer)
 
 
-def _as_generator(config: ConfigDict, folder: Path, image_scale: float | None) -> ConfigDict:
-    """Describe an image-to-video model as a generator."""
+def as_generator(config: ConfigDict, folder: Path, image_scale: float | None = None) -> ConfigDict:
+    """Describe a published image-to-video model, whose config tells no method, as a generator.
+
+    Args:
+        config: of the model. folder: where it lies, as launch/convert.py made it.
+        image_scale: what an image's latents are multiplied by; None reads it from what the folder keeps.
+
+    Raises:
+        ValueError: for a model without an image's input channels.
+    """
     from motionv2v.convert import autoencoder, networks, stream
 
     inputs = 2 * config.vae.latent_channels
@@ -88,7 +96,7 @@ def _as_generator(config: ConfigDict, folder: Path, image_scale: float | None) -
 
 def _fills_between(config: Any) -> bool:
     """Tell whether a config's method takes a clip's two ends."""
-    return set(methods.get(config.method.name).reads) == set(interpolation.METHOD.reads)
+    return methods.get(config.method.name).continues()
 
 
 class Interpolator(loaded_model.LoadedModel):
@@ -142,6 +150,24 @@ class Interpolator(loaded_model.LoadedModel):
                 guidance=guidance,
             )
         )[0]
+
+    def continued(
+        self,
+        first: UInt8[np.ndarray, "H W 3"],
+        prompts: Sequence[str],
+        num_frames: int | None = None,
+        seed: int = 0,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        notify: Callable[[str], None] = warnings.warn,
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        """Generate a video for each of some prompts that all start with one frame; arguments as in `__call__`."""
+        self._check(first, None, self.num_frames if num_frames is None else num_frames)
+        count = len(prompts)
+        ends = np.broadcast_to(np.stack([first, np.zeros_like(first)]), (count, 2, *first.shape))
+        options = {"num_frames": num_frames, "num_steps": num_steps, "guidance": guidance}
+        tokens = self.tokenizer.encode(list(prompts), notify)
+        return np.asarray(self.generate(jax.random.key(seed), ends, np.zeros(count, bool), tokens, **options))
 
     def _check(self, first: np.ndarray, last: np.ndarray | None, num_frames: int) -> None:
         """Check what a person gives, in terms of pixels and frames."""

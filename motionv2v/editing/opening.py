@@ -34,8 +34,14 @@ def load(
     Raises:
         ValueError: as `device_mesh` and `editing.load`, and if devices or host are too small, before weights are read.
     """
-    config = editing.as_method(checkpoints.read_config(checkpoints.resolve(checkpoint)))
-    editing.check_config(config, checkpoint)
+    folder = checkpoints.resolve(checkpoint)
+    editing.check_config(config := checkpoints.read_config(folder), checkpoint)
+    config = editing.as_method(config, folder)
+    if "method" in config and methods.get(config.method.name).continues():
+        raise ValueError(
+            f"{checkpoint} makes videos of a first frame ({config.method.name}): it cannot edit a clip; in Python, "
+            "editing.load(...).image_to_video(image, prompts) does, and editing.interpolator.load between two frames"
+        )
     checked.expected_shapes(config, str(checkpoint))
     mesh = device_mesh(checkpoint, devices)
     fit.check(config, mesh, "sample", say=say)

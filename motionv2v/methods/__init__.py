@@ -158,6 +158,10 @@ class Method(NamedTuple):
         """Tell whether it makes a region of a video anew: of `target` it reads what is around, and the first frame."""
         return set(self.reads) == {"target", "region", "target_tracks"}
 
+    def continues(self) -> bool:
+        """Tell whether it makes a video of a first frame alone, or of both ends: it reads no frame between them."""
+        return set(self.reads) == {"target", "given"}
+
     def draw(self, key: Key, clip: Mapping[str, AnyArray], config: Any) -> dict[str, dict[str, AnyArray]]:
         """Draw the conditions of one sample; of videos and maps what the method leaves out is there, and empty."""
         return {"videos": {}, "maps": {}, **self.conditions(key, clip, config)}

@@ -11,7 +11,6 @@ import time
 import jax
 import numpy as np
 import pytest
-import sentencepiece
 import tiny_model
 from convert_test import as_variant
 from launching import launch
@@ -21,26 +20,13 @@ from tiny_modules import CHAINED, DIT, MODULES, random_params
 from motionv2v import backbone, checkpoints, convert, editing
 from motionv2v.convert import ConvertError, export, pipeline, scheduler, stream, writing
 from motionv2v.data.tokenizer import ByteTokenizer, SentencePieceTokenizer
-from motionv2v.editing import editor, opening
+from motionv2v.editing import editor
 from motionv2v.methods.motionv2v import STREAMS, Conditioner
 from motionv2v.models.denoiser import Denoiser
 from motionv2v.tracks import Tracks
 from motionv2v.training import tasks
 
 QUIET = {"say": lambda line: None}
-
-
-@pytest.fixture(scope="session")
-def spiece(tmp_path_factory):
-    """A small vocabulary in T5's form, trained on a few lines."""
-    folder = tmp_path_factory.mktemp("spiece")
-    lines = [f"{size} {color} disk moves {way}" for size in ("a", "one") for color in ("red", "blue") for way in "lr"]
-    (folder / "text.txt").write_text("\n".join(lines * 5))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / "spiece"), vocab_size=40, bos_id=-1, pad_id=0,
-        eos_id=1, unk_id=2, hard_vocab_limit=False, pad_piece="<pad>", minloglevel=2,
-    )  # fmt: skip
-    return (folder / "spiece.model").read_bytes()
 
 
 def make_pipeline(spiece, *, control=False, dit=DIT, tokenizer="sentencepiece"):
@@ -227,46 +213,6 @@ def test_a_checkpoint_as_motionv2v_trains_it_converts_and_edits(spiece, tmp_path
 def converted(made, folder):
     """A pipeline, saved as diffusers does and converted."""
     return stream.convert(convert.pipeline_to_diffusers(made, folder / "in"), folder / "ours", **QUIET)
-
-
-def test_diffusion_as_shader_animates_a_picture_by_its_tracks(spiece, tmp_path):
-    ours = converted(make_pipeline(spiece, dit=CHAINED.clone(in_channels=8)), tmp_path)
-    for load in (editing.load, functools.partial(opening.load, say=lambda line: None)):
-        model = load(ours)
-    image = np.random.default_rng(0).integers(0, 256, (*model.size, 3), np.uint8)
-    xy = np.full((3, model.num_frames, 2), 5.0, np.float32) + np.arange(model.num_frames)[:, None]
-    visible = np.ones(xy.shape[:2], bool)
-    visible[1, 0] = False
-    said = []
-    options = {"num_steps": 2, "notify": said.append}
-    made = model.animate(image, Tracks(xy, visible), **options).frames
-    assert made.shape == (model.num_frames, *model.size, 3)
-    assert [line for line in said if "1 of 3 points are not seen in the picture" in line]
-    near = model.animate(image, Tracks(xy, visible), nearness=np.ones(3), **options).frames
-    still = model.animate(image, Tracks(np.full_like(xy, 5.0), visible), **options).frames
-    assert (near != made).any() and (still != made).any()
-    with pytest.raises(ValueError, match=r"nearness has shape \(2,\); expected a number for each of 3 points"):
-        model.animate(image, Tracks(xy, visible), nearness=np.ones(2), **options)
-    with pytest.raises(ValueError, match="cannot edit motion"):
-        model.edit(np.repeat(image[None], 3, 0), Tracks(xy[:, :3], visible[:, :3]), Tracks(xy[:, :3], visible[:, :3]))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (
-            "learned",
-            r"image-to-video model \(4 of its input channels are an image's\): .* editing.interpolator.load gen",
-        ),
-        ("shader", r"as Diffusion-as-Shader's, but on a text-to-video base, which lacks .* --drop_control its base"),
-    ],
-)
-def test_published_models_without_an_editor_say_what_they_can_do(name, message, spiece, tmp_path):
-    ours = converted(make_pipeline(spiece, dit=MODULES[name]), tmp_path)
-    for load in (editing.load, opening.load):
-        with pytest.raises(ValueError, match=message) as error:
-            load(ours)
-        assert "\n" not in str(error.value) and str(ours) in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["vae", "text", "dit", "motionv2v"])
