@@ -40,6 +40,7 @@ class Entry(NamedTuple):
 
     Attributes:
         shape: that is read. inputs: the size of the second axis in the file, where `shape` has its first entries only.
+        strides: how many numbers apart the neighbours along each axis lie in the file; None for the usual order.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     inputs: int | None = None
+    strides: tuple[int, ...] | None = None
 
 
 class Tensors(Mapping):
@@ -75,6 +77,13 @@ class Tensors(Mapping):
         """
         entry = self._entries[name]
         shape, start = entry.shape, entry.start
+        if entry.strides is not None:
+            # All numbers from the first to the last, then put in order.
+            span = 1 + sum((size - 1) * stride for size, stride in zip(shape, entry.strides, strict=True))
+            flat = Tensors({name: entry._replace(shape=(span,), strides=None)}, self.where).read(name)
+            steps = [stride * entry.dtype.itemsize for stride in entry.strides]
+            whole = np.lib.stride_tricks.as_strided(flat, shape, steps)
+            return np.ascontiguousarray(whole if index is None else whole[index])
         if entry.inputs is not None:
             whole = entry._replace(shape=(shape[0], entry.inputs, *shape[2:]), inputs=None)
             return Tensors({name: whole}, self.where).read(name)[:, : shape[1]]
@@ -174,8 +183,8 @@ def find_weights(folder: Path, stem: str, notify: Callable[[str], None]) -> Path
     return path
 
 
-def read_header(path: str | os.PathLike) -> dict[str, Entry]:
-    """Read where the tensors of one safetensors file lie.
+def read_header(path: str | os.PathLike, stored: Mapping[str, np.dtype] = STORED) -> dict[str, Entry]:
+    """Read where the tensors of one safetensors file lie, of the number types `stored` by their names in its header.
 
     Raises:
         ConvertError: when the file is cut off or no safetensors file, or holds a number type that is not read.
@@ -194,10 +203,10 @@ def read_header(path: str | os.PathLike) -> dict[str, Entry]:
     for name, value in header.items():
         if name == "__metadata__":
             continue
-        if value["dtype"] not in STORED:
-            raise ConvertError(f"tensor {name} of {path} is stored as {value['dtype']}; supported: {', '.join(STORED)}")
+        if value["dtype"] not in stored:
+            raise ConvertError(f"tensor {name} of {path} is stored as {value['dtype']}; supported: {', '.join(stored)}")
         start = 8 + length + value["data_offsets"][0]
-        entries[name] = Entry(path, start, tuple(value["shape"]), STORED[value["dtype"]])
+        entries[name] = Entry(path, start, tuple(value["shape"]), stored[value["dtype"]])
     return entries
 
 
