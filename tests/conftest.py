@@ -36,3 +36,13 @@ def clips() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real clips in {folder}; put folder shared/clips beside the repository to run it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    folder = REPOSITORY.parent / "shared" / "weights"
+    if not folder.is_dir():
+        pytest.skip(
+            f"needs the published weights in {folder}; put folder shared/weights beside the repository to run it"
+        )
+    return folder

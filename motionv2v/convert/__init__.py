@@ -8,7 +8,7 @@
 
 `rules` says how one layout becomes the other; `autoencoder`, `text_encoder`, `transformer` and `scheduler` hold what is
 peculiar to each; `tensors` reads, `writing` writes; `networks` and `pipeline` put
-it together.
+it together. `perceptual` loads the networks of metrics, from files of torch as well (`pickled`).
 
 What a method's own code adds to CogVideoX, its control branch and conditioner, stands in the method's file as
 `models.layouts.Layout`: MotionV2V's and Diffusion-as-Shader's in `methods/motionv2v.py`. What carries nothing in such a
