@@ -21,8 +21,8 @@ import numpy as np
 from motionv2v import draft, editing, figures, metrics, trackers, tracks, video
 from motionv2v.data import tokenizer
 from motionv2v.data.scenes.pairs import make_pair
-from motionv2v.editing import inputs, opening
-from motionv2v.evaluation import retracked, synthetic
+from motionv2v.editing import opening
+from motionv2v.evaluation import footage, retracked, synthetic
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, UInt8
 
@@ -31,7 +31,6 @@ COUNTS = (1, 4, 16, 64, 256, 1024)
 TRACKABLE = synthetic.TRACKABLE
 BATCH = 10
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "epe": "EPE (px)"}
-PICTURES = (".jpg", ".jpeg", ".png")
 DRAFTED = 64
 """The number of tracks at which the first frame's draft is drawn, too: it takes a second or more for each clip."""
 
@@ -73,11 +72,13 @@ def clips_of(folder: str | Path, editor: editing.Editor, seed: int, tracker: Any
         ValueError: for a folder without videos as long as the model's.
     """
     rng, dense, shown = np.random.default_rng(seed), trackers.get("classical", mode="dis"), []
-    for name in _videos(Path(folder)):
-        frames = _read(name, editor.num_frames)
-        if len(frames) < editor.num_frames:
+    for each in footage.find(folder):
+        if each.problem:
             continue
-        frames = video.resize(_middle(frames, editor.size), editor.size)
+        lazy = footage.read(each.path, editor.size, num_frames=editor.num_frames).frames
+        if len(lazy) < editor.num_frames:
+            continue
+        frames = np.stack(list(lazy))
         start = np.where(rng.random(COUNTS[-1]) < 0.5, 0, rng.integers(0, len(frames), COUNTS[-1]))
         places = rng.uniform((0, 0), editor.size[::-1], (COUNTS[-1], 2))
         found = dense.track(frames, np.concatenate([start[:, None], places], axis=1).astype(np.float32))
@@ -85,30 +86,6 @@ def clips_of(folder: str | Path, editor: editing.Editor, seed: int, tracker: Any
     if not shown:
         raise ValueError(f"{folder} holds no video of {editor.num_frames} frames or more, nor folders of pictures")
     return shown
-
-
-def _videos(folder: Path) -> list[Path]:
-    """List videos, and folders that hold pictures, at any depth."""
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in (".mp4", ".mov", ".mkv", ".avi", ".webm")]
-    pictures = (path.parent for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    return sorted({*found, *pictures})
-
-
-def _read(name: Path, num_frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-    if not name.is_dir():
-        # As a stream: it may be hours long, or shorter than what is asked for.
-        return np.stack(list(video.read(name, stream=True, notify=lambda line: None).frames[:num_frames]))
-    files = sorted(path for path in name.iterdir() if path.suffix.lower() in PICTURES)[:num_frames]
-    return np.stack([inputs.read_image(file) for file in files])
-
-
-def _middle(frames: UInt8[np.ndarray, "T H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "T h w 3"]:
-    """Crop the middle of frames to the proportions of a size (H, W)."""
-    height, width = frames.shape[1:3]
-    share = min(height / size[0], width / size[1])
-    rows, columns = (max(1, round(side * share)) for side in size)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return frames[:, top : top + rows, left : left + columns]
 
 
 def show(frames: UInt8[np.ndarray, "T H W 3"], given: Tracks, caption: str, tracker: Any) -> Shown:

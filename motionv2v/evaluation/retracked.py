@@ -27,11 +27,20 @@ def track(
     Counted are the frames of the point's longest visible run after its first, in which the tracker was told the answer:
     a tracker that hands points from frame to frame cannot be asked what lies behind an occlusion.
     """
+    found, counted = follow(frames, wanted, tracker)
+    return np.asarray(found.xy), counted
+
+
+def follow(
+    frames: UInt8[np.ndarray, "T H W 3"], wanted: Tracks, tracker: Any
+) -> tuple[Tracks, Bool[np.ndarray, "N T"]]:
+    """Track a video as `track` does; return also where the tracker claims to see the points."""
     first, length = longest_runs(wanted.visible)
     steps = np.arange(wanted.visible.shape[1])
     counted = (steps > first[:, None]) & (steps < (first + length)[:, None])
     queries = np.concatenate([first[:, None], wanted.xy[np.arange(len(first)), first]], 1)
-    seen, found = length > 1, np.array(wanted.xy)
+    seen, found, visible = length > 1, np.array(wanted.xy), np.array(wanted.visible)
     if seen.any():
-        found[seen] = tracker.track(frames, queries[seen].astype(np.float32)).xy
-    return found, counted
+        estimated = tracker.track(frames, queries[seen].astype(np.float32))
+        found[seen], visible[seen] = estimated.xy, estimated.visible
+    return Tracks(found, visible), counted

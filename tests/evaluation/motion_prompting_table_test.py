@@ -96,6 +96,7 @@ def test_videos_and_folders_of_pictures_take_the_place_of_scenes(tmp_path, monke
     assert np.abs(shown[0].frames.astype(int) - expected).mean() < 8
     text, _ = motion_prompting.table(str(tmp_path / "model"), 1, 7, 1, videos=str(tmp_path / "videos"))
     assert text.startswith(f"1 videos of {tmp_path / 'videos'}, 1 steps")
+    (pictures / "none").mkdir()
     with pytest.raises(ValueError, match="holds no video of 5 frames or more"):
         motion_prompting.clips_of(pictures / "none", editor, 0, trackers.get("classical"))
 

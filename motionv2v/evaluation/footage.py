@@ -1,0 +1,116 @@
+"""The clips of a folder, for benchmarks: videos and folders of numbered pictures, brought to one size."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from motionv2v import stacks, video
+from motionv2v.data.videos import files
+from motionv2v.editing import inputs
+from motionv2v.typing import UInt8
+
+PICTURES = (".jpg", ".jpeg", ".png")
+PICTURE_RATE = 24.0
+"""Frames per second of a folder of pictures, which says nothing of it; DAVIS was filmed at 24."""
+
+
+class Found(NamedTuple):
+    """A clip of a folder: what it is called, where it is, what it shows, and why it cannot be used, or ""."""
+
+    id: str
+    path: Path
+    prompt: str
+    problem: str = ""
+
+
+def find(folder: str | Path) -> list[Found]:
+    """List the clips below a folder, sorted by id: videos, and folders that hold two pictures or more.
+
+    Of a folder laid out as DAVIS is, `JPEGImages/480p/NAME/00000.jpg`, those of 480p alone are taken: the pictures in
+    its other folders are masks, or the same larger. An id is the path below the folder without its ending, "-" for "/".
+    A prompt is the caption of the file (`data.videos`), or the words of its name.
+
+    Raises ValueError where there is no such folder, and for captions that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of videos")
+    for inner in ("JPEGImages", "480p"):
+        folder = folder / inner if (folder / inner).is_dir() else folder
+    places = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
+    found: list[Found] = []
+    beside = {path.parent for path in places if path.suffix.lower() in files.SUFFIXES}
+    if beside:
+        for each in files.find(folder).videos:
+            found.append(Found(_id(Path(each.name).with_suffix("")), Path(each.path), each.caption, each.problem))
+    for path in [folder, *places]:
+        # Pictures beside videos are thumbnails.
+        if path.is_dir() and path not in beside and len(_pictures(path)) > 1:
+            inside = path.relative_to(folder) if path != folder else Path(folder.name)
+            found.append(Found(_id(inside), path, files.words(path.name)))
+    found.sort(key=lambda each: each.id)
+    taken: dict[str, Path] = {}
+    for index, each in enumerate(found):
+        if taken.setdefault(each.id, each.path) != each.path:
+            found[index] = each._replace(id=_id(Path(each.path.name)), problem=f"named as {taken[each.id].name} is")
+    return found
+
+
+def read(
+    path: Path, size: tuple[int, int], fps: float | int | None = None, num_frames: int | None = None
+) -> video.Clip:
+    """Read a clip at a size (H, W): scaled until it just covers that, and its middle cut out.
+
+    Args:
+        path: of a video, or of a folder of pictures. fps: of the result, for videos; None is the file's own.
+        num_frames: the most that are needed.
+
+    Returns:
+        The frames, as many as there are, not in memory where that is long.
+
+    Raises:
+        ValueError: (VideoError) in one line, for what cannot be read.
+    """
+    if path.is_dir():
+        pictures = _pictures(path)[:num_frames]
+        # Each has a size of its own, which is looked at when it is read.
+        raw = stacks.Frames((len(pictures), 1, 1, 3), lambda t: inputs.read_image(pictures[t]))
+        rate = PICTURE_RATE if fps is None else float(fps)
+        return video.Clip(_fitted(raw, size), rate)
+    length, shown = video.measure(path)
+    # How many frames there are only decoding tells; of a file that is surely longer no more than needed are decoded.
+    is_long = num_frames is not None and fps is None and length > 2 * num_frames
+    raw = video.read(
+        path, num_frames if is_long else None, _cover(shown, size), fps=fps, notify=lambda line: None, stream=True
+    )
+    return video.Clip(_fitted(raw.frames[:num_frames], size), raw.fps)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _id(path: Path) -> str:
+    return "-".join(path.parts)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+
+
+def _cover(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest size (H, W) of a picture's proportions that covers another."""
+    scale = max(size[0] / shape[0], size[1] / shape[1])
+    return max(size[0], round(shape[0] * scale)), max(size[1], round(shape[1] * scale))
+
+
+def _fitted(frames: UInt8[np.ndarray, "T H W 3"] | stacks.Lazy, size: tuple[int, int]) -> stacks.Frames:
+    """Return frames that are scaled and cut when they are asked for."""
+
+    def fit(t: int) -> UInt8[np.ndarray, "H W 3"]:
+        picture = video.resize(frames[t], _cover(frames[t].shape, size))
+        top, left = (picture.shape[0] - size[0]) // 2, (picture.shape[1] - size[1]) // 2
+        return picture[top : top + size[0], left : left + size[1]]
+
+    return stacks.Frames((len(frames), *size, 3), fit)
