@@ -27,8 +27,8 @@ class Found(NamedTuple):
 def find(folder: str | Path) -> list[Found]:
     """List the clips below a folder, sorted by id: videos, and folders that hold two pictures or more.
 
-    Of a folder laid out as DAVIS is, `JPEGImages/480p/NAME/00000.jpg`, those of 480p alone are taken: the pictures in
-    its other folders are masks, or the same larger. An id is the path below the folder without its ending, "-" for "/".
+    Of a folder laid out as DAVIS is, `JPEGImages/480p/NAME/00000.jpg`, the pictures of 480p alone are taken: those in
+    other folders are masks, or the same larger. An id is the path below the folder without its ending, "-" for "/".
     A prompt is the caption of the file (`data.videos`), or the words of its name.
 
     Raises ValueError where there is no such folder, and for captions that cannot be read.
@@ -36,18 +36,18 @@ def find(folder: str | Path) -> list[Found]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of videos")
+    root = folder
     for inner in ("JPEGImages", "480p"):
-        folder = folder / inner if (folder / inner).is_dir() else folder
-    places = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
+        root = root / inner if (root / inner).is_dir() else root
     found: list[Found] = []
-    beside = {path.parent for path in places if path.suffix.lower() in files.SUFFIXES}
+    beside = {path.parent for path in _below(folder) if path.suffix.lower() in files.SUFFIXES}
     if beside:
         for each in files.find(folder).videos:
             found.append(Found(_id(Path(each.name).with_suffix("")), Path(each.path), each.caption, each.problem))
-    for path in [folder, *places]:
+    for path in [root, *_below(root)]:
         # Pictures beside videos are thumbnails.
         if path.is_dir() and path not in beside and len(_pictures(path)) > 1:
-            inside = path.relative_to(folder) if path != folder else Path(folder.name)
+            inside = path.relative_to(root) if path != root else Path(root.name)
             found.append(Found(_id(inside), path, files.words(path.name)))
     found.sort(key=lambda each: each.id)
     taken: dict[str, Path] = {}
@@ -60,10 +60,10 @@ def find(folder: str | Path) -> list[Found]:
 def read(
     path: Path, size: tuple[int, int], fps: float | int | None = None, num_frames: int | None = None
 ) -> video.Clip:
-    """Read a clip at a size (H, W): scaled until it just covers that, and its middle cut out.
+    """Read a clip at a size (H, W): its middle of these proportions, scaled.
 
     Args:
-        path: of a video, or of a folder of pictures. fps: of the result, for videos; None is the file's own.
+        path: of a video, or of a folder of pictures. fps: of the result; None is the file's own.
         num_frames: the most that are needed.
 
     Returns:
@@ -73,7 +73,11 @@ def read(
         ValueError: (VideoError) in one line, for what cannot be read.
     """
     if path.is_dir():
-        pictures = _pictures(path)[:num_frames]
+        pictures = _pictures(path)
+        if fps is not None:  # picture k is the one that is shown k / fps seconds after the first
+            times = np.arange(0, len(pictures), PICTURE_RATE / fps)
+            pictures = [pictures[int(time)] for time in times]
+        pictures = pictures[:num_frames]
         # Each has a size of its own, which is looked at when it is read.
         raw = stacks.Frames((len(pictures), 1, 1, 3), lambda t: inputs.read_image(pictures[t]))
         rate = PICTURE_RATE if fps is None else float(fps)
@@ -87,8 +91,10 @@ def read(
     return video.Clip(_fitted(raw.frames[:num_frames], size), raw.fps)
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _below(folder: Path) -> list[Path]:
+    """List what is below a folder, but for what is hidden."""
+    found = (path.relative_to(folder) for path in folder.rglob("*"))
+    return sorted(folder / path for path in found if not any(part.startswith(".") for part in path.parts))
 
 
 def _id(path: Path) -> str:
@@ -106,11 +112,14 @@ def _cover(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _fitted(frames: UInt8[np.ndarray, "T H W 3"] | stacks.Lazy, size: tuple[int, int]) -> stacks.Frames:
-    """Return frames that are scaled and cut when they are asked for."""
+    """Return frames whose middle, of a size's proportions, is cut out and brought to it when they are asked for."""
 
     def fit(t: int) -> UInt8[np.ndarray, "H W 3"]:
-        picture = video.resize(frames[t], _cover(frames[t].shape, size))
-        top, left = (picture.shape[0] - size[0]) // 2, (picture.shape[1] - size[1]) // 2
-        return picture[top : top + size[0], left : left + size[1]]
+        picture = frames[t]
+        height, width = picture.shape[:2]
+        share = min(height / size[0], width / size[1])
+        rows, columns = (max(1, round(side * share)) for side in size)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return video.resize(picture[top : top + rows, left : left + columns], size)
 
     return stacks.Frames((len(frames), *size, 3), fit)

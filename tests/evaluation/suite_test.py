@@ -108,6 +108,13 @@ def test_davis_gives_first_frames_and_tracks_of_points_drawn_in_them(tmp_path):
     assert np.abs(other.items[0].target_tracks().xy[:, 0] - paths.xy[:, 0]).max() > 5
 
 
+def test_a_rate_thins_pictures_as_it_does_videos(tmp_path):
+    folder = davis(tmp_path / "DAVIS", ["bear"])
+    (clip,) = (footage.read(each.path, (60, 120), 8) for each in footage.find(folder))
+    frames = draw((2, 0), FRAMES + 2, (60, 120))[::3]  # of 24 a second
+    assert clip.fps == 8 and np.abs(np.stack(list(clip.frames)).astype(int) - frames).mean() < 6
+
+
 def test_building_goes_on_where_it_stopped(videos, tmp_path, monkeypatch):
     tracked, track = [], suite.trackers.LucasKanade.track
 
@@ -150,7 +157,9 @@ def test_what_makes_no_item_is_left_out_and_named(videos, tmp_path):
     assert made.left_out["short"] == "has 8 frames, expected at least 9 for two halves of 5 that share one"
     assert made.left_out["down"] == "the same file as again.mp4" and str(tmp_path) not in made.left_out["broken"]
     assert f"left out short: {made.left_out['short']}" in said
-    with pytest.raises(ValueError, match=r"none of the 7 videos .* makes an item; again: .* expected 26 or more at each"):
+    with pytest.raises(
+        ValueError, match=r"none of the 7 videos .* makes an item; again: .* expected 26 or more at each"
+    ):
         suite.build("motionv2v", videos, tmp_path / "none", **(SMALL | {"min_hidden": 26}))
 
 

@@ -1,0 +1,207 @@
+"""What one video of a suite is worth: the metrics that need no weights, in groups that share their work.
+
+    pictures   psnr, l2, ssim against the target (`metrics`), of all frames and, "_later", without frame 0, which most
+               methods are given
+    tracks     the target's points, tracked again in the video (`retracked`): a point counts in its longest visible
+               run, if the tracker follows it on the true target itself (`usable`)
+    motion     of the video alone: flicker, dynamic_dis
+
+Static videos win at flicker and track_jerk: look at dynamic_dis beside them.
+"""
+
+import itertools
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from motionv2v import metrics
+from motionv2v.evaluation import retracked
+from motionv2v.evaluation.suite import Item
+from motionv2v.tracks import Tracks
+from motionv2v.typing import Bool, Float, UInt8
+
+PSNR_MOST = 100.0
+"""dB; of a video that is the target itself, whose PSNR is infinite, so that means stay numbers."""
+TRACKABLE = (1.0, 0.0025)
+"""Pixels, or share of the diagonal where that is more: a point counts if it is followed so well on the true target."""
+MOVED = 0.01
+"""Share of the diagonal by which the paths of a point in source and target differ, on average, to count as edited."""
+_THINNED_FPS, _FASTEST, _RAFT_LEVEL = 8, 0.05, 6 / 256
+
+
+class Metric(NamedTuple):
+    """How a metric is told: its unit, whether more is better (None: neither), its group, what it is in a sentence."""
+
+    unit: str
+    is_more_better: bool | None
+    group: str
+    words: str
+
+
+METRICS = {
+    "psnr": Metric("dB", True, "pictures", f"PSNR of the squared error pooled over a clip, {PSNR_MOST:.0f} at most"),
+    "psnr_later": Metric("dB", True, "pictures", "the same without frame 0"),
+    "ssim": Metric("", True, "pictures", "structural similarity (Wang et al. 2004), mean over frames"),
+    "ssim_later": Metric("", True, "pictures", "the same without frame 0"),
+    "l2": Metric("", False, "pictures", "mean squared error of pictures in [0, 1] (MotionV2V's frame-wise L2)"),
+    "l2_later": Metric("", False, "pictures", "the same without frame 0"),
+    "follow_epe": Metric("px", False, "tracks", "mean distance of points, tracked again, to where they should be"),
+    "follow_epe_percent": Metric("%", False, "tracks", "the same in per cent of the frame's diagonal"),
+    "acc_01": Metric("", True, "tracks", "share of positions within 1 % of the diagonal (ATI); a lost point is wrong"),
+    "acc_05": Metric("", True, "tracks", "share of positions within 5 % of the diagonal (ATI)"),
+    "lost": Metric("", False, "tracks", "share of positions in which the tracker does not see the point"),
+    "identity_copy_rate": Metric(
+        "", False, "tracks", "share of edited points that stay nearer to their path in the source than in the target"
+    ),
+    "track_jerk": Metric("px", None, "tracks", "mean second difference of the tracked paths, per frame squared"),
+    "flicker": Metric("", None, "motion", "(255 - mean absolute difference of neighbouring frames) / 255 (VBench)"),
+    "dynamic_dis": Metric("", None, "motion", "whether it moves: VBench's dynamic degree, DIS flow in place of RAFT"),
+}
+"""By name, in the order of tables."""
+
+
+class Truth:
+    """What the videos of one item are measured against; read when first asked for, then kept."""
+
+    def __init__(self, item: Item, tracker: Any, usable: Bool[np.ndarray, "N"] | None = None):
+        """Take the item and what tracks points again; `usable` if it is known."""
+        self.item, self.tracker = item, tracker
+        if usable is not None:
+            self.usable = usable
+
+    @cached_property
+    def frames(self) -> UInt8[np.ndarray, "T H W 3"]:
+        """Return the target."""
+        return self.item.target()
+
+    @cached_property
+    def tracks(self) -> Tracks:
+        """Return where the points should go."""
+        return self.item.target_tracks()
+
+    @cached_property
+    def usable(self) -> Bool[np.ndarray, "N"]:
+        """Tell which points the tracker follows on the true target, to within `TRACKABLE` on average.
+
+        On the others an error would be the tracker's own, whatever the video.
+        """
+        found, counted = retracked.follow(self.frames, self.tracks, self.tracker)
+        error = np.linalg.norm(found.xy - self.tracks.xy, axis=-1)
+        mean = (error * counted).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+        return counted.any(axis=1) & (mean < max(TRACKABLE[0], TRACKABLE[1] * self.diagonal))
+
+    @property
+    def diagonal(self) -> float:
+        """Return the length of a frame's diagonal in pixels."""
+        return float(np.hypot(*self.frames.shape[1:3]))
+
+
+def pictures(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, float]:
+    """Compare a video with the target picture by picture, as long and as large; frame by frame, to save memory."""
+    pairs = list(zip(frames, truth.frames, strict=True))
+    errors = np.array([metrics.l2(made[None], true[None]) for made, true in pairs])
+    alike = np.array([metrics.ssim(made[None], true[None]) for made, true in pairs])
+    found = {}
+    for name, chosen in (("", slice(None)), ("_later", slice(1, None))):
+        error = float(errors[chosen].mean())
+        found["psnr" + name] = min(PSNR_MOST, -10 * float(np.log10(error))) if error else PSNR_MOST
+        found["ssim" + name], found["l2" + name] = float(alike[chosen].mean()), error
+    return found
+
+
+def tracks(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, float]:
+    """Track the target's points again in a video, and compare; NaN where no point counts."""
+    if not truth.usable.any():
+        return {name: float("nan") for name, metric in METRICS.items() if metric.group == "tracks"}
+    found, counted = retracked.follow(frames, truth.tracks, truth.tracker)
+    return compare(found, truth.tracks, truth.item.source_tracks(), counted & truth.usable[:, None], truth.diagonal)
+
+
+def compare(
+    found: Tracks, wanted: Tracks, source: Tracks, counted: Bool[np.ndarray, "N T"], diagonal: float
+) -> dict[str, float]:
+    """Compare tracks with where they should go, over the (n, t) that are counted, all points of a clip together.
+
+    Args:
+        found: as tracked; where a point is lost its last position counts for follow_epe. wanted: in the target.
+        source: of the same points in the source. diagonal: of a frame, in pixels.
+    """
+    error = np.linalg.norm(found.xy.astype(np.float64) - wanted.xy, axis=-1)
+    near = [(error <= share * diagonal) & found.visible for share in (0.01, 0.05)]
+    epe = metrics.epe(found.xy, wanted.xy, counted)
+    return {
+        "follow_epe": epe,
+        "follow_epe_percent": 100 * epe / diagonal,
+        "acc_01": _share(near[0][counted]),
+        "acc_05": _share(near[1][counted]),
+        "lost": _share(~found.visible[counted]),
+        "identity_copy_rate": _copied(found, wanted, source, counted, diagonal),
+        "track_jerk": _jerk(found.xy, counted),
+    }
+
+
+def motion(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, float]:
+    """Measure a video by itself."""
+    return {"flicker": flicker(frames), "dynamic_dis": dynamic_degree(frames, truth.item.fps)}
+
+
+def flicker(frames: UInt8[np.ndarray, "T H W 3"]) -> float:
+    """Return 1 for a still video, 0 for one that turns from black to white: VBench's temporal flickering."""
+    steps = [cv2.absdiff(a, b).mean() for a, b in itertools.pairwise(frames)]
+    return (255 - float(np.mean(steps))) / 255 if steps else float("nan")
+
+
+def dynamic_degree(frames: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> float:
+    """Return 1 where a video moves, else 0, by the rule of VBench's dynamic degree, of DIS flow instead of RAFT's.
+
+    Of the frames at 8 per second, a pair of neighbours moves if the fastest twentieth of its pixels goes on average
+    more than 6/256 of the shorter side; the video does if so many pairs do as a quarter of its frames, one at least.
+    """
+    thinned = frames[:: max(1, round(fps / _THINNED_FPS))]
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in thinned]
+    limit, moving = _RAFT_LEVEL * min(frames.shape[1:3]), 0
+    for a, b in itertools.pairwise(grey):
+        speed = np.sort(np.linalg.norm(dis.calc(a, b, None), axis=-1), axis=None)
+        moving += bool(speed[-max(1, int(_FASTEST * speed.size)) :].mean() > limit)
+    return float(moving >= max(1, round(len(grey) / 4)))
+
+
+def _share(right: Bool[np.ndarray, "M"]) -> float:
+    return float(right.mean()) if right.size else float("nan")
+
+
+def _copied(found, wanted, source, counted, diagonal) -> float:
+    """Return the identity-copy rate of the points whose paths differ in source and target."""
+    both = counted & source.visible
+    apart = np.linalg.norm(source.xy - wanted.xy, axis=-1)
+    edited = (apart * both).sum(axis=1) > MOVED * diagonal * both.sum(axis=1)
+    return metrics.identity_copy_rate(found, source, Tracks(wanted.xy, counted), edited & both.any(axis=1))
+
+
+def _jerk(xy: Float[np.ndarray, "N T 2"], counted: Bool[np.ndarray, "N T"]) -> float:
+    """Return the mean length of second differences within the counted frames and the one before them."""
+    inner = counted[:, 1:-1] & counted[:, 2:]
+    second = np.linalg.norm(np.diff(xy.astype(np.float64), n=2, axis=1), axis=-1)[inner]
+    return float(second.mean()) if second.size else float("nan")
+
+
+class Group(NamedTuple):
+    """Metrics that are taken together. `version` counts up when their numbers change; kept ones then expire."""
+
+    version: int
+    measure: Callable[[UInt8[np.ndarray, "T H W 3"], Truth], dict[str, float]]
+
+
+GROUPS = {"pictures": Group(1, pictures), "tracks": Group(1, tracks), "motion": Group(1, motion)}
+
+ELSEWHERE = {
+    "LPIPS": "lpips v0.1's alex.pth and torchvision's alexnet-owt-7be5be79.pth (or vgg, squeeze)",
+    "FVD": "I3D of Kinetics-400: i3d_k400.flax, or i3d_pretrained_400.pt",
+    "FID": "pt_inception-2015-12-05-6726825d.pth",
+    "CLIP similarities": "CLIP ViT-B/32 as transformers saves it (model.safetensors, vocab.json, merges.txt)",
+}
+"""Metrics of networks that are not here, and the files of weights that they would take."""

@@ -1,0 +1,177 @@
+"""Write what `scoring` found: scores.json, scores.csv, scores.md, and scores.html, a page that needs no network."""
+
+import csv
+import html
+import io
+import json
+import math
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from motionv2v import files
+from motionv2v.evaluation import measures, scoring
+from motionv2v.evaluation.measures import METRICS
+from motionv2v.evaluation.scoring import Row, Scores
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; padding: 0 1em; max-width: 1500px; color: #202124 }
+table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto }
+th, td { padding: .3em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th:first-child, td:first-child { text-align: left } tr.reference { color: #80848a }
+.row { display: flex; flex-wrap: wrap; gap: 10px } figure { margin: 0; width: 300px } video { width: 100% }
+figcaption { font-size: 13px } summary { cursor: pointer; padding: .4em 0; font-weight: 600 } li { margin: .2em 0 }
+"""
+_SCRIPT = """
+for (const item of document.querySelectorAll('details')) {
+  const videos = [...item.querySelectorAll('video')];
+  const load = () => { if (item.open) videos.forEach(v => { v.preload = 'auto'; }); };
+  item.addEventListener('toggle', load);
+  load();
+  item.querySelector('button').onclick = () => videos.forEach(v => { v.currentTime = 0; v.play(); });
+}
+"""
+
+
+def write(scores: Scores, out: str | Path) -> Path:
+    """Write the four files into a folder, each whole or not at all, and return the folder."""
+    out = Path(out)
+    files.write(out / "scores.json", json.dumps(content(scores), indent=1, allow_nan=False) + "\n")
+    files.write(out / "scores.csv", table_of_videos(scores))
+    files.write(out / "scores.md", markdown(scores))
+    files.write(out / "scores.html", page(scores, out))
+    return out
+
+
+def content(scores: Scores) -> dict:
+    """Return what scores.json holds: each number with its protocol, the methods, and what was left out."""
+    methods = [row for row in scores.rows if not row.is_reference]
+    return {
+        "scores": list(scoring.entries(scores)),
+        "items": scores.ids,
+        "methods": {row.name: row.about for row in methods},
+        "missing": {row.name: row.missing for row in methods if row.missing},
+        "notes": notes(scores),
+    }
+
+
+def table_of_videos(scores: Scores) -> str:
+    """Return scores.csv: a line for each video, a column for each metric, and how the video was altered."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "item", *scores.metrics, "note"])
+    for row in scores.rows:
+        for name in scores.ids:
+            values = (row.scores[name][metric] for metric in scores.metrics)
+            told = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+            writer.writerow([row.name, name, *told, "; ".join(row.notes[name])])
+    return text.getvalue()
+
+
+def markdown(scores: Scores) -> str:
+    """Return scores.md: a table, and below it what the numbers were measured on and how."""
+    heads = [_head(metric) for metric in scores.metrics]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for row in scores.rows:
+        lines.append(f"| {row.title.replace('|', '/')} | {' | '.join(_cells(scores, row))} |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes(scores)), ""])
+
+
+def notes(scores: Scores) -> list[str]:
+    """List what belongs to the numbers: the protocol, the items that count, and what was done to videos."""
+    settings, total = scores.suite.settings, len(scores.suite.items)
+    height, width = settings["size"]
+    rate = "each video's own rate" if settings["fps"] is None else f"{settings['fps']:g} fps"
+    shape = f"{settings['frames']} frames of {width}x{height}, {rate}"
+    found = [f"Protocol {settings['protocol']}, seed {settings['seed']}: {shape}; means over {len(scores.ids)} items."]
+    if len(scores.ids) < total:
+        found.append(f"Of {total} items of the suite, {len(scores.ids)} are scored: those that all methods have.")
+    if scores.suite.left_out:
+        found.append(f"{len(scores.suite.left_out)} videos made no item when the suite was built (manifest.json).")
+    if any(METRICS[metric].group == "tracks" for metric in scores.metrics):
+        shares = list(scores.usable.values())
+        points = f"{settings['num_points']} points an item, tracked by {settings['tracker']}, again by {scores.tracker}"
+        limit = f"{measures.TRACKABLE[0]:g} px or {measures.TRACKABLE[1]:.2%} of the diagonal"
+        found.append(f"{points}; {sum(shares) / len(shares):.0%} of them count: those it follows to {limit}.")
+        if scores.tracker == settings["tracker"]:
+            found.append("The tracker is the one that found the targets' points: the target's own error is no floor.")
+    how = "frame i of F is frame round(i (G - 1) / (F - 1)) of G, pixels by area or cubic interpolation, stretched"
+    found.append(f"Outputs of another length or size are resampled: {how}.")
+    found += [f"{metric}: {METRICS[metric].words}." for metric in scores.metrics]
+    for row in (row for row in scores.rows if not row.is_reference):
+        for name, why in list(row.missing.items())[:5]:
+            found.append(f"{row.title} lacks {name}: {why}.")
+        if len(row.missing) > 5:
+            found.append(f"{row.title} lacks {len(row.missing) - 5} more.")
+        told = [note for name in scores.ids for note in row.notes[name]]
+        found += [f"{row.title}: {told.count(note)} videos {note}." for note in sorted(set(told))]
+        if row.strangers:
+            found.append(f"{row.title} has videos of no item: {', '.join(row.strangers[:5])}.")
+        if row.about:
+            found.append(f"{row.title} says: {', '.join(f'{key} {value}' for key, value in row.about.items())}.")
+    return found
+
+
+def page(scores: Scores, out: Path) -> str:
+    """Return scores.html, to lie in `out`: the table, and the videos of each item side by side."""
+    heads = "".join(f'<th title="{html.escape(METRICS[m].words)}">{html.escape(_head(m))}</th>' for m in scores.metrics)
+    body = []
+    for row in scores.rows:
+        cells = "".join(f"<td>{cell}</td>" for cell in _cells(scores, row))
+        kind = ' class="reference"' if row.is_reference else ""
+        body.append(f"<tr{kind}><td>{html.escape(row.title)}</td>{cells}</tr>")
+    told = "".join(f"<li>{html.escape(note)}</li>" for note in notes(scores))
+    prompts = {item.id: item.prompt for item in scores.suite.items}
+    items = [_item(scores, name, prompts[name], out, index == 0) for index, name in enumerate(scores.ids)]
+    title = f"{html.escape(scores.suite.folder.name)}: {len(scores.ids)} items"
+    return (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>\n'
+        f"<h1>{title}</h1>\n<table><tr><th></th>{heads}</tr>\n{chr(10).join(body)}\n</table>\n<ul>{told}</ul>\n"
+        f"{chr(10).join(items)}\n<script>{_SCRIPT}</script></html>\n"
+    )
+
+
+def _item(scores: Scores, name: str, prompt: str, out: Path, is_open: bool) -> str:
+    """Return the part of the page that shows one item."""
+    players = []
+    for row in scores.rows:
+        source = quote(Path(os.path.relpath(row.videos[name], out)).as_posix())
+        values = ", ".join(
+            f"{m} {_number(row.scores[name][m], m)}" for m in scores.metrics[:1] + _first_of_tracks(scores)
+        )
+        players.append(
+            f'<figure><video controls muted loop playsinline preload="none" src="{source}"></video>'
+            f"<figcaption>{html.escape(row.title)}<br>{html.escape(values)}</figcaption></figure>"
+        )
+    head = html.escape(f"{name}: {prompt}" if prompt else name)
+    shown = " open" if is_open else ""
+    return (
+        f"<details{shown}><summary>{head}</summary><p><button>play all</button></p>"
+        f'<div class="row">{"".join(players)}</div></details>'
+    )
+
+
+def _first_of_tracks(scores: Scores) -> list[str]:
+    return [metric for metric in scores.metrics[1:] if METRICS[metric].group == "tracks"][:1]
+
+
+def _head(metric: str) -> str:
+    """Name a column: the metric, its unit, and which way is better."""
+    known = METRICS[metric]
+    arrow = {True: " ↑", False: " ↓", None: ""}[known.is_more_better]
+    return metric + (f" ({known.unit})" if known.unit else "") + arrow
+
+
+def _cells(scores: Scores, row: Row) -> list[str]:
+    """Return a row's numbers; how many items have one, where that is not all."""
+    cells = []
+    for metric in scores.metrics:
+        value, count = row.mean(metric)
+        cells.append(_number(value, metric) + (f" (n {count})" if 0 < count < len(scores.ids) else ""))
+    return cells
+
+
+def _number(value: float, metric: str) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.2f}" if METRICS[metric].unit else f"{value:.4f}"

@@ -1,0 +1,374 @@
+"""Score what methods made of a suite's items, next to what must stand beside every number.
+
+    OUTPUTS/METHOD/ID.mp4 or OUTPUTS/METHOD/ID/00000.png ...    what a method made of an item
+    OUTPUTS/METHOD/method.json                                  what it says of itself; may be left out
+
+Rows of reference are always there: the target itself (where it is not perfect, that is the tracker's floor), the
+source copied, the first frame held, and the draft of the edit, drawn without a network (`motionv2v.draft`).
+
+Only the items that all methods have are scored. A video of another length or size is resampled, frame i of F from frame
+round(i (G - 1) / (F - 1)) of G, stretched to the suite's size, and its row says so. What was measured once is kept, by
+the SHA-256 of the video and of the item's files, and the version of the metrics.
+"""
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from motionv2v import ROOT, draft, files, progress, trackers, video
+from motionv2v.data.videos.files import SUFFIXES
+from motionv2v.editing import inputs
+from motionv2v.evaluation import footage, measures, suite
+from motionv2v.evaluation.measures import GROUPS, METRICS, Truth
+from motionv2v.evaluation.suite import Item, Suite
+from motionv2v.typing import UInt8
+
+REFERENCES = {
+    "target": "the target itself",
+    "source": "the source, copied",
+    "held": "the first frame, held",
+    "draft": "the draft, no network",
+}
+"""Rows that are always there, by the names that no method may have."""
+SCORES = "scores"
+"""The folder of the results within that of the outputs, by default; no method may have its name."""
+TRACKER = "lk"
+"""What tracks points again. Another one than found the suite's tracks, so that its error on the target tells."""
+
+
+@dataclass
+class Row:
+    """One row of the table: a method, or a reference.
+
+    Attributes:
+        name: as the folder's. title: for people. about: of method.json; empty for references.
+        videos: of the scored items, by id: its file for the page. scores: {id: {metric: value}}.
+        notes: {id: how the video was altered before it was measured}. missing: {id: why there is none}.
+    """
+
+    name: str
+    title: str
+    about: dict[str, Any] = field(default_factory=dict)
+    videos: dict[str, Path] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    strangers: list[str] = field(default_factory=list)
+
+    @property
+    def is_reference(self) -> bool:
+        """Tell whether it is no method's."""
+        return self.name in REFERENCES
+
+    def mean(self, metric: str) -> tuple[float, int]:
+        """Return a metric's mean over the items that have it, NaN for none, and their number."""
+        values = [each[metric] for each in self.scores.values() if not math.isnan(each[metric])]
+        return (float(np.mean(values)) if values else math.nan), len(values)
+
+
+class Scores(NamedTuple):
+    """What `score` found: the suite, the ids of the items that count, the rows, the metrics, and the tracker's name."""
+
+    suite: Suite
+    ids: list[str]
+    rows: list[Row]
+    metrics: list[str]
+    tracker: str
+    usable: dict[str, float]
+
+
+class _Unreadable(ValueError):
+    """Say why there is no output: a reason to leave its item out, as a full disk is none."""
+
+
+class _Made(NamedTuple):
+    """A video to be measured: what tells it from others, and how to read it, with notes on how that altered it."""
+
+    digest: str
+    read: Callable[[], tuple[UInt8[np.ndarray, "T H W 3"], list[str]]]
+
+
+def score(
+    of: str | Path,
+    outputs: str | Path,
+    metrics: Sequence[str] | None = None,
+    *,
+    out: str | Path | None = None,
+    tracker: str = TRACKER,
+    draws: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Scores:
+    """Score a folder of outputs against a suite.
+
+    Args:
+        of: the suite's folder. outputs: a folder with one folder for each method.
+        metrics: names of `measures.METRICS`; None takes all. out: where kept scores and the page's videos go; None is
+            `outputs/scores`. tracker: as for `trackers.named`, tracks points again. draws: whether to draw the drafts,
+            which takes some seconds for each item, once. say: called with lines on how long the rest takes.
+
+    Raises:
+        ValueError: in one line, for what is no suite or no folder, names that are taken, metrics that there are not,
+            and where the methods have no item in common.
+    """
+    found, chosen = suite.load(of), list(metrics or METRICS)
+    if unknown := [name for name in chosen if name not in METRICS]:
+        raise ValueError(f"there is no metric {unknown[0]!r}; available: {', '.join(METRICS)}")
+    out = Path(outputs) / SCORES if out is None else Path(out)
+    rows = _references(found, draws) + _methods(Path(outputs), found, out)
+    methods = [row for row in rows if not row.is_reference]
+    common = [item for item in found.items if all(item.id not in row.missing for row in methods)]
+    bench = _Bench(found, Path(outputs), out, tracker, chosen)
+    ids, usable = [], {}
+    for item in progress.counted(common, "item", say):
+        # Methods first: an item that one of them has, and that cannot be read, costs nothing more.
+        truth = bench.truth(item)
+        if all(bench.take(row, item, truth) for row in sorted(rows, key=lambda row: row.is_reference)):
+            ids.append(item.id)
+            usable[item.id] = bench.share(truth)
+    if not ids:
+        lacking = [f"{row.name} lacks {', '.join(list(row.missing)[:3])}" for row in methods if row.missing]
+        raise ValueError(f"the methods have no item of {of} in common: {'; '.join(lacking)}")
+    for row in rows:
+        row.scores = {name: values for name, values in row.scores.items() if name in ids}
+    return Scores(found, ids, rows, chosen, suite.describe(tracker), usable)
+
+
+def _references(found: Suite, draws: bool) -> list[Row]:
+    """Return the rows that are always there; a held frame is itself what Motion Prompting is given."""
+    names = [name for name in REFERENCES if draws or name != "draft"]
+    if not any("source.mp4" in item.files for item in found.items):
+        names.remove("source")
+    return [Row(name, REFERENCES[name]) for name in names]
+
+
+def _methods(outputs: Path, found: Suite, out: Path) -> list[Row]:
+    """List the methods, and what each of them lacks."""
+    if not outputs.is_dir():
+        raise ValueError(f"{outputs} is {'a file' if outputs.exists() else 'not there'}; expected a folder of methods")
+    rows, ids = [], {item.id for item in found.items}
+    for folder in sorted(path for path in outputs.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if folder.name == SCORES or folder.resolve() == out.resolve():
+            continue
+        if folder.name in REFERENCES:
+            raise ValueError(f"{folder}: a row of the table is named so; expected another name for a method")
+        missing = {item.id: "no video" for item in found.items if _output(folder, item.id) is None}
+        inside = [p.stem if p.suffix.lower() in SUFFIXES else p.name for p in sorted(folder.iterdir()) if _is_video(p)]
+        row = Row(folder.name, folder.name, _about(folder / "method.json"), missing=missing)
+        row.strangers = [name for name in inside if name not in ids]
+        rows.append(row)
+    return rows
+
+
+def _is_video(path: Path) -> bool:
+    return not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in SUFFIXES)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """Read what a method says of itself."""
+    if not path.exists():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} holds no object; expected such as {{'name': ..., 'steps': ...}}")
+    return about
+
+
+def _output(folder: Path, name: str) -> Path | None:
+    """Find what a method made of an item; raises ValueError for two of them."""
+    candidates = [folder / f"{name}{suffix}" for suffix in sorted(SUFFIXES)] + [folder / name]
+    there = [path for path in candidates if path.exists()]
+    if len(there) > 1:
+        raise ValueError(f"{there[0]} and {there[1].name} are both there; expected one of them")
+    return there[0] if there else None
+
+
+def read(path: Path, num_frames: int, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "T H W 3"], list[str]]:
+    """Read an output as a suite measures it, and say how that differs from the file.
+
+    Raises ValueError, one line, for what cannot be read.
+    """
+    if path.is_dir():
+        pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in footage.PICTURES)
+        if not pictures:
+            raise ValueError(f"{path} holds no pictures; expected 00000.png and so on")
+        frames, notes = [inputs.read_image(picture) for picture in pictures], []
+        if len({frame.shape for frame in frames}) > 1:
+            raise ValueError(f"{path}: its pictures are of several sizes")
+        frames = np.stack(frames)
+    else:
+        frames, notes = np.asarray(video.read(path, notify=lambda line: None).frames), [f"read from {path.suffix[1:]}"]
+    if frames.shape[:3] != (num_frames, *size):
+        count, height, width = frames.shape[:3]
+        notes.append(f"resampled from {count} frames of {width}x{height}")
+        frames = video.resize(frames[_resampled(count, num_frames)], size)
+    return frames, notes
+
+
+def _resampled(count: int, wanted: int) -> list[int]:
+    """Return which frames stand for `wanted` ones, halves up."""
+    return [math.floor(i * (count - 1) / (wanted - 1) + 0.5) for i in range(wanted)]
+
+
+class _Bench:
+    """Measures videos, or finds what was measured before in a folder of kept scores."""
+
+    def __init__(self, found: Suite, outputs: Path, out: Path, tracker: str, metrics: Sequence[str]):
+        files.check_place(out, is_folder=True)
+        self._shape = (found.settings["frames"], tuple(found.settings["size"]))
+        self._outputs, self._out = outputs, out
+        self._tracker, self._name = trackers.named(tracker), suite.describe(tracker)
+        self._groups = [name for name in GROUPS if any(METRICS[metric].group == name for metric in metrics)]
+
+    def truth(self, item: Item) -> Truth:
+        """Return what an item's videos are measured against, with the points that count if they are known."""
+        known = self._kept(self._usable_key(item))
+        return Truth(item, self._tracker, None if known is None else np.array(known, bool))
+
+    def share(self, truth: Truth) -> float:
+        """Return the share of an item's points that count, NaN where points are not asked for; keep which they are."""
+        if "tracks" not in self._groups:
+            return math.nan
+        key = self._usable_key(truth.item)
+        if self._kept(key) is None:
+            self._keep(key, truth.usable.tolist())
+        return float(truth.usable.mean())
+
+    def take(self, row: Row, item: Item, truth: Truth) -> bool:
+        """Score a row's video of an item; False where it cannot be read, which the row then says."""
+        try:
+            made = _reference(row.name, item) if row.is_reference else self._made(row.name, item)
+            found = self._measure(row, item, truth, made)
+        except _Unreadable as error:
+            row.missing[item.id] = str(error).replace(f"{self._outputs}/", "")
+            return False
+        row.scores[item.id] = {name: value for part in found for name, value in part["scores"].items()}
+        row.notes[item.id] = found[0]["notes"]
+        return True
+
+    def _measure(self, row: Row, item: Item, truth: Truth, made: _Made) -> list[dict[str, Any]]:
+        """Return each group's scores and notes, and see to it that the page has a video to show."""
+        parts, loaded = [], functools.cache(made.read)
+        for name in self._groups:
+            key = self._key(name, GROUPS[name].version, made.digest, item)
+            if (part := self._kept(key)) is None:
+                frames, notes = loaded()
+                part = {"scores": GROUPS[name].measure(frames, truth), "notes": notes}
+                self._keep(key, part)
+            parts.append(part)
+        shown = self._out / "videos" / row.name / item.id / f"{made.digest[:12]}.mp4"
+        if not shown.exists():
+            for old in shown.parent.glob("*.mp4"):
+                old.unlink()
+            video.write(shown, loaded()[0], item.fps, notify=lambda line: None)
+        row.videos[item.id] = shown
+        return parts
+
+    def _made(self, method: str, item: Item) -> _Made:
+        """Return what a method made of an item, as long and as large as the target."""
+        path = _output(self._outputs / method, item.id)
+        if path is None:
+            raise _Unreadable("no video")
+
+        def resampled() -> tuple[UInt8[np.ndarray, "T H W 3"], list[str]]:
+            try:
+                return read(path, *self._shape)
+            except ValueError as error:
+                raise _Unreadable(str(error)) from error
+
+        return _Made(suite.digest(path), resampled)
+
+    def _usable_key(self, item: Item) -> Path:
+        return self._key("usable", GROUPS["tracks"].version, "", item)
+
+    def _key(self, what: str, version: int, content: str, item: Item) -> Path:
+        """Return where a score is kept: everything that it depends on is in the name."""
+        tracked = self._name if what in ("tracks", "usable") else ""
+        parts = [what, version, content, tracked, item.fps, sorted(item.files.items())]
+        return self._out / "kept" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
+
+    def _kept(self, path: Path) -> Any:
+        """Return what is kept, None for nothing and for what cannot be read; null stands for NaN."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if isinstance(content, dict):
+            content["scores"] = {k: math.nan if v is None else v for k, v in content["scores"].items()}
+        return content
+
+    def _keep(self, path: Path, content: Any) -> None:
+        if isinstance(content, dict):
+            scores = {name: None if math.isnan(value) else value for name, value in content["scores"].items()}
+            content = content | {"scores": scores}
+        files.write(path, json.dumps(content))
+
+
+def _reference(name: str, item: Item) -> _Made:
+    """Return a row of reference's video of an item."""
+    of = item.files.get("source.mp4") or item.files["source.png"]
+    if name == "target":
+        return _Made(item.files["target.mp4"], lambda: (item.target(), []))
+    if name == "source":
+        return _Made(of, lambda: (item.source(), []))
+    if name == "held":
+        return _Made(_joined("held", of), lambda: (_held(item.source()), []))
+    paths = [item.files.get("source_tracks.npz", ""), item.files["target_tracks.npz"]]
+    return _Made(_joined("draft", _drawn_by(), of, *paths), lambda: (_drafted(item), []))
+
+
+def _held(frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+    return np.repeat(frames[:1], len(frames), axis=0)
+
+
+def _drafted(item: Item) -> UInt8[np.ndarray, "T H W 3"]:
+    tracks = (item.source_tracks(), item.target_tracks())
+    return np.asarray(draft.render(item.source(), *tracks, notify=lambda line: None).frames)
+
+
+def _joined(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _drawn_by() -> str:
+    """Tell one draft's source from another's: where it changed, drafts are drawn anew."""
+    return _joined(*(files.sha256(path) for path in sorted((ROOT / "draft").glob("*.py"))))
+
+
+def protocol(scores: Scores, metric: str) -> dict[str, Any]:
+    """Return what a number needs beside it to be compared with another: how it was measured, and on what."""
+    settings = scores.suite.settings
+    told = {name: settings[name] for name in ("protocol", "frames", "size", "fps", "seed")}
+    group = METRICS[metric].group
+    told |= {"metric": METRICS[metric].words, "version": GROUPS[group].version, "items": len(scores.ids)}
+    told |= {"suite_items": len(scores.suite.items), "resize": "area or cubic, stretched", "average": "over items"}
+    if group == "tracks":
+        share = np.nanmean(list(scores.usable.values()))
+        told |= {"num_points": settings["num_points"], "suite_tracker": settings["tracker"], "tracker": scores.tracker}
+        told |= {"usable_points": round(float(share), 4), "trackable": list(measures.TRACKABLE)}
+    return told
+
+
+def entries(scores: Scores) -> Iterator[dict[str, Any]]:
+    """Yield each number as a record: {row, metric, value, unit, n, protocol}; value None where no item has it."""
+    for row in scores.rows:
+        for metric in scores.metrics:
+            value, count = row.mean(metric)
+            yield {
+                "row": row.name,
+                "metric": metric,
+                "value": None if math.isnan(value) else value,
+                "unit": METRICS[metric].unit,
+                "n": count,
+                "protocol": protocol(scores, metric),
+            }

@@ -1,0 +1,277 @@
+"""Scores of a suite: what is perfect, held or copied scores what it must; what is resampled or missing is told."""
+
+import csv
+import json
+import math
+import re
+import shutil
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from moving_square import textured
+from PIL import Image
+from suite_test import FRAMES, SIZE, SMALL, STEPS, draw
+
+from motionv2v import draft, trackers, tracks, video
+from motionv2v.evaluation import measures, report, scoring, suite
+from motionv2v.evaluation.measures import METRICS
+from motionv2v.tracks import Tracks
+
+DIAGONAL = float(np.hypot(*SIZE))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    for name, step in STEPS.items():
+        video.write(folder / "videos" / f"{name}.mp4", draw(step), fps=8, lossless=True)
+    return suite.build("motionv2v", folder / "videos", folder / "suite", **SMALL)
+
+
+def save(folder, name, frames):
+    for t, frame in enumerate(frames):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(frame).save(folder / name / f"{t:05d}.png")
+
+
+@pytest.fixture
+def outputs(built, tmp_path):
+    """Outputs of two methods: one has what is true, the other what it was given."""
+    for item in built.items:
+        save(tmp_path / "outputs" / "perfect", item.id, item.target())
+        save(tmp_path / "outputs" / "copies", item.id, item.source())
+    (tmp_path / "outputs" / "perfect" / "method.json").write_text('{"name": "an oracle", "steps": 0}')
+    return tmp_path / "outputs"
+
+
+def values(scores, metric):
+    return {row.name: row.mean(metric)[0] for row in scores.rows}
+
+
+@pytest.fixture(scope="module")
+def drawn(built, tmp_path_factory):
+    """Scores of nothing but the rows that are always there."""
+    folder = tmp_path_factory.mktemp("outputs")
+    return scoring.score(built.folder, folder), folder / "scores"
+
+
+def test_rows_of_reference_score_what_they_must(built, drawn):
+    scores, _ = drawn
+    assert [row.name for row in scores.rows] == ["target", "source", "held", "draft"]
+    assert scores.ids == ["down", "left", "right"] and min(scores.usable.values()) > 0.5
+    target = {metric: values(scores, metric)["target"] for metric in METRICS}
+    assert target["psnr"] == target["psnr_later"] == 100 and target["ssim"] == 1 and target["l2"] == 0
+    assert target["follow_epe"] < 0.2 and target["acc_01"] == target["acc_05"] == 1 and target["lost"] == 0
+    # At 8 frames a second "down" goes a pixel a frame, less than 6/256 of its 64 rows.
+    assert target["identity_copy_rate"] == 0 and target["dynamic_dis"] == pytest.approx(2 / 3)
+    held = scores.rows[2].scores
+    for item in built.items:
+        true, paths = item.target().astype(np.float64) / 255, item.target_tracks()
+        error = np.square(true - true[:1]).mean(axis=(1, 2, 3))
+        assert held[item.id]["l2"] == pytest.approx(error.mean())
+        assert held[item.id]["l2_later"] == pytest.approx(error[1:].mean()) and error[0] == 0
+        assert held[item.id]["psnr"] == pytest.approx(-10 * np.log10(error.mean()))
+        assert held[item.id]["flicker"] == 1 and held[item.id]["dynamic_dis"] == 0
+        # Points of a still video stay: their error is how far they should have gone.
+        truth = measures.Truth(item, trackers.named("lk"))
+        seen = paths.visible & (np.cumprod(paths.visible, axis=1) > 0) & truth.usable[:, None]
+        gone = np.linalg.norm(paths.xy - paths.xy[:, :1], axis=-1)[seen & (np.arange(FRAMES) > 0)]
+        assert held[item.id]["follow_epe"] == pytest.approx(gone.mean(), abs=0.02)
+        assert held[item.id]["acc_01"] == pytest.approx((gone <= 0.01 * DIAGONAL).mean(), abs=0.03)
+        assert held[item.id]["track_jerk"] == pytest.approx(0, abs=0.02)
+    epe, copied = values(scores, "follow_epe"), values(scores, "identity_copy_rate")
+    assert epe["target"] < epe["draft"] < epe["held"] < epe["source"] and copied["source"] == 1
+    assert values(scores, "psnr")["draft"] > values(scores, "psnr")["held"] + 3
+
+
+def test_methods_are_scored_as_what_they_show(built, outputs, drawn):
+    scores = scoring.score(built.folder, outputs, draws=False)
+    assert [row.name for row in scores.rows] == ["target", "source", "held", "copies", "perfect"]
+    for metric in METRICS:
+        found = values(scores, metric)
+        assert (found["perfect"], found["copies"]) == (found["target"], found["source"]), metric
+        assert found["target"] == values(drawn[0], metric)["target"]
+    assert scores.rows[4].about == {"name": "an oracle", "steps": 0}
+    assert "perfect says: name an oracle, steps 0." in report.notes(scores)
+
+
+def test_a_second_run_reads_what_is_kept(built, outputs, monkeypatch):
+    tracked, written, track, write = [], [], trackers.LucasKanade.track, video.write
+    monkeypatch.setattr(trackers.LucasKanade, "track", lambda *of: tracked.append(1) or track(*of))
+    monkeypatch.setattr(video, "write", lambda path, *of, **more: written.append(path) or write(path, *of, **more))
+    render = draft.render
+    monkeypatch.setattr(draft, "render", lambda *of, **more: tracked.append(1) or render(*of, **more))
+    first = scoring.score(built.folder, outputs)
+    # Of each item: the points that count, the rows of reference and two methods, of which two equal rows of reference,
+    # whose files differ; and a draft is drawn.
+    assert len(tracked) == 3 * (1 + 4 + 2 + 1) and len(written) == 3 * 6
+    tracked.clear()
+    written.clear()
+    second = scoring.score(built.folder, outputs)
+    assert not tracked and not written
+    assert report.content(second) == report.content(first)
+    changed = built.items[1].target()
+    changed[0, 0, 0] ^= 255
+    save(outputs / "copies", "left", changed)
+    third = scoring.score(built.folder, outputs, draws=False)
+    assert len(tracked) == 1 and len(written) == 1 and written[0].parent.parts[-2:] == ("copies", "left")
+    assert len(list(written[0].parent.iterdir())) == 1, "what it showed before is gone"
+    assert values(third, "psnr")["copies"] > values(first, "psnr")["copies"]
+    tracked.clear()
+    monkeypatch.setitem(measures.GROUPS, "tracks", measures.GROUPS["tracks"]._replace(version=2))
+    scoring.score(built.folder, outputs, draws=False)
+    assert len(tracked) == 3 * (1 + 5), "another version of the metric"
+
+
+def test_outputs_of_another_size_and_length_are_resampled_and_told(built, outputs):
+    item = built.items[0]
+    shutil.rmtree(outputs / "copies" / "down")
+    longer = np.repeat(item.target(), 2, axis=0)[:-1]  # nine frames for five: every other one counts
+    larger = np.repeat(np.repeat(longer, 2, axis=1), 2, axis=2)
+    save(outputs / "copies", "down", larger)
+    scores = scoring.score(built.folder, outputs, ["psnr"], draws=False)
+    row = scores.rows[3]
+    assert row.scores["down"]["psnr"] == 100 and row.scores["left"]["psnr"] < 40
+    assert row.notes == {"down": ["resampled from 9 frames of 192x128"], "left": [], "right": []}
+    assert "copies: 1 videos resampled from 9 frames of 192x128." in report.notes(scores)
+    assert scoring._resampled(14, 49)[:5] == [0, 0, 1, 1, 1] and scoring._resampled(81, 49)[-1] == 80
+    assert scoring._resampled(1, 3) == [0, 0, 0]
+    frames, notes = scoring.read(_film(outputs.parent, longer), FRAMES, SIZE)
+    assert notes == ["read from mp4", "resampled from 9 frames of 96x64"]
+    assert np.abs(frames.astype(int) - item.target()).mean() < 6
+
+
+def _film(folder, frames):
+    return video.write(folder / "film.mp4", frames, fps=8)
+
+
+def test_only_items_that_all_methods_have_are_scored(built, outputs):
+    shutil.rmtree(outputs / "copies" / "left")
+    save(outputs / "copies", "lefd", built.items[1].source())
+    shutil.rmtree(outputs / "perfect" / "down")
+    (outputs / "perfect" / "down.mp4").write_bytes(b"no video")
+    scores = scoring.score(built.folder, outputs, ["l2"], draws=False)
+    assert scores.ids == ["right"]
+    assert all(row.mean("l2")[1] == 1 and list(row.scores) == ["right"] for row in scores.rows)
+    notes = report.notes(scores)
+    assert "Of 3 items of the suite, 1 are scored: those that all methods have." in notes
+    assert "copies lacks left: no video." in notes and "copies has videos of no item: lefd." in notes
+    (why,) = (note for note in notes if note.startswith("perfect lacks down"))
+    assert "perfect/down.mp4" in why and str(outputs) not in why
+    shutil.rmtree(outputs / "perfect" / "right")
+    with pytest.raises(ValueError, match=r"no item of .* in common: copies lacks left; perfect lacks right"):
+        scoring.score(built.folder, outputs, ["l2"], draws=False)
+
+
+def test_a_full_disk_is_no_missing_video(built, outputs, monkeypatch):
+    def full(path, *of, **more):
+        raise video.VideoError(f"{path}: cannot be written (no space left)")
+
+    monkeypatch.setattr(video, "write", full)
+    with pytest.raises(ValueError, match="no space left"):
+        scoring.score(built.folder, outputs, ["l2"], draws=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "draft").mkdir(), "draft: a row of the table is named so"),
+        (lambda folder: (folder / "copies" / "left.mp4").touch(), r"left.mp4 and left are both there"),
+        (lambda folder: (folder / "copies" / "method.json").write_text("[1]"), "method.json holds no object"),
+        (lambda folder: (folder / "copies" / "method.json").write_text("{"), "method.json cannot be read"),
+        (lambda folder: shutil.rmtree(folder), "outputs is not there; expected a folder of methods"),
+    ],
+)
+def test_outputs_that_cannot_be_understood_are_refused(built, outputs, spoil, message):
+    spoil(outputs)
+    with pytest.raises(ValueError, match=message):
+        scoring.score(built.folder, outputs, ["l2"], draws=False)
+
+
+def test_unknown_metrics_are_refused(built, outputs):
+    with pytest.raises(ValueError, match="there is no metric 'lpips'; available: psnr, psnr_later, ssim"):
+        scoring.score(built.folder, outputs, ["lpips"])
+
+
+def test_files_hold_the_numbers_their_protocol_and_the_page_its_videos(built, outputs):
+    scores = scoring.score(built.folder, outputs, ["psnr", "l2", "follow_epe"], draws=False)
+    folder = report.write(scores, outputs / "scores")
+    content = json.loads((folder / "scores.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    (entry,) = (e for e in content["scores"] if (e["row"], e["metric"]) == ("copies", "follow_epe"))
+    assert entry["value"] == values(scores, "follow_epe")["copies"] and entry["n"] == 3 and entry["unit"] == "px"
+    told = entry["protocol"]
+    assert (told["protocol"], told["frames"], told["size"], told["items"]) == ("motionv2v", FRAMES, list(SIZE), 3)
+    assert (told["tracker"], told["suite_tracker"], told["num_points"]) == ("lk", "lk", 25)
+    with (folder / "scores.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 5 * 3
+    assert float(lines[0]["psnr"]) == 100 and (lines[0]["row"], lines[0]["item"]) == ("target", "down")
+    text = (folder / "scores.md").read_text()
+    assert text.splitlines()[0] == "| | psnr (dB) ↑ | l2 ↓ | follow_epe (px) ↓ |"
+    assert "| perfect | 100.00 | 0.0000 |" in text
+    assert f"Protocol motionv2v, seed 0: {FRAMES} frames of 96x64, each video's own rate; means over 3 items." in text
+    assert "25 points an item, tracked by lk, again by lk;" in text and "the target's own error is no floor" in text
+    page = (folder / "scores.html").read_text()
+    sources = re.findall(r'<video [^>]*src="([^"]+)"', page)
+    assert len(sources) == 5 * 3 and len(set(sources)) == 5 * 3 and "//" not in page
+    for source in sources:
+        assert video.read(folder / unquote(source)).frames.shape == (FRAMES, *SIZE, 3)
+    shown = video.read(folder / unquote(sources[3])).frames.astype(int)
+    assert np.abs(shown - built.items[0].source()).mean() < 6, "the fourth player of the first item is the copy"
+
+
+def test_names_and_prompts_are_no_markup(built, outputs):
+    (outputs / "perfect").rename(outputs / "<b>&")
+    scores = scoring.score(built.folder, outputs, ["l2"], draws=False)
+    page = report.page(scores, outputs / "scores")
+    assert "<b>" not in page and "&lt;b&gt;&amp;" in page and "%3Cb%3E%26" in page
+
+
+def test_positions_count_as_the_definitions_say():
+    """Of a frame with a diagonal of 100: points off by so many pixels, of which one is lost, after the first frame."""
+    off = np.array([0, 0.9, 1.0, 1.1, 4.9, 5.1])
+    wanted = Tracks(np.zeros((6, 3, 2), np.float32), np.ones((6, 3), bool))
+    wanted.xy[:, :, 0] = np.arange(3)
+    found = Tracks(wanted.xy + np.stack([0 * off, off], axis=-1)[:, None].astype(np.float32), np.ones((6, 3), bool))
+    found.visible[0] = False
+    counted = np.repeat(np.arange(3)[None] > 0, 6, axis=0)
+    source = Tracks(wanted.xy * [-1, 1], wanted.visible)
+    scores = measures.compare(found, wanted, source, counted, 100.0)
+    assert scores["follow_epe"] == scores["follow_epe_percent"] == pytest.approx(off.mean())
+    assert scores["acc_01"] == pytest.approx(2 / 6) and scores["acc_05"] == pytest.approx(4 / 6)
+    assert scores["lost"] == pytest.approx(1 / 6) and scores["track_jerk"] == 0
+    assert scores["identity_copy_rate"] == 0
+    assert measures.compare(source, wanted, source, counted, 100.0)["identity_copy_rate"] == 1
+    # Points that go the same way in both say nothing of copying.
+    assert math.isnan(measures.compare(found, wanted, wanted, counted, 100.0)["identity_copy_rate"])
+    bent = Tracks(found.xy.copy(), found.visible)
+    bent.xy[2, 2, 1] += 3
+    assert measures.compare(bent, wanted, source, counted, 100.0)["track_jerk"] == pytest.approx(3 / 6)
+    nothing = measures.compare(found, wanted, source, counted & False, 100.0)
+    assert all(math.isnan(value) for value in nothing.values())
+
+
+def test_flicker_and_dynamic_degree_are_those_of_the_formulas():
+    black, white = np.zeros((1, 32, 48, 3), np.uint8), np.full((1, 32, 48, 3), 255, np.uint8)
+    assert measures.flicker(np.concatenate([black, white, black])) == 0
+    assert measures.flicker(np.concatenate([black, black + 51, black + 51])) == pytest.approx(0.9)
+    wide = textured(np.random.default_rng(0), (64, 200))
+    # A texture that slides: 6/256 of 64 rows are 1.5 pixels.
+    slow, fast = (np.stack([wide[:, step * t : step * t + 96] for t in range(9)]) for step in (1, 3))
+    assert (measures.dynamic_degree(slow, 8), measures.dynamic_degree(fast, 8)) == (0, 1)
+    assert measures.dynamic_degree(slow, 24) == 1, "eight frames a second: three steps at once"
+    once = np.concatenate([fast[:2], np.repeat(fast[1:2], 15, axis=0)])
+    assert measures.dynamic_degree(once, 8) == 0, "one moving pair of sixteen is too few"
+
+
+def test_a_suite_of_first_frames_has_no_source_to_copy(built, tmp_path):
+    made = suite.build(
+        "motion_prompting", built.folder.parent / "videos", tmp_path / "suite", **(SMALL | {"num_points": 30})
+    )
+    (tmp_path / "outputs").mkdir()
+    scores = scoring.score(made.folder, tmp_path / "outputs", ["psnr", "follow_epe", "identity_copy_rate"])
+    assert [row.name for row in scores.rows] == ["target", "held", "draft"]
+    copied, psnr = values(scores, "identity_copy_rate"), values(scores, "psnr")
+    assert copied["held"] == 1 and copied["target"] == 0 and psnr["held"] < psnr["draft"] < 100
+    assert len(tracks.load(made.items[0].folder / "target_tracks.npz").xy) == 30
