@@ -1,10 +1,10 @@
-"""Measure a model: python launch/evaluate.py --checkpoint=tiny --json=out.json; or a tracker: --benchmark=tapvid."""
+"""Measure a model: python launch/evaluate.py --checkpoint=tiny --json=out.json; or any method: build, score, list."""
 
 from absl import app, flags
 from rich.progress import track
 
 from motionv2v import cli
-from motionv2v.evaluation import motion_prompting, remaking, step_cache, synthetic, tapvid, text_to_video
+from motionv2v.evaluation import commands, motion_prompting, remaking, step_cache, synthetic, tapvid, text_to_video
 from motionv2v.training import inversion_benchmark
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder, work dir; draft; weights")
@@ -22,7 +22,7 @@ JSON = flags.DEFINE_string("json", None, "file for the results")
 OUT = flags.DEFINE_string("out", None, "folder for videos and sheets of what was made")
 TRACKER = flags.DEFINE_string("tracker", "classical", "tapvid: the tracker's name")
 MODE = flags.DEFINE_multi_string("mode", [], "tapvid: modes of the classical tracker; default: all")
-VIDEOS = flags.DEFINE_string("videos", None, "motion_prompting: folder of videos, or of folders of pictures (DAVIS)")
+VIDEOS = flags.DEFINE_string("videos", None, "motion_prompting, build: folder of videos, or of pictures (DAVIS)")
 PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as tapvid_davis.pkl; default: scenes")
 
 
@@ -36,17 +36,19 @@ TABLES = {
     "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
     "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
 }
+flags.adopt_module_key_flags(commands)
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", [*TABLES], "what to measure")
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    cli.start()
+    if set(argv[2:]) | set(argv[1:]) - set(commands.COMMANDS):
+        raise app.UsageError(f"unexpected argument {argv[-1]!r}; available: {', '.join(commands.COMMANDS)}")
+    cli.start(with_jax=not argv[1:])
     try:
         cli.check_places(OUT.value, JSON.value)
         table, *options = TABLES[BENCHMARK.value]
-        text, results = table(*(option.value for option in options), track)
+        work = commands.COMMANDS[argv[1]] if argv[1:] else lambda: table(*(option.value for option in options), track)
+        text, results = work()
     except cli.expected() as error:
         cli.refuse("evaluate", error)
     print(text)

@@ -1,4 +1,4 @@
-"""Every README: its commands are run here or say what they need, its links lead somewhere, and none is long.
+"""Every page: its commands are run here or say what they need, its links lead somewhere, and none is long.
 
 What stands before a fenced block of bash or Python, as a comment that readers of the page do not see, says what becomes
 of it here:
@@ -34,7 +34,7 @@ from motionv2v.edits import document
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("motionv2v", "launch", "configs", "benchmarks", "colab", "tests")
-PAGES = [ROOT / "README.md", *sorted(page for folder in FOLDERS for page in (ROOT / folder).rglob("README.md"))]
+PAGES = [ROOT / "README.md", *sorted(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
 CHECKED_FLAGS = ("launch", "benchmarks")
 
 SHORT = {
@@ -121,6 +121,8 @@ def flags(script):
     text = (ROOT / script).read_text(encoding="utf-8")
     if script.startswith("benchmarks/"):  # they share their options
         text += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    if script == "launch/evaluate.py":  # its commands on suites bring their own
+        text += (ROOT / "motionv2v" / "evaluation" / "commands.py").read_text(encoding="utf-8")
     return set(re.findall(r"(?:DEFINE_\w+|add_argument)\(\s*\"(?:--)?([\w-]+)\"", text)) | {"verbosity", "help"}
 
 

@@ -1,0 +1,80 @@
+"""The commands of launch/evaluate.py that work on suites, and their flags: build, score, list.
+
+build --protocol=motionv2v --videos=FOLDER --suite=SUITE     make a suite of the videos, or go on
+score --suite=SUITE --outputs=OUTPUTS                        score OUTPUTS/METHOD/ID.mp4
+list                                                         what can be measured here, and what would add more
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from motionv2v import cli
+from motionv2v.evaluation import measures, report, scoring, suite
+
+SUITE = flags.DEFINE_string("suite", None, "build, score: folder of the suite")
+PROTOCOL = flags.DEFINE_enum("protocol", "motionv2v", list(suite.PROTOCOLS), "build: what an item is")
+OUTPUTS = flags.DEFINE_string("outputs", None, "score: folder of METHOD/ID.mp4, or METHOD/ID/00000.png")
+METRIC = flags.DEFINE_multi_string("metric", [], "score: one of `list`'s; default: all")
+SIZE = flags.DEFINE_string("size", "480x720", "build: HEIGHTxWIDTH of the items, in pixels")
+FPS = flags.DEFINE_float("fps", None, "build: rate of the items; default: each video's own", lower_bound=0.1)
+NUM_TRACKS = flags.DEFINE_integer("num_tracks", None, "build: points of each item; default: 25, or 64", lower_bound=1)
+MIN_HIDDEN = flags.DEFINE_integer(
+    "min_hidden", None, "build: points hidden at the end of source and target; default: 10 (motionv2v)", lower_bound=0
+)
+DRAFT = flags.DEFINE_bool("draft", True, "score: a row of drafts, some seconds for each item, once")
+
+
+def build() -> tuple[str, dict[str, Any]]:
+    """Build the suite that the flags ask for; what was made, in words and as a record.
+
+    Raises ValueError as `suite.build`, and for flags that are missing.
+    """
+    height, _, width = _given("size").partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ValueError(f"--size is HEIGHTxWIDTH, such as 480x720, given {SIZE.value}")
+    options: dict[str, Any] = {"fps": FPS.value, "num_points": NUM_TRACKS.value, "min_hidden": MIN_HIDDEN.value}
+    # Flags that other benchmarks have too, with defaults of theirs.
+    shared = {"num_frames": "num_frames", "tracker": "tracker", "seed": "seed", "num_clips": "most"}
+    options |= {name: flags.FLAGS[flag].value for flag, name in shared.items() if cli.is_given(flag)}
+    made = suite.build(
+        PROTOCOL.value, _given("videos"), _given("suite"), size=(int(height), int(width)), say=print, **options
+    )
+    left_out = [f"\n  {name}: {reason}" for name, reason in made.left_out.items()]
+    text = f"{len(made.items)} items in {made.folder}, {len(left_out)} videos left out{':' if left_out else ''}"
+    return text + "".join(left_out), {"items": [item.id for item in made.items], "left_out": made.left_out}
+
+
+def score() -> tuple[str, dict[str, Any]]:
+    """Score the outputs that the flags name; the table, and what scores.json holds.
+
+    Raises ValueError as `scoring.score`, and for flags that are missing.
+    """
+    out = flags.FLAGS["out"].value or f"{_given('outputs')}/{scoring.SCORES}"
+    tracker = flags.FLAGS["tracker"].value if cli.is_given("tracker") else scoring.TRACKER
+    options = {"out": out, "tracker": tracker, "draws": DRAFT.value, "say": print}
+    found = scoring.score(_given("suite"), _given("outputs"), METRIC.value, **options)
+    folder = report.write(found, out)
+    return f"{report.markdown(found)}\nwrote {folder}/scores.html, .md, .csv and .json", report.content(found)
+
+
+def list_metrics() -> tuple[str, dict[str, Any]]:
+    """Say what can be measured here, and what more there would be with which files."""
+    lines = ["measured, without weights:"]
+    lines += [f"  {name:20s} {known.words}" for name, known in measures.METRICS.items()]
+    lines.append("not measured, for their networks are not here yet; the weights that they would take:")
+    lines += [f"  {name:20s} {needed}" for name, needed in measures.ELSEWHERE.items()]
+    return "\n".join(lines), {"measured": list(measures.METRICS), "not_measured": measures.ELSEWHERE}
+
+
+COMMANDS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {"build": build, "score": score, "list": list_metrics}
+"""By the word on the command line."""
+
+
+def _given(name: str) -> str:
+    """Return a flag's value; raises ValueError where it is missing."""
+    value = flags.FLAGS[name].value
+    if value is None:
+        raise ValueError(f"--{name} is missing")
+    return value

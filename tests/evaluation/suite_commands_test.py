@@ -1,0 +1,76 @@
+"""What launch/evaluate.py does with build, score and list: the page's own commands, and those that are refused."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from launching import launch
+from suite_test import STEPS, draw
+
+from motionv2v import video
+
+PAGE = Path(__file__).parents[2] / "motionv2v" / "evaluation" / "suite.md"
+SHORT = ["--num_frames=5", "--size=64x96", "--tracker=lk"]
+"""What is added to a command so that it takes seconds."""
+
+
+def commands():
+    """List the words of the page's commands."""
+    (block,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return [shlex.split(line)[2:] for line in block.splitlines()]
+
+
+def run(folder, *words):
+    return launch("evaluate", *words, cwd=folder, MOTIONV2V_CACHE="off")
+
+
+def test_the_commands_of_the_page(tmp_path):
+    for name, step in STEPS.items():
+        video.write(tmp_path / "my_videos" / f"{name}.mp4", draw(step), fps=8, lossless=True)
+    (tmp_path / "my_videos" / "broken.mp4").write_bytes(b"no video at all")
+    listing, build, score = commands()
+    done = run(tmp_path, *listing)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"follow_epe +mean distance", done.stdout)
+    assert re.search(r"not measured.*\n  LPIPS +.*alex.pth", done.stdout)
+    done = run(tmp_path, *build, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "3 items in suites/mine, 1 videos left out:\n  broken: " in done.stdout
+    item = tmp_path / "suites" / "mine" / "items" / "left"
+    target = video.read(item / "target.mp4")
+    video.write(tmp_path / "outputs" / "mine" / "left.mp4", target)
+    assert json.loads((item.parents[1] / "manifest.json").read_text())["min_hidden"] == 0
+    done = run(tmp_path, *score, "--json=all.json", "--metric=psnr", "--metric=follow_epe")
+    assert done.returncode == 0, done.stderr
+    assert "| | psnr (dB) ↑ | follow_epe (px) ↓ |" in done.stdout and "\n| mine | " in done.stdout
+    assert "Of 3 items of the suite, 1 are scored" in done.stdout
+    assert "wrote outputs/scores/scores.html, .md, .csv and .json" in done.stdout
+    content = json.loads((tmp_path / "all.json").read_text())
+    assert content == json.loads((tmp_path / "outputs" / "scores" / "scores.json").read_text())
+    (psnr,) = (e["value"] for e in content["scores"] if (e["row"], e["metric"]) == ("mine", "psnr"))
+    assert 20 < psnr < 60
+    done = run(tmp_path, *build, *SHORT[:1], "--size=32x48")
+    assert done.returncode == 2 and "was built with size [64, 96], now [32, 48]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["scor"], "unexpected argument 'scor'; available: build, score, list"),
+        (["score", "list"], "unexpected argument 'list'; available: build, score, list"),
+        (["score"], "evaluate: --outputs is missing"),
+        (["build", "--videos=."], "evaluate: --suite is missing"),
+        (
+            ["build", "--videos=.", "--suite=s", "--size=64"],
+            "evaluate: --size is HEIGHTxWIDTH, such as 480x720, given 64",
+        ),
+        (["score", "--suite=.", "--outputs=."], "evaluate: . holds no manifest.json"),
+    ],
+)
+def test_a_wrong_command_is_told_in_a_line(tmp_path, words, message):
+    done = run(tmp_path, *words)
+    assert done.returncode != 0 and message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
