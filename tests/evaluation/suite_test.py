@@ -164,12 +164,16 @@ def test_what_makes_no_item_is_left_out_and_named(videos, tmp_path):
 
 
 def test_points_hidden_at_both_ends_are_counted(tmp_path):
-    """A square that grows away from the middle frame covers more and more of the ground's points."""
+    """Noise covers more and more of the frame away from the middle one; in another clip only after it."""
     frames = draw((0, 0))
     for t in (*range(4), *range(5, 9)):
         frames[t, :, : 24 * abs(t - 4)] = np.random.default_rng(t).integers(0, 256, (64, 24 * abs(t - 4), 3))
     video.write(tmp_path / "videos" / "a.mp4", frames, fps=8, lossless=True)
-    (item,) = suite.build("motionv2v", tmp_path / "videos", tmp_path / "suite", **(SMALL | {"min_hidden": 10})).items
+    frames[:4] = frames[4]
+    video.write(tmp_path / "videos" / "one_end.mp4", frames, fps=8, lossless=True)
+    made = suite.build("motionv2v", tmp_path / "videos", tmp_path / "suite", **(SMALL | {"min_hidden": 10}))
+    (item,), one_end = made.items, made.left_out["one_end"]
+    assert item.id == "a" and one_end.startswith("0 of 25 points are hidden at the end of the source and ")
     assert min(item.hidden) >= 10
     assert item.hidden[1] == (~tracks.load(item.folder / "target_tracks.npz").visible[:, -1]).sum()
 
