@@ -43,7 +43,7 @@ BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", [*TABLES], "what to meas
 def main(argv: list[str]) -> None:
     if set(argv[2:]) | set(argv[1:]) - set(commands.COMMANDS):
         raise app.UsageError(f"unexpected argument {argv[-1]!r}; available: {', '.join(commands.COMMANDS)}")
-    cli.start(with_jax=not argv[1:])
+    cli.start(with_jax=not argv[1:] or commands.WEIGHTS.value is not None)
     try:
         cli.check_places(OUT.value, JSON.value)
         table, *options = TABLES[BENCHMARK.value]

@@ -6,6 +6,7 @@ list                                                         what can be measure
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -23,6 +24,8 @@ NUM_TRACKS = flags.DEFINE_integer("num_tracks", None, "build: points of each ite
 MIN_HIDDEN = flags.DEFINE_integer(
     "min_hidden", None, "build: points hidden at the end of source and target; default: 10 (motionv2v)", lower_bound=0
 )
+WEIGHTS = flags.DEFINE_string("weights", None, "score, list: folder with LPIPS' trunk and heads, of --lpips")
+LPIPS = flags.DEFINE_enum("lpips", "alex", ["alex", "vgg", "squeeze"], "score, list: LPIPS' network")
 DRAFT = flags.DEFINE_bool("draft", True, "score: a row of drafts, some seconds for each item, once")
 
 
@@ -54,6 +57,7 @@ def score() -> tuple[str, dict[str, Any]]:
     out = flags.FLAGS["out"].value or f"{_given('outputs')}/{scoring.SCORES}"
     tracker = flags.FLAGS["tracker"].value if cli.is_given("tracker") else scoring.TRACKER
     options = {"out": out, "tracker": tracker, "draws": DRAFT.value, "say": print}
+    options |= {"weights": WEIGHTS.value, "net": LPIPS.value}
     found = scoring.score(_given("suite"), _given("outputs"), METRIC.value, **options)
     folder = report.write(found, out)
     return f"{report.markdown(found)}\nwrote {folder}/scores.html, .md, .csv and .json", report.content(found)
@@ -61,8 +65,10 @@ def score() -> tuple[str, dict[str, Any]]:
 
 def list_metrics() -> tuple[str, dict[str, Any]]:
     """Say what can be measured here, and what more there would be with which files."""
-    lines = ["measured, without weights:"]
-    lines += [f"  {name:20s} {known.words}" for name, known in measures.METRICS.items()]
+    needs = [name for name, known in measures.METRICS.items() if known.group == "lpips"]
+    told = lambda names: [f"  {name:20s} {measures.METRICS[name].words}" for name in names]  # noqa: E731
+    lines = ["measured, without weights:", *told(name for name in measures.METRICS if name not in needs)]
+    lines += [f"with weights in a folder, --weights ({_lpips()}):", *told(needs)]
     lines.append("not measured, for their networks are not here yet; the weights that they would take:")
     lines += [f"  {name:20s} {needed}" for name, needed in measures.ELSEWHERE.items()]
     return "\n".join(lines), {"measured": list(measures.METRICS), "not_measured": measures.ELSEWHERE}
@@ -70,6 +76,17 @@ def list_metrics() -> tuple[str, dict[str, Any]]:
 
 COMMANDS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {"build": build, "score": score, "list": list_metrics}
 """By the word on the command line."""
+
+
+def _lpips() -> str:
+    """Say whether LPIPS can be measured here, and if not, what is missing."""
+    from motionv2v.convert import perceptual  # which loads jax
+
+    try:
+        network = perceptual.load(Path(WEIGHTS.value or "weights"), LPIPS.value)
+    except ValueError as error:
+        return f"not here: {error}"
+    return f"here: {', '.join(map(str, network.sources.values()))}"
 
 
 def _given(name: str) -> str:

@@ -1,10 +1,11 @@
-"""What one video of a suite is worth: the metrics that need no weights, in groups that share their work.
+"""What one video of a suite is worth: the metrics, in groups that share their work; all but LPIPS need no weights.
 
     pictures   psnr, l2, ssim against the target (`metrics`), of all frames and, "_later", without frame 0, which most
                methods are given
     tracks     the target's points, tracked again in the video (`retracked`): a point counts in its longest visible
                run, if the tracker follows it on the true target itself (`usable`)
     motion     of the video alone: flicker, dynamic_dis
+    lpips      against the target, by a network's features, where a folder holds its weights (`convert.perceptual`)
 
 Static videos win at flicker and track_jerk: look at dynamic_dis beside them.
 """
@@ -59,6 +60,8 @@ METRICS = {
     "track_jerk": Metric("px", None, "tracks", "mean second difference of the tracked paths, per frame squared"),
     "flicker": Metric("", None, "motion", "(255 - mean absolute difference of neighbouring frames) / 255 (VBench)"),
     "dynamic_dis": Metric("", None, "motion", "whether it moves: VBench's dynamic degree, DIS flow in place of RAFT"),
+    "lpips": Metric("", False, "lpips", "LPIPS v0.1 (Zhang et al. 2018), mean over frames, at the suite's size"),
+    "lpips_later": Metric("", False, "lpips", "the same without frame 0"),
 }
 """By name, in the order of tables."""
 
@@ -66,9 +69,9 @@ METRICS = {
 class Truth:
     """What the videos of one item are measured against; read when first asked for, then kept."""
 
-    def __init__(self, item: Item, tracker: Any, usable: Bool[np.ndarray, "N"] | None = None):
-        """Take the item and what tracks points again; `usable` if it is known."""
-        self.item, self.tracker = item, tracker
+    def __init__(self, item: Item, tracker: Any, usable: Bool[np.ndarray, "N"] | None = None, network: Any = None):
+        """Take the item, what tracks points again, and LPIPS, a `convert.perceptual.Network`; `usable` if known."""
+        self.item, self.tracker, self.network = item, tracker, network
         if usable is not None:
             self.usable = usable
 
@@ -148,6 +151,14 @@ def motion(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, floa
     return {"flicker": flicker(frames), "dynamic_dis": dynamic_degree(frames, truth.item.fps)}
 
 
+def appearance(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, float]:
+    """Compare a video with the target by the features of `truth.network`."""
+    from motionv2v.models.features import lpips  # which loads jax; other metrics need none of it
+
+    each = lpips.frame_distances(truth.network.module, truth.network.params, frames, truth.frames)
+    return {"lpips": float(each.mean()), "lpips_later": float(each[1:].mean())}
+
+
 def flicker(frames: UInt8[np.ndarray, "T H W 3"]) -> float:
     """Return 1 for a still video, 0 for one that turns from black to white: VBench's temporal flickering."""
     steps = [cv2.absdiff(a, b).mean() for a, b in itertools.pairwise(frames)]
@@ -196,10 +207,14 @@ class Group(NamedTuple):
     measure: Callable[[UInt8[np.ndarray, "T H W 3"], Truth], dict[str, float]]
 
 
-GROUPS = {"pictures": Group(1, pictures), "tracks": Group(1, tracks), "motion": Group(1, motion)}
+GROUPS = {
+    "pictures": Group(1, pictures),
+    "tracks": Group(1, tracks),
+    "motion": Group(1, motion),
+    "lpips": Group(1, appearance),
+}
 
 ELSEWHERE = {
-    "LPIPS": "lpips v0.1's alex.pth and torchvision's alexnet-owt-7be5be79.pth (or vgg, squeeze)",
     "FVD": "I3D of Kinetics-400: i3d_k400.flax, or i3d_pretrained_400.pt",
     "FID": "pt_inception-2015-12-05-6726825d.pth",
     "CLIP similarities": "CLIP ViT-B/32 as transformers saves it (model.safetensors, vocab.json, merges.txt)",

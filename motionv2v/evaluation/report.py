@@ -97,6 +97,8 @@ def notes(scores: Scores) -> list[str]:
             found.append("The tracker is the one that found the targets' points: the target's own error is no floor.")
     how = "frame i of F is frame round(i (G - 1) / (F - 1)) of G, pixels by area or cubic interpolation, stretched"
     found.append(f"Outputs of another length or size are resampled: {how}.")
+    if scores.network:
+        found.append(f"LPIPS by {scores.network}.")
     found += [f"{metric}: {METRICS[metric].words}." for metric in scores.metrics]
     for row in (row for row in scores.rows if not row.is_reference):
         for name, why in list(row.missing.items())[:5]:

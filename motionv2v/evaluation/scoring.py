@@ -74,7 +74,10 @@ class Row:
 
 
 class Scores(NamedTuple):
-    """What `score` found: the suite, the ids of the items that count, the rows, the metrics, and the tracker's name."""
+    """What `score` found: the suite, the ids of the items that count, the rows, the metrics, and the tracker's name.
+
+    `usable` is each item's share of points that count, `network` names LPIPS' network and files, "" without it.
+    """
 
     suite: Suite
     ids: list[str]
@@ -82,6 +85,7 @@ class Scores(NamedTuple):
     metrics: list[str]
     tracker: str
     usable: dict[str, float]
+    network: str = ""
 
 
 class _Unreadable(ValueError):
@@ -103,21 +107,27 @@ def score(
     out: str | Path | None = None,
     tracker: str = TRACKER,
     draws: bool = True,
+    weights: str | Path | None = None,
+    net: str = "alex",
     say: Callable[[str], None] | None = None,
 ) -> Scores:
     """Score a folder of outputs against a suite.
 
     Args:
         of: the suite's folder. outputs: a folder with one folder for each method.
-        metrics: names of `measures.METRICS`; None takes all. out: where kept scores and the page's videos go; None is
-            `outputs/scores`. tracker: as for `trackers.named`, tracks points again. draws: whether to draw the drafts,
-            which takes some seconds for each item, once. say: called with lines on how long the rest takes.
+        metrics: names of `measures.METRICS`; None takes all, LPIPS only with `weights`.
+        out: where kept scores and the page's videos go; None is `outputs/scores`.
+        tracker: as for `trackers.named`, tracks points again.
+        draws: whether to draw the drafts, which takes some seconds for each item, once.
+        weights: the folder with LPIPS' files (`convert.perceptual`). net: its network, "alex", "vgg" or "squeeze".
+        say: called with lines on how long the rest takes.
 
     Raises:
         ValueError: in one line, for what is no suite or no folder, names that are taken, metrics that there are not,
-            and where the methods have no item in common.
+            weights that are missing, and where the methods have no item in common.
     """
-    found, chosen = suite.load(of), list(metrics or METRICS)
+    free = [name for name in METRICS if METRICS[name].group != "lpips"]
+    found, chosen = suite.load(of), list(metrics or (METRICS if weights else free))
     if unknown := [name for name in chosen if name not in METRICS]:
         raise ValueError(f"there is no metric {unknown[0]!r}; available: {', '.join(METRICS)}")
     out = Path(outputs) / SCORES if out is None else Path(out)
@@ -125,6 +135,8 @@ def score(
     methods = [row for row in rows if not row.is_reference]
     common = [item for item in found.items if all(item.id not in row.missing for row in methods)]
     bench = _Bench(found, Path(outputs), out, tracker, chosen)
+    if "lpips" in bench.groups:
+        bench.network = _network(weights, net)
     ids, usable = [], {}
     for item in progress.counted(common, "item", say):
         # Methods first: an item that one of them has, and that cannot be read, costs nothing more.
@@ -137,7 +149,16 @@ def score(
         raise ValueError(f"the methods have no item of {of} in common: {'; '.join(lacking)}")
     for row in rows:
         row.scores = {name: values for name, values in row.scores.items() if name in ids}
-    return Scores(found, ids, rows, chosen, suite.describe(tracker), usable)
+    return Scores(found, ids, rows, chosen, suite.describe(tracker), usable, bench.described)
+
+
+def _network(weights: str | Path | None, net: str) -> Any:
+    """Load LPIPS. Raises ValueError where no folder was named, and as `convert.perceptual.load`."""
+    if weights is None:
+        raise ValueError("lpips takes a network's weights: name their folder (--weights); `list` says which files")
+    from motionv2v.convert import perceptual  # which loads jax
+
+    return perceptual.load(Path(weights), net)
 
 
 def _references(found: Suite, draws: bool) -> list[Row]:
@@ -227,16 +248,24 @@ class _Bench:
         self._shape = (found.settings["frames"], tuple(found.settings["size"]))
         self._outputs, self._out = outputs, out
         self._tracker, self._name = trackers.named(tracker), suite.describe(tracker)
-        self._groups = [name for name in GROUPS if any(METRICS[metric].group == name for metric in metrics)]
+        self.groups = [name for name in GROUPS if any(METRICS[metric].group == name for metric in metrics)]
+        self.network: Any = None
+
+    @property
+    def described(self) -> str:
+        """Name LPIPS' network and the files it was read from; "" where it is not asked for."""
+        if self.network is None:
+            return ""
+        return f"{self.network.module.net}, {' and '.join(map(str, dict.fromkeys(self.network.sources.values())))}"
 
     def truth(self, item: Item) -> Truth:
         """Return what an item's videos are measured against, with the points that count if they are known."""
         known = self._kept(self._usable_key(item))
-        return Truth(item, self._tracker, None if known is None else np.array(known, bool))
+        return Truth(item, self._tracker, None if known is None else np.array(known, bool), self.network)
 
     def share(self, truth: Truth) -> float:
         """Return the share of an item's points that count, NaN where points are not asked for; keep which they are."""
-        if "tracks" not in self._groups:
+        if "tracks" not in self.groups:
             return math.nan
         key = self._usable_key(truth.item)
         if self._kept(key) is None:
@@ -258,7 +287,7 @@ class _Bench:
     def _measure(self, row: Row, item: Item, truth: Truth, made: _Made) -> list[dict[str, Any]]:
         """Return each group's scores and notes, and see to it that the page has a video to show."""
         parts, loaded = [], functools.cache(made.read)
-        for name in self._groups:
+        for name in self.groups:
             key = self._key(name, GROUPS[name].version, made.digest, item)
             if (part := self._kept(key)) is None:
                 frames, notes = loaded()
@@ -292,8 +321,8 @@ class _Bench:
 
     def _key(self, what: str, version: int, content: str, item: Item) -> Path:
         """Return where a score is kept: everything that it depends on is in the name."""
-        tracked = self._name if what in ("tracks", "usable") else ""
-        parts = [what, version, content, tracked, item.fps, sorted(item.files.items())]
+        by = self._name if what in ("tracks", "usable") else self.described if what == "lpips" else ""
+        parts = [what, version, content, by, item.fps, sorted(item.files.items())]
         return self._out / "kept" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
 
     def _kept(self, path: Path) -> Any:
@@ -356,6 +385,8 @@ def protocol(scores: Scores, metric: str) -> dict[str, Any]:
         share = np.nanmean(list(scores.usable.values()))
         told |= {"num_points": settings["num_points"], "suite_tracker": settings["tracker"], "tracker": scores.tracker}
         told |= {"usable_points": round(float(share), 4), "trackable": list(measures.TRACKABLE)}
+    if group == "lpips":
+        told["network"] = scores.network
     return told
 
 

@@ -7,10 +7,12 @@ import re
 import shutil
 from urllib.parse import unquote
 
+import lpips_files
 import numpy as np
 import pytest
 from moving_square import textured
 from PIL import Image
+from safetensors.numpy import save_file
 from suite_test import FRAMES, SIZE, SMALL, STEPS, draw
 
 from motionv2v import draft, trackers, tracks, video
@@ -60,7 +62,7 @@ def test_rows_of_reference_score_what_they_must(built, drawn):
     scores, _ = drawn
     assert [row.name for row in scores.rows] == ["target", "source", "held", "draft"]
     assert scores.ids == ["down", "left", "right"] and min(scores.usable.values()) > 0.5
-    target = {metric: values(scores, metric)["target"] for metric in METRICS}
+    target = {metric: values(scores, metric)["target"] for metric in METRICS if METRICS[metric].group != "lpips"}
     assert target["psnr"] == target["psnr_later"] == 100 and target["ssim"] == 1 and target["l2"] == 0
     assert target["follow_epe"] < 0.2 and target["acc_01"] == target["acc_05"] == 1 and target["lost"] == 0
     # At 8 frames a second "down" goes a pixel a frame, less than 6/256 of its 64 rows.
@@ -88,7 +90,7 @@ def test_rows_of_reference_score_what_they_must(built, drawn):
 def test_methods_are_scored_as_what_they_show(built, outputs, drawn):
     scores = scoring.score(built.folder, outputs, draws=False)
     assert [row.name for row in scores.rows] == ["target", "source", "held", "copies", "perfect"]
-    for metric in METRICS:
+    for metric in scores.metrics:
         found = values(scores, metric)
         assert (found["perfect"], found["copies"]) == (found["target"], found["source"]), metric
         assert found["target"] == values(drawn[0], metric)["target"]
@@ -190,8 +192,8 @@ def test_outputs_that_cannot_be_understood_are_refused(built, outputs, spoil, me
 
 
 def test_unknown_metrics_are_refused(built, outputs):
-    with pytest.raises(ValueError, match="there is no metric 'lpips'; available: psnr, psnr_later, ssim"):
-        scoring.score(built.folder, outputs, ["lpips"])
+    with pytest.raises(ValueError, match="there is no metric 'fvd'; available: psnr, psnr_later, ssim"):
+        scoring.score(built.folder, outputs, ["fvd"])
 
 
 def test_files_hold_the_numbers_their_protocol_and_the_page_its_videos(built, outputs):
@@ -275,3 +277,29 @@ def test_a_suite_of_first_frames_has_no_source_to_copy(built, tmp_path):
     copied, psnr = values(scores, "identity_copy_rate"), values(scores, "psnr")
     assert copied["held"] == 1 and copied["target"] == 0 and psnr["held"] < psnr["draft"] < 100
     assert len(tracks.load(made.items[0].folder / "target_tracks.npz").xy) == 30
+
+
+def test_lpips_is_measured_with_the_weights_that_are_named(built, outputs, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for part in ("trunk", "heads"):
+        save_file(lpips_files.random_part("squeeze", part), weights / f"{part}.safetensors")
+    options = {"draws": False, "weights": weights, "net": "squeeze"}
+    scores = scoring.score(built.folder, outputs, ["lpips", "lpips_later"], **options)
+    of = {row.name: row.mean("lpips")[0] for row in scores.rows}
+    assert of["target"] == 0 < of["held"]
+    held = next(row for row in scores.rows if row.name == "held")
+    assert held.mean("lpips_later")[0] > of["held"]  # the first frame is right
+    assert scores.network.startswith("squeeze, trunk.safetensors (sha256 ") and "unverified" in scores.network
+    assert any(scores.network in line for line in report.notes(scores))
+    assert next(iter(scoring.entries(scores)))["protocol"]["network"] == scores.network
+    # Other weights are another metric: nothing that was kept is taken for theirs.
+    save_file(lpips_files.random_part("squeeze", "heads", seed=1), weights / "heads.safetensors")
+    again = scoring.score(built.folder, outputs, ["lpips"], **options)
+    assert {row.name: row.mean("lpips")[0] for row in again.rows}["held"] != of["held"]
+
+
+def test_lpips_without_weights_is_not_measured(built, outputs):
+    assert "lpips" not in scoring.score(built.folder, outputs, draws=False).metrics
+    with pytest.raises(ValueError, match="lpips takes a network's weights: name their folder"):
+        scoring.score(built.folder, outputs, ["lpips"], draws=False)

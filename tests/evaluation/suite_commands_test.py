@@ -34,7 +34,8 @@ def test_the_commands_of_the_page(tmp_path):
     done = run(tmp_path, *listing)
     assert done.returncode == 0, done.stderr
     assert re.search(r"follow_epe +mean distance", done.stdout)
-    assert re.search(r"not measured.*\n  LPIPS +.*alex.pth", done.stdout)
+    assert re.search(r"--weights \(not here: .*alexnet-owt-7be5be79.pth.*:\n  lpips +LPIPS v0.1", done.stdout)
+    assert re.search(r"not measured.*\n  FVD +I3D", done.stdout)
     done = run(tmp_path, *build, *SHORT)
     assert done.returncode == 0, done.stderr
     assert "3 items in suites/mine, 1 videos left out:\n  broken: " in done.stdout
