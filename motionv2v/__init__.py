@@ -24,6 +24,7 @@ The map, floor by floor; a file or folder imports only what lies on floors below
                       path, progress lines
      1  typing, files, schema    axis letters, whole files or none, fields of configs
         stacks                   arrays of frames whose memory is bounded
+        pickles                  arrays out of pickles, of which nothing is run
 
 Import modules by their own names: `from motionv2v import edits, editing, trackers, video`. Importing the package alone
 loads nothing, so that the input pipeline's worker processes stay free of jax.

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "motionv2v"
 
 FLOORS = (
-    {"typing", "files", "schema", "stacks"},
+    {"typing", "files", "schema", "stacks", "pickles"},
     {"models", "diffusion", "tracks", "video", "parameters", "progress"},
     {"trackers", "sampling", "camera", "pinhole", "rigid", "render", "figures", "metrics"},
     {"methods", "edits", "draft"},
@@ -32,6 +32,7 @@ NO_JAX = {
     "typing",
     "files",
     "stacks",
+    "pickles",
     "progress",
     "tracks",
     "video",

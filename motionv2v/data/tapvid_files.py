@@ -3,18 +3,17 @@
 A file holds a dict (name -> video) or a list of videos. A video is a dict of `video`, uint8 [T H W 3] or T encoded
 pictures (JPEG bytes); `points`, [N T 2] in fractions of the width and height; `occluded`, bool [N T].
 
-A pickle can call any function when it is loaded. This reader knows numpy arrays of numbers, and the plain containers
-and scalars that pickles hold without calling anything; at any other name it stops.
+A pickle can call any function when it is loaded; `motionv2v.pickles` reads them without calling any.
 """
 
 import os
-import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from motionv2v import pickles
 from motionv2v.tracks import Tracks
 from motionv2v.typing import UInt8
 
@@ -35,11 +34,8 @@ def read(path: str | os.PathLike) -> Iterator[Video]:
     path = os.fspath(path)
     with open(path, "rb") as file:
         try:
-            content = _Unpickler(file).load()
-        except MemoryError:
-            raise
-        # A damaged pickle can make the reader fail in nearly any way.
-        except Exception as error:
+            content = pickles.load(file)
+        except ValueError as error:
             raise ValueError(f"{path} is not a TAP-Vid pickle that can be read safely: {error}") from None
     if isinstance(content, dict):
         items = list(content.items())
@@ -50,35 +46,6 @@ def read(path: str | os.PathLike) -> Iterator[Video]:
     if not items:
         raise ValueError(f"{path} holds no video")
     return (_video(f"{path}, video {name!r}", str(name), item) for name, item in items)
-
-
-def _array(module_name: str, name: str) -> Callable[..., Any]:
-    """Find what rebuilds an array in the version of numpy at hand, whose modules have moved since."""
-    if name == "_reconstruct":
-        return np.empty(0).__reduce__()[0]
-    return np.empty(0).__reduce_ex__(5)[0] if name == "_frombuffer" else getattr(np, name)
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """Stand in for codecs.encode, by which old pickle protocols write bytes; only in the encoding that they use."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
-    return text.encode("latin1")
-
-
-class _Unpickler(pickle.Unpickler):
-    """Load arrays, containers and scalars only."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what rebuilds an array; raise UnpicklingError at any other name."""
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")} or (
-            module.removeprefix("numpy.").replace("_core", "core") in {"core.multiarray", "core.numeric"}
-            and name in {"_reconstruct", "_frombuffer"}
-        ):
-            return _array(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}; only numpy arrays and plain containers are read")
 
 
 def _video(where: str, name: str, item: Any) -> Video:
