@@ -16,7 +16,7 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "draft (default), a released name, model folder, work dir, or base"
 )
 OUT = flags.DEFINE_string("out", "outputs", "folder for edited.mp4, its record.json, comparison.mp4, contact_sheet.png")
-TRACKER = flags.DEFINE_string("tracker", trackers.DEFAULT, "lk, dis, multistep, or tapnext:FILE with its weights")
+TRACKER = flags.DEFINE_string("tracker", trackers.DEFAULT, "lk, dis, multistep, tapnext:WEIGHTS, tracks:FILE.npz")
 MASKS = flags.DEFINE_string("masks", None, "where the one thing is that moves: .npz, video, folder of pictures")
 BOX = flags.DEFINE_multi_string("box", [], "the thing lies in it: frame,x0,y0,x1,y1 in pixels; one for each frame")
 PREVIEW = flags.DEFINE_bool("preview", False, "only draw the edit's paths over the clip, and say what is seen when")

@@ -60,7 +60,8 @@ class Result:
 
 def needs_jax(video_path: str | Path | None, checkpoint: str | None, tracker: str = trackers.DEFAULT) -> bool:
     """Tell whether `run` loads jax, which takes seconds: for a model, and for a tracker that is one."""
-    return _chosen(video_path, checkpoint) != DRAFT or tracker not in trackers.CLASSICAL_MODES
+    kind = tracker.partition(":")[0]
+    return _chosen(video_path, checkpoint) != DRAFT or kind not in (*trackers.CLASSICAL_MODES, trackers.GIVEN)
 
 
 def _chosen(video_path, checkpoint):
@@ -278,6 +279,7 @@ def make_record(given: Inputs, made: dict[str, Any], seed: int, tracker: str) ->
     `made` is what `describe` returned.
     """
     height, width = given.clip.frames.shape[1:3]
+    kind, _, path = tracker.partition(":")
     libraries = _LIBRARIES if made["model"] == DRAFT else (*_LIBRARIES, *_MODEL_LIBRARIES)
     record = {
         "edit": json.loads(given.edit_path.read_text(encoding="utf-8-sig")),
@@ -291,9 +293,11 @@ def make_record(given: Inputs, made: dict[str, Any], seed: int, tracker: str) ->
             "fps": given.clip.fps,
         },
         **made,
-        "tracker": tracker.partition(":")[0],
+        "tracker": kind,
         "versions": {name: _version(name) for name in libraries} | {"python": platform.python_version()},
     }
+    if kind == trackers.GIVEN:
+        record["tracks"] = files.sha256(path)
     if others := [*(shape.path for shape in given.spec.region if shape.path), given.spec.reference]:
         # Folders of masks are known by the files in them.
         paths = {name: given.spec.folder / name for name in others if name}

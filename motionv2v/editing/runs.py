@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from motionv2v import files
+from motionv2v import files, trackers
 
 RUN, LOG, EDITED = "run.json", "log.txt", "edited.mp4"
 _CODE = """
@@ -42,11 +42,18 @@ class Runs:
         self._processes: dict[str, subprocess.Popen] = {}
 
     def start(self, video: Path, edit: Path, checkpoint: str, tracker: str) -> str:
-        """Start an edit of a clip; returns the run's id."""
+        """Start an edit of a clip; returns the run's id. The edit, and tracks that are given, are copied: a run of now.
+
+        Args:
+            video, edit: the clip and its `edit.json`. checkpoint: as for `files.run`. tracker: for `trackers.named`.
+        """
         number = 1 + max((int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()), default=0)
         out = self.folder / str(number)
         out.mkdir(parents=True)
         files.write(out / edit.name, edit.read_text(encoding="utf-8"))
+        kind, _, tracks = tracker.partition(":")
+        if kind == trackers.GIVEN:
+            tracker = f"{kind}:{files.write(out / Path(tracks).name, Path(tracks).read_bytes())}"
         about = {"checkpoint": checkpoint, "video": str(video), "begun": time.time()}
         command = [sys.executable, "-c", _CODE, str(video), str(out / edit.name), checkpoint, tracker, str(out)]
         with (out / LOG).open("wb") as log:

@@ -30,7 +30,8 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from motionv2v.editing.session import Session, StaleError
+from motionv2v.editing.history import StaleError
+from motionv2v.editing.session import Session
 from motionv2v.edits import fields
 from motionv2v.typing import UInt8
 

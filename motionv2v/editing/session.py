@@ -4,8 +4,9 @@ A session lives in a folder, its workspace; every command is kept there when it 
 killed goes on where it was. Each changes the project as one step that can be undone and done again. What follows from
 the project (tracks, drafts) is worked out when it is asked for, and kept.
 
-The project is an `edit.json` with a wrapper: operations have a name, and may be off. `edit_json` is the file that
-`launch/edit.py` takes, and the only thing that a run reads.
+The project is an `edit.json` with a wrapper: operations have a name, and may be off; points have a name, a colour, the
+path of a file perhaps, and marks where a person puts the tracker right (`point_paths`). `edit_json` is the file that
+`launch/edit.py` takes; a run reads it, and `tracks.npz` beside it where paths are not the tracker's alone.
 """
 
 import contextlib
@@ -14,113 +15,53 @@ import json
 import re
 import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from motionv2v import draft, files, trackers, tracks, video
+from motionv2v.editing import point_paths, projects
+from motionv2v.editing.history import MOST_STEPS, History
 from motionv2v.editing.runs import Runs
-from motionv2v.edits import document
+from motionv2v.edits import document, fields, track_files
 from motionv2v.tracks import Tracks
 from motionv2v.typing import UInt8
 
-PROJECT, EDIT = "project.json", "edit.json"
-MOST_STEPS = 200
-"""Steps that can be undone."""
+EDIT, TRACKS = "edit.json", "tracks.npz"
 PROXY = 180
 """Rows of the picture that drafts are drawn at while a path is bent."""
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Okabe and Ito's, which people who see colours otherwise tell apart."""
 
 
-class StaleError(ValueError):
-    """Say that a command was given for a project that has changed since."""
-
-
-def empty_project() -> dict[str, Any]:
-    """Return a project without a clip."""
-    return {"clip": "", "points": [], "operations": [], "prompt": "", "seed": 0, "next": 1}
-
-
-class Session:
+class Session(History):
     """One clip and one edit of it, with everything that was done.
 
     Attributes:
-        workspace: its folder. project: points {id, name, color, t, x, y}, operations {id, on, label, op}, prompt, seed.
+        workspace: its folder. project: points {id, name, color, t, x, y}, operations {id, on, label, op}, prompt, seed;
+            points may have marks [{t, x, y}], tracks (a file of `projects.keep_tracks`, with their row), locked.
         revision: how many changes there were, undone ones too. runs: of models.
     """
 
     def __init__(self, workspace: str | Path, tracker: str = trackers.DEFAULT):
         """Open a workspace, where one was left, or begin one. Raises ValueError for a folder that cannot be written."""
-        self.workspace = Path(workspace)
-        files.check_place(self.workspace, is_folder=True)
-        self.workspace.mkdir(parents=True, exist_ok=True)
-        self.project, self.revision = empty_project(), 0
-        self._undo: list[dict[str, Any]] = []
-        self._redo: list[dict[str, Any]] = []
+        super().__init__(workspace)
         self._tracker, self._tracker_name = trackers.named(tracker), tracker
         self._loaded: tuple[str, video.Clip] | None = None
         self._tracks: dict[tuple[float, ...], Tracks] = {}
+        self._imported: dict[str, Tracks] = {}
+        self._given = ""  # what the file of tracks was last written of
         self._prepared: tuple[str, draft.Prepared] | None = None
         self._drawn: dict[str, UInt8[np.ndarray, "T h w 3"]] = {}
-        self._lock, self._drawing = threading.RLock(), threading.Lock()
+        self._drawing = threading.Lock()
         self.runs = Runs(self.workspace / "runs")
-        if (self.workspace / PROJECT).is_file():
-            self._load()
-
-    # --- the project ---
-
-    def _load(self) -> None:
-        try:
-            kept = json.loads((self.workspace / PROJECT).read_text(encoding="utf-8"))
-            self.project, self.revision = {**empty_project(), **kept["project"]}, int(kept["revision"])
-            self._undo, self._redo = list(kept["undo"]), list(kept["redo"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.workspace / PROJECT} holds no project ({error}); choose another workspace"
-            ) from error
 
     def _save(self) -> None:
-        kept = {"project": self.project, "revision": self.revision, "undo": self._undo, "redo": self._redo}
-        files.write(self.workspace / PROJECT, json.dumps(kept))
+        super()._save()
         if self.project["points"]:
             files.write(self.workspace / EDIT, json.dumps(self.edit_json(), indent=1) + "\n")
-
-    @contextlib.contextmanager
-    def _step(self, label: str, base: int | None, frame: int = 0) -> Iterator[dict[str, Any]]:
-        """Change a copy of the project, which takes its place when nothing went wrong: one step of undo."""
-        with self._lock:
-            if base is not None and base != self.revision:
-                raise StaleError("the project was changed in another tab: load it anew")
-            changed = copy.deepcopy(self.project)
-            yield changed
-            if changed == self.project:
-                return
-            self._undo = [*self._undo, {"label": label, "frame": frame, "project": self.project}][-MOST_STEPS:]
-            self._redo, self.project, self.revision = [], changed, self.revision + 1
-            self._save()
-
-    def undo(self, base: int | None = None) -> dict[str, Any]:
-        """Take the last step back; returns {label, frame} of it. Raises ValueError where there is none."""
-        return self._turn(self._undo, self._redo, "undo", base)
-
-    def redo(self, base: int | None = None) -> dict[str, Any]:
-        """Do the step again that was taken back last. Raises ValueError where there is none."""
-        return self._turn(self._redo, self._undo, "do again", base)
-
-    def _turn(self, taken: list, given: list, what: str, base: int | None) -> dict[str, Any]:
-        with self._lock:
-            if base is not None and base != self.revision:
-                raise StaleError("the project was changed in another tab: load it anew")
-            if not taken:
-                raise ValueError(f"there is nothing to {what}")
-            step = taken.pop()
-            given.append({**step, "project": self.project})
-            self.project, self.revision = step["project"], self.revision + 1
-            self._save()
-            return {"label": step["label"], "frame": step["frame"]}
 
     # --- the clip ---
 
@@ -131,7 +72,7 @@ class Session:
         with self._lock:
             if place != self.project["clip"]:  # the same one again goes on where it was
                 with self._step(f"Open {Path(path).name}", base) as project:
-                    project.update({**empty_project(), "clip": place})
+                    project.update({**projects.empty(), "clip": place})
                 self._forget()
             self._loaded = (place, clip)
         return notices
@@ -161,26 +102,174 @@ class Session:
 
     # --- points and operations ---
 
-    def add_point(self, frame: int, x: float | int, y: float | int, base: int | None = None) -> str:
-        """Name a point that frame shows at (x, y), and follow it both ways; returns its id. One step."""
+    def _check_place(self, frame: int, x: float | int, y: float | int) -> None:
         length, height, width = self.clip.frames.shape[:3]
         if not (0 <= frame < length and 0 <= x < width and 0 <= y < height):
             raise ValueError(
                 f"frame {frame}, x {x:g}, y {y:g} lies outside the clip: {length} frames of {width}x{height}"
             )
+
+    def add_point(self, frame: int, x: float | int, y: float | int, base: int | None = None) -> str:
+        """Name a point that frame shows at (x, y), and follow it both ways; returns its id. One step."""
+        self._check_place(frame, x, y)
         with self._step(f"Add a point at {frame}", base, frame) as project:
-            name = f"p{project['next']}"
-            color = COLORS[(project["next"] - 1) % len(COLORS)]
-            point = {"id": name, "name": name, "color": color, "t": int(frame), "x": float(x), "y": float(y)}
-            project["points"].append(point)
-            project["next"] += 1
+            point = self._name(project, (int(frame), float(x), float(y)))
             self._track([point])
-        return name
+        return point["id"]
+
+    @staticmethod
+    def _name(project: dict[str, Any], mark: point_paths.Mark) -> dict[str, Any]:
+        number = project["next"]
+        point = {"id": f"p{number}", "name": f"p{number}", "color": COLORS[(number - 1) % len(COLORS)]}
+        point |= dict(zip("txy", mark, strict=True))
+        project["points"].append(point)
+        project["next"] += 1
+        return point
+
+    def change_point(self, name: str, base: int | None = None, **changes: Any) -> None:
+        """Change how a point is called (`label`), its `color` (#rrggbb), or whether it is `locked`: not to be moved."""
+        with self._step(f"Change {self._called([name])}", base) as project:
+            point = self._find(project["points"], name, "point")
+            if unknown := set(changes) - {"label", "color", "locked"}:
+                raise ValueError(f"a point has no {', '.join(sorted(unknown))}; it has label, color, locked")
+            if "label" in changes:
+                changes["name"] = fields.name(changes.pop("label"), "label")
+            point.update(changes)
+            projects.check_points(project)
+
+    def _movable(self, project: dict[str, Any], name: str) -> dict[str, Any]:
+        point = self._find(project["points"], name, "point")
+        if point.get("locked"):
+            raise ValueError(f"{point['name']} is locked: unlock it first")
+        return point
+
+    def _called(self, names: list[str]) -> str:
+        called = {point["id"]: point["name"] for point in self.project["points"]}
+        return ", ".join(called.get(name, name) for name in names)
+
+    def fix(self, name: str, frame: int, x: float | int, y: float | int, base: int | None = None) -> None:
+        """Say that the tracker is wrong and the point is at (x, y) in a frame: a mark there.
+
+        The path between the neighbouring marks is followed anew (`point_paths`); bends go on from it as they were.
+        """
+        self._check_place(frame, x, y)
+        with self._correct(f"Correct {self._called([name])} at {frame}", name, base, frame) as point:
+            kept = [mark for mark in point.pop("marks", []) if mark["t"] != frame]
+            place = {"t": int(frame), "x": float(x), "y": float(y)}
+            if frame == point["t"]:
+                point.update(place)  # the point was named there
+            else:
+                kept = sorted([*kept, place], key=lambda mark: mark["t"])
+            point.update({"marks": kept} if kept else {})
+
+    def unfix(self, name: str, frame: int, base: int | None = None) -> None:
+        """Take a mark away that `fix` made. Raises ValueError where there is none."""
+        with self._correct(f"Take back the mark of {self._called([name])} at {frame}", name, base, frame) as point:
+            marks = point.pop("marks", [])
+            kept = [mark for mark in marks if mark["t"] != frame]
+            if kept == marks:
+                raise ValueError(f"{point['name']} has no mark at frame {frame}")
+            point.update({"marks": kept} if kept else {})
+
+    @contextlib.contextmanager
+    def _correct(self, label: str, name: str, base: int | None, frame: int) -> Iterator[dict[str, Any]]:
+        """Change a point's marks, and let its bends ride on the path that follows."""
+        with self._step(label, base, frame) as project:
+            yield self._movable(project, name)
+            self.source(project)
+            sides = [self._given_to(self.project), self._given_to(project)]
+            point_paths.shift_bends(project, *sides, len(self.clip.frames))
+            self._check(project)
+
+    def _given_to(self, project: dict[str, Any]) -> Callable[[int], Tracks]:
+        """Return what paths an operation is given, by its place in the list."""
+
+        def paths(place: int) -> Tracks:
+            # A camera's motion may be put back behind that place only: left out, on both sides of a comparison.
+            before = [each for each in project["operations"][:place] if not each["op"]["op"].endswith("camera")]
+            return self.target({**project, "operations": before})
+
+        return paths
+
+    # --- tracks of files ---
+
+    def import_tracks(self, path: str | Path, base: int | None = None) -> dict[str, Any]:
+        """Make the tracks of a file (`track_files`) points whose paths need no tracker; one step.
+
+        Returns {points: their ids, notices}. Raises ValueError for files and tracks that do not fit the clip.
+        """
+        length, *size = self.clip.frames.shape[:3]
+        found, info = track_files.read(path, tuple(size))
+        found, notices = point_paths.fit(found, info.size, (length, *size))
+        queries = [point_paths.first_seen(tracks.select(found, [row]), tuple(size)) for row in range(len(found.xy))]
+        if outside := [str(row) for row, query in enumerate(queries) if query is None]:
+            notices.append(f"left out, for they are never in the frame: {len(outside)} tracks, {outside[0]} the first")
+        rows = [row for row, query in enumerate(queries) if query is not None]
+        free = document.MAX_POINTS - len(self.project["points"])
+        if not 0 < len(rows) <= free:
+            raise ValueError(f"{Path(path).name} has {len(rows)} tracks in the frame; expected 1 to {free}")
+        place = projects.keep_tracks(self.workspace, tracks.select(found, rows))
+        with self._step(f"Import {len(rows)} tracks of {Path(path).name}", base) as project:
+            made = [
+                self._name(project, queries[row]) | {"tracks": place.name, "row": at} for at, row in enumerate(rows)
+            ]
+            named = dict(zip(rows, made, strict=True))
+            for row, name in enumerate(info.names):
+                if row in named and name and not name.isdigit():
+                    named[row]["name"] = fields.name(name, f"{Path(path).name}: track {row}")
+            project["points"][-len(made) :] = made
+        return {"points": [point["id"] for point in made], "notices": notices}
+
+    def export_tracks(self, path: str | Path, which: str = "target") -> Path:
+        """Write the points' paths, `source` or `target`, in the format that the path ends in; returns it."""
+        if which not in ("source", "target"):
+            raise ValueError(f"there are tracks source and target, not {which!r}")
+        if not self.project["points"]:
+            raise ValueError("there are no points, and no tracks of them: click on a thing to name one")
+        clip = self.clip
+        return track_files.write(path, getattr(self, which)(), clip.frames.shape[1:3], clip.fps)
+
+    # --- projects as files ---
+
+    def save_project(self, path: str | Path) -> Path:
+        """Write the project, its steps, its clip and imported tracks to one file (`projects`); returns its path."""
+        self.clip  # noqa: B018  raises where there is none
+        with self._lock:
+            steps = {"undo": self._undo, "redo": self._redo}
+            return projects.write(path, self.workspace, self.project, steps, self._tracker_name)
+
+    def open_project(self, path: str | Path, base: int | None = None) -> list[str]:
+        """Open what `save_project` wrote: the same project with its steps, behind those there are; returns notices.
+
+        Raises ValueError, one line, for another file, and for one that is damaged or made to do harm; nothing changes.
+        """
+        with projects.unpacked(path, self.workspace) as found, self._lock:
+            try:
+                clip = video.read(found.clip, notify=lambda line: None)
+            except video.VideoError as error:
+                raise ValueError(str(error).replace(str(found.clip), f"{Path(path).name}, {found.clip.name}")) from None
+            for project in found.projects():
+                projects.check_tracks(project, found.tracks, len(clip.frames), clip.frames.shape[1:3])
+                if project["points"]:
+                    self._check(project, clip)
+            before, revision = self._undo, self.revision
+            with self._step(f"Open {Path(path).name}", base) as project:
+                place = found.keep()
+                project.update(found.record["project"])
+            if self.revision > revision:  # another one than was open
+                opening = self._undo[-1:] if before else []
+                self._undo = [*before, *opening, *found.record["undo"]][-MOST_STEPS:]
+                self._redo = found.record["redo"]
+                self._save()
+                self._forget()
+                self._loaded = (place, clip)
+        was, own = found.record["tracker"], self._tracker_name.partition(":")[0]
+        return [] if was == own else [f"the project was tracked by {was}, and this editor tracks by {own}"]
 
     def remove_point(self, name: str, base: int | None = None) -> None:
         """Take a point away, and out of every operation; one that is about nothing else goes with it."""
-        with self._step(f"Remove {name}", base) as project:
-            self._find(project["points"], name, "point")
+        with self._step(f"Remove {self._called([name])}", base) as project:
+            self._movable(project, name)
             project["points"] = [point for point in project["points"] if point["id"] != name]
             for operation in project["operations"]:
                 about = operation["op"].get("points")
@@ -200,9 +289,9 @@ class Session:
         last = len(self.clip.frames) - 1
         if not 0 <= frame <= last:
             raise ValueError(f"there is no frame {frame}: the clip has frames 0..{last}")
-        with self._step(f"Bend {', '.join(names)} at {frame}", base, frame) as project:
+        with self._step(f"Bend {self._called(names)} at {frame}", base, frame) as project:
             for name in names:
-                self._find(project["points"], name, "point")
+                self._movable(project, name)
             now = self._centre(self.target(project), names)
             bent = self._bending(project, names)
             if bent is None:
@@ -210,7 +299,7 @@ class Session:
                 bent = self._new(project, {**op, "interpolation": "smooth"})
                 for end in {0, last} - {frame}:
                     bent["op"]["keyframes"][str(end)] = now[end].tolist()
-                bent["label"] = f"bend {', '.join(names)}"
+                bent["label"] = f"bend {self._called(names)}"
             bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in now[frame] + (dx, dy)]
             self._check(project)
 
@@ -288,33 +377,47 @@ class Session:
         made = {"queries": queries, "operations": operations, "seed": project["seed"]}
         return made | ({"prompt": project["prompt"]} if project["prompt"] else {})
 
-    def _check(self, project: dict[str, Any]) -> document.EditSpec:
+    def _check(self, project: dict[str, Any], clip: video.Clip | None = None) -> document.EditSpec:
         """Hold an edit against the clip. Raises EditError, with the place in the file."""
-        spec = document.parse(self.edit_json(project))
-        return spec.validate_against(self.clip.frames.shape[1:3], len(self.clip.frames))
+        spec, frames = document.parse(self.edit_json(project)), (clip or self.clip).frames
+        return spec.validate_against(frames.shape[1:3], len(frames))
 
     def _track(self, points: list[dict[str, Any]]) -> None:
-        wanted = [key for key in ((p["t"], p["x"], p["y"]) for p in points) if key not in self._tracks]
-        if wanted:
+        """Follow points from each of their marks, those whose paths are not known yet; paths of files are not."""
+        marks = {mark for point in points if "tracks" not in point for mark in point_paths.marks(point)}
+        if wanted := [mark for mark in sorted(marks) if mark not in self._tracks]:
             found = self._tracker.track(self.clip.frames, np.float32(wanted))
-            for index, key in enumerate(wanted):
-                self._tracks[key] = tracks.select(found, [index])
+            for index, mark in enumerate(wanted):
+                self._tracks[mark] = tracks.select(found, [index])
 
-    def source(self) -> Tracks:
+    def _path(self, point: dict[str, Any]) -> Tracks:
+        """Return the path of a point that was followed, xy [1 T 2]."""
+        marks = point_paths.marks(point)
+        if "tracks" in point:
+            name = point["tracks"]
+            if name not in self._imported:
+                self._imported[name] = tracks.load(projects.tracks_folder(self.workspace) / name)
+            path = tracks.select(self._imported[name], [point["row"]])
+            paths = [point_paths.through(path, mark) for mark in marks]
+        else:
+            paths = [self._tracks[mark] for mark in marks]
+        return point_paths.join([mark[0] for mark in marks], tracks.concatenate(paths))
+
+    def source(self, project: dict[str, Any] | None = None) -> Tracks:
         """Return the points' paths in the clip, in their order."""
         length = len(self.clip.frames)  # first, for another clip's paths are forgotten with it
-        self._track(self.project["points"])
-        parts = [self._tracks[p["t"], p["x"], p["y"]] for p in self.project["points"]]
-        if not parts:
+        points = (self.project if project is None else project)["points"]
+        if not points:
             return Tracks(np.zeros((0, length, 2), np.float32), np.zeros((0, length), bool))
-        return Tracks(*(np.concatenate(side) for side in zip(*parts, strict=True)))
+        with self._lock:
+            self._track(points)
+            return tracks.concatenate([self._path(point) for point in points])
 
     def target(self, project: dict[str, Any] | None = None) -> Tracks:
         """Return where the points shall go."""
         project = self.project if project is None else project
-        return (
-            self._check(project).apply(self.source(), notify=lambda line: None) if project["points"] else self.source()
-        )
+        source = self.source(project)
+        return self._check(project).apply(source, notify=lambda line: None) if project["points"] else source
 
     def state(self) -> dict[str, Any]:
         """Return all that a page shows, as json."""
@@ -336,16 +439,29 @@ class Session:
         flags = [
             f"--video={self.project['clip']}",
             f"--edit={self.workspace / EDIT}",
-            f"--tracker={self._tracker_name}",
+            f"--tracker={self._follow()}",
         ]
         return shlex.join(["python", "launch/edit.py", *flags])
+
+    def _follow(self) -> str:
+        """Name what gives a run the points' paths: the tracker, or the file of paths that are not its alone."""
+        with self._lock:
+            if not any("tracks" in point or "marks" in point for point in self.project["points"]):
+                return self._tracker_name
+            path, key = self.workspace / TRACKS, json.dumps([self.project["clip"], self.project["points"]])
+            if key != self._given:
+                clip = self.clip
+                track_files.write(path, self.source(), clip.frames.shape[1:3], clip.fps)
+                self._given = key
+            return f"{trackers.GIVEN}:{path}"
 
     def draft_frames(self) -> UInt8[np.ndarray, "T h w 3"]:
         """Draw the draft of the edit at a small size, `PROXY` rows; the clip taken apart is kept while paths change."""
         with self._drawing:
             with self._lock:  # all of one moment
                 clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
-                key, source = path + json.dumps(self.edit_json(), sort_keys=True), self.source()
+                # The points as well: their paths may have been put right.
+                key, source = json.dumps([path, self.project["points"], self.edit_json()]), self.source()
             if key in self._drawn:
                 return self._drawn[key]
             whole, size = clip.frames.shape[1:3], self.proxy_size()
@@ -353,7 +469,9 @@ class Session:
                 self._prepared = (path, draft.Prepared(video.resize(clip.frames, size)))
             prepared = self._prepared[1]
             groups = [list(thing.points) for thing in spec.divide().things] or None
-            sides = [_scaled(each, whole, size) for each in (source, spec.apply(source, notify=lambda line: None))]
+            sides = [
+                tracks.resize(each, whole, size) for each in (source, spec.apply(source, notify=lambda line: None))
+            ]
             made = np.asarray(draft.render(prepared, *sides, groups=groups, notify=lambda line: None).frames)
             self._drawn = {key: made}
             return made
@@ -373,9 +491,4 @@ class Session:
         """Make the edit at full size, in a process of its own; returns the run's id (`runs.Runs`)."""
         if not re.fullmatch(r"[^\0\n]{1,400}", checkpoint):
             raise ValueError("a checkpoint is a name or a folder, in one line")
-        return self.runs.start(Path(self.project["clip"]), self.write_edit(), checkpoint, self._tracker_name)
-
-
-def _scaled(of: Tracks, size: tuple[int, int], new: tuple[int, int]) -> Tracks:
-    factor = np.float32([new[1] / size[1], new[0] / size[0]])
-    return Tracks(of.xy * factor, of.visible)
+        return self.runs.start(Path(self.project["clip"]), self.write_edit(), checkpoint, self._follow())

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from motionv2v.stacks import Lazy
 from motionv2v.trackers.classical import LucasKanade
 from motionv2v.trackers.dense import DenseChain
+from motionv2v.trackers.given import GivenTracks
 from motionv2v.trackers.multistep import MultiStep
 from motionv2v.trackers.tapnext import TapNextTracker
 from motionv2v.tracks import Tracks
@@ -23,7 +24,9 @@ from motionv2v.typing import AnyArray, Num, UInt8
 __all__ = [
     "CLASSICAL_MODES",
     "DEFAULT",
+    "GIVEN",
     "DenseChain",
+    "GivenTracks",
     "LucasKanade",
     "MultiStep",
     "TapNextTracker",
@@ -54,6 +57,8 @@ CLASSICAL_MODES = tuple(_MODES)
 """What `get("classical", mode=...)` takes; the first is the default."""
 DEFAULT = "multistep"
 """The tracker that edits a person's clip best."""
+GIVEN = "tracks"
+"""How the name begins of tracks that a file holds: "tracks:FILE"."""
 
 
 def _classical(mode: str = "lk", **options) -> Tracker:
@@ -97,7 +102,8 @@ def get(name: str, **options) -> Tracker:
 
 
 def named(name: str = DEFAULT, say: Callable[[str], None] | None = None) -> Tracker:
-    """Build the tracker that a person names in one word: a mode of the classical one, or "tapnext:FILE", its weights.
+    """Build the tracker that a person names in one word: a mode of the classical one, "tapnext:FILE" with its weights,
+    or "tracks:FILE": the tracks in an .npz file, one for each query, which an editor has made or corrected.
 
     `say` is called with lines about the time that is left, by those that take long.
 
@@ -106,11 +112,15 @@ def named(name: str = DEFAULT, say: Callable[[str], None] | None = None) -> Trac
     if name in _MODES:
         return get("classical", mode=name, **({} if name == "lk" else {"say": say}))
     kind, _, weights = name.partition(":")
+    if kind == GIVEN and weights:
+        return GivenTracks(weights)
     if kind == "tapnext" and weights:
         return get("tapnext", checkpoint=weights)
     if kind == "tapnext":
         raise ValueError("tapnext needs its weights, such as tapnext:bootstapnext_ckpt.npz")
-    raise ValueError(f"there is no tracker {name!r}; available: {', '.join(_MODES)}, tapnext:FILE with its weights")
+    raise ValueError(
+        f"there is no tracker {name!r}; available: {', '.join(_MODES)}, tapnext:FILE with its weights, tracks:FILE.npz"
+    )
 
 
 def for_clip(tracker: Tracker, frames: UInt8[AnyArray, "T H W 3"] | Lazy) -> Tracker:

@@ -9,7 +9,8 @@ import pytest
 
 from motionv2v import video
 from motionv2v.editing import files
-from motionv2v.editing.session import MOST_STEPS, Session, StaleError
+from motionv2v.editing.history import MOST_STEPS, StaleError
+from motionv2v.editing.session import Session
 from motionv2v.edits.fields import EditError
 
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])

@@ -174,7 +174,7 @@ def _state(value, state):
 
 EVIL = {
     "a call": lambda mark: pickle.dumps({"a": Evil(os.mkdir, mark)}),
-    "an attribute": lambda mark: b"\x80\x04\x8c\x05numpy\x8c\x0dload.__class__\x93.",
+    "an attribute": lambda mark: b"\x80\x04\x8c\x05numpy\x8c\x0eload.__class__\x93.",
     "evaluated": lambda mark: pickle.dumps(Evil(eval, f"__import__('os').mkdir({mark!r})")),
     "another of numpy's": lambda mark: b"cnumpy\nload\n(S'x'\ntR.",
     "an array of objects": lambda mark: pickle.dumps({**ITEM, "points": np.array([None, os.getcwd()])}),

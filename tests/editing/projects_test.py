@@ -1,0 +1,241 @@
+"""A project as one file: the same state in another workspace; and files made to do harm, which are refused whole."""
+
+import io
+import json
+import stat
+import struct
+import zipfile
+
+import moving_square
+import numpy as np
+import pytest
+
+from motionv2v import video
+from motionv2v.editing import projects
+from motionv2v.editing.session import Session
+from motionv2v.edits import track_files
+from motionv2v.tracks import Tracks
+
+X, Y = (float(side) + 10 for side in moving_square.corners()[0])
+
+
+@pytest.fixture
+def session(tmp_path):
+    """A project with everything in it: a bend, a mark, imported paths, something undone."""
+    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
+    made = Session(tmp_path / "first")
+    made.open(tmp_path / "square.mp4")
+    made.add_point(0, X, Y)
+    made.bend(["p1"], 4, 0, 20)
+    made.fix("p1", 6, X + 26, Y + 2)
+    xy = np.stack([moving_square.corners(shift) + 10 for shift in ((3, 3), (5, 5))]).astype(np.float32)
+    made.import_tracks(track_files.write(tmp_path / "a.npz", Tracks(xy, xy[..., 0] > 20), moving_square.SIZE, 8))
+    made.change_point("p1", label="nose", locked=True)
+    made.set(prompt="a red square")
+    made.undo()
+    yield made
+    made.runs.close()
+
+
+@pytest.fixture
+def saved(session, tmp_path):
+    return session.save_project(tmp_path / "mine.mv2v")
+
+
+def without_places(state):
+    """Leave out what names the workspace."""
+    state = json.loads(json.dumps(state))
+    state["project"]["clip"] = state["command"] = state["revision"] = None
+    return state
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_project_travels(session, saved, tmp_path):
+    (tmp_path / "square.mp4").unlink()  # the file alone has to do
+    opened = Session(tmp_path / "second")
+    assert opened.open_project(saved) == []
+    first, second = without_places(session.state()), without_places(opened.state())
+    assert first == second and len(second["undo"]) == 6 and second["redo"] == ["Set prompt"]
+    np.testing.assert_array_equal(opened.target().xy, session.target().xy)
+    np.testing.assert_array_equal(opened.draft_frames()[4], session.draft_frames()[4])
+    assert opened.project["clip"] == str((tmp_path / "second" / "clips" / "square.mp4").resolve())
+    levels = [json.dumps(opened.project)]
+    while opened.project["points"]:
+        opened.undo()
+        opened.state()
+        levels.append(json.dumps(opened.project))
+    again = Session(tmp_path / "second")
+    for expected in levels[-2::-1]:
+        again.redo()
+        assert json.dumps(again.project) == expected
+    again.redo()
+    assert again.project["prompt"] == "a red square"
+    assert not [name for name in files_in(tmp_path / "second") if name.startswith(".")], "nothing is left over"
+
+
+def test_opening_is_undone_back_to_what_was_there(session, saved, tmp_path):
+    other = np.random.default_rng(0).integers(0, 255, (5, 32, 48, 3)).astype(np.uint8)
+    video.write(tmp_path / "other.mp4", other, fps=8)
+    opened = Session(tmp_path / "second", "dis")
+    opened.open(tmp_path / "other.mp4")
+    opened.add_point(0, 20, 20)
+    before = opened.state()
+    assert opened.open_project(saved) == ["the project was tracked by multistep, and this editor tracks by dis"]
+    assert opened.state()["clip"]["frames"] == 9 and len(opened.source().xy) == 3
+    while len(opened.state()["undo"]) > 2:
+        opened.undo()
+    assert opened.state()["source"] == before["source"] and opened.project == before["project"]
+    steps = len(session.state()["undo"])
+    session.save_project(tmp_path / "again.mv2v")
+    session.open_project(tmp_path / "again.mv2v")
+    session.open_project(tmp_path / "again.mv2v")
+    assert len(session.state()["undo"]) == 2 * steps + 1, "the second time it is open already"
+    assert files_in(session.workspace / "clips") == ["square.mp4"]
+
+
+def test_steps_of_another_clip_stay_behind_and_a_clip_that_is_gone_is_told(session, tmp_path):
+    other = np.random.default_rng(0).integers(0, 255, (5, 32, 48, 3)).astype(np.uint8)
+    video.write(tmp_path / "o:ther.mp4", other, fps=8)
+    session.open(tmp_path / "o:ther.mp4")
+    session.set(prompt="noise")
+    session.save_project(tmp_path / "other.mv2v")
+    with zipfile.ZipFile(tmp_path / "other.mv2v") as archive:
+        assert archive.namelist() == ["project.json", "clip/clip.mp4"], "no name that is none on another system"
+        assert len(json.loads(archive.read("project.json"))["undo"]) == 1
+    opened = Session(tmp_path / "second")
+    opened.open_project(tmp_path / "other.mv2v")
+    assert opened.project["prompt"] == "noise"
+    (tmp_path / "o:ther.mp4").unlink()
+    with pytest.raises(ValueError, match="is gone, or larger"):
+        session.save_project(tmp_path / "late.mv2v")
+    assert not (tmp_path / "late.mv2v").exists()
+    with pytest.raises(ValueError, match="no clip is open"):
+        Session(tmp_path / "empty").save_project(tmp_path / "late.mv2v")
+
+
+def rewritten(saved, record=None, drop=(), add=()):
+    """Write a project's file anew with another record, without some members, and with others (name, content)."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(made, "w") as new:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "project.json" and record is not None:
+                found = json.loads(content)
+                record(found)
+                content = json.dumps(found).encode()
+            if not name.startswith(tuple(drop)) or not drop:
+                new.writestr(name, content)
+        for name, content in add:
+            new.writestr(name, content)
+    return made.getvalue()
+
+
+def link(name="clip/link.mp4", target="/etc/passwd"):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info, target
+
+
+def resized(content, name, size):
+    """Let the archive's table say that a member has another size when it is unpacked."""
+    at = content.rindex(name)  # in the table, which comes last: the size stands 22 bytes before the name
+    return content[: at - 22] + struct.pack("<I", size) + content[at - 18 :]
+
+
+def set_in(*path, to):
+    def change(record):
+        for step in path[:-1]:
+            record = record[step]
+        record[path[-1]] = to
+
+    return change
+
+
+POINT = ("project", "points", 0)
+BAD = {
+    "nothing": (lambda saved: b"", "is no project, or damaged"),
+    "a half": (lambda saved: saved.read_bytes()[:200], "is no project, or damaged"),
+    "a wrong byte": (lambda saved: saved.read_bytes().replace(b"ftyp", b"ftyq", 1), "damaged .Bad CRC"),
+    "an absolute path": (lambda saved: rewritten(saved, add=[("/evil.txt", "x")]), "a member '/evil.txt'"),
+    "a folder above": (lambda saved: rewritten(saved, add=[("clip/../../evil.txt", "x")]), "it has a member"),
+    "two points": (lambda saved: rewritten(saved, drop=["clip"], add=[("clip/..", "x")]), "it has a member"),
+    "a backslash": (lambda saved: rewritten(saved, add=[("clip\\..\\evil.txt", "x")]), "it has a member"),
+    "a zero byte": (lambda saved: rewritten(saved, add=[("tracks/a\0.npz", "x")]), "it has a member"),
+    "a drive": (lambda saved: rewritten(saved, drop=["clip"], add=[("clip/C:evil", "x")]), "it has a member"),
+    "a hidden file": (lambda saved: rewritten(saved, drop=["clip"], add=[("clip/.evil", "x")]), "it has a member"),
+    "a folder": (lambda saved: rewritten(saved, add=[("clip/", "")]), "it has a member"),
+    "a link": (lambda saved: rewritten(saved, drop=["clip"], add=[link()]), "is a link"),
+    "a link for paths": (lambda saved: rewritten(saved, add=[link("tracks/0123456789abcdef.npz")]), "is a link"),
+    "two clips": (lambda saved: rewritten(saved, add=[("clip/b.mp4", "x")]), "without project.json and one clip"),
+    "no clip": (lambda saved: rewritten(saved, drop=["clip"]), "without project.json and one clip"),
+    "no record": (lambda saved: rewritten(saved, drop=["project"]), "without project.json and one clip"),
+    "a clip that is none": (
+        lambda saved: rewritten(saved, drop=["clip"], add=[("clip/a.mp4", "no video")]),
+        "a.mp4",
+    ),
+    "many members": (
+        lambda saved: rewritten(saved, add=[(f"tracks/{number:016x}.npz", "") for number in range(1001)]),
+        "members; a project has at most 1000",
+    ),
+    "a long record": (
+        lambda saved: resized(rewritten(saved), b"project.json", projects.MOST_RECORD + 1),
+        "bytes; at most",
+    ),
+    "other paths": (lambda saved: rewritten(saved, add=[(f"tracks/{0:016x}.npz", "x")]), "is not named by its content"),
+    "paths that are gone": (lambda saved: rewritten(saved, drop=["tracks"]), "imported path of p3 is not in the file"),
+    "no json": (lambda saved: rewritten(saved, drop=["project"], add=[("project.json", "{")]), "is not valid JSON"),
+    "deep json": (
+        lambda saved: rewritten(saved, drop=["project"], add=[("project.json", "[" * 100_000)]),
+        "is not valid JSON",
+    ),
+    "a newer version": (lambda saved: rewritten(saved, set_in("version", to=2)), "is of version 2"),
+    "no points": (lambda saved: rewritten(saved, set_in("project", "points", to=5)), "points: must be a list"),
+    "a field more": (lambda saved: rewritten(saved, set_in("project", "evil", to=5)), "unknown field 'evil'"),
+    "a place of text": (lambda saved: rewritten(saved, set_in(*POINT, "x", to="1")), r"points\[0\].x: must be a num"),
+    "a colour": (lambda saved: rewritten(saved, set_in(*POINT, "color", to="red;}")), "must be like #e69f00"),
+    "a path": (lambda saved: rewritten(saved, set_in(*POINT, "tracks", to="../a.npz")), "neither"),
+    "a path in full": (
+        lambda saved: rewritten(saved, set_in("project", "points", 1, "tracks", to="../../a.npz")),
+        "must be a file of tracks",
+    ),
+    "a row": (lambda saved: rewritten(saved, set_in("project", "points", 1, "row", to=7)), "is not in the file"),
+    "a mark outside": (lambda saved: rewritten(saved, set_in(*POINT, "marks", 0, "t", to=70)), "lies outside the clip"),
+    "a mark twice": (lambda saved: rewritten(saved, set_in(*POINT, "marks", 0, "t", to=0)), "twice"),
+    "an id twice": (lambda saved: rewritten(saved, set_in(*POINT, "id", to="p3")), "twice"),
+    "an id to come": (lambda saved: rewritten(saved, set_in("project", "next", to=2)), "a number below 2"),
+    "a point outside": (lambda saved: rewritten(saved, set_in(*POINT, "x", to=900)), "queries"),
+    "an operation": (
+        lambda saved: rewritten(saved, set_in("project", "operations", 0, "op", "op", to="fly")),
+        "unknown operation",
+    ),
+    "a step before": (
+        lambda saved: rewritten(saved, set_in("undo", 3, "project", "points", 0, "y", to=900)),
+        "queries",
+    ),
+    "a step that is none": (lambda saved: rewritten(saved, set_in("redo", to=[5])), "redo"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_is_no_project_is_refused_and_nothing_is_written(saved, tmp_path, name, monkeypatch):
+    make, message = BAD[name]
+    (tmp_path / "inside" / "below").mkdir(parents=True)
+    bad = tmp_path / "inside" / "bad.mv2v"
+    bad.write_bytes(make(saved))
+    opened = Session(tmp_path / "inside" / "below" / "third")
+    before = files_in(tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        opened.open_project(bad)
+    assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value).replace(str(bad), "")
+    assert files_in(tmp_path) == before and opened.project == projects.empty() and opened.state()["undo"] == []
+
+
+def test_what_is_rewritten_alone_is_still_opened(saved, tmp_path):
+    """The files above are refused for what was changed in them, not for being written anew."""
+    (tmp_path / "good.mv2v").write_bytes(rewritten(saved, set_in("project", "prompt", to="x")))
+    opened = Session(tmp_path / "fourth")
+    opened.open_project(tmp_path / "good.mv2v")
+    assert opened.project["prompt"] == "x"
