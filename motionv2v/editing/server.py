@@ -6,13 +6,14 @@ come and are bounded, and one bad request never stops the server.
 """
 
 import asyncio
+import contextlib
 import inspect
 import io
-import itertools
 import json
 import secrets
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import cv2
 import numpy as np
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -30,15 +32,18 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from motionv2v import files
+from motionv2v.editing import projects
 from motionv2v.editing.history import StaleError
 from motionv2v.editing.session import Session
-from motionv2v.edits import fields
+from motionv2v.edits import fields, track_files
 from motionv2v.typing import UInt8
 
 STATIC = Path(__file__).parent / "static"
 COOKIE = "motionv2v"
 MOST_UPLOAD, MOST_COMMAND = 2 << 30, 1 << 20
 """Bytes of an uploaded clip, and of a command."""
+MOST_PROJECT = projects.MOST_CLIP + projects.MOST_RECORD
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 _frame_number = partial(fields.integer, least=0)
 _Parser = Callable[[Any, str], Any]
@@ -71,6 +76,9 @@ def _truth(value: Any, where: str) -> bool:
 COMMANDS: dict[str, dict[str, _Parser]] = {
     "add_point": {"frame": _frame_number, "x": fields.number, "y": fields.number},
     "remove_point": {"name": _a_text},
+    "change_point": {"name": _a_text, "label": _a_text, "color": _a_text, "locked": _truth},
+    "fix": {"name": _a_text, "frame": _frame_number, "x": fields.number, "y": fields.number},
+    "unfix": {"name": _a_text, "frame": _frame_number},
     "bend": {"names": _texts, "frame": _frame_number, "dx": fields.number, "dy": fields.number},
     "add_operation": {"op": _an_object},
     "change_operation": {"name": _a_text, "on": _truth, "label": _a_text, "op": _an_object, "place": _frame_number},
@@ -132,6 +140,10 @@ def make_app(session: Session, token: str | None = None) -> Starlette:
         Route("/api/upload", _upload, methods=["POST"]),
         Route("/api/frame/{which}/{index:int}", _frame),
         Route("/api/edit.json", _edit),
+        Route("/api/tracks", _import, methods=["POST"]),
+        Route("/api/tracks/{which}.{ending}", _export),
+        Route("/api/project", _open_project, methods=["POST"]),
+        Route("/api/project.mv2v", _save_project),
         Route("/api/run", _run, methods=["POST"]),
         Route("/api/runs", _runs),
         Route("/api/runs/{name}/cancel", _cancel, methods=["POST"]),
@@ -223,36 +235,102 @@ async def _open(request: Request) -> Response:
 async def _upload(request: Request) -> Response:
     """Take a clip as the body of a request, and open it."""
     session = request.app.state.session
-    name = Path(request.query_params.get("name", "")).name
-    if Path(name).suffix.lower() not in SUFFIXES or name.startswith("."):
-        raise ValueError(f"{name or 'the file'} is no video; expected one of {', '.join(SUFFIXES)}")
-    if int(request.headers.get("content-length", "0") or 0) > MOST_UPLOAD:
-        raise HTTPException(
-            413, f"clips of more than {MOST_UPLOAD >> 30} GiB are not taken: copy it into the workspace"
-        )
-    clips = session.workspace / "clips"
-    clips.mkdir(exist_ok=True)
-    unfinished, size = clips / f".{secrets.token_hex(8)}{Path(name).suffix}", 0
-    try:
-        with unfinished.open("wb") as file:
-            async for part in request.stream():
-                size += len(part)
-                if size > MOST_UPLOAD:
-                    raise HTTPException(413, f"clips of more than {MOST_UPLOAD >> 30} GiB are not taken")
-                await run_in_threadpool(file.write, part)
+    async with _received(request, SUFFIXES, MOST_UPLOAD) as (unfinished, name):
         await run_in_threadpool(session.check_clip, unfinished)
-        place = _free(clips / name)  # undo and earlier runs may still need the other clip of that name
-        unfinished.replace(place)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        # Undo and earlier runs may still need the other clip of that name.
+        place = projects.free_path(session.workspace / "clips" / name)
+        place.parent.mkdir(exist_ok=True)
+        files.move(unfinished, place)
     notices = await run_in_threadpool(session.open, place)
     return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
 
 
-def _free(path: Path) -> Path:
-    """Return a path that nothing has: the given one, or with a number."""
-    further = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
-    return next(place for place in itertools.chain([path], further) if not place.exists())
+@contextlib.asynccontextmanager
+async def _received(request: Request, endings: tuple[str, ...], most: int) -> AsyncIterator[tuple[Path, str]]:
+    """Write the body of a request into the workspace for the time of a block; yields (the file, its name without path).
+
+    Raises ValueError for a name with another ending, and HTTPException for more than `most` bytes.
+    """
+    name = Path(request.query_params.get("name", "").replace("\\", "/")).name
+    if Path(name).suffix.lower() not in endings or name.startswith(".") or len(name) > 200 or not name.isprintable():
+        raise ValueError(f"{name[:200] or 'the file'} cannot be taken; expected one of {', '.join(endings)}")
+    large = (
+        f"more than {most >> 20} MiB are not taken" if most < 1 << 30 else f"more than {most >> 30} GiB are not taken"
+    )
+    length = request.headers.get("content-length", "0") or "0"
+    if not length.isdecimal() or int(length) > most:
+        raise HTTPException(413, large)
+    with tempfile.TemporaryDirectory(prefix=".upload.", dir=request.app.state.session.workspace) as folder:
+        path, size = Path(folder) / name, 0
+        with path.open("xb") as file:
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise HTTPException(413, large)
+                await run_in_threadpool(file.write, part)
+        yield path, name
+
+
+async def _import(request: Request) -> Response:
+    """Take a file of tracks as the body of a request: each becomes a point."""
+    session = request.app.state.session
+    async with _received(request, tuple(track_files.FORMATS), track_files.MOST_BYTES) as (path, _):
+        made = await run_in_threadpool(_briefly(session.import_tracks, path), path, _base(request))
+    return JSONResponse(made | {"state": await run_in_threadpool(session.state)})
+
+
+async def _export(request: Request) -> Response:
+    """Give the points' paths, `source` or `target`, as a file."""
+    session, which, ending = request.app.state.session, request.path_params["which"], request.path_params["ending"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{which}.{ending}"
+        await run_in_threadpool(_briefly(session.export_tracks, path), path, which)
+        headers = {"Content-Disposition": f'attachment; filename="tracks_{path.name}"'}
+        return Response(path.read_bytes(), media_type="application/octet-stream", headers=headers)
+
+
+async def _save_project(request: Request) -> Response:
+    """Give the project, with its clip, as one file."""
+    session = request.app.state.session
+    folder = tempfile.TemporaryDirectory(prefix=".saving.", dir=session.workspace)
+    try:
+        name = f"{Path(session.project['clip']).stem or 'project'}{projects.SUFFIX}"
+        path = await run_in_threadpool(session.save_project, Path(folder.name) / f"project{projects.SUFFIX}")
+    except BaseException:
+        folder.cleanup()
+        raise
+    # The file is read while it is sent, and goes when it was.
+    return FileResponse(path, filename=name, background=BackgroundTask(folder.cleanup))
+
+
+async def _open_project(request: Request) -> Response:
+    """Take the file of a project as the body of a request, and open it."""
+    session = request.app.state.session
+    async with _received(request, (projects.SUFFIX,), MOST_PROJECT) as (path, _):
+        notices = await run_in_threadpool(session.open_project, path, _base(request))
+    return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
+
+
+def _base(request: Request) -> int | None:
+    """Read the revision that a request is for, of its address."""
+    given = request.query_params.get("base")
+    if given is not None and (not given.isdecimal() or len(given) > 9):
+        raise ValueError(f"base must be a revision, got {given[:40]!r}")
+    return None if given is None else int(given)
+
+
+def _briefly(work: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    """Let errors name a file without the folder that it lies in for a moment."""
+
+    def done(*given: Any) -> Any:
+        try:
+            return work(*given)
+        except StaleError:
+            raise
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"{path.parent}/", "")) from None
+
+    return done
 
 
 async def _frame(request: Request) -> Response:

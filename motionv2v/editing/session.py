@@ -460,8 +460,9 @@ class Session(History):
         with self._drawing:
             with self._lock:  # all of one moment
                 clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
-                # The points as well: their paths may have been put right.
-                key, source = json.dumps([path, self.project["points"], self.edit_json()]), self.source()
+                # The marks as well, with which the same edit is another one.
+                marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in self.project["points"]]
+                key, source = json.dumps([path, marks, self.edit_json()]), self.source()
             if key in self._drawn:
                 return self._drawn[key]
             whole, size = clip.frames.shape[1:3], self.proxy_size()

@@ -10,6 +10,8 @@ import pytest
 
 from motionv2v import video
 from motionv2v.editing.session import Session
+from motionv2v.edits import track_files
+from motionv2v.tracks import Tracks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
@@ -171,4 +173,80 @@ def test_a_mistake_is_a_sentence_on_the_page(browser, serve):
     page.page.mouse.click(*page.at(session, X, Y))
     page.points(1)
     assert page.page.locator("#prompt").input_value() == "from another tab"
+    page.context.close()
+
+
+def test_tracks_are_imported_and_put_right_and_the_project_saved_and_opened(browser, serve, tmp_path):
+    session, address = serve()
+    page = Page(browser, address, viewport={"width": 1280, "height": 1200})
+    xy = np.stack([moving_square.corners(shift) + 10 for shift in ((0, 0), (60, 30))]).astype(np.float32)
+    given = Tracks(xy, np.ones(xy.shape[:2], bool))
+    page.page.locator("#tracks-file").set_input_files(track_files.write(tmp_path / "given.csv", given, (96, 128), 8))
+    page.points(2)
+    np.testing.assert_allclose(session.source().xy, xy, atol=1e-3)
+    page.page.get_by_role("button", name="Lock p2").click()
+    page.page.get_by_role("button", name="Rename p1").click()
+    page.page.keyboard.type("the f.nose")  # letters and signs that are keys of the page elsewhere
+    page.page.keyboard.press("Enter")
+    page.page.get_by_role("button", name="Rename the f.nose").wait_for()
+    page.steps(session, 4)
+    page.page.locator("body").press("End")
+    for _ in range(4):
+        page.page.keyboard.press(",")
+    page.wait("document.getElementById('where').textContent === '4 / 8'")
+
+    def drag(start, by):
+        x, y = start.tolist()
+        page.page.mouse.move(*page.at(session, x, y))
+        page.page.mouse.down()
+        page.page.mouse.move(*page.at(session, x + by[0], y + by[1]), steps=4)
+        page.page.mouse.up()
+
+    drag(xy[0, 4], (0, 20))
+    page.steps(session, 5)
+    toggle = page.page.get_by_role("button", name="Fix the track")
+    toggle.focus()
+    page.page.keyboard.press("Space")
+    assert toggle.get_attribute("aria-pressed") == "true"
+    drag(xy[0, 4], (-6, -9))  # where the tracker has it, not where it was bent to
+    page.steps(session, 6)
+    assert session.state()["undo"][-1] == "Correct the f.nose at 4"
+    np.testing.assert_allclose(session.source().xy[0, 4], xy[0, 4] + (-6, -9), atol=0.6)
+    np.testing.assert_allclose(session.target().xy[0, 4], xy[0, 4] + (-6, 11), atol=0.6)
+    page.page.keyboard.press("Escape")
+    assert toggle.get_attribute("aria-pressed") == "false"
+    drag(xy[1, 4], (5, 5))
+    page.wait("document.getElementById('error').textContent.includes('p2 is locked')")
+    page.page.get_by_role("button", name="Lock p2").click()
+    page.steps(session, 7)
+    page.page.keyboard.down("Alt")
+    drag(xy[1, 4], (5, 5))
+    page.page.keyboard.up("Alt")
+    page.steps(session, 8)
+    assert [mark["t"] for mark in session.project["points"][1]["marks"]] == [4] and len(
+        session.project["operations"]
+    ) == 1
+
+    with page.page.expect_download() as saved:
+        page.page.get_by_role("link", name="Save project").click()
+    saved.value.save_as(tmp_path / "mine.mv2v")
+    page.page.locator("#which").select_option("source")
+    page.page.locator("#format").select_option("csv")
+    with page.page.expect_download() as exported:
+        page.page.get_by_role("link", name="Export tracks").click()
+    exported.value.save_as(tmp_path / "out.csv")
+    np.testing.assert_allclose(track_files.read(tmp_path / "out.csv")[0].xy, session.source().xy, atol=1e-3)
+
+    kept, source = session.state()["project"]["points"], session.source().xy
+    page.page.get_by_role("button", name="Take back the mark of p2 at 4").click()
+    page.steps(session, 9)
+    page.page.get_by_role("button", name="Remove p2").click()
+    page.points(1)
+    page.page.locator("#project-file").set_input_files(tmp_path / "mine.mv2v")
+    page.points(2)
+    assert session.project["points"] == kept
+    np.testing.assert_array_equal(session.source().xy, source)
+    page.page.locator("#tracks-file").set_input_files({"name": "a.csv", "mimeType": "text/csv", "buffer": b"track\n"})
+    page.wait("document.getElementById('error').textContent.includes('expected track,frame,x,y,visible')")
+    assert [error for error in page.errors if "400" not in error] == [] and len(page.asked) == 1
     page.context.close()

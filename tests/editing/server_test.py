@@ -11,6 +11,7 @@ from PIL import Image
 
 from motionv2v import video
 from motionv2v.editing.session import Session
+from motionv2v.edits import track_files
 
 pytest.importorskip("starlette", reason="needs the extra editor: pip install 'motionv2v[editor]'")
 pytest.importorskip("httpx", reason="needs httpx, of the extra test")
@@ -151,6 +152,76 @@ def test_three_hundred_bad_requests_are_answered_and_change_nothing(client):
     for path in ("/api/frame/source/99", "/api/frame/nothing/0", "/static/../session.py", "/api/runs/9/edited.mp4"):
         assert client.get(path).status_code in (400, 404), path
     assert client.post("/api/do", content=b"x" * (2 << 20), headers=ORIGIN).status_code == 413
+
+
+def test_tracks_go_out_in_every_format_and_come_in_as_points(client, tmp_path):
+    do(client, do="add_point", frame=0, x=X, y=Y)
+    for ending in track_files.FORMATS:
+        answer = client.get(f"/api/tracks/target{ending}")
+        assert answer.status_code == 200 and "attachment" in answer.headers["content-disposition"], ending
+        before = client.get("/api/state").json()
+        url = f"/api/tracks?name=..%2F..%2Fa{ending}&base={before['revision']}"
+        made = client.post(url, content=answer.content, headers=ORIGIN)
+        assert made.status_code == 200 and len(made.json()["points"]) == len(before["project"]["points"]), ending
+        stale = client.post(url, content=answer.content, headers=ORIGIN)
+        assert stale.status_code == 409, ending
+    revision = client.get("/api/state").json()["revision"]
+    for name, content, code in (
+        ("a.txt", b"", 400),
+        ("", b"", 400),
+        (".npz", b"", 400),
+        ("a" * 300 + ".csv", b"", 400),
+        ("%00.csv", b"", 400),
+        *((f"a{ending}", bytes(range(200)), 400) for ending in track_files.FORMATS),
+        *((f"a{ending}", b"", 400) for ending in track_files.FORMATS),
+        ("a.csv&base=x", b"", 400),
+        ("a.csv&base=%C2%B2", b"", 400),
+    ):
+        answer = client.post(f"/api/tracks?name={name}", content=content, headers=ORIGIN)
+        assert answer.status_code == code and "/" not in answer.json()["error"], (name, answer.text)
+    headers = ORIGIN | {"content-length": str(1 << 40)}
+    assert client.post("/api/tracks?name=a.csv", content=b"", headers=headers).status_code == 413
+    assert client.post("/api/tracks?name=a.csv", content=b"").status_code == 403, "of another site"
+    for path in ("both.csv", "source.txt", "source.", ".csv", "source.csv.csv"):
+        assert client.get(f"/api/tracks/{path}").status_code in (400, 404), path
+    assert client.get("/api/state").json()["revision"] == revision
+
+
+def test_a_project_is_saved_and_opened(client, app, tmp_path):
+    do(client, do="add_point", frame=0, x=X, y=Y)
+    do(client, do="fix", name="p1", frame=4, x=X + 16, y=Y + 3)
+    fixed = client.get("/api/state").json()
+    assert fixed["undo"][-1] == "Correct p1 at 4" and fixed["source"]["xy"][0][4] == [X + 16, Y + 3]
+    answer = client.get("/api/project.mv2v")
+    assert answer.status_code == 200 and 'filename="square.mv2v"' in answer.headers["content-disposition"]
+    do(client, do="unfix", name="p1", frame=4)
+    do(client, do="change_point", name="p1", label="nose", color="#000000", locked=True)
+    assert do(client, do="fix", name="p1", frame=4, x=X, y=Y).json()["error"] == "nose is locked: unlock it first"
+    revision = client.get("/api/state").json()["revision"]
+    url = f"/api/project?name=mine.mv2v&base={revision}"
+    opened = client.post(url, content=answer.content, headers=ORIGIN)
+    assert opened.status_code == 200 and opened.json()["notices"] == []
+    assert opened.json()["state"]["source"] == fixed["source"]
+    assert client.post(url, content=answer.content, headers=ORIGIN).status_code == 409
+    kept = client.get("/api/state").json()
+    for name, content in (("a.mv2v", b""), ("a.mv2v", answer.content[:5000]), ("a.zip", answer.content), ("", b"x")):
+        bad = client.post(f"/api/project?name={name}", content=content, headers=ORIGIN)
+        assert bad.status_code == 400 and str(tmp_path) not in bad.json()["error"], name
+    headers = ORIGIN | {"content-length": str(1 << 40)}
+    assert client.post("/api/project?name=a.mv2v", content=b"", headers=headers).status_code == 413
+    assert client.get("/api/state").json() == kept
+    left = [path.name for path in app.state.session.workspace.iterdir() if path.name.startswith(".")]
+    assert left == [], "no leftovers"
+
+
+def test_a_workspace_without_a_clip_has_nothing_to_save(tmp_path):
+    app = server.make_app(Session(tmp_path / "empty"), token="secret")
+    client = TestClient(app, raise_server_exceptions=False)
+    client.get("/?token=secret")
+    for path in ("/api/project.mv2v", "/api/tracks/source.csv"):
+        assert client.get(path).status_code == 400, path
+    answer = client.post("/api/tracks?name=a.csv", content=b"", headers=ORIGIN)
+    assert answer.status_code == 400 and "no clip is open" in answer.json()["error"]
 
 
 def test_a_run_is_started_watched_and_its_result_fetched(client, app):

@@ -6,7 +6,7 @@ const DRAG = 3; // screen pixels before a press is a drag
 const KEPT = 96; // decoded frames of each kind
 
 let state = { clip: null, revision: 0, project: { points: [], operations: [] }, undo: [], redo: [] };
-const view = { frame: 0, selected: null, playing: false, drag: null };
+const view = { frame: 0, selected: null, playing: false, drag: null, fixing: false };
 const frames = { source: new Map(), draft: new Map() };
 let generation = 0; // of what the draft is drawn of: answers of an earlier one are not shown
 
@@ -144,9 +144,15 @@ function paint(bitmap) {
     line(context, source.xy[row], k, "#bbb", 1.5 * ratio, [6, 5]);
     line(context, target.xy[row], k, "#000", 5 * ratio, []);
     line(context, target.xy[row], k, point.color, 2.5 * ratio, []);
+    for (const mark of point.marks || []) square(context, mark.x * k, mark.y * k, mark.t === view.frame, ratio);
+    const drag = view.drag && view.drag.id === point.id ? view.drag : null;
     let [x, y] = target.xy[row][view.frame];
-    if (view.drag && view.drag.id === point.id) [x, y] = [x + view.drag.dx, y + view.drag.dy];
+    if (drag && !drag.fix) [x, y] = [x + drag.dx, y + drag.dy];
     dot(context, x * k, y * k, point, target.visible[row][view.frame], ratio);
+    if (!view.fixing && !(drag && drag.fix)) return;
+    [x, y] = source.xy[row][view.frame]; // what is put right is where the tracker has it
+    if (drag) [x, y] = [x + drag.dx, y + drag.dy];
+    square(context, x * k, y * k, point.id === view.selected, ratio);
   });
 }
 
@@ -177,6 +183,16 @@ function dot(context, x, y, point, visible, ratio) {
   }
 }
 
+/** A mark: where a person says that the point is. */
+function square(context, x, y, here, ratio) {
+  const side = (here ? 7 : 4) * ratio;
+  for (const [color, width] of [["#fff", 4], ["#d55e00", 2]]) {
+    context.strokeStyle = color;
+    context.lineWidth = width * ratio;
+    context.strokeRect(x - side, y - side, 2 * side, 2 * side);
+  }
+}
+
 // --- pointer ---
 
 /** A pointer's place in pixels of the clip, (0, 0) the corner of the top-left one. */
@@ -185,13 +201,13 @@ function place(event) {
   return [((event.clientX - box.left) * state.clip.width) / box.width, ((event.clientY - box.top) * state.clip.height) / box.height];
 }
 
-function nearest(event) {
+function nearest(event, fix) {
   const box = $("source").getBoundingClientRect();
   const [x, y] = place(event);
   const reach = ((HIT[event.pointerType] || 12) * state.clip.width) / box.width;
   let best = null;
   state.project.points.forEach((point, row) => {
-    const [px, py] = state.target.xy[row][view.frame];
+    const [px, py] = (fix ? state.source : state.target).xy[row][view.frame];
     const away = Math.hypot(px - x, py - y);
     if (away <= reach && (!best || away < best.away)) best = { id: point.id, away };
   });
@@ -203,7 +219,8 @@ const canvas = $("source");
 canvas.addEventListener("pointerdown", (event) => {
   if (!state.clip || event.button) return;
   canvas.setPointerCapture(event.pointerId);
-  view.press = { id: nearest(event), x: event.clientX, y: event.clientY, from: place(event), moved: false };
+  const fix = view.fixing || event.altKey;
+  view.press = { id: nearest(event, fix), fix, x: event.clientX, y: event.clientY, from: place(event), moved: false };
   if (view.press.id) select(view.press.id);
 });
 
@@ -213,10 +230,12 @@ canvas.addEventListener("pointermove", (event) => {
   if (!event.buttons) return release();
   if (Math.hypot(event.clientX - press.x, event.clientY - press.y) > DRAG) press.moved = true;
   if (!press.moved || !press.id) return;
+  const held = state.project.points.find((point) => point.id === press.id);
+  if (held.locked) return tell(`${held.name} is locked: unlock it first`);
   const [x, y] = place(event);
   let [dx, dy] = [x - press.from[0], y - press.from[1]];
   if (event.shiftKey) Math.abs(dx) > Math.abs(dy) ? (dy = 0) : (dx = 0);
-  view.drag = { id: press.id, dx, dy };
+  view.drag = { id: press.id, fix: press.fix, dx, dy };
   redraw();
 });
 
@@ -224,11 +243,28 @@ canvas.addEventListener("pointerup", (event) => {
   const { press, drag } = view;
   release();
   if (!press) return;
+  if (drag && drag.fix) return fixBy(drag.id, drag.dx, drag.dy);
   if (drag) return run("bend", { names: [drag.id], frame: view.frame, dx: drag.dx, dy: drag.dy });
   if (press.id || press.moved) return;
   const [x, y] = place(event);
+  if (press.fix) return view.selected ? run("fix", { name: view.selected, frame: view.frame, x, y }) : tell("Select the point first that the tracker has lost.");
   run("add_point", { frame: view.frame, x, y }).then((id) => id && select(id));
 });
+
+/** Say that the tracker is wrong in this frame: the point is so far from where the tracker has it. */
+function fixBy(id, dx, dy) {
+  const row = state.project.points.findIndex((point) => point.id === id);
+  const [x, y] = state.source.xy[row][view.frame];
+  return run("fix", { name: id, frame: view.frame, x: x + dx, y: y + dy });
+}
+
+function setFixing(on) {
+  view.fixing = on;
+  $("fix").setAttribute("aria-pressed", String(on));
+  canvas.classList.toggle("fixing", on);
+  list();
+  redraw();
+}
 
 for (const name of ["pointercancel", "lostpointercapture"]) canvas.addEventListener(name, release);
 
@@ -257,15 +293,18 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     return run(key === "y" || event.shiftKey ? "redo" : "undo");
   }
+  if (event.target.matches("select")) return;
   if (writes || event.ctrlKey || event.metaKey || event.altKey || !state.clip) return;
   const step = event.shiftKey ? 10 : 1;
   const arrows = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
   if (event.key in arrows && event.target === canvas && view.selected) {
     event.preventDefault();
     const [dx, dy] = arrows[event.key];
+    if (view.fixing) return fixBy(view.selected, dx, dy);
     return run("bend", { names: [view.selected], frame: view.frame, dx, dy });
   }
-  if (event.key === "Escape") return view.drag ? release() : select(null);
+  if (event.key === "Escape") return view.drag ? release() : view.fixing ? setFixing(false) : select(null);
+  if (key === "f") return setFixing(!view.fixing);
   if (event.key === "Delete" && view.selected && event.target === canvas) return run("remove_point", { name: view.selected });
   if (event.key === " " && !event.target.matches("button, input, a")) {
     event.preventDefault();
@@ -273,8 +312,10 @@ document.addEventListener("keydown", (event) => {
   }
   if (key === "," || key === "<") return show(view.frame - step);
   if (key === "." || key === ">") return show(view.frame + step);
-  if (event.key === "Home") return show(0);
-  if (event.key === "End") return show(state.clip.frames - 1);
+  if (event.key === "Home" || event.key === "End") {
+    event.preventDefault(); // the page would scroll away from the clip
+    return show(event.key === "Home" ? 0 : state.clip.frames - 1);
+  }
 });
 
 // --- panels ---
@@ -287,28 +328,61 @@ function button(text, work, label) {
   return made;
 }
 
+function pointRow(point) {
+  const made = document.createElement("li");
+  const color = document.createElement("input");
+  color.type = "color";
+  color.className = "swatch";
+  color.value = point.color.toLowerCase();
+  color.setAttribute("aria-label", `Colour of ${point.name}`);
+  color.addEventListener("change", () => run("change_point", { name: point.id, color: color.value }));
+  const name = button(`${point.name}, from frame ${point.t}${point.tracks ? ", imported" : ""}`, () => select(point.id));
+  name.className = "name";
+  name.setAttribute("aria-pressed", String(point.id === view.selected));
+  const lock = button("Lock", () => run("change_point", { name: point.id, locked: !point.locked }), `Lock ${point.name}`);
+  lock.setAttribute("aria-pressed", String(Boolean(point.locked)));
+  made.append(color, name, button("Rename", () => rename(point, name), `Rename ${point.name}`), lock);
+  made.append(button("Remove", () => run("remove_point", { name: point.id }), `Remove ${point.name}`));
+  for (const mark of point.marks || []) {
+    made.append(button(`Fixed at ${mark.t} \u00d7`, () => run("unfix", { name: point.id, frame: mark.t }), `Take back the mark of ${point.name} at ${mark.t}`));
+  }
+  return made;
+}
+
+/** Put a field in the place of a point's name until it is left; Escape leaves the name as it was. */
+function rename(point, shown) {
+  const field = document.createElement("input");
+  field.type = "text";
+  field.className = "name";
+  field.value = point.name;
+  field.maxLength = 60;
+  field.setAttribute("aria-label", `New name of ${point.name}`);
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") field.value = point.name;
+    if (event.key === "Escape" || event.key === "Enter") field.blur();
+  });
+  field.addEventListener("blur", () => {
+    field.replaceWith(shown);
+    if (field.value !== point.name) run("change_point", { name: point.id, label: field.value });
+  });
+  shown.replaceWith(field);
+  field.select();
+}
+
 function list() {
   $("clip-name").textContent = state.clip ? `${state.clip.name}: ${state.clip.frames} frames, ${state.clip.width}x${state.clip.height}` : "no clip";
   $("hint").textContent = !state.clip
     ? "Open a video, then click on a thing."
     : !state.project.points.length
       ? "Click on a thing to name a point on it."
-      : "Drag a point where it shall be at this frame. Shift: along one axis. Arrows: one pixel. Comma and full stop: frames.";
+      : view.fixing
+        ? "Where the tracker is wrong: drag a square to where its point is, or select a point and click there. Escape: bend again."
+        : "Drag a point where it shall be at this frame. Shift: along one axis. Alt: put the tracker right. Arrows: one pixel. Comma and full stop: frames.";
   for (const [id, steps] of [["undo", state.undo], ["redo", state.redo]]) {
     $(id).disabled = !steps.length;
     $(id).title = steps.length ? steps[steps.length - 1] : "nothing";
   }
-  $("points").replaceChildren(...state.project.points.map((point) => {
-    const row = document.createElement("li");
-    const swatch = document.createElement("span");
-    swatch.className = "swatch";
-    swatch.style.background = point.color;
-    const name = button(`${point.name}, from frame ${point.t}`, () => select(point.id));
-    name.className = "name";
-    name.setAttribute("aria-pressed", String(point.id === view.selected));
-    row.append(swatch, name, button("Remove", () => run("remove_point", { name: point.id }), `Remove ${point.name}`));
-    return row;
-  }));
+  $("points").replaceChildren(...state.project.points.map(pointRow));
   $("operations").replaceChildren(...state.project.operations.map((operation) => {
     const row = document.createElement("li");
     const label = document.createElement("label");
@@ -323,7 +397,8 @@ function list() {
   }));
   if (document.activeElement !== $("prompt")) $("prompt").value = state.project.prompt || "";
   $("command").textContent = state.command || "";
-  $("run").disabled = !state.project.points.length;
+  $("run").disabled = $("exports").hidden = !state.project.points.length;
+  $("save").hidden = !state.clip;
 }
 
 $("undo").addEventListener("click", () => run("undo"));
@@ -331,6 +406,10 @@ $("redo").addEventListener("click", () => run("redo"));
 $("frame").addEventListener("input", (event) => show(Number(event.target.value)));
 $("play").addEventListener("click", play);
 $("prompt").addEventListener("change", (event) => run("set", { prompt: event.target.value }));
+$("fix").addEventListener("click", () => setFixing(!view.fixing));
+for (const id of ["which", "format"]) {
+  $(id).addEventListener("change", () => ($("export").href = `/api/tracks/${$("which").value}.${$("format").value}`));
+}
 $("run").addEventListener("click", async () => {
   if (await busily("starting", () => post("/api/run", { checkpoint: $("checkpoint").value }))) watch();
 });
@@ -350,15 +429,27 @@ function play() {
   next();
 }
 
-async function send(file) {
-  const found = await busily(`opening ${file.name}`, () =>
-    ask(`/api/upload?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }));
-  if (!found) return;
-  take(found.state);
-  if (found.notices.length) $("hint").textContent = found.notices.join(" ");
+const TRACKS = /\.(npz|npy|csv|pkl|pickle|json)$/i;
+
+/** Open what a file is by its name: a project, tracks, or else a clip. */
+function send(file) {
+  const kind = /\.mv2v$/i.test(file.name) ? "project" : TRACKS.test(file.name) ? "tracks" : "upload";
+  last = last.then(async () => {
+    const address = `/api/${kind}?name=${encodeURIComponent(file.name)}${kind === "upload" ? "" : `&base=${state.revision}`}`;
+    const found = await busily(`opening ${file.name}`, () => ask(address, { method: "POST", body: file }));
+    if (!found) return;
+    take(found.state);
+    if (found.notices.length) $("hint").textContent = found.notices.join(" ");
+  });
+  return last;
 }
 
-$("file").addEventListener("change", (event) => event.target.files.length && send(event.target.files[0]));
+for (const id of ["file", "project-file", "tracks-file"]) {
+  $(id).addEventListener("change", (event) => {
+    if (event.target.files.length) send(event.target.files[0]);
+    event.target.value = ""; // the same file again is a change as well
+  });
+}
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
