@@ -210,15 +210,12 @@ class Session(History):
             raise ValueError(f"{Path(path).name} has {len(rows)} tracks in the frame; expected 1 to {free}")
         place = projects.keep_tracks(self.workspace, tracks.select(found, rows))
         with self._step(f"Import {len(rows)} tracks of {Path(path).name}", base) as project:
-            made = [
-                self._name(project, queries[row]) | {"tracks": place.name, "row": at} for at, row in enumerate(rows)
-            ]
-            named = dict(zip(rows, made, strict=True))
-            for row, name in enumerate(info.names):
-                if row in named and name and not name.isdigit():
-                    named[row]["name"] = fields.name(name, f"{Path(path).name}: track {row}")
-            project["points"][-len(made) :] = made
-        return {"points": [point["id"] for point in made], "notices": notices}
+            for at, row in enumerate(rows):
+                point = self._name(project, queries[row])
+                point.update({"tracks": place.name, "row": at})
+                if info.names and info.names[row].strip("0123456789"):  # more than a number
+                    point["name"] = fields.name(info.names[row], f"{Path(path).name}: track {row}")
+        return {"points": [point["id"] for point in self.project["points"][-len(rows) :]], "notices": notices}
 
     def export_tracks(self, path: str | Path, which: str = "target") -> Path:
         """Write the points' paths, `source` or `target`, in the format that the path ends in; returns it."""

@@ -143,7 +143,7 @@ def _members(content: bytes) -> dict[str, Shaped[np.ndarray, "..."]]:
             if len(infos) > 64 or sum(info.file_size for info in infos) > MOST_BYTES:
                 raise ValueError(f"is larger than {MOST_BYTES} bytes or 64 arrays when it is unpacked")
             return {info.filename.removesuffix(".npy"): _array(archive.read(info), info.filename) for info in infos}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
         raise ValueError(f"is no .npz of numpy's ({error})") from None
     except Exception as error:
         if isinstance(error, ValueError | MemoryError):

@@ -198,7 +198,8 @@ function square(context, x, y, here, ratio) {
 /** A pointer's place in pixels of the clip, (0, 0) the corner of the top-left one. */
 function place(event) {
   const box = $("source").getBoundingClientRect();
-  return [((event.clientX - box.left) * state.clip.width) / box.width, ((event.clientY - box.top) * state.clip.height) / box.height];
+  const size = state.clip.width / box.width; // for both sides: before the first frame is there, the height is another
+  return [(event.clientX - box.left) * size, (event.clientY - box.top) * size];
 }
 
 function nearest(event, fix) {
@@ -220,7 +221,8 @@ canvas.addEventListener("pointerdown", (event) => {
   if (!state.clip || event.button) return;
   canvas.setPointerCapture(event.pointerId);
   const fix = view.fixing || event.altKey;
-  view.press = { id: nearest(event, fix), fix, x: event.clientX, y: event.clientY, from: place(event), moved: false };
+  const id = nearest(event, fix) || (fix && nearest(event, false)); // a bent point is caught where it is seen as well
+  view.press = { id, fix, x: event.clientX, y: event.clientY, from: place(event), moved: false };
   if (view.press.id) select(view.press.id);
 });
 
