@@ -30,7 +30,7 @@ PAIRS, OF_TEXT = (STEPS, VIEWS, DEVICES, OUT, NUM_FRAMES, NUM_POINTS, JITTER), (
 TABLES = {
     "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, *PAIRS),
     "text_to_video": (text_to_video.table, CHECKPOINT, COMPARE, *OF_TEXT),
-    "motion_prompting": (motion_prompting.table, CHECKPOINT, *OF_TEXT, VIDEOS),
+    "motion_prompting": (motion_prompting.table, CHECKPOINT, *OF_TEXT, VIDEOS, commands.WEIGHTS, commands.LPIPS),
     "motion_inversion": (inversion_benchmark.table, CHECKPOINT, COMPARE, *OF_TEXT),
     "revideo": (remaking.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, STEPS, OUT),
     "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),

@@ -24,8 +24,8 @@ NUM_TRACKS = flags.DEFINE_integer("num_tracks", None, "build: points of each ite
 MIN_HIDDEN = flags.DEFINE_integer(
     "min_hidden", None, "build: points hidden at the end of source and target; default: 10 (motionv2v)", lower_bound=0
 )
-WEIGHTS = flags.DEFINE_string("weights", None, "score, list: folder with LPIPS' trunk and heads, of --lpips")
-LPIPS = flags.DEFINE_enum("lpips", "alex", ["alex", "vgg", "squeeze"], "score, list: LPIPS' network")
+WEIGHTS = flags.DEFINE_string("weights", None, "score, list, motion_prompting: folder with LPIPS' trunk and heads")
+LPIPS = flags.DEFINE_enum("lpips", "alex", ["alex", "vgg", "squeeze"], "score, list, motion_prompting: LPIPS' network")
 DRAFT = flags.DEFINE_bool("draft", True, "score: a row of drafts, some seconds for each item, once")
 
 

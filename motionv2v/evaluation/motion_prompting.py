@@ -10,7 +10,7 @@ still clip, whose points shall go where the tracks say.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,12 @@ import jax
 import numpy as np
 
 from motionv2v import draft, editing, figures, metrics, trackers, tracks, video
+from motionv2v.convert import perceptual
 from motionv2v.data import tokenizer
 from motionv2v.data.scenes.pairs import make_pair
 from motionv2v.editing import opening
 from motionv2v.evaluation import footage, retracked, synthetic
+from motionv2v.models.features import lpips
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, UInt8
 
@@ -96,8 +98,13 @@ def show(frames: UInt8[np.ndarray, "T H W 3"], given: Tracks, caption: str, trac
     return Shown(frames, given, caption, counted.any(1) & (mean < TRACKABLE))
 
 
-def score(frames: UInt8[np.ndarray, "T H W 3"], shown: Shown, count: int, tracker: Any) -> dict[str, float]:
-    """Score one video by each of `MEASURES` against the clip that it should be; EPE is NaN where no track counts."""
+def score(
+    frames: UInt8[np.ndarray, "T H W 3"], shown: Shown, count: int, tracker: Any, network: Any = None
+) -> dict[str, float]:
+    """Score one video by each of `MEASURES` against the clip that it should be; EPE is NaN where no track counts.
+
+    With a `network` (`convert.perceptual.load`) also by LPIPS, the mean over frames.
+    """
     given = shown.first(count)
     usable = shown.usable[: len(given.xy)]
     epe = math.nan
@@ -105,7 +112,11 @@ def score(frames: UInt8[np.ndarray, "T H W 3"], shown: Shown, count: int, tracke
         chosen = tracks.select(given, np.flatnonzero(usable))
         found, counted = retracked.track(frames, chosen, tracker)
         epe = metrics.epe(found, chosen.xy, counted)
-    return {"psnr": metrics.clip_psnr(frames, shown.frames), "ssim": metrics.ssim(frames, shown.frames), "epe": epe}
+    found = {"psnr": metrics.clip_psnr(frames, shown.frames), "ssim": metrics.ssim(frames, shown.frames), "epe": epe}
+    if network is not None:
+        each = lpips.frame_distances(network.module, network.params, frames, shown.frames)
+        found["lpips"] = float(each.mean())
+    return found
 
 
 def animate(
@@ -151,6 +162,8 @@ def table(
     num_steps: int | None = None,
     out: str | None = None,
     videos: str | None = None,
+    weights: str | None = None,
+    net: str = "alex",
     progress: Progress = iter,
 ) -> tuple[str, dict[str, float]]:
     """Measure a model of Motion Prompting on held-out scenes, or on videos.
@@ -158,14 +171,17 @@ def table(
     Args:
         checkpoint: as for `editing.opening.load`. num_clips, seed: which scenes, and the noise. num_steps: of the
             samples; None takes the model's own. out: a folder for videos of the first clips. videos: a folder of videos
-            to take in place of scenes (`clips_of`), at most `num_clips`. progress: wraps loops.
+            to take in place of scenes (`clips_of`), at most `num_clips`. weights: a folder with the files of LPIPS,
+            which is measured too then, with the network `net` (`convert.perceptual`). progress: wraps loops.
 
     Returns:
-        Markdown, and {"psnr_<N>", "ssim_<N>", "epe_<N>", the same with "held" and "draft" for N}.
+        Markdown, and {"psnr_<N>", "ssim_<N>", "epe_<N>", the same with "held" and "draft" for N; also "lpips_<N>"}.
 
     Raises:
-        ValueError: for a model of another kind.
+        ValueError: for a model of another kind, and for weights that are missing.
     """
+    network = None if weights is None else perceptual.load(Path(weights), net)
+    columns = MEASURES if network is None else {**MEASURES, "lpips": f"LPIPS ({net})"}
     editor, tracker = opening.load(checkpoint), trackers.get("classical")
     if editor.model.method is None or not editor.model.method.animates():
         raise ValueError(f"{checkpoint} makes no video of a picture and tracks; this needs a motion_prompting model")
@@ -176,8 +192,8 @@ def table(
     results: dict[str, float] = {}
 
     def add(name: str, videos: Iterable[UInt8[np.ndarray, "T H W 3"]], count: int) -> None:
-        scored = [score(frames, clip, count, tracker) for frames, clip in zip(videos, clips, strict=True)]
-        results.update({f"{key}_{name}": float(np.nanmean([each[key] for each in scored])) for key in MEASURES})
+        scored = [score(frames, clip, count, tracker, network) for frames, clip in zip(videos, clips, strict=True)]
+        results.update({f"{key}_{name}": float(np.nanmean([each[key] for each in scored])) for key in columns})
 
     wrote = ""
     for count in COUNTS:
@@ -190,19 +206,21 @@ def table(
     steps = editor.settings(num_steps, None).num_steps
     usable = np.mean([clip.usable.mean() for clip in clips])
     head = f"{len(clips)} {what}, {steps} steps; of the tracks {usable:.0%} can be tracked again in the truth"
-    return f"{head}\n{format_table(results)}{wrote}", results
+    if network is not None:
+        head += f"; LPIPS by {' and '.join(map(str, dict.fromkeys(network.sources.values())))}"
+    return f"{head}\n{format_table(results, columns)}{wrote}", results
 
 
-def format_table(results: dict[str, float]) -> str:
-    """Lay out what `table` measured as markdown, a row for each number of tracks."""
-    lines = [f"| | {' | '.join(MEASURES.values())} |", "|---" * (1 + len(MEASURES)) + "|"]
+def format_table(results: dict[str, float], columns: Mapping[str, str] = MEASURES) -> str:
+    """Lay out what `table` measured as markdown, a row for each number of tracks; `columns` as `MEASURES`."""
+    lines = [f"| | {' | '.join(columns.values())} |", "|---" * (1 + len(columns)) + "|"]
     names = {
         **{str(count): f"{count} track{'s' if count > 1 else ''}" for count in COUNTS},
         "held": "the first frame, held",
         "draft": f"the first frame's draft, {DRAFTED} tracks",
     }
     for name, words in names.items():
-        values = (f"{results[f'{key}_{name}']:.2f}" for key in MEASURES)
+        values = (f"{results[f'{key}_{name}']:.{3 if key == 'lpips' else 2}f}" for key in columns)
         lines.append(f"| {words} | {' | '.join(values)} |")
     return "\n".join(lines)
 

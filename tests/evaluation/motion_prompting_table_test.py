@@ -1,13 +1,16 @@
 """Motion Prompting's table: a perfect video and a held frame score what they must, and the numbers are all there."""
 
+import lpips_files
 import numpy as np
 import pytest
 import tiny_model
 from PIL import Image
 
 from motionv2v import editing, trackers, video
+from motionv2v.convert import perceptual
 from motionv2v.data.scenes.pairs import SceneConfig, make_pair, make_scene, track
 from motionv2v.evaluation import motion_prompting
+from motionv2v.models.features import lpips
 from motionv2v.tracks import Tracks
 
 CONFIG = SceneConfig(num_frames=9, num_points=300, dense=True)
@@ -52,6 +55,19 @@ def test_a_draft_moves_the_first_frame_along_the_tracks(clips):
     assert np.mean([each["psnr"] for each in made]) > np.mean([each["psnr"] for each in still]) + 2
     unseen = clips[0]._replace(tracks=Tracks(clips[0].tracks.xy, np.zeros_like(clips[0].tracks.visible)))
     np.testing.assert_array_equal(motion_prompting.drafted(unseen, 8), motion_prompting.held(unseen))
+
+
+def test_lpips_is_measured_with_a_network(clips):
+    module = lpips.Lpips("squeeze")
+    network = perceptual.Network(module, lpips_files.random_parameters("squeeze"), {})
+    clip, tracker = clips[0]._replace(usable=np.zeros_like(clips[0].usable)), trackers.get("classical")
+    assert motion_prompting.score(clip.frames, clip, 4, tracker, network)["lpips"] == 0
+    assert motion_prompting.score(motion_prompting.held(clip), clip, 4, tracker, network)["lpips"] > 0
+    columns = {**motion_prompting.MEASURES, "lpips": "LPIPS (squeeze)"}
+    rows = [*map(str, motion_prompting.COUNTS), "held", "draft"]
+    results = {f"{key}_{row}": 0.12345 for key in columns for row in rows}
+    lines = motion_prompting.format_table(results, columns).splitlines()
+    assert lines[0].endswith("| LPIPS (squeeze) |") and lines[2].endswith("| 0.12 | 0.123 |")
 
 
 def test_points_that_nobody_can_follow_do_not_count(clips):
