@@ -4,6 +4,7 @@
     data        the input pipeline, and whether training waits for it        starts     seconds to the first edit
     convert     published weights there and back                             vae_memory the autoencoder's work space
     trackers    scores and seconds of trackers without weights               render     drawing tracks
+    backends    training steps with the transformer in JAX and in PyTorch
 
     python benchmarks/run.py --size tiny small --compile-limit 300 --markdown
     python benchmarks/run.py --size 5b --out speed_5b.json          # a GPU: 13x60x90 latents, 50 steps, a training step
@@ -53,7 +54,7 @@ def main() -> None:
             getattr(__import__(module), f"print_{table}")(options)
 
 
-TABLES = ("speed", "data", "starts", "convert", "vae_memory", "trackers", "render", "draft")
+TABLES = ("speed", "data", "starts", "convert", "vae_memory", "trackers", "render", "draft", "backends")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
