@@ -108,6 +108,16 @@ def test_motion_prompting_runs(quick, tmp_path, monkeypatch):
     assert [path.name for path in quick.iterdir()] == ["animated.mp4"]
 
 
+@pytest.mark.slow
+def test_evaluate_suite_runs(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOTIONV2V_NUM_FRAMES", "5")
+    done = execute(FOLDER / "evaluate_suite.ipynb", tmp_path)
+    # What is given and wanted, and all rows of the table.
+    assert len(pictures(done)) == 2 and players(done) == 1
+    assert "courtyard: 5 frames" in printed(done) and "'scores.html'" in printed(done)
+    assert {path.name for path in (quick / "outputs").iterdir()} == {"tiny", "scores"}
+
+
 def test_all_rows_of_the_evaluation_are_scored_on_the_same_points():
     """Every score in the notebook counts the points that the tracker follows on the truth, as the benchmark does."""
     manager, sources = TransformerManager(), code_cells(read(FOLDER / "evaluate_checkpoint.ipynb"))
