@@ -8,6 +8,7 @@ sampling, the tracker, and the versions of the libraries. The same edit may be m
 one is refused unless it is told to replace what is there.
 """
 
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -83,6 +84,7 @@ def run(
     num_views: int | None = None,
     clocks: str | None = None,
     seed: int | None = None,
+    prompt: str | None = None,
     devices: int = 1,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
@@ -100,6 +102,7 @@ def run(
         masks, boxes: where the one thing is that the edit moves, for the draft: see `drafted.with_shape`.
         num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. clocks: "weak,strong" of a
             base that refines the draft (`refine.Clocks`). seed: None takes the edit's. The draft has none of these.
+        prompt: what the video shows; None takes the edit's.
         devices: how many share the edit, as `memory.sampling_sizes` divides it; -1 takes all.
         overwrite: whether to replace the result of another edit in `out`.
         say: called with one line per step of the work, and with every notice.
@@ -120,12 +123,16 @@ def run(
     check_folder(out, inputs=(video_path, edit_path))
     follow = trackers.named(tracker, lambda line: say(f"tracks  {line}"))
     given = inputs.read(video_path, edit_path, masks=masks, boxes=boxes, say=say, stream=model == DRAFT)
+    if prompt is not None:
+        given.spec = dataclasses.replace(given.spec, prompt=prompt)
     clip, spec, frames = given.clip, given.spec, given.clip.frames
     video.check_writable(out / EDITED, clip.fps)
     seed = spec.seed if seed is None else seed
     is_drawn = model == DRAFT or checkpoint is None or _reads_draft(model)
     hints = _hints(given, is_drawn, notify)
     record = make_record(given, describe(checkpoint or DRAFT, settings, len(frames)), seed, tracker)
+    if prompt is not None:
+        record["edit"]["prompt"] = prompt
     if hints and (content := drafted.digest(hints)):
         record["hints"] = {"sha256": content, "masks": masks and Path(masks).name, "boxes": list(boxes)}
     if again := check_record(out, record, overwrite):

@@ -3,8 +3,9 @@
 Loading this module loads jax, so `files` does it only where a model is asked for.
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,34 @@ def load(
         )
     checked.expected_shapes(config, str(checkpoint))
     mesh = device_mesh(checkpoint, devices)
-    fit.check(config, mesh, "sample", say=say)
+    key = (str(folder.resolve()), devices)
+    if key not in _kept:
+        _kept.clear()  # there may be no room for both
+        fit.check(config, mesh, "sample", say=say)
     if clip is not None:
         host.check_windows(clip[0], clip[1:], partial(windows.host_bytes, config), say=say)
-    return editing.load(checkpoint, mesh)
+    if key in _kept:
+        return _kept[key]
+    editor = editing.load(checkpoint, mesh)
+    if _is_keeping:
+        _kept[key] = editor
+    return editor
+
+
+_kept: dict[tuple[str, int], editing.Editor] = {}
+_is_keeping = False
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Within, the model that was loaded last stays in memory and is not loaded again: for one edit after another."""
+    global _is_keeping
+    _is_keeping = True
+    try:
+        yield
+    finally:
+        _is_keeping = False
+        _kept.clear()
 
 
 def reads_draft(checkpoint: str | Path) -> bool:
