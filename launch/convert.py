@@ -19,6 +19,7 @@ DIRECTION = flags.DEFINE_enum("direction", None, list(stream.DIRECTIONS), "defau
 DTYPE = flags.DEFINE_enum("dtype", "stored", ["stored", "bfloat16", "float16", "float32"], "of the stored numbers")
 SHARD = flags.DEFINE_string("shard_size", "5GB", "most bytes per file of a folder for diffusers")
 DROP = flags.DEFINE_bool("drop_control", False, "write the base for diffusers, without the control branch")
+LORA = flags.DEFINE_multi_string("lora", [], "a LoRA to merge into the transformer: FILE or FILE:weight; repeatable")
 VERIFY = flags.DEFINE_bool("verify", False, "read the files back and compare their checksums")
 
 
@@ -35,7 +36,8 @@ def main(argv: list[str]) -> None:
         print(f"converting {SOURCE.value} to {TARGET.value}, numbers {DTYPE.value}")
         start = time.perf_counter()
         settings = {"direction": DIRECTION.value, "dtype": DTYPE.value, "shard_size": SHARD.value}
-        folder = stream.convert(SOURCE.value, TARGET.value, drop_control=DROP.value, **settings)
+        settings |= {"drop_control": DROP.value, "loras": LORA.value}
+        folder = stream.convert(SOURCE.value, TARGET.value, **settings)
         seconds = time.perf_counter() - start
         if VERIFY.value:
             print(f"{writing.verify(folder)} files of {folder} are as they were written")

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, progress
-from motionv2v.convert import networks, pipeline, writing
+from motionv2v.convert import lora, networks, pipeline, writing
 from motionv2v.convert.networks import PARTS
 from motionv2v.convert.pipeline import Pipeline
 from motionv2v.convert.scheduler import Sampler
@@ -34,6 +34,8 @@ from motionv2v.data.tokenizer import SPIECE, SentencePieceTokenizer, make
 from motionv2v.models.denoiser import Denoiser
 
 KEPT = "diffusers"
+_DIT = "dit/"
+"""Before the paths of a transformer's leaves in a model folder."""
 DIRECTIONS = ("to_motionv2v", "to_diffusers")
 _EVERY = 5.0
 """Seconds between two lines of progress."""
@@ -47,6 +49,7 @@ def convert(
     dtype: str = networks.STORED,
     shard_size: int | str = writing.SHARD_SIZE,
     drop_control: bool = False,
+    loras: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Path:
     """Convert a folder and return the new one, which appears complete or not at all.
@@ -58,7 +61,8 @@ def convert(
         dtype: of the stored numbers: "stored" keeps them, or "float32", "bfloat16", "float16".
         shard_size: most bytes per file of a folder for diffusers.
         drop_control: write the base for diffusers, without the control branch and its conditioner.
-        say: called with lines of progress.
+        loras: low-rank updates that are merged into the transformer, FILE or FILE:weight (`lora.parse`).
+        say: called with lines of progress, and how much of the transformer each update changes.
 
     Raises:
         ConvertError, checkpoints.CheckpointError: for a source that cannot be converted, and a target that is in use.
@@ -72,10 +76,11 @@ def convert(
     if direction not in (None, found):
         raise ConvertError(f"{folder} can be converted {found}, not {direction}")
     settings = {"dtype": dtype, "shard_size": shard_size, "drop_control": drop_control, "direction": found}
+    settings |= {"loras": lora.describe(loras)} if loras else {}
     job = fingerprint(folder, settings)
     if found == "to_motionv2v":
-        return _to_ours(folder, target, job, dtype, say)
-    return _to_theirs(folder, target, job, dtype, shard_size, drop_control, say)
+        return _to_ours(folder, target, job, dtype, loras, say)
+    return _to_theirs(folder, target, job, dtype, shard_size, drop_control, loras, say)
 
 
 def detect(folder: Path) -> str:
@@ -124,7 +129,9 @@ class _Meter:
             )
 
 
-def _to_ours(folder: Path, target: str | os.PathLike, job: str, dtype: str, say: Callable[[str], None]) -> Path:
+def _to_ours(
+    folder: Path, target: str | os.PathLike, job: str, dtype: str, loras: Sequence[str], say: Callable[[str], None]
+) -> Path:
     if (folder / pipeline.INDEX).is_file():
         made, sources = pipeline.outline(folder, say)
         config, kept, tokenizer = made.config, made.kept, made.tokenizer
@@ -137,6 +144,9 @@ def _to_ours(folder: Path, target: str | os.PathLike, job: str, dtype: str, say:
     for source in sources:
         prefix = "" if isinstance(source.module, Denoiser) else f"{source.part.key}/"
         planned += networks.plan_ours(source, dtype, prefix)
+    if loras:
+        modules, shapes = {one.part.key: one.module for one in sources}, {one.name: one.shape for one in planned}
+        planned = lora.planned(planned, _terms(folder, modules, shapes, loras, say), _DIT)
     kinds = {name for name, kind in DTYPES.items() if kind in {tensor.dtype for tensor in planned}}
     for key in ("vae", "text", "dit"):
         if key in config:
@@ -149,6 +159,7 @@ def _to_ours(folder: Path, target: str | os.PathLike, job: str, dtype: str, say:
         count = sum(tensor.nbytes // tensor.dtype.itemsize for tensor in planned)
         stored = "mixed" if len(kinds) > 1 else next(iter(kinds))
         weights = {"file": checkpoints.WEIGHTS, "sha256": digest, "dtype": stored, "parameters": count}
+        weights |= {"loras": lora.describe(loras)} if loras else {}
         content = {"config": checkpoints.config_to_json(config), "weights": weights}
         out.write_bytes(checkpoints.CONFIG, json.dumps(content, indent=1) + "\n")
         if isinstance(tokenizer, SentencePieceTokenizer):
@@ -176,6 +187,7 @@ def _to_theirs(
     dtype: str,
     shard_size: int | str,
     drop_control: bool,
+    loras: Sequence[str],
     say: Callable[[str], None],
 ) -> Path:
     config = checkpoints.read_config(folder)
@@ -191,19 +203,40 @@ def _to_theirs(
             networks.rules_of(PARTS[-1], modules["dit"])
         except ConvertError as error:
             raise ConvertError(f"{folder}: {error} drop_control writes the base alone.") from error
+    read: networks.Read = tensors.read
+    if loras:
+        shapes = {path: entry.shape for path, entry in given.items()}
+        read = lora.reader(read, _terms(folder, modules, shapes, loras, say), _DIT)
     if len(modules) == 1:
         (part,) = (part for part in PARTS if part.key in modules)
-        plan = pipeline.plan_parts(modules, tensors.read, given, dtype)[part.key]
+        plan = pipeline.plan_parts(modules, read, given, dtype)[part.key]
         was = json.loads(kept[networks.CONFIG]) if networks.CONFIG in kept else {}
         part_config = pipeline.part_config(part, modules[part.key], was)
         with OutputFolder(target, job, _Meter(plan, say)) as out:
             networks.write_part(out, "", part, part_config, plan, shard_size)
         return out.folder
     made = _pipeline(folder, config, modules, kept)
-    plans = pipeline.plan_parts(modules, tensors.read, given, dtype)
+    plans = pipeline.plan_parts(modules, read, given, dtype)
     with OutputFolder(target, job, _Meter([tensor for plan in plans.values() for tensor in plan], say)) as out:
         pipeline.write_pipeline(out, made, plans, shard_size)
     return out.folder
+
+
+def _terms(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    shapes: Mapping[str, Sequence[int]],
+    loras: Sequence[str],
+    say: Callable[[str], None],
+) -> lora.Terms:
+    """Read low-rank updates and check them against a folder's transformer; say how much of it they change."""
+    if "dit" not in modules:
+        raise ConvertError(f"{folder} holds {', '.join(modules)} and no transformer, which is what a LoRA changes")
+    dit, (updates, weights) = networks.dit_of(modules["dit"]), lora.read_all(loras)
+    terms = lora.fit(dit, {path.removeprefix(_DIT): shape for path, shape in shapes.items()}, updates, weights)
+    for update, weight in zip(updates, weights, strict=True):
+        say(f"merging {lora.coverage(dit, update)}, weight {weight:g}")
+    return terms
 
 
 def _modules(folder: Path, config: ConfigDict, drop_control: bool) -> dict[str, nn.Module]:
