@@ -26,6 +26,7 @@ GUIDANCE = flags.DEFINE_float("guidance", None, "text guidance scale, 1 is off; 
 CACHE = flags.DEFINE_float("step_cache", None, "skip steps that change less, such as 0.1; 0 is off", lower_bound=0.0)
 VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
 CLOCKS = flags.DEFINE_string("clocks", None, "of a base that refines the draft: weak,strong shares of signal")
+LORA = flags.DEFINE_multi_string("lora", [], "merged into a base that refines the draft: FILE or FILE:weight")
 DEVICES = flags.DEFINE_integer("devices", 1, "how many share one edit, where a model is too big for one; -1: all")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the result of another edit in --out")
 SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
     common, shape = {"out": OUT.value, "tracker": TRACKER.value}, {"masks": MASKS.value, "boxes": BOX.value}
     model = {"checkpoint": CHECKPOINT.value, "num_steps": STEPS.value, "guidance": GUIDANCE.value, "seed": SEED.value}
     model |= {"cache": CACHE.value, "num_views": VIEWS.value and int(VIEWS.value), "clocks": CLOCKS.value}
-    model |= {"devices": DEVICES.value}
+    model |= {"devices": DEVICES.value, "loras": LORA.value}
     try:
         if is_edit:
             made = files.run(VIDEO.value, EDIT.value, **common, **shape, **model, overwrite=OVERWRITE.value)

@@ -39,6 +39,7 @@ _MODEL_FLAGS = {
     "cache": "--step_cache",
     "num_views": "--views",
     "clocks": "--clocks",
+    "loras": "--lora",
     "seed": "--seed",
 }
 
@@ -83,6 +84,7 @@ def run(
     cache: float | None = None,
     num_views: int | None = None,
     clocks: str | None = None,
+    loras: Sequence[str] = (),
     seed: int | None = None,
     prompt: str | None = None,
     devices: int = 1,
@@ -94,30 +96,30 @@ def run(
     The edited clip has the sound of the clip. Once it is written it stays, whatever befalls the files after it.
 
     Args:
-        video_path, edit_path: both, or neither for the packaged example.
-        checkpoint: "draft", or a model: a released name, a model folder or a training work dir. None draws the draft,
-            and of the example the result of `tiny_repair` beside it.
+        video_path, edit_path: both, or neither for the packaged example. checkpoint: "draft", or a model: a released
+            name, a model folder or a training work dir. None draws the draft, and of the example a model's beside it.
         out: folder of the results: `edited.mp4`, `record.json`, `comparison.mp4`, `contact_sheet.png`.
         tracker: as for `trackers.named`.
         masks, boxes: where the one thing is that the edit moves, for the draft: see `drafted.with_shape`.
-        num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. clocks: "weak,strong" of a
-            base that refines the draft (`refine.Clocks`). seed: None takes the edit's. The draft has none of these.
+        num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. clocks, loras: of a base
+            that refines the draft, "weak,strong" (`refine.Clocks`) and FILE or FILE:weight of what is merged into it
+            (`convert.lora`). seed: None takes the edit's. The draft has none of these.
         prompt: what the video shows; None takes the edit's.
         devices: how many share the edit, as `memory.sampling_sizes` divides it; -1 takes all.
-        overwrite: whether to replace the result of another edit in `out`.
-        say: called with one line per step of the work, and with every notice.
+        overwrite: whether to replace the result of another edit in `out`. say: called with each step and notice.
 
     Returns:
         The clips, tracks and files; `example.score` measures those of the example.
 
     Raises:
-        ValueError: (VideoError, EditError, CheckpointError) in one line, before anything is sampled or written: for
-            bad input, for an `out` that cannot be written to or holds another edit, and where memory is too small.
+        ValueError: (VideoError, EditError, CheckpointError, ConvertError) in one line, before anything is sampled or
+            written: for bad input, an `out` that is not writable or holds another edit, and too little memory.
     """
     notify, out = lambda line: say(f"notice  {line}"), Path(out)
     model = _chosen(video_path, checkpoint)
     video_path, edit_path = inputs.paths(video_path, edit_path)
-    settings = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views, "clocks": clocks}
+    settings: dict[str, Any] = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views}
+    settings |= {"clocks": clocks, "loras": tuple(loras) or None}
     if model == DRAFT:
         _check_no_settings(settings | {"seed": seed}, devices)
     check_folder(out, inputs=(video_path, edit_path))
@@ -206,6 +208,11 @@ def _sampler(
         raise ValueError(
             f"--clocks is for a base that refines the draft, and {checkpoint} edits by itself: leave it out"
         )
+    if settings["loras"]:
+        raise ValueError(
+            f"--lora is for a base that refines the draft, and {checkpoint} edits by itself: merge it with "
+            "launch/convert.py, or leave it out"
+        )
     editor = opening.load(checkpoint, devices, clip=given.clip.frames.shape[:3], say=spaced)
     shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
@@ -214,7 +221,7 @@ def _sampler(
         notify(notice)
     if plan := editor.reused_steps(settings["cache"], settings["num_steps"]):
         say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
-    options = {name: value for name, value in settings.items() if name != "clocks"}
+    options = {name: value for name, value in settings.items() if name not in ("clocks", "loras")}
     options |= {"prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed, "notify": notify}
     options["progress"] = lambda pieces: progress.Countdown(pieces, lambda line: say(f"edit    {line}")).done
     if editor.model.method.remakes():
@@ -245,7 +252,7 @@ def _refiner(
     if unused:
         raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which refines the draft; leave it out")
     notify, spec = lambda line: say(f"notice  {line}"), given.spec
-    refiner = refine.load(checkpoint)
+    refiner = refine.load(checkpoint, settings["loras"] or (), lambda line: say(f"lora    {line}"))
     clocks = refiner.clocks if settings["clocks"] is None else refine.parse(settings["clocks"])
     read = "is given the first frame" if refiner.reads_image else "text to video"
     say(f"model   {checkpoint}: {refiner.num_frames} frames of {refiner.size[1]}x{refiner.size[0]}, a base ({read})")

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from motionv2v import checkpoints, editing, methods
-from motionv2v.convert import checked, pipeline
+from motionv2v.convert import checked, lora, pipeline
 from motionv2v.devices import fit, host, memory, sharding
 from motionv2v.editing import refine, windows
 
@@ -110,12 +110,22 @@ def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(memory.sampling_sizes(config, len(found)), devices=found)
 
 
-def record(checkpoint: str, settings: dict[str, float | int | None], num_frames: int) -> dict[str, Any]:
+def record(checkpoint: str, settings: dict[str, Any], num_frames: int) -> dict[str, Any]:
     """Describe a model and the settings of sampling, so that a result can be made again; without names of folders.
 
     Settings that are None are those of the model; they are told as the model has them. Of a clip of `num_frames` that
-    is edited in windows they are told too: `windows`, the first and the last frame of each.
+    is edited in windows they are told too: `windows`, the first and the last frame of each. `settings["loras"]` are
+    told as part of the model, by their files' names and checksums.
     """
+    loras = lora.describe(settings.get("loras") or ())
+    settings = {name: value for name, value in settings.items() if name != "loras"}
+    made = _record(checkpoint, settings, num_frames)
+    if loras:
+        made["model"]["loras"] = loras
+    return made
+
+
+def _record(checkpoint, settings, num_frames):
     is_base, checkpoint = refines(checkpoint), str(checkpoint).removeprefix(refine.PREFIX)
     if (Path(checkpoint) / pipeline.INDEX).is_file():  # saved by diffusers: known by its files' names and sizes
         weights = sorted(Path(checkpoint).rglob("*.safetensors"))

@@ -17,7 +17,7 @@ in, so that they stay the clip's own.
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +28,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, draft, sampling, sections, video
-from motionv2v.convert import checked
+from motionv2v.convert import checked, lora
 from motionv2v.data import tokenizer
 from motionv2v.editing import interpolator, loaded_model, remade, transfer, windows
 from motionv2v.models.activations import constrain
 from motionv2v.models.dit import base_params
 from motionv2v.models.vae.autoencoder import latent_shape
-from motionv2v.typing import AnyArray, Bool, Float, UInt8
+from motionv2v.typing import AnyArray, Bool, Float, PyTree, UInt8
 
 PREFIX = "refine:"
 """Before a checkpoint's name: its base, without what a method added to it."""
@@ -123,8 +123,12 @@ def first_step(schedule: Any, num_steps: int, weak: float) -> int:
     return int(np.abs(np.asarray(schedule.alpha)[grid] - weak).argmin())
 
 
-def load(name_or_folder: str | os.PathLike) -> "Refiner":
+def load(name_or_folder: str | os.PathLike, loras: Sequence[str] = (), say: Callable[[str], None] = print) -> "Refiner":
     """Load a base to refine with: of a released name, a model folder, or a folder that diffusers saved.
+
+    Args:
+        name_or_folder: the base. loras: merged into its transformer, FILE or FILE:weight (`convert.lora`).
+        say: called with a line for each of them, how much of the transformer it changes.
 
     Raises:
         checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model.
@@ -142,7 +146,8 @@ def load(name_or_folder: str | os.PathLike) -> "Refiner":
     if reads_image:
         made = interpolator.load(name)
         _check(made.config, name)
-        return Refiner(made.config, made.params, made.folder, tokenizer=made.tokenizer)
+        params = _with_loras(made.config, made.params, loras, say)
+        return Refiner(made.config, params, made.folder, tokenizer=made.tokenizer)
     if is_diffusers:
         found = pipeline.pipeline_from_diffusers(Path(name), dtype=networks.STORED)
         config, params, own, folder = found.config, found.params, found.tokenizer, Path(name)
@@ -155,7 +160,18 @@ def load(name_or_folder: str | os.PathLike) -> "Refiner":
         exact = all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(tree))
         for part in ("vae", "text", "dit"):
             config[part].dtype = "float32" if exact else "bfloat16"
-    return Refiner(config, tree, folder, tokenizer=own)
+    return Refiner(config, _with_loras(config, tree, loras, say), folder, tokenizer=own)
+
+
+def _with_loras(config: ConfigDict, params: PyTree, loras: Sequence[str], say: Callable[[str], None]) -> PyTree:
+    """Merge low-rank updates into a model's transformer, and say how much of it each of them changes."""
+    if not loras:
+        return params
+    module, (updates, weights) = backbone.build(config).denoiser.dit, lora.read_all(loras)
+    merged = lora.merge(module, params["dit"], updates, weights)
+    for update, weight in zip(updates, weights, strict=True):
+        say(f"{lora.coverage(module, update)}, weight {weight:g}")
+    return {**params, "dit": merged}
 
 
 def _check(config: ConfigDict, name: str) -> None:

@@ -1,5 +1,6 @@
 """Drafts refined by bases that were never trained for edits: clocks, what is held, what stays, and from files."""
 
+import hashlib
 import itertools
 import json
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import tiny_model
 from launching import launch
+from safetensors.numpy import save_file
 
 from motionv2v import backbone, checkpoints, draft, sampling, video
+from motionv2v.convert import lora
 from motionv2v.devices import memory
 from motionv2v.editing import refine
 from motionv2v.editing.refine import Clocks, Provenance
@@ -26,6 +29,14 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def refiner(base):
     return refine.load(base)
+
+
+def low_rank(path, seed=0):
+    """A file of updates of one layer of a base whose width is 32."""
+    rng, name = np.random.default_rng(seed), "transformer.transformer_blocks.1.attn1.to_v"
+    halves = {"lora_A": rng.normal(size=(2, 32)), "lora_B": rng.normal(size=(32, 2))}
+    save_file({f"{name}.{half}.weight": value.astype(np.float32) for half, value in halves.items()}, path)
+    return path
 
 
 def clip(length=5, seed=0):
@@ -161,6 +172,23 @@ def test_an_image_to_video_base_is_given_the_first_frame(tmp_path):
     assert np.abs(changed.astype(int) - one).max() > 0
 
 
+@pytest.mark.parametrize("in_channels", [16, 32])
+def test_low_rank_updates_are_merged_into_either_kind_of_base(in_channels, tmp_path):
+    config, said = tiny_model.config("base"), []
+    config.dit.in_channels = in_channels
+    params = tiny_model.random_params(memory.parameter_shapes(config))
+    folder = checkpoints.save_model(tmp_path / "base", config, params, "float32")
+    path = low_rank(tmp_path / "mine.safetensors")
+    refiner = refine.load(folder, [f"{path}:0.5"], said.append)
+    module = backbone.build(config).denoiser.dit
+    merged = lora.merge(module, params["dit"], [lora.read(path)], [0.5])
+    jax.tree.map(np.testing.assert_array_equal, dict(refiner.params["dit"]), merged)
+    assert np.abs(
+        merged["blocks"]["attention"]["v"]["kernel"] - params["dit"]["blocks"]["attention"]["v"]["kernel"]
+    ).any()
+    assert said == ["mine.safetensors: 1 of 22 Linear layers, rank 2, scale 1, weight 0.5"]
+
+
 def test_few_steps_that_cannot_tell_the_clocks_apart_are_told(refiner):
     said = []
     refiner.refine(clip(), drawn(), num_steps=10, clocks=Clocks(0.04, 0.05), notify=said.append)
@@ -176,12 +204,17 @@ def test_the_launcher_refines_with_a_base_and_with_that_of_another_model(base, t
     edit = {"queries": [[0, x, y]], "operations": operations}
     (tmp_path / "edit.json").write_text(json.dumps(edit))
     common = ["--video=clip.mp4", "--edit=edit.json", "--num_steps=3"]
-    child = launch("edit", *common, f"--checkpoint={base}", "--out=out", "--clocks=0.1,0.5", cwd=tmp_path)
+    own = [f"--checkpoint={base}", "--clocks=0.1,0.5", f"--lora={low_rank(tmp_path / 'mine.safetensors')}:0.5"]
+    child = launch("edit", *common, *own, "--out=out", cwd=tmp_path)
     assert child.returncode == 0, child.stderr[-2000:]
-    for words in ("a base (text to video)", "held to the draft up to a signal of 0.5, from 0.1 on"):
+    told = "lora    mine.safetensors: 1 of 22 Linear layers, rank 2, scale 1, weight 0.5"
+    for words in ("a base (text to video)", "held to the draft up to a signal of 0.5, from 0.1 on", told):
         assert words in child.stdout
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["settings"]["clocks"] == "0.1,0.5" and record["model"]["checkpoint"] == "base"
+    digest = hashlib.sha256((tmp_path / "mine.safetensors").read_bytes()).hexdigest()
+    assert record["model"]["loras"] == [{"file": "mine.safetensors", "sha256": digest, "weight": 0.5}]
+    assert "loras" not in record["settings"]
     control = tiny_model.save(tmp_path / "control")
     child = launch("edit", *common, f"--checkpoint=refine:{control}", "--out=other", cwd=tmp_path)
     assert child.returncode == 0, child.stderr[-2000:]
@@ -190,6 +223,9 @@ def test_the_launcher_refines_with_a_base_and_with_that_of_another_model(base, t
         ([f"--checkpoint={base}", "--clocks=1"], "clocks are weak,strong"),
         ([f"--checkpoint={control}", "--clocks=0.1,0.5"], "--clocks is for a base that refines the draft"),
         (["--clocks=0.1,0.5"], "--clocks is a setting of a model"),
+        (["--lora=mine.safetensors"], "--lora is a setting of a model"),
+        ([f"--checkpoint={control}", "--lora=mine.safetensors"], "--lora is for a base that refines the draft"),
+        ([f"--checkpoint={base}", "--lora=nobody"], "nobody is no LoRA"),
         (["--checkpoint=refine:nobody"], "nobody"),
     ):
         child = launch("edit", *common[:2], *arguments, "--out=more", cwd=tmp_path)
