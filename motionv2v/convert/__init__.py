@@ -7,8 +7,9 @@
     convert.stream.convert("CogVideoX-5b", "cogvideox_5b")                 disk to disk, what launch/convert.py does
 
 `rules` says how one layout becomes the other; `autoencoder`, `text_encoder`, `transformer` and `scheduler` hold what is
-peculiar to each; `tensors` reads, `writing` writes; `networks` and `pipeline` put
-it together. `perceptual` loads the networks of metrics, from files of torch as well (`pickled`).
+peculiar to each; `tensors` reads, `writing` writes; `networks` and `pipeline` put it together. `lora` merges low-rank
+updates into a transformer or keeps them beside it. `perceptual` loads the networks of metrics, from files of torch as
+well (`pickled`).
 
 What a method's own code adds to CogVideoX, its control branch and conditioner, stands in the method's file as
 `models.layouts.Layout`: MotionV2V's and Diffusion-as-Shader's in `methods/motionv2v.py`. What carries nothing in such a
