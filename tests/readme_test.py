@@ -121,8 +121,9 @@ def flags(script):
     text = (ROOT / script).read_text(encoding="utf-8")
     if script.startswith("benchmarks/"):  # they share their options
         text += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
-    if script == "launch/evaluate.py":  # its commands on suites bring their own
-        text += (ROOT / "motionv2v" / "evaluation" / "commands.py").read_text(encoding="utf-8")
+    elsewhere = {"launch/evaluate.py": "evaluation/commands.py", "launch/edit.py": "editing/options.py"}
+    if script in elsewhere:
+        text += (ROOT / "motionv2v" / elsewhere[script]).read_text(encoding="utf-8")
     return set(re.findall(r"(?:DEFINE_\w+|add_argument)\(\s*\"(?:--)?([\w-]+)\"", text)) | {"verbosity", "help"}
 
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from motionv2v import files as places
 from motionv2v.editing import files
+from motionv2v.files import check_place, partial, sha256, write
 
 COLUMNS = {
     "video": "the clip",
@@ -134,7 +134,7 @@ def run(
         ValueError: in one line, for a table that cannot be read, and for an `out` that cannot be written to.
     """
     items, out, folder = load(path), Path(out), Path(path).parent
-    places.check_place(out, is_folder=True)
+    check_place(out, is_folder=True)
     _name(items, checkpoint)
     done = _read_done(out / DONE)
     models = {item.values.get("checkpoint", checkpoint) for item in items} - {None, files.DRAFT}
@@ -189,7 +189,8 @@ def _options(
     item: Item, folder: Path, tracker: str | None, settings: dict[str, Any], checkpoint: str | None
 ) -> dict[str, Any]:
     """Return what `files.run` is given for a row. Raises ValueError for a value that is no number."""
-    found: dict[str, Any] = {} if checkpoint in (None, files.DRAFT) else dict(settings)
+    is_draft = checkpoint in (None, files.DRAFT)
+    found: dict[str, Any] = {} if is_draft else dict(settings)
     found |= {} if tracker is None else {"tracker": tracker}
     for key, value in item.values.items():
         if key in _PATHS:
@@ -214,19 +215,19 @@ def _make(item: Item, options: dict[str, Any], out: Path, done: dict[str, str], 
         say(f"kept    {item.path}")
         return
     made = files.run(clip, edit, out=out / "edits" / item.method / item.name, overwrite=True, say=say, **options)
-    with places.partial(item.path) as unfinished:
+    with partial(item.path) as unfinished:
         shutil.copyfile(made.files[files.EDITED], unfinished)
-    places.write(item.path.parent / "method.json", json.dumps({"name": options["checkpoint"] or files.DRAFT}))
+    write(item.path.parent / "method.json", json.dumps({"name": options["checkpoint"] or files.DRAFT}))
     item.status, done[key] = "done", digest
-    places.write(out / DONE, json.dumps(done, indent=1))
+    write(out / DONE, json.dumps(done, indent=1))
     say(f"wrote   {item.path}")
 
 
 def _digest(clip: Path, edit: Path, options: dict[str, Any]) -> str:
     """Tell one edit from another: by its files and settings, wherever they lie."""
     masks = options.get("masks")
-    held = [places.sha256(clip), places.sha256(edit)]
-    held += [places.sha256(masks)] if masks is not None and Path(masks).is_file() else [str(masks)]
+    held = [sha256(clip), sha256(edit)]
+    held += [sha256(masks)] if masks is not None and Path(masks).is_file() else [str(masks)]
     rest = {key: value for key, value in options.items() if key != "masks"}
     return hashlib.sha256(json.dumps([held, sorted(rest.items())]).encode()).hexdigest()
 
@@ -241,7 +242,7 @@ def _read_done(path: Path) -> dict[str, str]:
 
 
 def _write_report(path: Path, items: list[Item]) -> None:
-    with places.partial(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+    with partial(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "name", "method", "status", "seconds", "output", "why"])
         for item in items:

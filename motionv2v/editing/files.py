@@ -8,7 +8,6 @@ sampling, the tracker, and the versions of the libraries. The same edit may be m
 one is refused unless it is told to replace what is there.
 """
 
-import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -100,11 +99,11 @@ def run(
             name, a model folder or a training work dir. None draws the draft, and of the example a model's beside it.
         out: folder of the results: `edited.mp4`, `record.json`, `comparison.mp4`, `contact_sheet.png`.
         tracker: as for `trackers.named`.
-        masks, boxes: where the one thing is that the edit moves, for the draft: see `drafted.with_shape`.
+        masks, boxes: where the one thing is that the edit moves, for the draft: see `drafted.with_shape`. prompt: what
+            the video shows; None takes the edit's.
         num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. clocks, loras: of a base
             that refines the draft, "weak,strong" (`refine.Clocks`) and FILE or FILE:weight of what is merged into it
             (`convert.lora`). seed: None takes the edit's. The draft has none of these.
-        prompt: what the video shows; None takes the edit's.
         devices: how many share the edit, as `memory.sampling_sizes` divides it; -1 takes all.
         overwrite: whether to replace the result of another edit in `out`. say: called with each step and notice.
 
@@ -124,38 +123,39 @@ def run(
         _check_no_settings(settings | {"seed": seed}, devices)
     check_folder(out, inputs=(video_path, edit_path))
     follow = trackers.named(tracker, lambda line: say(f"tracks  {line}"))
-    given = inputs.read(video_path, edit_path, masks=masks, boxes=boxes, say=say, stream=model == DRAFT)
-    if prompt is not None:
-        given.spec = dataclasses.replace(given.spec, prompt=prompt)
+    shape = {"masks": masks, "boxes": boxes, "prompt": prompt}
+    given = inputs.read(video_path, edit_path, **shape, say=say, stream=model == DRAFT)
     clip, spec, frames = given.clip, given.spec, given.clip.frames
     video.check_writable(out / EDITED, clip.fps)
     seed = spec.seed if seed is None else seed
     is_drawn = model == DRAFT or checkpoint is None or _reads_draft(model)
     hints = _hints(given, is_drawn, notify)
     record = make_record(given, describe(checkpoint or DRAFT, settings, len(frames)), seed, tracker)
-    if prompt is not None:
-        record["edit"]["prompt"] = prompt
-    if hints and (content := drafted.digest(hints)):
-        record["hints"] = {"sha256": content, "masks": masks and Path(masks).name, "boxes": list(boxes)}
+    record |= _told_hints(hints, masks, boxes)
     if again := check_record(out, record, overwrite):
         notify(again)
     sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say)
-    if is_drawn:
-        refined = "" if model != DRAFT else f"; a model refines it: --checkpoint={EXAMPLE_MODEL}, or one of your own"
-        say(f"draft   drawn from the clip's own pixels, without a model{refined}")
-    source = follow.track(frames, spec.queries)
-    target = spec.apply(source, notify=notify)
+    target = spec.apply(source := follow.track(frames, spec.queries), notify=notify)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
     drawn = None
     if is_drawn:
+        refined = "" if model != DRAFT else f"; a model refines it: --checkpoint={EXAMPLE_MODEL}, or one of your own"
         left = lambda line: say(f"draft   {line}")  # noqa: E731
+        left(f"drawn from the clip's own pixels, without a model{refined}")
         drawn = drafted.draw(frames, spec, source, hints, notify=notify, say=left, stream=sample is None)
     shown = drawn and video.Clip(drawn.frames, clip.fps)
     made = sample(source, target, drawn=drawn) if sample else None
-    edited, beside = (shown, made) if checkpoint is None else (made or shown, None)
-    result = Result(clip, edited, source, target, {}, shown, beside)
+    both = (shown, made) if checkpoint is None else (made or shown, None)
+    result = Result(clip, both[0], source, target, {}, shown, both[1])
     result.files = write(out, result, record, sound=video_path, notify=notify, say=say)
     return result
+
+
+def _told_hints(hints: list[Hint | None], masks: str | Path | None, boxes: Sequence[str]) -> dict[str, Any]:
+    """Return what a record says of where an edit's things are; nothing where nobody says so."""
+    content = drafted.digest(hints) if hints else ""
+    told = {"sha256": content, "masks": masks and Path(masks).name, "boxes": list(boxes)}
+    return {"hints": told} if content else {}
 
 
 def _hints(given: Inputs, is_drawn: bool, notify: Callable[[str], None]) -> list[Hint | None]:
@@ -295,8 +295,11 @@ def make_record(given: Inputs, made: dict[str, Any], seed: int, tracker: str) ->
     height, width = given.clip.frames.shape[1:3]
     kind, _, path = tracker.partition(":")
     libraries = _LIBRARIES if made["model"] == DRAFT else (*_LIBRARIES, *_MODEL_LIBRARIES)
+    edit = json.loads(given.edit_path.read_text(encoding="utf-8-sig"))
+    if given.spec.prompt != edit.get("prompt", ""):  # another one was given
+        edit["prompt"] = given.spec.prompt
     record = {
-        "edit": json.loads(given.edit_path.read_text(encoding="utf-8-sig")),
+        "edit": edit,
         "seed": seed,
         "clip": {
             "file": given.video_path.name,

@@ -1,7 +1,7 @@
 """Read what an edit is made from, files as a person gives them: the clip, and the `edit.json` held against it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ def read(
     *,
     masks: str | Path | None = None,
     boxes: Sequence[str] = (),
+    prompt: str | None = None,
     say: Callable[[str], None],
     stream: bool = False,
 ) -> Inputs:
@@ -52,7 +53,7 @@ def read(
     Args:
         video_path: of the clip. edit_path: of the edit; None reads the clip alone.
         masks, boxes: where the one thing is that the edit moves, as for `drafted.with_shape`.
-        say: called with one line per step, and with every notice.
+        prompt: in place of the edit's. say: called with one line per step, and with every notice.
         stream: whether a long clip stays out of memory, for what takes it frame by frame: all but models.
 
     Raises:
@@ -68,6 +69,7 @@ def read(
     if spec is not None:
         spec = drafted.with_shape(spec.validate_against((height, width), num_frames), masks, boxes)
         spec = spec.validate_against((height, width), num_frames)
+        spec = spec if prompt is None else replace(spec, prompt=prompt)
     name = "the packaged example" if EXAMPLE in video_path.parents else video_path
     say(f"clip    {name}: {num_frames} frames of {width}x{height}, {clip.fps:.3g} fps")
     return Inputs(clip, video_path, spec, edit_path)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tiny_model
+from launching import launch
 from moving_square import textured
 
 from motionv2v import video
@@ -117,3 +118,11 @@ def test_what_is_no_table_is_refused_in_a_line(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message) as error:
         batch.run(tmp_path / name, out=tmp_path / "out")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_the_command_ends_with_one_where_an_edit_failed(folder):
+    path = table(folder, "clips/a.mp4,right.json,,,,", "clips/none.mp4,right.json,,,,")
+    done = launch("edit", f"--batch={path}", f"--out={folder / 'out'}", "--tracker=lk")
+    assert done.returncode == 1 and "2 edits: 1 done, 1 failed; wrote " in done.stdout, done.stderr
+    done = launch("edit", f"--batch={path}", "--video=a.mp4")
+    assert done.returncode == 2 and done.stderr.startswith("edit: --batch names clips and edits itself"), done.stderr

@@ -1,0 +1,21 @@
+"""Flags of launch/edit.py that say how a model edits; the draft has none of them."""
+
+from typing import Any
+
+from absl import flags
+
+STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: model's", lower_bound=1, upper_bound=1000)
+GUIDANCE = flags.DEFINE_float("guidance", None, "text guidance scale, 1 is off; default: the model's", lower_bound=0.0)
+CACHE = flags.DEFINE_float("step_cache", None, "skip steps that change less, such as 0.1; 0 is off", lower_bound=0.0)
+VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
+CLOCKS = flags.DEFINE_string("clocks", None, "of a base that refines the draft: weak,strong shares of signal")
+LORA = flags.DEFINE_multi_string("lora", [], "merged into a base that refines the draft: FILE or FILE:weight")
+DEVICES = flags.DEFINE_integer("devices", 1, "how many share one edit, where a model is too big for one; -1: all")
+SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
+
+
+def given() -> dict[str, Any]:
+    """Return the flags' values as arguments of `files.run`."""
+    views = VIEWS.value and int(VIEWS.value)
+    found = {"num_steps": STEPS.value, "guidance": GUIDANCE.value, "cache": CACHE.value, "num_views": views}
+    return found | {"clocks": CLOCKS.value, "loras": LORA.value, "devices": DEVICES.value, "seed": SEED.value}
