@@ -91,7 +91,7 @@ def describe() -> str:
     lines += ["", f"What moves one thing ({', '.join(shaped)}) may also say where that thing is, for the draft:"]
     lines += [f"{name}: {kind.meaning}" for name, kind in SHAPES.items()]
     lines += ["", "Fields of operations:", ""]
-    for kind, (_, meaning, _) in KINDS.items():
+    for kind, (_, meaning, *_) in KINDS.items():
         users = sorted({word for operation in OPERATIONS.values() for word, k in operation.fields.items() if k == kind})
         lines.append(f"{', '.join(users)}: {meaning}")
     return "\n".join(lines)

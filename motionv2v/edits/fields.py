@@ -295,34 +295,52 @@ def choice(*choices: str) -> Callable[..., str]:
     return parse
 
 
+def pace(value: Any, where: str, names: Names | None = None) -> str | dict[int, str]:
+    """Reads how keyframes are gone along: a word, or {"frame": word, ...}. Raises EditError."""
+    read = choice(*selection.PACES)
+    if not isinstance(value, dict):
+        return read(value, where)
+    return _each_once(_by_frame(value, where), where, read)
+
+
 class Kind(NamedTuple):
     """A kind of field: its parser, what a person may write, and how far its places may lie from the frame.
 
-    `reach` is (lowest, highest) in frame sizes: (0, 1) is the frame itself; None for what names no place.
+    `reach` is (lowest, highest) in frame sizes: (0, 1) is the frame itself; None for what names no place. `control` is
+    what a page asks for it by: points, pair, number, frame, switch, choice (of `choices`), or json.
     """
 
     parse: Callable[..., Any]
     meaning: str
     reach: tuple[int, int] | None = None
+    control: str = "json"
+    choices: tuple[str, ...] = ()
 
 
 def _number(allowed: Range, what: str = "a number") -> Kind:
     """Makes the kind of a number of a range."""
-    return Kind(ranged(allowed), f"{what}, {allowed}")
+    return Kind(ranged(allowed), f"{what}, {allowed}", control="number")
+
+
+def _choice(choices: Sequence[str], meaning: str, parse: Callable[..., Any] | None = None) -> Kind:
+    """Makes the kind of a word out of a fixed list."""
+    return Kind(parse or choice(*choices), meaning, control="choice", choices=tuple(choices))
 
 
 _AROUND = "at most one frame's size outside the frame"
 
 KINDS: dict[str, Kind] = {
-    "points": Kind(points, 'indices of queries or names: a list, a single one, or "all" (the default)'),
-    "place": Kind(place, "[x, y] in pixels, in the frame", (0, 1)),
-    "goal": Kind(place, f"[x, y] in pixels, {_AROUND}", (-1, 2)),
-    "shift": Kind(place, "[x, y] in pixels, each at most two frame sizes", (-2, 2)),
+    "points": Kind(
+        points, 'indices of queries or names: a list, a single one, or "all" (the default)', control="points"
+    ),
+    "place": Kind(place, "[x, y] in pixels, in the frame", (0, 1), "pair"),
+    "goal": Kind(place, f"[x, y] in pixels, {_AROUND}", (-1, 2), "pair"),
+    "shift": Kind(place, "[x, y] in pixels, each at most two frame sizes", (-2, 2), "pair"),
     "velocity": Kind(
-        pair(ranged(selection.VELOCITY)), "[x, y] in pixels per frame, each at most one frame size", (-1, 1)
+        pair(ranged(selection.VELOCITY)), "[x, y] in pixels per frame, each at most one frame size", (-1, 1), "pair"
     ),
     "keyframes": Kind(keyframes, f'{{"frame": [x, y], ...}} or [[frame, x, y], ...] in pixels, {_AROUND}', (-1, 2)),
-    "frame": Kind(frame, "a frame, counted from 0; windows include both ends"),
+    "frame": Kind(frame, "a frame, counted from 0; windows include both ends", control="frame"),
     "time": _number(selection.TIME, "a time, whole or not"),
     "times": Kind(times, f"one number per frame: the time that it shows, {selection.TIME}"),
     "speed": _number(selection.SPEED, "a number; below 0 plays backwards"),
@@ -332,11 +350,18 @@ KINDS: dict[str, Kind] = {
     "smoothing": _number(selection.SMOOTHING, "a span of time"),
     "amount": _number(selection.AMOUNT, "a distance"),
     "line": _number(selection.PIXELS, "where a line lies"),
-    "switch": Kind(switch, "true or false"),
-    "ease": Kind(choice("linear", "smooth"), '"linear" or "smooth"'),
-    "axis": Kind(choice("vertical", "horizontal"), '"vertical" (left and right swap) or "horizontal"'),
-    "swap": Kind(choice("point", "center"), '"point" (paths one for one) or "center" (groups keep their shapes)'),
-    "camera": Kind(choice(*camera.MODELS), "the kind of transform, one of " + ", ".join(camera.MODELS)),
+    "switch": Kind(switch, "true or false", control="switch"),
+    "ease": _choice(("linear", "smooth"), '"linear" or "smooth"'),
+    "pace": _choice(
+        tuple(selection.PACES),
+        "of keyframes, the pace from each to the next: one of "
+        + ", ".join(f'"{word}"' for word in selection.PACES)
+        + '; or {"frame": word, ...} for the way from that keyframe',
+        pace,
+    ),
+    "axis": _choice(("vertical", "horizontal"), '"vertical" (left and right swap) or "horizontal"'),
+    "swap": _choice(("point", "center"), '"point" (paths one for one) or "center" (groups keep their shapes)'),
+    "camera": _choice(tuple(camera.MODELS), "the kind of transform, one of " + ", ".join(camera.MODELS)),
 }
 """Every kind of field by its name."""
 
@@ -367,7 +392,7 @@ def frames_in(name: str, value: Any) -> list[int]:
     """Lists the frames that a parsed field of a kind refers to."""
     if name == "frame":
         return [value]
-    return list(value) if name in ("keyframes", *SHAPES) and isinstance(value, dict) else []
+    return list(value) if name in ("keyframes", "pace", *SHAPES) and isinstance(value, dict) else []
 
 
 def places_in(name: str, value: Any) -> list[tuple[float, float]]:

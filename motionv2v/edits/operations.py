@@ -95,6 +95,7 @@ def tween(
     *,
     keyframes: Mapping[Any, Point],
     interpolation: str = "linear",
+    ease: str | Mapping[Any, str] = "even",
     keep_motion: bool = False,
     notify: Callable[[str], None] = warnings.warn,
 ) -> Tracks:
@@ -103,7 +104,9 @@ def tween(
     A single point hits its keyframes exactly; a group moves rigidly, each point keeping its offset from the group's
     centre at that frame. Before the first and after the last keyframe the centre holds. With `keep_motion` the
     *displacement* is interpolated (and held) instead, so the points' own motion goes on between keyframes.
-    `interpolation` is "linear" or "smooth" (a Catmull-Rom spline in time through the keyframes).
+    `interpolation` is "linear" or "smooth" (a Catmull-Rom spline in time through the keyframes). `ease` is the pace
+    from each keyframe to the next, one for all or {frame: pace} for the way from that keyframe: "even", "in" (slow at
+    first), "out" (slow at last), "in-out", or "hold" (stays until the next).
     """
     num_frames = tracks.xy.shape[1]
     if not keyframes:
@@ -113,7 +116,7 @@ def tween(
     }
     frames = np.array(sorted(keys))
     places = np.stack([keys[frame] for frame in frames])
-    weights = selection.key_weights(frames, num_frames, interpolation)
+    weights = selection.key_weights(frames, num_frames, interpolation, ease)
     chosen = selection.mask(tracks, points)
     xy, centre = _group(tracks, chosen, notify)
     if keep_motion:

@@ -5,7 +5,7 @@ wrote into numpy arrays, and raise ValueError with one line that names the bad v
 are those of the vocabulary's numbers, in Python and in an edit file alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,15 +159,45 @@ def clock(
     return times + (float(speed) - 1) * (np.clip(times, first, last_frame if end_frame is None else end_frame) - first)
 
 
-def key_weights(frames: Int[np.ndarray, "M"], num_frames: int, interpolation: str) -> Float[np.ndarray, "T M"]:
+PACES: dict[str, Callable[[Any], Any]] = {
+    "even": lambda s: s,
+    "in": lambda s: s * s,
+    "out": lambda s: s * (2 - s),
+    "in-out": lambda s: s * s * (3 - 2 * s),
+    "hold": lambda s: 0 * s,
+}
+"""How far on its way a piece between two keyframes is, both 0 to 1, when a share s of its time has gone by."""
+
+
+def paces(ease: str | Mapping[Any, str], keys: Iterable[int], num_frames: int) -> dict[int, str]:
+    """Gives the pace of the piece that begins at each keyframe: one word for all, or some by frame, the others "even".
+
+    Raises ValueError for another word, and for a frame that is no keyframe.
+    """
+    keys = list(keys)
+    given = dict.fromkeys(keys, ease) if isinstance(ease, str) else ease
+    found = {frame(key, num_frames, "ease"): word for key, word in given.items()}
+    for key, word in found.items():
+        if key not in keys:
+            raise ValueError(f"ease: frame {key} is no keyframe; keyframes are {shown(sorted(keys))}")
+        if not isinstance(word, str) or word not in PACES:
+            raise ValueError(f"unknown ease {word!r}: choose one of {', '.join(PACES)}")
+    return {key: found.get(key, "even") for key in keys}
+
+
+def key_weights(
+    frames: Int[np.ndarray, "M"], num_frames: int, interpolation: str, ease: str | Mapping[Any, str] = "even"
+) -> Float[np.ndarray, "T M"]:
     """Gives each frame's weights on M keyframes in increasing order; the first and last keyframes hold outside them.
 
     "linear" is linear in time; "smooth" is the Catmull-Rom spline for unequal intervals: cubic Hermite pieces whose
-    slope at a keyframe is that of the chord between its neighbours. Raises ValueError for another `interpolation`.
+    slope at a keyframe is that of the chord between its neighbours. `ease` is how the way from each keyframe to the
+    next is gone along, as for `paces`. Raises ValueError for another `interpolation` or `ease`.
     """
     if interpolation not in ("linear", "smooth"):
         raise ValueError(f"unknown interpolation {interpolation!r}: choose one of linear, smooth")
     count = len(frames)
+    words = list(paces(ease, frames.tolist(), num_frames).values())
     unit = np.eye(count)
     if count == 1:
         return np.ones((num_frames, 1))
@@ -175,6 +205,8 @@ def key_weights(frames: Int[np.ndarray, "M"], num_frames: int, interpolation: st
     piece = np.clip(np.searchsorted(frames, times, side="right") - 1, 0, count - 2)
     length = (frames[piece + 1] - frames[piece]).astype(float)[:, None]
     s = (times - frames[piece])[:, None] / length
+    eased = np.stack([PACES[word](s) for word in words[:-1]])[piece, np.arange(num_frames)]
+    s = np.where(s == 1, s, eased)  # the last keyframe is reached, however the way to it is gone along
     if interpolation == "linear":
         return (1 - s) * unit[piece] + s * unit[piece + 1]
     before, after = np.maximum(np.arange(count) - 1, 0), np.minimum(np.arange(count) + 1, count - 1)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from motionv2v.edits import operations, selection
-from motionv2v.edits.fields import SHAPES
+from motionv2v.edits.fields import KINDS, SHAPES
 from motionv2v.tracks import Tracks, validate, warp
 
 FAR = 10
@@ -135,7 +135,14 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "drift": Operation(operations.drift, {**_POINTS, "velocity": "velocity", "t_origin": "time", **_WINDOW}),
     "tween": Operation(
-        operations.tween, {**_POINTS, "keyframes": "keyframes", "interpolation": "ease", "keep_motion": "switch"}
+        operations.tween,
+        {
+            **_POINTS,
+            "keyframes": "keyframes",
+            "interpolation": "ease",
+            "ease": "pace",
+            "keep_motion": "switch",
+        },
     ),
     "retime": Operation(
         operations.retime,
@@ -180,6 +187,34 @@ OPERATIONS: dict[str, Operation] = {
 """Every operation by its name in the file: the one table that the parser, the checks and the documentation read."""
 
 ALIASES = {"keyframes": "tween"}
+
+
+def vocabulary() -> list[dict[str, Any]]:
+    """Lists every operation as a page offers it, as json.
+
+    Each is {op, sentence, fields, either}; a field is {name, control, choices, meaning, required, default}, as
+    `fields.Kind` has them. `default` is None where a field that is left out means what the sentences say.
+    """
+    offered = []
+    for name, operation in OPERATIONS.items():
+        parameters = inspect.signature(operation.function).parameters
+        asked = []
+        for word, kind in operation.fields.items():
+            default = parameters[word].default
+            asked.append(
+                {
+                    "name": word,
+                    "control": KINDS[kind].control,
+                    "choices": list(KINDS[kind].choices),
+                    "meaning": KINDS[kind].meaning,
+                    "required": word in operation.required,
+                    "default": None if default is inspect.Parameter.empty else default,
+                }
+            )
+        sentence = " ".join((inspect.getdoc(operation.function) or "").partition("\n\n")[0].split())
+        either = [list(group) for group in operation.either]
+        offered.append({"op": name, "sentence": sentence, "fields": asked, "either": either})
+    return offered
 
 
 def _check_reach(tracks: Tracks, size: tuple[int, int] | None) -> None:

@@ -31,6 +31,25 @@ def test_key_weights_smooth_has_no_kink():
     assert abs(speed[400] - speed[399]) < 5e-4
 
 
+@pytest.mark.parametrize("interpolation", ["linear", "smooth"])
+def test_key_weights_with_a_pace_go_the_same_way_at_other_times(interpolation):
+    frames, values = np.array([0, 10, 20]), np.array([0.0, 5.0, -10.0])
+    fine = selection.key_weights(frames * 10, 201, interpolation) @ values  # the same way, finer in time
+    paces = {"in": lambda s: s**2, "out": lambda s: 1 - (1 - s) ** 2, "in-out": lambda s: 3 * s**2 - 2 * s**3}
+    for word, pace in paces.items():
+        got = selection.key_weights(frames, 25, interpolation, word) @ values
+        times = [10 * min(t // 10, 1) + 10 * pace(min((t - 10 * min(t // 10, 1)) / 10, 1)) for t in range(25)]
+        np.testing.assert_allclose(got, np.interp(np.multiply(times, 10), np.arange(201), fine), atol=0.02)
+    held = selection.key_weights(frames, 25, interpolation, "hold") @ values
+    assert held.tolist() == [0] * 10 + [5] * 10 + [-10] * 5
+    own = selection.key_weights(frames, 25, interpolation, {10: "hold"}) @ values
+    plain = selection.key_weights(frames, 25, interpolation) @ values
+    assert own[:11].tolist() == plain[:11].tolist() and own[10:20].tolist() == [5] * 10 and own[20] == -10
+    for ease, message in (("slow", "choose one of even, in"), ({5: "in"}, "frame 5 is no keyframe; keyframes are")):
+        with pytest.raises(ValueError, match=message):
+            selection.key_weights(frames, 25, interpolation, ease)
+
+
 def test_clock_in_a_window_runs_without_a_jump():
     frames = np.arange(10)
     got = selection.clock(frames, 0.5, 2, 6, 9)
