@@ -91,6 +91,20 @@ class Hint:
         return labels
 
 
+def resized(hint: Hint, size: tuple[int, int], new: tuple[int, int]) -> Hint:
+    """Return a hint about a clip of size (H, W) as one about the same clip at another size."""
+    (x, y), shrink = (new[1] / size[1], new[0] / size[0]), float(np.sqrt(new[0] * new[1] / (size[0] * size[1])))
+    masks = {t: _resized(mask, new) for t, mask in hint.masks.items()}
+    boxes = {
+        t: (left * x, top * y, min(right * x, new[1]), min(bottom * y, new[0]))
+        for t, (left, top, right, bottom) in hint.boxes.items()
+    }
+    brush = lambda stroke: Stroke(  # noqa: E731
+        tuple((px * x, py * y) for px, py in stroke.points), stroke.radius * shrink, stroke.adds
+    )
+    return Hint(masks, boxes, {t: [brush(stroke) for stroke in strokes] for t, strokes in hint.strokes.items()})
+
+
 def check_box(box: Box, size: tuple[int, int], where: str = "the box") -> None:
     """Raise ValueError, one line, for a box without inside, or one that leaves the frame of size (H, W)."""
     left, top, right, bottom = box

@@ -36,7 +36,7 @@ from motionv2v import files
 from motionv2v.editing import projects
 from motionv2v.editing.history import StaleError
 from motionv2v.editing.session import Session
-from motionv2v.edits import fields, track_files
+from motionv2v.edits import fields, table, track_files
 from motionv2v.typing import UInt8
 
 STATIC = Path(__file__).parent / "static"
@@ -73,6 +73,10 @@ def _truth(value: Any, where: str) -> bool:
     return value
 
 
+def _a_box(value: Any, where: str) -> list[float]:
+    return list(fields.box(value, where))
+
+
 COMMANDS: dict[str, dict[str, _Parser]] = {
     "add_point": {"frame": _frame_number, "x": fields.number, "y": fields.number},
     "remove_point": {"name": _a_text},
@@ -80,9 +84,12 @@ COMMANDS: dict[str, dict[str, _Parser]] = {
     "fix": {"name": _a_text, "frame": _frame_number, "x": fields.number, "y": fields.number},
     "unfix": {"name": _a_text, "frame": _frame_number},
     "bend": {"names": _texts, "frame": _frame_number, "dx": fields.number, "dy": fields.number},
-    "add_operation": {"op": _an_object},
-    "change_operation": {"name": _a_text, "on": _truth, "label": _a_text, "op": _an_object, "place": _frame_number},
+    "add_operation": {"kind": _a_text, "given": _an_object},
+    "change_operation": {"name": _a_text, "given": _an_object, "on": _truth, "label": _a_text},
+    "move_operation": {"name": _a_text, "place": _frame_number},
     "remove_operation": {"name": _a_text},
+    "set_box": {"names": _texts, "frame": _frame_number, "box": _a_box},
+    "remove_box": {"names": _texts, "frame": _frame_number},
     "set": {"prompt": _a_text, "seed": _frame_number},
     "undo": {},
     "redo": {},
@@ -135,6 +142,7 @@ def make_app(session: Session, token: str | None = None) -> Starlette:
     routes = [
         Route("/", _page),
         Route("/api/state", _state),
+        Route("/api/operations", _operations),
         Route("/api/do", _do, methods=["POST"]),
         Route("/api/open", _open, methods=["POST"]),
         Route("/api/upload", _upload, methods=["POST"]),
@@ -174,6 +182,11 @@ async def _page(request: Request) -> Response:
 
 async def _state(request: Request) -> Response:
     return JSONResponse(await run_in_threadpool(request.app.state.session.state))
+
+
+async def _operations(request: Request) -> Response:
+    """List the operations that there are, with their fields."""
+    return JSONResponse(table.vocabulary())
 
 
 async def _body(request: Request) -> dict[str, Any]:

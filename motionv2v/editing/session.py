@@ -2,7 +2,7 @@
 
 A session lives in a folder, its workspace; every command is kept there when it is done, so that a session that was
 killed goes on where it was. Each changes the project as one step that can be undone and done again. What follows from
-the project (tracks, drafts) is worked out when it is asked for, and kept.
+the project (tracks, drafts) is `derived`; how its operations are changed is `operation_list`.
 
 The project is an `edit.json` with a wrapper: operations have a name, and may be off; points have a name, a colour, the
 path of a file perhaps, and marks where a person puts the tracker right (`point_paths`). `edit_json` is the file that
@@ -13,30 +13,25 @@ import contextlib
 import copy
 import json
 import re
-import shlex
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from motionv2v import draft, files, trackers, tracks, video
-from motionv2v.editing import point_paths, projects
-from motionv2v.editing.history import MOST_STEPS, History
+from motionv2v import files, trackers, tracks, video
+from motionv2v.editing import operation_list, point_paths, projects
+from motionv2v.editing.derived import EDIT, Derived
+from motionv2v.editing.history import MOST_STEPS
 from motionv2v.editing.runs import Runs
 from motionv2v.edits import document, fields, track_files
 from motionv2v.tracks import Tracks
-from motionv2v.typing import UInt8
 
-EDIT, TRACKS = "edit.json", "tracks.npz"
-PROXY = 180
-"""Rows of the picture that drafts are drawn at while a path is bent."""
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Okabe and Ito's, which people who see colours otherwise tell apart."""
 
 
-class Session(History):
+class Session(Derived):
     """One clip and one edit of it, with everything that was done.
 
     Attributes:
@@ -47,21 +42,8 @@ class Session(History):
 
     def __init__(self, workspace: str | Path, tracker: str = trackers.DEFAULT):
         """Open a workspace, where one was left, or begin one. Raises ValueError for a folder that cannot be written."""
-        super().__init__(workspace)
-        self._tracker, self._tracker_name = trackers.named(tracker), tracker
-        self._loaded: tuple[str, video.Clip] | None = None
-        self._tracks: dict[tuple[float, ...], Tracks] = {}
-        self._imported: dict[str, Tracks] = {}
-        self._given = ""  # what the file of tracks was last written of
-        self._prepared: tuple[str, draft.Prepared] | None = None
-        self._drawn: dict[str, UInt8[np.ndarray, "T h w 3"]] = {}
-        self._drawing = threading.Lock()
+        super().__init__(workspace, tracker)
         self.runs = Runs(self.workspace / "runs")
-
-    def _save(self) -> None:
-        super()._save()
-        if self.project["points"]:
-            files.write(self.workspace / EDIT, json.dumps(self.edit_json(), indent=1) + "\n")
 
     # --- the clip ---
 
@@ -81,24 +63,6 @@ class Session(History):
     def check_clip(path: Path) -> None:
         """Raise VideoError for a file that is no video."""
         video.measure(path)
-
-    def _forget(self) -> None:
-        """Forget what was worked out of another clip."""
-        self._prepared = None
-        self._tracks.clear()
-        self._drawn.clear()
-
-    @property
-    def clip(self) -> video.Clip:
-        """Return the clip. Raises ValueError where none is open."""
-        path = self.project["clip"]
-        if not path:
-            raise ValueError("no clip is open: drop a video on the page, or give --video")
-        with self._lock:
-            if self._loaded is None or self._loaded[0] != path:  # after a restart, or an undo
-                self._loaded = (path, video.read(path, notify=lambda line: None))
-                self._forget()
-            return self._loaded[1]
 
     # --- points and operations ---
 
@@ -129,7 +93,7 @@ class Session(History):
     def change_point(self, name: str, base: int | None = None, **changes: Any) -> None:
         """Change how a point is called (`label`), its `color` (#rrggbb), or whether it is `locked`: not to be moved."""
         with self._step(f"Change {self._called([name])}", base) as project:
-            point = self._find(project["points"], name, "point")
+            point = operation_list.find(project["points"], name, "point")
             if unknown := set(changes) - {"label", "color", "locked"}:
                 raise ValueError(f"a point has no {', '.join(sorted(unknown))}; it has label, color, locked")
             if "label" in changes:
@@ -138,7 +102,7 @@ class Session(History):
             projects.check_points(project)
 
     def _movable(self, project: dict[str, Any], name: str) -> dict[str, Any]:
-        point = self._find(project["points"], name, "point")
+        point = operation_list.find(project["points"], name, "point")
         if point.get("locked"):
             raise ValueError(f"{point['name']} is locked: unlock it first")
         return point
@@ -290,10 +254,10 @@ class Session(History):
             for name in names:
                 self._movable(project, name)
             now = self._centre(self.target(project), names)
-            bent = self._bending(project, names)
+            bent = operation_list.bending(project, names)
             if bent is None:
                 op = {"op": "keyframes", "points": list(names), "keyframes": {}, "keep_motion": True}
-                bent = self._new(project, {**op, "interpolation": "smooth"})
+                bent = operation_list.new(project, {**op, "interpolation": "smooth"})
                 for end in {0, last} - {frame}:
                     bent["op"]["keyframes"][str(end)] = now[end].tolist()
                 bent["label"] = f"bend {self._called(names)}"
@@ -304,49 +268,87 @@ class Session(History):
         rows = [index for index, point in enumerate(self.project["points"]) if point["id"] in names]
         return of.xy[rows].mean(axis=0)
 
-    def _bending(self, project: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
-        """Find the operation that bends these points, if nothing behind it moves any of them again."""
-        for operation in reversed(project["operations"]):
-            op = operation["op"]
-            about = op.get("points")
-            if not operation["on"]:
-                continue
-            if op["op"] == "keyframes" and op.get("keep_motion") and sorted(about or []) == sorted(names):
-                return operation
-            if not isinstance(about, list) or set(about) & set(names):
-                return None
-        return None
+    # --- operations ---
 
-    def _new(self, project: dict[str, Any], op: dict[str, Any]) -> dict[str, Any]:
-        operation = {"id": f"o{project['next']}", "on": True, "label": str(op.get("op")), "op": op}
-        project["next"] += 1
-        project["operations"].append(operation)
-        return operation
+    def add_operation(self, kind: str, given: dict[str, Any] | None = None, base: int | None = None) -> str:
+        """Add an operation of `edit.json` by its name, with its fields, points by their ids; returns its id.
 
-    def add_operation(self, op: dict[str, Any], base: int | None = None) -> str:
-        """Add an operation as `edit.json` has it, points by their ids; returns its id. Raises EditError."""
-        with self._step(f"Add {op.get('op')}", base) as project:
-            operation = self._new(project, copy.deepcopy(op))
+        An uncamera brings the recamera that it needs. Raises EditError for fields that are none, or do not fit.
+        """
+        with self._step(f"Add {kind}", base) as project:
+            operation = operation_list.new(project, {"op": kind})
+            self._change_fields(operation, given or {})
+            if kind == "uncamera":
+                operation_list.new(project, {"op": "recamera"})
             self._check(project)
+            operation_list.normalise(operation["op"])
         return operation["id"]
 
-    def change_operation(self, name: str, base: int | None = None, **changes: Any) -> None:
-        """Change an operation: `on`, `label`, `op` in place of the old one, or `place` in the list."""
-        with self._step(f"Change {name}", base) as project:
-            operation = self._find(project["operations"], name, "operation")
-            if unknown := set(changes) - {"on", "label", "op", "place"}:
-                raise ValueError(f"an operation has no {', '.join(sorted(unknown))}; it has on, label, op, place")
-            place = changes.pop("place", None)
-            operation.update(changes)
-            if place is not None:
-                project["operations"].remove(operation)
-                project["operations"].insert(int(place), operation)
+    def change_operation(
+        self, name: str, given: dict[str, Any] | None = None, base: int | None = None, **changes: Any
+    ) -> None:
+        """Change fields of an operation (None: back to the default), or whether it is `on`, or its `label`.
+
+        Raises EditError as `add_operation`, for one that is off as well.
+        """
+        if unknown := set(changes) - {"on", "label"}:
+            raise ValueError(f"an operation has no {', '.join(sorted(unknown))}; it has on and label")
+        with self._step(f"Change {self._titled(name)}", base) as project:
+            operation = operation_list.find(project["operations"], name, "operation")
+            pair = operation_list.with_pair(project, operation)
+            self._change_fields(operation, given or {})
+            was = operation["on"]
+            for each in pair:
+                each["on"] = True  # so that what is off is checked as well
+            self._check(project)
+            for each in pair:
+                each["on"] = changes.get("on", was)
+            operation["label"] = changes.get("label", operation["label"])
+            operation_list.normalise(operation["op"])
+            self._check(project)
+
+    @staticmethod
+    def _change_fields(operation: dict[str, Any], given: dict[str, Any]) -> None:
+        operation_list.change_fields(operation["op"], copy.deepcopy(fields.plain(given)))
+
+    def move_operation(self, name: str, place: int, base: int | None = None) -> None:
+        """Move an operation to a place in the list, from 0. Raises ValueError where there is no such place."""
+        with self._step(f"Move {self._titled(name)}", base) as project:
+            operations = project["operations"]
+            operation = operation_list.find(operations, name, "operation")
+            if not 0 <= place < len(operations):
+                raise ValueError(f"there is no place {place} in the list; its places are 0..{len(operations) - 1}")
+            operations.remove(operation)
+            operations.insert(int(place), operation)
             self._check(project)
 
     def remove_operation(self, name: str, base: int | None = None) -> None:
-        """Take an operation away."""
-        with self._step(f"Remove {name}", base) as project:
-            project["operations"].remove(self._find(project["operations"], name, "operation"))
+        """Take an operation away, and an uncamera's recamera with it."""
+        with self._step(f"Remove {self._titled(name)}", base) as project:
+            operation = operation_list.find(project["operations"], name, "operation")
+            for each in operation_list.with_pair(project, operation):
+                project["operations"].remove(each)
+            self._check(project)
+
+    def _titled(self, name: str) -> str:
+        return next((each["label"] for each in self.project["operations"] if each["id"] == name), name)
+
+    def set_box(self, names: list[str], frame: int, box: Sequence[float | int], base: int | None = None) -> None:
+        """Say where the thing of these points is in a frame, for the draft: inside (x0, y0, x1, y1), in pixels.
+
+        Raises ValueError where no operation moves them, and EditError for a box that leaves the frame.
+        """
+        with self._step(f"Box {self._called(names)} at {frame}", base, frame) as project:
+            operation_list.put_box(project, names, frame, box)
+            self._check(project)
+
+    def remove_box(self, names: list[str], frame: int, base: int | None = None) -> None:
+        """Take a box away that `set_box` drew. Raises ValueError where there is none."""
+        with self._step(f"Remove the box of {self._called(names)} at {frame}", base, frame) as project:
+            operation_list.take_box(project, names, frame)
+            self._check(project)
+
+    # --- all else ---
 
     def set(self, base: int | None = None, **values: Any) -> None:
         """Set the prompt or the seed."""
@@ -355,66 +357,6 @@ class Session(History):
         with self._step(f"Set {', '.join(values)}", base) as project:
             project.update(values)
             document.parse({"queries": [[0, 0, 0]], "operations": [], **values})
-
-    def _find(self, rows: list[dict[str, Any]], name: str, what: str) -> dict[str, Any]:
-        for row in rows:
-            if row["id"] == name:
-                return row
-        raise ValueError(f"there is no {what} {name!r}; there are {', '.join(row['id'] for row in rows) or 'none'}")
-
-    # --- what follows from the project ---
-
-    def edit_json(self, project: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the edit as `launch/edit.py` takes it, operations that are on. Raises ValueError without points."""
-        project = self.project if project is None else project
-        if not project["points"]:
-            raise ValueError("the edit has no points: click on a thing to name one")
-        queries = [{"t": p["t"], "x": p["x"], "y": p["y"], "name": p["id"]} for p in project["points"]]
-        operations = [each["op"] for each in project["operations"] if each["on"]]
-        made = {"queries": queries, "operations": operations, "seed": project["seed"]}
-        return made | ({"prompt": project["prompt"]} if project["prompt"] else {})
-
-    def _check(self, project: dict[str, Any], clip: video.Clip | None = None) -> document.EditSpec:
-        """Hold an edit against the clip. Raises EditError, with the place in the file."""
-        spec, frames = document.parse(self.edit_json(project)), (clip or self.clip).frames
-        return spec.validate_against(frames.shape[1:3], len(frames))
-
-    def _track(self, points: list[dict[str, Any]]) -> None:
-        """Follow points from each of their marks, those whose paths are not known yet; paths of files are not."""
-        marks = {mark for point in points if "tracks" not in point for mark in point_paths.marks(point)}
-        if wanted := [mark for mark in sorted(marks) if mark not in self._tracks]:
-            found = self._tracker.track(self.clip.frames, np.float32(wanted))
-            for index, mark in enumerate(wanted):
-                self._tracks[mark] = tracks.select(found, [index])
-
-    def _path(self, point: dict[str, Any]) -> Tracks:
-        """Return the path of a point that was followed, xy [1 T 2]."""
-        marks = point_paths.marks(point)
-        if "tracks" in point:
-            name = point["tracks"]
-            if name not in self._imported:
-                self._imported[name] = tracks.load(projects.tracks_folder(self.workspace) / name)
-            path = tracks.select(self._imported[name], [point["row"]])
-            paths = [point_paths.through(path, mark) for mark in marks]
-        else:
-            paths = [self._tracks[mark] for mark in marks]
-        return point_paths.join([mark[0] for mark in marks], tracks.concatenate(paths))
-
-    def source(self, project: dict[str, Any] | None = None) -> Tracks:
-        """Return the points' paths in the clip, in their order."""
-        length = len(self.clip.frames)  # first, for another clip's paths are forgotten with it
-        points = (self.project if project is None else project)["points"]
-        if not points:
-            return Tracks(np.zeros((0, length, 2), np.float32), np.zeros((0, length), bool))
-        with self._lock:
-            self._track(points)
-            return tracks.concatenate([self._path(point) for point in points])
-
-    def target(self, project: dict[str, Any] | None = None) -> Tracks:
-        """Return where the points shall go."""
-        project = self.project if project is None else project
-        source = self.source(project)
-        return self._check(project).apply(source, notify=lambda line: None) if project["points"] else source
 
     def state(self) -> dict[str, Any]:
         """Return all that a page shows, as json."""
@@ -430,55 +372,6 @@ class Session(History):
             for side, of in (("source", self.source()), ("target", self.target())):
                 shown[side] = {"xy": np.round(of.xy, 2).tolist(), "visible": of.visible.tolist()}
             return shown | {"command": self.command()}
-
-    def command(self) -> str:
-        """Return the command line that makes the same edit, of the file that lies beside the project."""
-        flags = [
-            f"--video={self.project['clip']}",
-            f"--edit={self.workspace / EDIT}",
-            f"--tracker={self._follow()}",
-        ]
-        return shlex.join(["python", "launch/edit.py", *flags])
-
-    def _follow(self) -> str:
-        """Name what gives a run the points' paths: the tracker, or the file of paths that are not its alone."""
-        with self._lock:
-            if not any("tracks" in point or "marks" in point for point in self.project["points"]):
-                return self._tracker_name
-            path, key = self.workspace / TRACKS, json.dumps([self.project["clip"], self.project["points"]])
-            if key != self._given:
-                clip = self.clip
-                track_files.write(path, self.source(), clip.frames.shape[1:3], clip.fps)
-                self._given = key
-            return f"{trackers.GIVEN}:{path}"
-
-    def draft_frames(self) -> UInt8[np.ndarray, "T h w 3"]:
-        """Draw the draft of the edit at a small size, `PROXY` rows; the clip taken apart is kept while paths change."""
-        with self._drawing:
-            with self._lock:  # all of one moment
-                clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
-                # The marks as well, with which the same edit is another one.
-                marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in self.project["points"]]
-                key, source = json.dumps([path, marks, self.edit_json()]), self.source()
-            if key in self._drawn:
-                return self._drawn[key]
-            whole, size = clip.frames.shape[1:3], self.proxy_size()
-            if self._prepared is None or self._prepared[0] != path:
-                self._prepared = (path, draft.Prepared(video.resize(clip.frames, size)))
-            prepared = self._prepared[1]
-            groups = [list(thing.points) for thing in spec.divide().things] or None
-            sides = [
-                tracks.resize(each, whole, size) for each in (source, spec.apply(source, notify=lambda line: None))
-            ]
-            made = np.asarray(draft.render(prepared, *sides, groups=groups, notify=lambda line: None).frames)
-            self._drawn = {key: made}
-            return made
-
-    def proxy_size(self) -> tuple[int, int]:
-        """Return the size (H, W) that drafts are drawn at."""
-        height, width = self.clip.frames.shape[1:3]
-        scale = min(1.0, PROXY / height)
-        return max(1, round(height * scale)), max(1, round(width * scale))
 
     def write_edit(self) -> Path:
         """Write `edit.json` beside the project."""

@@ -105,9 +105,9 @@ def test_bends_ride_on_a_path_that_was_put_right(session):
     session.add_point(0, X + 4, Y)
     session.bend(["p1"], 4, 0, 20)
     session.bend(["p2"], 2, 5, 0)
-    listed = {"op": "tween", "points": 0, "keyframes": [[0, X, Y], [8, X + 33, Y]], "keep_motion": True}
-    session.add_operation(listed)
-    session.add_operation({"op": "keyframes", "points": ["p2"], "keyframes": {"3": [50, 50]}})
+    listed = {"points": 0, "keyframes": [[0, X, Y], [8, X + 33, Y]], "keep_motion": True}
+    session.add_operation("tween", listed)
+    session.add_operation("keyframes", {"points": ["p2"], "keyframes": {"3": [50, 50]}})
     others = session.project["operations"][1], session.project["operations"][3]
     before = session.target().xy[0] - session.source().xy[0]
     assert np.abs(before).max() > 15

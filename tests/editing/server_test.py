@@ -123,7 +123,9 @@ def test_three_hundred_bad_requests_are_answered_and_change_nothing(client):
         "y",
         "dx",
         "dy",
-        "op",
+        "kind",
+        "given",
+        "box",
         "prompt",
         "seed",
         "on",
@@ -152,6 +154,63 @@ def test_three_hundred_bad_requests_are_answered_and_change_nothing(client):
     for path in ("/api/frame/source/99", "/api/frame/nothing/0", "/static/../session.py", "/api/runs/9/edited.mp4"):
         assert client.get(path).status_code in (400, 404), path
     assert client.post("/api/do", content=b"x" * (2 << 20), headers=ORIGIN).status_code == 413
+
+
+def test_operations_and_boxes_are_commands_and_malformed_ones_are_told(client):
+    offered = {each["op"]: each for each in client.get("/api/operations").json()}
+    assert len(offered) == 17 and all(each["sentence"] for each in offered.values())
+    assert {"name": "by", "control": "choice", "choices": ["point", "center"]}.items() <= offered["swap"]["fields"][
+        2
+    ].items()
+    do(client, do="add_point", frame=0, x=X, y=Y)
+    drag = do(client, do="add_operation", kind="drag", given={"points": ["p1"], "by": [0, 20]}).json()["answer"]
+    hide = do(client, do="add_operation", kind="hide", given={"start_frame": 6}).json()["answer"]
+    moved = do(client, do="move_operation", name=hide, place=0).json()["state"]
+    assert [each["id"] for each in moved["project"]["operations"]] == [hide, drag]
+    changed = do(client, do="change_operation", name=drag, given={"by": [0, 30], "ease": "linear"}).json()["state"]
+    assert changed["target"]["xy"][0][4][1] == pytest.approx(changed["source"]["xy"][0][4][1] + 30, abs=0.02)
+    boxed = do(client, do="set_box", names=["p1"], frame=4, box=[20, 20, 60, 60]).json()["state"]
+    assert boxed["project"]["operations"][1]["op"]["boxes"] == {"4": [20, 20, 60, 60]}
+    assert do(client, do="remove_box", names=["p1"], frame=4).status_code == 200
+    before = client.get("/api/state").json()
+    bad_boxes = (None, [], [1, 2, 3], [9, 9, 1, 1], [0, 0, "x", 5], [0, 0, 1e9, 5], {"0": 1}, [-5, 0, 9, 9], "1,2,3,4")
+    bad_fields = (
+        None,
+        [],
+        "by",
+        {"by": [1]},
+        {"by": {"x": 1}},
+        {"by": None},
+        {"points": [["p1"]]},
+        {"points": {}},
+        {"op": "hide"},
+        {"start_frame": 99},
+        {"boxes": {"x": [1, 2, 3, 4]}},
+        {"boxes": [[1]]},
+        {"masks": {"0": "none.png", "00": "x"}},
+        {"": 1},
+        {"by": [[[[[[[[[1]]]]]]]]]},
+    )
+    commands = [
+        *({"do": "set_box", "names": ["p1"], "frame": 4, "box": box} for box in bad_boxes),
+        *({"do": "change_operation", "name": drag, "given": given} for given in bad_fields),
+        *({"do": "add_operation", "kind": "drag", "given": given} for given in bad_fields),
+        *({"do": "add_operation", "kind": kind} for kind in ("", "fly", None, ["hide"], "recamera", "drag")),
+        *({"do": "move_operation", "name": hide, "place": place} for place in (-1, 2, 0.5, "0", None, 1e99, True)),
+        *({"do": "change_operation", "name": name, "given": {}} for name in ("o99", "p1", "", None)),
+        {"do": "move_operation", "name": "o99", "place": 0},
+        {"do": "remove_box", "names": ["p1"], "frame": 4},
+        {"do": "remove_box", "names": "p1", "frame": 4},
+        {"do": "set_box", "names": ["p9"], "frame": 4, "box": [1, 1, 9, 9]},
+        {"do": "set_box", "names": ["p1"], "frame": 99, "box": [1, 1, 9, 9]},
+        {"do": "set_box"},
+        {"do": "move_operation"},
+    ]
+    for command in commands:
+        answer = do(client, **command)
+        assert answer.status_code == 400 and "\n" not in answer.json()["error"], (command, answer.text)
+    assert client.get("/api/state").json() == before
+    assert client.get("/api/frame/draft/4").status_code == 200
 
 
 def test_tracks_go_out_in_every_format_and_come_in_as_points(client, tmp_path):

@@ -1,0 +1,167 @@
+"""What follows from a project, worked out when asked for and kept: its clip, paths, `edit.json` and draft."""
+
+import json
+import shlex
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motionv2v import draft, files, trackers, tracks, video
+from motionv2v.draft import given
+from motionv2v.editing import drafted, point_paths, projects
+from motionv2v.editing.history import History
+from motionv2v.edits import document, track_files
+from motionv2v.tracks import Tracks
+from motionv2v.typing import UInt8
+
+EDIT, TRACKS = "edit.json", "tracks.npz"
+PROXY = 180
+"""Rows of the picture that drafts are drawn at while a path is bent."""
+
+
+class Derived(History):
+    """A project with what follows from it. `project`, `workspace` and `revision` are as `History` has them."""
+
+    def __init__(self, workspace: str | Path, tracker: str = trackers.DEFAULT):
+        """Open a workspace, where one was left, or begin one. Raises ValueError for a folder that cannot be written."""
+        super().__init__(workspace)
+        self._tracker, self._tracker_name = trackers.named(tracker), tracker
+        self._loaded: tuple[str, video.Clip] | None = None
+        self._tracks: dict[tuple[float, ...], Tracks] = {}
+        self._imported: dict[str, Tracks] = {}
+        self._given = ""  # what the file of tracks was last written of
+        self._prepared: tuple[str, draft.Prepared] | None = None
+        self._drawn: dict[str, UInt8[np.ndarray, "T h w 3"]] = {}
+        self._drawing = threading.Lock()
+
+    def _save(self) -> None:
+        super()._save()
+        if self.project["points"]:
+            files.write(self.workspace / EDIT, json.dumps(self.edit_json(), indent=1) + "\n")
+
+    def _forget(self) -> None:
+        """Forget what was worked out of another clip."""
+        self._prepared = None
+        self._tracks.clear()
+        self._drawn.clear()
+
+    @property
+    def clip(self) -> video.Clip:
+        """Return the clip. Raises ValueError where none is open."""
+        path = self.project["clip"]
+        if not path:
+            raise ValueError("no clip is open: drop a video on the page, or give --video")
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != path:  # after a restart, or an undo
+                self._loaded = (path, video.read(path, notify=lambda line: None))
+                self._forget()
+            return self._loaded[1]
+
+    def edit_json(self, project: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the edit as `launch/edit.py` takes it, operations that are on. Raises ValueError without points."""
+        project = self.project if project is None else project
+        if not project["points"]:
+            raise ValueError("the edit has no points: click on a thing to name one")
+        queries = [{"t": p["t"], "x": p["x"], "y": p["y"], "name": p["id"]} for p in project["points"]]
+        operations = [each["op"] for each in project["operations"] if each["on"]]
+        made = {"queries": queries, "operations": operations, "seed": project["seed"]}
+        return made | ({"prompt": project["prompt"]} if project["prompt"] else {})
+
+    def _check(self, project: dict[str, Any], clip: video.Clip | None = None) -> document.EditSpec:
+        """Hold an edit against the clip. Raises EditError, with the place in the file."""
+        spec, frames = document.parse(self.edit_json(project)), (clip or self.clip).frames
+        return replace(spec.validate_against(frames.shape[1:3], len(frames)), folder=self.workspace)
+
+    def _track(self, points: list[dict[str, Any]]) -> None:
+        """Follow points from each of their marks, those whose paths are not known yet; paths of files are not."""
+        marks = {mark for point in points if "tracks" not in point for mark in point_paths.marks(point)}
+        if wanted := [mark for mark in sorted(marks) if mark not in self._tracks]:
+            found = self._tracker.track(self.clip.frames, np.float32(wanted))
+            for index, mark in enumerate(wanted):
+                self._tracks[mark] = tracks.select(found, [index])
+
+    def _path(self, point: dict[str, Any]) -> Tracks:
+        """Return the path of a point that was followed, xy [1 T 2]."""
+        marks = point_paths.marks(point)
+        if "tracks" in point:
+            name = point["tracks"]
+            if name not in self._imported:
+                self._imported[name] = tracks.load(projects.tracks_folder(self.workspace) / name)
+            path = tracks.select(self._imported[name], [point["row"]])
+            paths = [point_paths.through(path, mark) for mark in marks]
+        else:
+            paths = [self._tracks[mark] for mark in marks]
+        return point_paths.join([mark[0] for mark in marks], tracks.concatenate(paths))
+
+    def source(self, project: dict[str, Any] | None = None) -> Tracks:
+        """Return the points' paths in the clip, in their order."""
+        length = len(self.clip.frames)  # first, for another clip's paths are forgotten with it
+        points = (self.project if project is None else project)["points"]
+        if not points:
+            return Tracks(np.zeros((0, length, 2), np.float32), np.zeros((0, length), bool))
+        with self._lock:
+            self._track(points)
+            return tracks.concatenate([self._path(point) for point in points])
+
+    def target(self, project: dict[str, Any] | None = None) -> Tracks:
+        """Return where the points shall go."""
+        project = self.project if project is None else project
+        source = self.source(project)
+        return self._check(project).apply(source, notify=lambda line: None) if project["points"] else source
+
+    def command(self) -> str:
+        """Return the command line that makes the same edit, of the file that lies beside the project."""
+        flags = [
+            f"--video={self.project['clip']}",
+            f"--edit={self.workspace / EDIT}",
+            f"--tracker={self._follow()}",
+        ]
+        return shlex.join(["python", "launch/edit.py", *flags])
+
+    def _follow(self) -> str:
+        """Name what gives a run the points' paths: the tracker, or the file of paths that are not its alone."""
+        with self._lock:
+            if not any("tracks" in point or "marks" in point for point in self.project["points"]):
+                return self._tracker_name
+            path, key = self.workspace / TRACKS, json.dumps([self.project["clip"], self.project["points"]])
+            if key != self._given:
+                clip = self.clip
+                track_files.write(path, self.source(), clip.frames.shape[1:3], clip.fps)
+                self._given = key
+            return f"{trackers.GIVEN}:{path}"
+
+    def draft_frames(self) -> UInt8[np.ndarray, "T h w 3"]:
+        """Draw the draft of the edit at a small size, `PROXY` rows; the clip taken apart is kept while paths change."""
+        with self._drawing:
+            with self._lock:  # all of one moment
+                clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
+                # The marks as well, with which the same edit is another one.
+                marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in self.project["points"]]
+                key, source = json.dumps([path, marks, self.edit_json()]), self.source()
+            if key in self._drawn:
+                return self._drawn[key]
+            whole, size = clip.frames.shape[1:3], self.proxy_size()
+            if self._prepared is None or self._prepared[0] != path:
+                self._prepared = (path, draft.Prepared(video.resize(clip.frames, size)))
+            prepared = self._prepared[1]
+            division = spec.divide()
+            groups = [list(thing.points) for thing in division.things] or None
+            told = drafted.read_hints(spec, division, whole, len(clip.frames), lambda line: None)
+            hints = [hint and given.resized(hint, whole, size) for hint in told] if any(told) else None
+            sides = [
+                tracks.resize(each, whole, size) for each in (source, spec.apply(source, notify=lambda line: None))
+            ]
+            made = np.asarray(
+                draft.render(prepared, *sides, groups=groups, hints=hints, notify=lambda line: None).frames
+            )
+            self._drawn = {key: made}
+            return made
+
+    def proxy_size(self) -> tuple[int, int]:
+        """Return the size (H, W) that drafts are drawn at."""
+        height, width = self.clip.frames.shape[1:3]
+        scale = min(1.0, PROXY / height)
+        return max(1, round(height * scale)), max(1, round(width * scale))

@@ -1,0 +1,127 @@
+"""The operations of a project, as its list has them: {id, on, label, op}, `op` being one operation of `edit.json`.
+
+Functions change the project that they are given; whether the edit then fits the clip is for the caller to check.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from motionv2v.edits import fields
+from motionv2v.edits.document import ALIASES
+from motionv2v.edits.table import OPERATIONS
+
+_CAMERA = {"uncamera": "recamera", "recamera": "uncamera"}
+
+
+def find(rows: list[dict[str, Any]], name: str, what: str) -> dict[str, Any]:
+    """Return the point or operation with an id. Raises ValueError that lists those there are."""
+    for row in rows:
+        if row["id"] == name:
+            return row
+    raise ValueError(f"there is no {what} {name!r}; there are {', '.join(row['id'] for row in rows) or 'none'}")
+
+
+def new(project: dict[str, Any], op: dict[str, Any]) -> dict[str, Any]:
+    """Put an operation at the end of the list; returns it, with its wrapper."""
+    operation = {"id": f"o{project['next']}", "on": True, "label": str(op.get("op")), "op": op}
+    project["next"] += 1
+    project["operations"].append(operation)
+    return operation
+
+
+def change_fields(op: dict[str, Any], given: dict[str, Any]) -> None:
+    """Let fields take the place of those there are; None takes a field out, which then is what it is by default."""
+    if "op" in given:
+        raise ValueError("op: an operation stays of its kind; remove it, and add another")
+    op.update(given)
+    for word in [word for word, value in given.items() if value is None]:
+        del op[word]
+
+
+def normalise(op: dict[str, Any]) -> None:
+    """Write the fields of a valid operation in the one way that the page's commands know: by frame, points as lists."""
+    for word in ("keyframes", "boxes"):
+        if isinstance(op.get(word), list):
+            op[word] = {row[0]: row[1:] for row in op[word]}
+    for word in ("keyframes", "boxes", "ease"):
+        if isinstance(op.get(word), dict):
+            op[word] = {str(int(float(frame))): value for frame, value in op[word].items()}
+    if "points" in op and op["points"] != "all" and not isinstance(op["points"], list):
+        op["points"] = [op["points"]]
+
+
+def with_pair(project: dict[str, Any], operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """List an operation, and the one that puts its camera motion back, or takes it out: one is nothing alone."""
+    if operation["op"]["op"] not in _CAMERA:
+        return [operation]
+    open_ones: list[dict[str, Any]] = []
+    for each in project["operations"]:
+        if each["op"]["op"] == "uncamera":
+            open_ones.append(each)
+        elif each["op"]["op"] == "recamera" and open_ones:
+            both = [open_ones.pop(), each]
+            if operation in both:
+                return both
+    return [operation]
+
+
+def bending(project: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
+    """Find the operation that bends these points, if nothing behind it moves any of them again."""
+    for operation in reversed(project["operations"]):
+        op = operation["op"]
+        about = op.get("points")
+        if not operation["on"]:
+            continue
+        is_bend = ALIASES.get(op["op"], op["op"]) == "tween" and op.get("keep_motion")
+        if is_bend and isinstance(about, list) and sorted(map(str, about)) == sorted(names):
+            normalise(op)
+            return operation
+        if not isinstance(about, list) or set(about) & set(names):
+            return None
+    return None
+
+
+# --- boxes: where a thing is, as a person says ---
+
+
+def put_box(project: dict[str, Any], names: list[str], frame: int, box: Sequence[float | int]) -> None:
+    """Say that the thing of these points lies inside a box in a frame, in place of what was said of that frame.
+
+    It is written into an operation that moves them. Raises ValueError where none does.
+    """
+    moving = _moving(project, names)
+    if not moving:
+        raise ValueError(
+            "nothing moves these points yet: bend them, or add an operation that does, and draw the box then"
+        )
+    there = [operation for operation in moving if str(frame) in operation["op"].get("boxes", {})]
+    op = (there or moving)[0]["op"]
+    op["boxes"] = {**op.get("boxes", {}), str(frame): [round(float(side), 3) for side in box]}
+
+
+def take_box(project: dict[str, Any], names: list[str], frame: int) -> None:
+    """Take a box away. Raises ValueError where there is none."""
+    for operation in _moving(project, names):
+        boxes = operation["op"].get("boxes", {})
+        if boxes.pop(str(frame), None) is not None:
+            if not boxes:
+                del operation["op"]["boxes"]
+            return
+    raise ValueError(f"there is no box of these points at frame {frame}")
+
+
+def _moving(project: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
+    """List the operations that are on and move one thing with these points, those about the fewest points first."""
+    known = [point["id"] for point in project["points"]]
+    places = fields.Names(len(known), {name: place for place, name in enumerate(known)})
+    names, found = [find(project["points"], name, "point")["id"] for name in names], []
+    for operation in project["operations"]:
+        op = operation["op"]
+        if not operation["on"] or not OPERATIONS[ALIASES.get(op["op"], op["op"])].shapes:
+            continue
+        normalise(op)
+        chosen = fields.points(op.get("points", "all"), "points", places)
+        about = known if chosen is None else [known[place] for place in chosen]
+        if set(names) <= set(about):
+            found.append((len(about), len(found), operation))
+    return [operation for _, _, operation in sorted(found, key=lambda each: each[:2])]
