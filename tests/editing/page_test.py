@@ -10,7 +10,7 @@ import pytest
 
 from motionv2v import video
 from motionv2v.editing.session import Session
-from motionv2v.edits import track_files
+from motionv2v.edits import table, track_files
 from motionv2v.tracks import Tracks
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -155,7 +155,7 @@ def test_the_page_fits_a_phone_and_goes_on_after_a_reload(browser, serve):
     page.points(1)
     assert page.page.evaluate("document.documentElement.scrollWidth") <= 390
     targets = page.page.locator("button, .button, input[type=range]").evaluate_all(
-        "all => all.map((each) => each.getBoundingClientRect().height)"
+        "all => all.filter((each) => each.checkVisibility()).map((each) => each.getBoundingClientRect().height)"
     )
     assert min(targets) >= 16 and np.median(targets) >= 30
     page.page.reload()
@@ -173,6 +173,148 @@ def test_a_mistake_is_a_sentence_on_the_page(browser, serve):
     page.page.mouse.click(*page.at(session, X, Y))
     page.points(1)
     assert page.page.locator("#prompt").input_value() == "from another tab"
+    page.context.close()
+
+
+def test_operations_boxes_and_the_timeline_are_made_on_the_page_and_the_draft_follows(browser, serve):
+    session, address = serve()
+    page = Page(browser, address, viewport={"width": 390, "height": 844})
+    drafts = []
+    page.page.on("request", lambda asked: drafts.append(asked.url) if "/api/frame/draft/" in asked.url else None)
+    by = lambda role, name: page.page.get_by_role(role, name=name, exact=True)  # noqa: E731
+
+    def edited(**expected):
+        page.steps(session, expected.pop("steps"))
+        op = session.project["operations"][expected.pop("at", 0)]["op"]
+        assert {word: op.get(word) for word in expected} == expected
+
+    session.add_point(0, X, Y)
+    page.page.reload()
+    page.points(1)
+    by("button", "Select p1").click()
+    before = len(drafts)
+    page.page.get_by_text("Add operation").click()
+    kinds = page.page.locator("#add-kind option").all_text_contents()
+    assert kinds == [each["op"] for each in table.vocabulary()]
+    page.page.locator("#add-kind").select_option("drag")
+    assert "Moves a group of points" in page.page.locator("#add-says").inner_text()
+    form = page.page.locator("#add-fields")
+    form.get_by_label("by x", exact=True).fill("400")
+    by("button", "Add it").click()
+    page.page.get_by_text("is outside the allowed").wait_for()
+    page.steps(session, 2)
+    form.get_by_label("by x", exact=True).fill("0")
+    form.get_by_label("by y", exact=True).fill("20")
+    by("button", "Add it").click()
+    edited(steps=3, op="drag", points=["p1"], by=[0, 20])
+    page.page.locator("#add-kind").select_option("hide")
+    form.get_by_label("start frame").fill("6")
+    by("button", "Add it").click()
+    edited(steps=4, at=1, op="hide", start_frame=6)
+    page.page.get_by_text("Add operation").click()
+
+    by("button", "drag p1").click()
+    own = page.page.locator("#operations .fields")
+    own.get_by_label("by y", exact=True).fill("24")
+    own.get_by_label("by y", exact=True).press("Enter")
+    edited(steps=5, by=[0, 24])
+    own.get_by_label("ease").select_option("linear")
+    edited(steps=6, ease="linear")
+    own.get_by_label("end frame").fill("40")
+    own.get_by_label("end frame").press("Enter")
+    own.get_by_text("there is no frame 40").wait_for()
+    edited(steps=6, end_frame=None)
+    own.get_by_label("end frame").fill("8")
+    own.get_by_label("end frame").press("Enter")
+    edited(steps=7, end_frame=8)
+    assert own.get_by_text("there is no frame 40").count() == 0
+    own.get_by_label("drag: what is given").select_option("start and end")
+    for name, value in (("start x", X), ("start y", Y), ("end x", X), ("end y", Y + 24)):
+        own.get_by_label(name, exact=True).fill(str(value))
+    own.get_by_label("end y", exact=True).press("Enter")
+    edited(steps=8, start=[X, Y], end=[X, Y + 24], by=None)
+
+    by("button", "Move drag down").click()
+    edited(steps=9, at=1, op="drag")
+    assert page.page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent")
+    by("checkbox", "hide is on").click()
+    page.steps(session, 10)
+    assert not session.project["operations"][0]["on"]
+    page.wait("document.getElementById('draft').width > 100")
+    assert len(drafts) >= before + 6, "each change asks for another draft"
+
+    page.page.locator("body").press("Home")
+    for _ in range(4):
+        page.page.keyboard.press(".")
+    page.wait("document.getElementById('where').textContent === '4 / 8'")
+    by("button", "Box").click()
+    page.page.locator("#source").scroll_into_view_if_needed()
+    left, top = moving_square.corners()[4].tolist()
+    page.page.mouse.move(*page.at(session, left, top))
+    page.page.mouse.down()
+    page.page.mouse.move(*page.at(session, left + 20, top + 20), steps=4)
+    page.page.mouse.up()
+    page.steps(session, 11)
+    boxes = session.project["operations"][1]["op"]["boxes"]
+    np.testing.assert_allclose(boxes["4"], [left, top, left + 20, top + 20], atol=0.5)
+    page.page.keyboard.press(".")
+    page.page.locator("#source").focus()
+    for key in ("Enter", "ArrowRight", "Shift+ArrowDown", "Enter"):  # without a pointer
+        page.page.keyboard.press(key)
+    page.steps(session, 12)
+    x, y = session.source().xy[0, 5].tolist()
+    boxes = session.project["operations"][1]["op"]["boxes"]
+    np.testing.assert_allclose(boxes["5"], [x - 11, y - 12, x + 13, y + 13], atol=0.05)
+    page.page.keyboard.press("Escape")
+    page.page.keyboard.press("Escape")
+    by("button", "Remove the box of drag at 5").click()
+    page.steps(session, 13)
+    assert list(session.project["operations"][1]["op"]["boxes"]) == ["4"]
+
+    by("checkbox", "hide is on").click()
+    page.steps(session, 14)
+    by("group", "p1: hidden in frames 6 to 8").wait_for()
+    by("button", "p1, frame 0: mark").focus()
+    page.page.keyboard.press("ArrowRight")
+    page.wait("document.getElementById('where').textContent === '4 / 8'")
+    assert page.page.evaluate("document.activeElement.getAttribute('aria-label')") == "p1, frame 4: box"
+    by("button", "p1, frame 0: mark").click()
+    page.wait("document.getElementById('where').textContent === '0 / 8'")
+    track = page.page.locator(".track").bounding_box()
+    page.page.mouse.click(track["x"] + track["width"] * 7.5 / 9, track["y"] + track["height"] / 2)
+    page.wait("document.getElementById('where').textContent === '7 / 8'")
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= 390
+    by("button", "Remove drag").click()
+    page.steps(session, 15)
+    assert [each["op"]["op"] for each in session.project["operations"]] == ["hide"]
+    assert [error for error in page.errors if "400" not in error] == [] and len(page.asked) == 1
+    page.context.close()
+
+
+def test_a_bend_is_given_a_pace_on_the_page(browser, serve):
+    session, address = serve()
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 0, 20)
+    page = Page(browser, address)
+    page.page.get_by_role("button", name="bend p1", exact=True).click()
+    own = page.page.locator("#operations .fields")
+    assert own.get_by_label("interpolation").input_value() == "smooth"
+    own.get_by_label("ease").select_option("hold")
+    page.steps(session, 4)
+    path, tracked = session.target().xy[0], session.source().xy[0]
+    np.testing.assert_allclose(path[[3, 4, 7]] - tracked[[3, 4, 7]], [(0, 0), (0, 20), (0, 20)], atol=0.02)
+    own.get_by_label("interpolation").select_option("linear")
+    page.steps(session, 5)
+    own.get_by_label("keyframes").fill("{not json")
+    own.get_by_label("keyframes").blur()
+    own.get_by_text("must be").wait_for()
+    page.steps(session, 5)
+    session.change_operation("o2", {"ease": {"0": "in"}})
+    page.page.reload()
+    page.points(1)
+    page.page.get_by_role("button", name="bend p1", exact=True).click()
+    assert own.get_by_label("ease").input_value() == "by keyframe"
+    assert page.errors == []
     page.context.close()
 
 

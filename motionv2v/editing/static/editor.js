@@ -1,80 +1,35 @@
 // The editor page: draws what the session knows, and sends it commands. No state of its own but the view.
 
-const $ = (id) => document.getElementById(id);
+import * as boxes from "./boxes.js";
+import "./runs.js";
+import * as timeline from "./timeline.js";
+import { $, ask, busily, button, queue, refill, refresh, run, state, take, tell, view, whenChanged } from "./session.js";
+
 const HIT = { mouse: 12, pen: 12, touch: 22 }; // screen pixels around a dot that catch the pointer
 const DRAG = 3; // screen pixels before a press is a drag
 const KEPT = 96; // decoded frames of each kind
 
-let state = { clip: null, revision: 0, project: { points: [], operations: [] }, undo: [], redo: [] };
-const view = { frame: 0, selected: null, playing: false, drag: null, fixing: false };
 const frames = { source: new Map(), draft: new Map() };
 let generation = 0; // of what the draft is drawn of: answers of an earlier one are not shown
 
-// --- talking to the session ---
-
-async function ask(path, options = {}) {
-  const answer = await fetch(path, options);
-  const found = await answer.json().catch(() => ({ error: `the editor answered ${answer.status}` }));
-  if (!answer.ok) throw new Error(found.error || `the editor answered ${answer.status}`);
-  return found;
-}
-
-const post = (path, content) =>
-  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) });
-
-function tell(error) {
-  $("error").textContent = error ? String(error.message || error) : "";
-  $("error").hidden = !error;
-}
-
-async function busily(what, work) {
-  $("busy").textContent = what;
-  try {
-    tell(null);
-    return await work();
-  } catch (error) {
-    if (/another tab/.test(String(error))) await refresh();
-    tell(error);
-    return null;
-  } finally {
-    $("busy").textContent = "";
-  }
-}
-
-let last = Promise.resolve(); // commands wait for one another: each is for the project that the one before made
-
-function run(command, content = {}) {
-  last = last.then(() => runNow(command, content));
-  return last;
-}
-
-async function runNow(command, content) {
-  const found = await busily(command.replace("_", " "), () => post("/api/do", { do: command, base: state.revision, ...content }));
-  if (!found) return null;
-  take(found.state);
-  if ((command === "undo" || command === "redo") && found.answer) show(found.answer.frame);
-  return found.answer;
-}
-
-async function refresh() {
-  const found = await busily("loading", () => ask("/api/state"));
-  if (found) take(found);
-}
-
-function take(next) {
-  if (!state.clip || !next.clip || state.project.clip !== next.project.clip) {
+whenChanged((before) => {
+  if (!before.clip || !state.clip || before.project.clip !== state.project.clip) {
     for (const kept of Object.values(frames)) kept.clear();
     view.frame = 0;
   }
-  const before = JSON.stringify(state.project.operations) + JSON.stringify(state.project.points);
-  state = next;
-  if (before !== JSON.stringify(state.project.operations) + JSON.stringify(state.project.points)) {
+  const drawn = ({ project }) => JSON.stringify(project.operations) + JSON.stringify(project.points);
+  if (drawn(before) !== drawn(state)) {
     generation += 1;
     frames.draft.clear();
   }
-  if (!state.project.points.some((point) => point.id === view.selected)) view.selected = null;
   list();
   show(view.frame);
+});
+
+/** Undo or redo, and go to the frame where that is seen. */
+async function turn(command) {
+  const found = await run(command);
+  if (found) show(found.frame);
 }
 
 // --- frames ---
@@ -101,6 +56,7 @@ async function show(index) {
   $("frame").max = state.clip.frames - 1;
   $("frame").value = view.frame;
   $("where").textContent = `${view.frame} / ${state.clip.frames - 1}`;
+  timeline.at();
   const wanted = view.frame;
   try {
     const bitmap = await picture("source", wanted);
@@ -154,6 +110,18 @@ function paint(bitmap) {
     if (drag) [x, y] = [x + drag.dx, y + drag.dy];
     square(context, x * k, y * k, point.id === view.selected, ratio);
   });
+  for (const { box, color } of boxes.inFrame(view.frame)) frame(context, box, k, color, ratio);
+}
+
+/** A box: its thing lies inside. */
+function frame(context, [x0, y0, x1, y1], k, color, ratio) {
+  for (const [style, width, dash] of [["#000", 4, []], [color, 2, [8, 4]]]) {
+    context.setLineDash(dash.map((length) => length * ratio));
+    context.strokeStyle = style;
+    context.lineWidth = width * ratio;
+    context.strokeRect(x0 * k, y0 * k, (x1 - x0) * k, (y1 - y0) * k);
+  }
+  context.setLineDash([]);
 }
 
 function line(context, path, k, color, width, dash) {
@@ -220,6 +188,10 @@ const canvas = $("source");
 canvas.addEventListener("pointerdown", (event) => {
   if (!state.clip || event.button) return;
   canvas.setPointerCapture(event.pointerId);
+  if (view.boxing) {
+    view.press = { boxes: true, x: event.clientX, y: event.clientY, from: place(event), moved: false };
+    return;
+  }
   const fix = view.fixing || event.altKey;
   const id = nearest(event, fix) || (fix && nearest(event, false)); // a bent point is caught where it is seen as well
   view.press = { id, fix, x: event.clientX, y: event.clientY, from: place(event), moved: false };
@@ -231,6 +203,10 @@ canvas.addEventListener("pointermove", (event) => {
   if (!press) return;
   if (!event.buttons) return release();
   if (Math.hypot(event.clientX - press.x, event.clientY - press.y) > DRAG) press.moved = true;
+  if (press.moved && press.boxes) {
+    view.box = boxes.between(press.from, place(event));
+    return redraw();
+  }
   if (!press.moved || !press.id) return;
   const held = state.project.points.find((point) => point.id === press.id);
   if (held.locked) return tell(`${held.name} is locked: unlock it first`);
@@ -242,9 +218,13 @@ canvas.addEventListener("pointermove", (event) => {
 });
 
 canvas.addEventListener("pointerup", (event) => {
-  const { press, drag } = view;
+  const { press, drag, box } = view;
   release();
   if (!press) return;
+  if (press.boxes) {
+    view.box = box;
+    return press.moved ? boxes.keep() : select(nearest(event, false) || view.selected); // whose box it will be
+  }
   if (drag && drag.fix) return fixBy(drag.id, drag.dx, drag.dy);
   if (drag) return run("bend", { names: [drag.id], frame: view.frame, dx: drag.dx, dy: drag.dy });
   if (press.id || press.moved) return;
@@ -260,10 +240,13 @@ function fixBy(id, dx, dy) {
   return run("fix", { name: id, frame: view.frame, x: x + dx, y: y + dy });
 }
 
-function setFixing(on) {
-  view.fixing = on;
-  $("fix").setAttribute("aria-pressed", String(on));
-  canvas.classList.toggle("fixing", on);
+/** Turn on what a drag on the clip does: "fixing" puts the tracker right, "boxing" draws boxes; null bends paths. */
+function setTool(tool) {
+  view.fixing = tool === "fixing";
+  view.boxing = tool === "boxing";
+  view.box = null;
+  for (const [id, name] of [["fix", "fixing"], ["box", "boxing"]]) $(id).setAttribute("aria-pressed", String(tool === name));
+  canvas.classList.toggle("fixing", Boolean(tool));
   list();
   redraw();
 }
@@ -271,7 +254,7 @@ function setFixing(on) {
 for (const name of ["pointercancel", "lostpointercapture"]) canvas.addEventListener(name, release);
 
 function release() {
-  view.press = view.drag = null;
+  view.press = view.drag = view.box = null;
   redraw();
 }
 
@@ -289,26 +272,31 @@ function select(id) {
 // --- keys ---
 
 document.addEventListener("keydown", (event) => {
-  const writes = event.target.matches("input[type=text]");
+  const writes = event.target.matches("input[type=text], input[type=number], textarea");
   const key = event.key.toLowerCase();
   if ((event.ctrlKey || event.metaKey) && !writes && (key === "z" || key === "y")) {
     event.preventDefault();
-    return run(key === "y" || event.shiftKey ? "redo" : "undo");
+    return turn(key === "y" || event.shiftKey ? "redo" : "undo");
   }
   if (event.target.matches("select")) return;
   if (writes || event.ctrlKey || event.metaKey || event.altKey || !state.clip) return;
   const step = event.shiftKey ? 10 : 1;
   const arrows = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+  if (view.boxing && event.target === canvas && boxes.key(event)) {
+    event.preventDefault();
+    return redraw();
+  }
   if (event.key in arrows && event.target === canvas && view.selected) {
     event.preventDefault();
     const [dx, dy] = arrows[event.key];
     if (view.fixing) return fixBy(view.selected, dx, dy);
     return run("bend", { names: [view.selected], frame: view.frame, dx, dy });
   }
-  if (event.key === "Escape") return view.drag ? release() : view.fixing ? setFixing(false) : select(null);
-  if (key === "f") return setFixing(!view.fixing);
+  if (event.key === "Escape") return view.drag || view.box ? release() : view.fixing || view.boxing ? setTool(null) : select(null);
+  if (key === "f") return setTool(view.fixing ? null : "fixing");
+  if (key === "b") return setTool(view.boxing ? null : "boxing");
   if (event.key === "Delete" && view.selected && event.target === canvas) return run("remove_point", { name: view.selected });
-  if (event.key === " " && !event.target.matches("button, input, a")) {
+  if (event.key === " " && !event.target.matches("button, input, a, summary")) {
     event.preventDefault();
     return play();
   }
@@ -321,14 +309,6 @@ document.addEventListener("keydown", (event) => {
 });
 
 // --- panels ---
-
-function button(text, work, label) {
-  const made = document.createElement("button");
-  made.textContent = text;
-  if (label) made.setAttribute("aria-label", label);
-  made.addEventListener("click", work);
-  return made;
-}
 
 function pointRow(point) {
   const made = document.createElement("li");
@@ -377,6 +357,8 @@ function list() {
     ? "Open a video, then click on a thing."
     : !state.project.points.length
       ? "Click on a thing to name a point on it."
+      : view.boxing
+        ? "Drag a box about the selected point's thing in this frame: it lies inside. By keys: Enter begins a box, arrows move it, Shift with arrows sizes it, Enter keeps it. Escape: bend again."
       : view.fixing
         ? "Where the tracker is wrong: drag a square to where its point is, or select a point and click there. Escape: bend again."
         : "Drag a point where it shall be at this frame. Shift: along one axis. Alt: put the tracker right. Arrows: one pixel. Comma and full stop: frames.";
@@ -384,38 +366,24 @@ function list() {
     $(id).disabled = !steps.length;
     $(id).title = steps.length ? steps[steps.length - 1] : "nothing";
   }
-  $("points").replaceChildren(...state.project.points.map(pointRow));
-  $("operations").replaceChildren(...state.project.operations.map((operation) => {
-    const row = document.createElement("li");
-    const label = document.createElement("label");
-    label.className = "name";
-    const box = document.createElement("input");
-    box.type = "checkbox";
-    box.checked = operation.on;
-    box.addEventListener("change", () => run("change_operation", { name: operation.id, on: box.checked }));
-    label.append(box, ` ${operation.label}`);
-    row.append(label, button("Remove", () => run("remove_operation", { name: operation.id }), `Remove ${operation.label}`));
-    return row;
-  }));
+  refill($("points"), state.project.points.map(pointRow));
+  if (state.clip) timeline.draw(show, select);
   if (document.activeElement !== $("prompt")) $("prompt").value = state.project.prompt || "";
   $("command").textContent = state.command || "";
   $("run").disabled = $("exports").hidden = !state.project.points.length;
   $("save").hidden = !state.clip;
 }
 
-$("undo").addEventListener("click", () => run("undo"));
-$("redo").addEventListener("click", () => run("redo"));
+$("undo").addEventListener("click", () => turn("undo"));
+$("redo").addEventListener("click", () => turn("redo"));
 $("frame").addEventListener("input", (event) => show(Number(event.target.value)));
 $("play").addEventListener("click", play);
 $("prompt").addEventListener("change", (event) => run("set", { prompt: event.target.value }));
-$("fix").addEventListener("click", () => setFixing(!view.fixing));
+$("fix").addEventListener("click", () => setTool(view.fixing ? null : "fixing"));
+$("box").addEventListener("click", () => setTool(view.boxing ? null : "boxing"));
 for (const id of ["which", "format"]) {
   $(id).addEventListener("change", () => ($("export").href = `/api/tracks/${$("which").value}.${$("format").value}`));
 }
-$("run").addEventListener("click", async () => {
-  if (await busily("starting", () => post("/api/run", { checkpoint: $("checkpoint").value }))) watch();
-});
-
 function play() {
   view.playing = !view.playing;
   $("play").setAttribute("aria-pressed", String(view.playing));
@@ -436,14 +404,13 @@ const TRACKS = /\.(npz|npy|csv|pkl|pickle|json)$/i;
 /** Open what a file is by its name: a project, tracks, or else a clip. */
 function send(file) {
   const kind = /\.mv2v$/i.test(file.name) ? "project" : TRACKS.test(file.name) ? "tracks" : "upload";
-  last = last.then(async () => {
+  return queue(async () => {
     const address = `/api/${kind}?name=${encodeURIComponent(file.name)}${kind === "upload" ? "" : `&base=${state.revision}`}`;
     const found = await busily(`opening ${file.name}`, () => ask(address, { method: "POST", body: file }));
     if (!found) return;
     take(found.state);
     if (found.notices.length) $("hint").textContent = found.notices.join(" ");
   });
-  return last;
 }
 
 for (const id of ["file", "project-file", "tracks-file"]) {
@@ -459,40 +426,4 @@ document.addEventListener("drop", (event) => {
 });
 window.addEventListener("resize", redraw);
 
-// --- runs ---
-
-let shown = "";
-
-async function watch() {
-  const found = await ask("/api/runs").catch(() => null);
-  if (!found) return;
-  const now = JSON.stringify(found.runs.slice(0, 5));
-  if (now !== shown) {
-    shown = now;
-    $("runs").replaceChildren(...found.runs.slice(0, 5).map(row));
-  }
-  if (found.runs.some((each) => each.state === "running")) setTimeout(watch, 700);
-}
-
-function row(each) {
-  const made = document.createElement("li");
-  const name = document.createElement("span");
-  name.className = "name";
-  name.textContent = `${each.id}: ${each.checkpoint}, ${each.state}`;
-  made.append(name);
-  if (each.state === "running") made.append(button("Cancel", () => post(`/api/runs/${each.id}/cancel`, {}).then(watch)));
-  if (each.state === "done") {
-    const video = document.createElement("video");
-    video.controls = video.loop = true;
-    video.src = `/api/runs/${each.id}/edited.mp4`;
-    made.append(video);
-  } else if (each.log.length) {
-    const log = document.createElement("pre");
-    log.textContent = each.log.slice(-4).join("\n");
-    made.append(log);
-  }
-  return made;
-}
-
 refresh();
-watch();

@@ -1,0 +1,217 @@
+// Controls for the fields of an operation, made from what the session says of them: how each is asked for.
+
+import { make, state, view } from "./session.js";
+
+const CASUAL = { factor: 1.2, degrees: 15, velocity: [1, 0], by: [20, 0], speed: 0.5 };
+const BY_FRAME = "by keyframe"; // shown where a word is given for each keyframe
+let made = 0; // controls so far: each needs a name of its own for its label
+
+/** Make the control of a field: {element, get, set, say}. get() throws a sentence, null means left out. */
+export function control(field, changed) {
+  const id = `field-${(made += 1)}`;
+  const said = make("small", { id: `${id}-said`, class: "said", role: "alert" });
+  const kind = KINDS[field.control] || KINDS.json;
+  const { body, get, set } = kind(field, id, changed);
+  const words = field.name.replace(/_/g, " ");
+  const label = body.tagName === "FIELDSET" ? make("legend", { text: words }) : make("label", { text: words, for: id });
+  const element = make("div", { class: "field", title: field.meaning });
+  if (body.tagName === "FIELDSET") body.prepend(label);
+  else element.append(label);
+  for (const each of body.matches("input, select, textarea") ? [body] : body.querySelectorAll("input")) each.setAttribute("aria-describedby", said.id);
+  element.append(body, said);
+  const say = (sentence) => {
+    said.textContent = sentence || "";
+    element.classList.toggle("wrong", Boolean(sentence));
+  };
+  return { field, element, get, set, say };
+}
+
+function number(id, label) {
+  const made = make("input", { type: "number", step: "any", ...(id ? { id } : {}), ...(label ? { "aria-label": label } : {}) });
+  made.read = () => {
+    if (made.validity.badInput) throw new Error("must be a number");
+    return made.value === "" ? null : Number(made.value);
+  };
+  return made;
+}
+
+const shown = (value) => (value === null || value === undefined ? "" : String(value));
+
+const KINDS = {
+  number(field, id, changed) {
+    const body = number(id);
+    body.placeholder = shown(field.default);
+    body.addEventListener("change", changed);
+    return { body, get: () => body.read(), set: (value) => (body.value = shown(value)) };
+  },
+
+  frame(field, id, changed) {
+    const made = KINDS.number(field, id, changed);
+    Object.assign(made.body, { min: 0, step: 1, max: state.clip ? state.clip.frames - 1 : "" });
+    return made;
+  },
+
+  pair(field, id, changed) {
+    const sides = ["x", "y"].map((side) => number("", `${field.name} ${side}`));
+    for (const side of sides) side.addEventListener("change", changed);
+    const body = make("fieldset", { class: "pair" }, ...sides);
+    const get = () => {
+      const found = sides.map((side) => side.read());
+      if (found[0] === null && found[1] === null) return null;
+      if (found.includes(null)) throw new Error("needs both x and y");
+      return found;
+    };
+    return { body, get, set: (value) => sides.forEach((side, index) => (side.value = value ? value[index] : "")) };
+  },
+
+  switch(field, id, changed) {
+    const body = make("input", { type: "checkbox", id });
+    body.addEventListener("change", changed);
+    return { body, get: () => body.checked, set: (value) => (body.checked = value ?? field.default) };
+  },
+
+  choice(field, id, changed) {
+    const body = make("select", { id });
+    let given = null;
+    if (field.default === null) body.append(make("option", { text: "as fits", value: "" }));
+    body.append(...field.choices.map((word) => make("option", { text: word, value: word })));
+    const several = make("option", { text: BY_FRAME, value: BY_FRAME });
+    body.addEventListener("change", changed);
+    const set = (value) => {
+      given = value;
+      const isByFrame = value !== null && typeof value === "object";
+      if (isByFrame) body.append(several);
+      else several.remove();
+      body.value = isByFrame ? BY_FRAME : value ?? field.default ?? "";
+    };
+    return { body, get: () => (body.value === BY_FRAME ? given : body.value || null), set };
+  },
+
+  points(field, id, changed) {
+    const body = make("fieldset", { class: "points" });
+    const rows = make("div");
+    body.append(rows);
+    const boxes = () => [...rows.querySelectorAll("input")];
+    const chosen = () => boxes().filter((box) => box.checked).map((box) => box.value);
+    rows.addEventListener("change", (event) => {
+      // All of them, later ones too, is another thing than those there are now.
+      if (event.target.checked) for (const box of boxes()) if ((box.value === "all") !== (event.target.value === "all")) box.checked = false;
+      changed();
+    });
+    const row = (value, words, checked) => {
+      const box = make("input", { type: "checkbox", value });
+      box.checked = checked;
+      return make("label", {}, box, ` ${words}`);
+    };
+    const set = (value) => {
+      const { points } = state.project;
+      const names = (Array.isArray(value) ? value : [value]).map((each) => (typeof each === "number" ? points[each]?.id : each));
+      const isAll = value === "all" || (!field.required && (value ?? null) === null);
+      rows.replaceChildren(row("all", "all points", isAll), ...points.map((point) => row(point.id, point.name, names.includes(point.id))));
+    };
+    const get = () => {
+      const found = chosen();
+      if (!found.length) throw new Error("choose a point or more");
+      return found.includes("all") ? (field.required ? "all" : null) : found;
+    };
+    return { body, get, set };
+  },
+
+  json(field, id, changed) {
+    const body = make("textarea", { id, rows: 2, spellcheck: "false" });
+    body.addEventListener("change", changed);
+    const get = () => {
+      if (!body.value.trim()) return null;
+      try {
+        return JSON.parse(body.value);
+      } catch {
+        throw new Error(`must be ${field.meaning}`);
+      }
+    };
+    return { body, get, set: (value) => (body.value = (value ?? null) === null ? "" : JSON.stringify(value)) };
+  },
+};
+
+/**
+ * Make the controls of an operation: {element, set, values, say}.
+ *
+ * `asked` is what the session says of the operation. changed(given) is called with the fields that a person changed;
+ * of fields that are given together or not at all, with all of them, once they are complete.
+ */
+export function form(asked, changed) {
+  const controls = new Map();
+  const element = make("div", { class: "fields" });
+  const which = asked.either.length ? make("select", { "aria-label": `${asked.op}: what is given` }) : null;
+  const group = (name) => asked.either.find((words) => words.includes(name));
+  const chosen = () => asked.either[which ? which.selectedIndex : 0] || [];
+  const read = (words) => {
+    const given = {};
+    for (const name of words) {
+      const one = controls.get(name);
+      try {
+        given[name] = one.get();
+        if (given[name] === null && (one.field.required || chosen().includes(name))) throw new Error("is needed");
+        one.say("");
+      } catch (error) {
+        one.say(error.message);
+        return null;
+      }
+    }
+    return given;
+  };
+  const others = () => asked.either.filter((words) => words !== chosen()).flat();
+  const cleared = () => Object.fromEntries(others().map((name) => [name, null]));
+  const reveal = () => {
+    for (const [name, one] of controls) one.element.hidden = Boolean(group(name)) && !chosen().includes(name);
+  };
+  for (const field of asked.fields) {
+    const one = control(field, () => {
+      if (!changed) return;
+      const given = read(group(field.name) ? chosen() : [field.name]);
+      if (given) changed(group(field.name) ? { ...cleared(), ...given } : given);
+    });
+    controls.set(field.name, one);
+  }
+  if (which) {
+    which.append(...asked.either.map((words) => make("option", { text: words.join(" and ") })));
+    which.addEventListener("change", reveal);
+    element.append(which);
+  }
+  element.append(...[...controls.values()].map((one) => one.element));
+  const set = (op) => {
+    const given = asked.either.findIndex((words) => words.every((name) => name in op));
+    // Who chooses between fields has not changed any yet: what is shown stays while one of them has the focus.
+    if (which && given >= 0 && !element.contains(document.activeElement)) which.selectedIndex = given;
+    for (const [name, one] of controls) if (!one.element.contains(document.activeElement)) one.set(op[name]);
+    reveal();
+  };
+  const say = (sentence) => {
+    const [, name, rest] = /^operations\[\d+\] \([^)]*\)(?:\.(\w+))?[^:]*: ?(.*)$/s.exec(sentence) || [null, null, sentence];
+    const one = controls.get(name);
+    if (one) one.say(rest);
+    return one ? "" : rest;
+  };
+  const words = () => [...controls.keys()].filter((name) => !others().includes(name));
+  return { element, set, values: () => read(words()), say, controls };
+}
+
+/** Values to begin with, of an operation that is about to be added: small ones that can be seen. */
+export function start(asked) {
+  const { points } = state.project;
+  const selected = view.selected || (points[0] && points[0].id);
+  const op = {};
+  for (const field of asked.fields) {
+    const others = points.map((each) => each.id).filter((id) => id !== selected);
+    if (field.name === "reference") op.reference = points.map((each) => each.id);
+    else if (field.name === "second") op.second = others.slice(0, 1);
+    else if (field.control === "points") op[field.name] = [selected];
+    else if (field.name in CASUAL && field.control !== "choice") op[field.name] = CASUAL[field.name];
+    else if (field.name === "keyframes") op.keyframes = placed(selected);
+  }
+  return op;
+}
+
+function placed(id) {
+  const row = state.project.points.findIndex((point) => point.id === id);
+  return row < 0 ? {} : { [view.frame]: state.target.xy[row][view.frame] };
+}

@@ -1,0 +1,106 @@
+// What the page knows of the session, and how it sends commands. `state` is the session's, `view` this tab's own.
+
+export const $ = (id) => document.getElementById(id);
+
+export let state = { clip: null, revision: 0, project: { points: [], operations: [] }, undo: [], redo: [] };
+export const view = { frame: 0, selected: null, playing: false, drag: null, fixing: false, boxing: false, box: null };
+
+const listeners = [];
+
+/** Call work(before) whenever the session's state has changed. */
+export function whenChanged(work) {
+  listeners.push(work);
+}
+
+export async function ask(path, options = {}) {
+  const answer = await fetch(path, options);
+  const found = await answer.json().catch(() => ({ error: `the editor answered ${answer.status}` }));
+  if (!answer.ok) throw new Error(found.error || `the editor answered ${answer.status}`);
+  return found;
+}
+
+export const post = (path, content) =>
+  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) });
+
+export function tell(error) {
+  $("error").textContent = error ? String(error.message || error) : "";
+  $("error").hidden = !error;
+}
+
+/** Work, and say what is being done; returns null where it went wrong, which `say` is told. */
+export async function busily(what, work, say = tell) {
+  $("busy").textContent = what;
+  try {
+    tell(null);
+    return await work();
+  } catch (error) {
+    const stale = /another tab/.test(String(error));
+    if (stale) await refresh();
+    (stale ? tell : say)(error);
+    return null;
+  } finally {
+    $("busy").textContent = "";
+  }
+}
+
+let last = Promise.resolve(); // commands wait for one another: each is for the project that the one before made
+
+export function queue(work) {
+  last = last.then(work);
+  return last;
+}
+
+/** Send a command; returns {answer}, or null where it went wrong, which `say` is told. */
+export function attempt(command, content = {}, say = tell) {
+  return queue(async () => {
+    const asked = () => post("/api/do", { do: command, base: state.revision, ...content });
+    const found = await busily(command.replace("_", " "), asked, say);
+    if (!found) return null;
+    take(found.state);
+    return { answer: found.answer };
+  });
+}
+
+/** Send a command; returns its answer. */
+export async function run(command, content = {}) {
+  const found = await attempt(command, content);
+  return found && found.answer;
+}
+
+export async function refresh() {
+  const found = await busily("loading", () => ask("/api/state"));
+  if (found) take(found);
+}
+
+export function take(next) {
+  const before = state;
+  state = next;
+  if (!state.project.points.some((point) => point.id === view.selected)) view.selected = null;
+  for (const work of listeners) work(before);
+}
+
+// --- elements ---
+
+/** Make an element with attributes; a `text` goes in as text. */
+export function make(tag, { text, ...attributes } = {}, ...children) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+export function button(text, work, label) {
+  const made = make("button", { text, type: "button", ...(label ? { "aria-label": label } : {}) });
+  made.addEventListener("click", work);
+  return made;
+}
+
+const called = (each) => each && (each.getAttribute("aria-label") || each.textContent);
+
+/** Put other children into an element; what had the focus has it again, if one of the same name is there. */
+export function refill(parent, children) {
+  const held = parent.contains(document.activeElement) ? called(document.activeElement) : null;
+  parent.replaceChildren(...children);
+  if (held) [...parent.querySelectorAll("button, input")].find((each) => called(each) === held)?.focus();
+}
