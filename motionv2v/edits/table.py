@@ -211,7 +211,7 @@ def vocabulary() -> list[dict[str, Any]]:
                     "default": None if default is inspect.Parameter.empty else default,
                 }
             )
-        sentence = " ".join((inspect.getdoc(operation.function) or "").partition("\n\n")[0].split())
+        sentence = " ".join((inspect.getdoc(operation.function) or "").partition("\n\n")[0].replace("`", "").split())
         either = [list(group) for group in operation.either]
         offered.append({"op": name, "sentence": sentence, "fields": asked, "either": either})
     return offered

@@ -182,7 +182,11 @@ export function form(asked, changed) {
     const given = asked.either.findIndex((words) => words.every((name) => name in op));
     // Who chooses between fields has not changed any yet: what is shown stays while one of them has the focus.
     if (which && given >= 0 && !element.contains(document.activeElement)) which.selectedIndex = given;
-    for (const [name, one] of controls) if (!one.element.contains(document.activeElement)) one.set(op[name]);
+    for (const [name, one] of controls) {
+      if (one.element.contains(document.activeElement)) continue; // somebody types there
+      one.set(op[name]);
+      one.say("");
+    }
     reveal();
   };
   const say = (sentence) => {

@@ -67,17 +67,18 @@ function makeRow(id) {
     const own = operation();
     if (!own) return;
     box.checked = own.on;
-    box.setAttribute("aria-label", `${own.label} is on`);
-    name.textContent = own.label === own.op.op ? `${own.label} ${called(own.op)}` : own.label;
-    for (const [each, what] of [[up, "up"], [down, "down"]]) each.setAttribute("aria-label", `Move ${own.label} ${what}`);
-    remove.setAttribute("aria-label", `Remove ${own.label}`);
+    const title = (own.label === own.op.op ? `${own.label} ${called(own.op)}` : own.label).trim();
+    name.textContent = title;
+    box.setAttribute("aria-label", `${title} is on`);
+    for (const [each, what] of [[up, "up"], [down, "down"]]) each.setAttribute("aria-label", `Move ${title} ${what}`);
+    remove.setAttribute("aria-label", `Remove ${title}`);
     up.disabled = place() === 0;
     down.disabled = place() === state.project.operations.length - 1;
     const frames = Object.keys(own.op.boxes || {});
     boxes.replaceChildren(...frames.map((frame) => button(
       `Box at ${frame} \u00d7`,
       () => run("remove_box", { names: about(own.op), frame: Number(frame) }),
-      `Remove the box of ${own.label} at ${frame}`,
+      `Remove the box of ${title} at ${frame}`,
     )));
     if (row.form) row.form.set(own.op);
   }
