@@ -43,7 +43,7 @@ def normalise(op: dict[str, Any]) -> None:
     for word in ("keyframes", "boxes"):
         if isinstance(op.get(word), list):
             op[word] = {row[0]: row[1:] for row in op[word]}
-    for word in ("keyframes", "boxes", "ease"):
+    for word in ("keyframes", "boxes", "strokes", "ease"):
         if isinstance(op.get(word), dict):
             op[word] = {str(int(float(frame))): value for frame, value in op[word].items()}
     if "points" in op and op["points"] != "all" and not isinstance(op["points"], list):
@@ -81,7 +81,7 @@ def bending(project: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
     return None
 
 
-# --- boxes: where a thing is, as a person says ---
+# --- boxes and strokes: where a thing is, as a person says ---
 
 
 def put_box(project: dict[str, Any], names: list[str], frame: int, box: Sequence[float | int]) -> None:
@@ -89,25 +89,35 @@ def put_box(project: dict[str, Any], names: list[str], frame: int, box: Sequence
 
     It is written into an operation that moves them. Raises ValueError where none does.
     """
-    moving = _moving(project, names)
-    if not moving:
-        raise ValueError(
-            "nothing moves these points yet: bend them, or add an operation that does, and draw the box then"
-        )
-    there = [operation for operation in moving if str(frame) in operation["op"].get("boxes", {})]
-    op = (there or moving)[0]["op"]
+    op = _told(project, names, frame, "boxes")
     op["boxes"] = {**op.get("boxes", {}), str(frame): [round(float(side), 3) for side in box]}
 
 
-def take_box(project: dict[str, Any], names: list[str], frame: int) -> None:
-    """Take a box away. Raises ValueError where there is none."""
+def put_stroke(project: dict[str, Any], names: list[str], frame: int, stroke: dict[str, Any]) -> None:
+    """Add a stroke of a brush, as `edit.json` has it, to those of a frame. Raises ValueError as `put_box`."""
+    op = _told(project, names, frame, "strokes")
+    there = op.get("strokes", {})
+    op["strokes"] = {**there, str(frame): [*there.get(str(frame), []), stroke]}
+
+
+def take(project: dict[str, Any], names: list[str], frame: int, word: str) -> None:
+    """Take what a field, boxes or strokes, says of a frame away. Raises ValueError where it says nothing."""
     for operation in _moving(project, names):
-        boxes = operation["op"].get("boxes", {})
-        if boxes.pop(str(frame), None) is not None:
-            if not boxes:
-                del operation["op"]["boxes"]
+        said = operation["op"].get(word, {})
+        if said.pop(str(frame), None) is not None:
+            if not said:
+                del operation["op"][word]
             return
-    raise ValueError(f"there is no box of these points at frame {frame}")
+    raise ValueError(f"there are no {word} of these points at frame {frame}")
+
+
+def _told(project: dict[str, Any], names: list[str], frame: int, word: str) -> dict[str, Any]:
+    """Return the operation whose field says something of a frame, or else the one that shall."""
+    moving = _moving(project, names)
+    if not moving:
+        raise ValueError("nothing moves these points yet: bend them, or add an operation that does, then say where")
+    there = [operation for operation in moving if str(frame) in operation["op"].get(word, {})]
+    return (there or moving)[0]["op"]
 
 
 def _moving(project: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:

@@ -90,6 +90,8 @@ COMMANDS: dict[str, dict[str, _Parser]] = {
     "remove_operation": {"name": _a_text},
     "set_box": {"names": _texts, "frame": _frame_number, "box": _a_box},
     "remove_box": {"names": _texts, "frame": _frame_number},
+    "add_stroke": {"names": _texts, "frame": _frame_number, "stroke": fields.stroke},
+    "remove_strokes": {"names": _texts, "frame": _frame_number},
     "set": {"prompt": _a_text, "seed": _frame_number},
     "undo": {},
     "redo": {},

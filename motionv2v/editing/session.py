@@ -345,7 +345,22 @@ class Session(Derived):
     def remove_box(self, names: list[str], frame: int, base: int | None = None) -> None:
         """Take a box away that `set_box` drew. Raises ValueError where there is none."""
         with self._step(f"Remove the box of {self._called(names)} at {frame}", base, frame) as project:
-            operation_list.take_box(project, names, frame)
+            operation_list.take(project, names, frame, "boxes")
+            self._check(project)
+
+    def add_stroke(self, names: list[str], frame: int, stroke: dict[str, Any], base: int | None = None) -> None:
+        """Say with a brush what is the thing of these points in a frame, or is not, over what else is said of it.
+
+        `stroke` is {path: [[x, y], ...], radius, sign: "add" or "remove"}, in pixels. Raises as `set_box`.
+        """
+        with self._step(f"Brush {self._called(names)} at {frame}", base, frame) as project:
+            operation_list.put_stroke(project, names, frame, copy.deepcopy(stroke))
+            self._check(project)
+
+    def remove_strokes(self, names: list[str], frame: int, base: int | None = None) -> None:
+        """Take the strokes of a frame away. Raises ValueError where there are none."""
+        with self._step(f"Remove the strokes of {self._called(names)} at {frame}", base, frame) as project:
+            operation_list.take(project, names, frame, "strokes")
             self._check(project)
 
     # --- all else ---

@@ -282,10 +282,27 @@ def test_a_box_is_drawn_and_the_timeline_goes_to_what_was_said(browser, serve):
     boxes = session.project["operations"][1]["op"]["boxes"]
     np.testing.assert_allclose(boxes["5"], [x - 11, y - 12, x + 13, y + 13], atol=0.05)
     page.page.keyboard.press("Escape")
-    page.page.keyboard.press("Escape")
     by("button", "Remove the box of drag p1 at 5").click()
     page.steps(session, 7)
     assert list(session.project["operations"][1]["op"]["boxes"]) == ["4"]
+
+    by("button", "Brush").click()
+    page.page.locator("#sign").select_option("remove")
+    page.page.locator("#radius").fill("3")
+    page.page.keyboard.press("Tab")
+    page.page.locator("#source").scroll_into_view_if_needed()
+    page.page.mouse.move(*page.at(session, 40, 30))
+    page.page.mouse.down()
+    page.page.mouse.move(*page.at(session, 60, 50), steps=8)
+    page.page.mouse.up()
+    page.steps(session, 8)
+    (stroke,) = session.project["operations"][1]["op"]["strokes"]["5"]
+    assert (stroke["radius"], stroke["sign"]) == (3, "remove") and len(stroke["path"]) > 4
+    np.testing.assert_allclose([stroke["path"][0], stroke["path"][-1]], [(40, 30), (60, 50)], atol=1)
+    by("button", "Brush").click()
+    by("button", "Remove the brush of drag p1 at 5").click()
+    page.steps(session, 9)
+    assert "strokes" not in session.project["operations"][1]["op"]
 
     by("group", "p1: hidden in frames 6 to 8").wait_for()
     by("button", "p1, frame 0: mark").focus()

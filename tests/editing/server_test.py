@@ -126,6 +126,7 @@ def test_three_hundred_bad_requests_are_answered_and_change_nothing(client):
         "kind",
         "given",
         "box",
+        "stroke",
         "prompt",
         "seed",
         "on",
@@ -172,7 +173,23 @@ def test_operations_and_boxes_are_commands_and_malformed_ones_are_told(client):
     boxed = do(client, do="set_box", names=["p1"], frame=4, box=[20, 20, 60, 60]).json()["state"]
     assert boxed["project"]["operations"][1]["op"]["boxes"] == {"4": [20, 20, 60, 60]}
     assert do(client, do="remove_box", names=["p1"], frame=4).status_code == 200
+    stroke = {"path": [[20, 20], [40, 40.5]], "radius": 5}
+    brushed = do(client, do="add_stroke", names=["p1"], frame=4, stroke=stroke).json()["state"]
+    assert brushed["project"]["operations"][1]["op"]["strokes"] == {"4": [{**stroke, "sign": "add"}]}
+    assert do(client, do="remove_strokes", names=["p1"], frame=4).status_code == 200
     before = client.get("/api/state").json()
+    bad_strokes = (
+        None,
+        [],
+        {},
+        {"path": [], "radius": 5},
+        {"path": [[1]], "radius": 5},
+        {"path": [[1, 2]], "radius": 0},
+        {"path": [[1, 2]], "radius": "x"},
+        {"path": [[1, 2]], "radius": 5, "sign": "maybe"},
+        {"path": [[1e6, 2]], "radius": 5},
+        {"path": [[1, 2]] * 6000, "radius": 5},
+    )
     bad_boxes = (None, [], [1, 2, 3], [9, 9, 1, 1], [0, 0, "x", 5], [0, 0, 1e9, 5], {"0": 1}, [-5, 0, 9, 9], "1,2,3,4")
     bad_fields = (
         None,
@@ -193,6 +210,9 @@ def test_operations_and_boxes_are_commands_and_malformed_ones_are_told(client):
     )
     commands = [
         *({"do": "set_box", "names": ["p1"], "frame": 4, "box": box} for box in bad_boxes),
+        *({"do": "add_stroke", "names": ["p1"], "frame": 4, "stroke": stroke} for stroke in bad_strokes),
+        {"do": "add_stroke", "names": ["p1"], "frame": 99, "stroke": stroke},
+        {"do": "remove_strokes", "names": ["p1"], "frame": 4},
         *({"do": "change_operation", "name": drag, "given": given} for given in bad_fields),
         *({"do": "add_operation", "kind": "drag", "given": given} for given in bad_fields),
         *({"do": "add_operation", "kind": kind} for kind in ("", "fly", None, ["hide"], "recamera", "drag")),

@@ -291,7 +291,7 @@ def test_a_box_says_where_the_thing_is_and_the_draft_follows(session):
         (lambda: session.set_box(["p1"], 4, [9, 9, 9, 9]), "x0 < x1"),
         (lambda: session.set_box(["p1"], 9, box), "there is no frame 9"),
         (lambda: session.set_box(["p7"], 4, box), "there is no point 'p7'"),
-        (lambda: session.remove_box(["p1"], 5), "there is no box of these points at frame 5"),
+        (lambda: session.remove_box(["p1"], 5), "there are no boxes of these points at frame 5"),
     ):
         with pytest.raises(ValueError, match=message) as told:
             bad()
@@ -300,6 +300,32 @@ def test_a_box_says_where_the_thing_is_and_the_draft_follows(session):
     assert "boxes" not in session.project["operations"][0]["op"]
     session.undo()
     assert session.project["operations"][0]["op"]["boxes"] == {"4": box}
+
+
+def test_strokes_of_a_brush_say_what_is_the_thing_and_what_is_not(session):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 0, 24)
+    left, top = moving_square.corners()[4].tolist()
+    session.set_box(["p1"], 4, [left, top, left + 20, top + 20])
+    plain = session.draft_frames()
+    away = {"path": [[left + 16.0, float(top)], [left + 16.0, top + 20.0]], "radius": 4, "sign": "remove"}
+    session.add_stroke(["p1"], 4, away)
+    cut = session.draft_frames()
+    x, y = left + 16, top + 10
+    assert plain[4, y + 24, x, 0] > 180 > cut[4, y + 24, x, 0], "what the brush took is not the thing's"
+    session.add_stroke(["p1"], 4, {**away, "sign": "add"})
+    assert session.draft_frames()[4, y + 24, x, 0] > 180, "the later stroke counts"
+    assert [each["sign"] for each in session.project["operations"][0]["op"]["strokes"]["4"]] == ["remove", "add"]
+    session.undo()
+    np.testing.assert_array_equal(session.draft_frames(), cut)
+    for bad, message in (
+        (lambda: session.add_stroke(["p1"], 4, {"path": [], "radius": 4}), "must be 1 to 5000 places"),
+        (lambda: session.remove_strokes(["p1"], 5), "there are no strokes of these points at frame 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bad()
+    session.remove_strokes(["p1"], 4)
+    assert "strokes" not in session.project["operations"][0]["op"]
 
 
 def test_the_draft_shows_the_thing_elsewhere_and_is_kept(session):

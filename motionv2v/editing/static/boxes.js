@@ -1,6 +1,6 @@
-// Boxes: where the thing of a point is in a frame, as a person says, by pointer or by keys.
+// Where the thing of a point is in a frame, as a person says: boxes, by pointer or by keys, and strokes of a brush.
 
-import { run, state, tell, view } from "./session.js";
+import { $, run, state, tell, view } from "./session.js";
 import { about } from "./operations.js";
 
 const clamp = (value, most) => Math.round(Math.max(0, Math.min(most, value)) * 100) / 100;
@@ -31,6 +31,36 @@ export function keep() {
   if (!selected) return tell("Select a point first: the box says where its thing is.");
   return run("set_box", { names: [selected], frame: view.frame, box });
 }
+
+// --- strokes ---
+
+/** Begin a stroke of the brush at a place. */
+export function begin([x, y]) {
+  view.stroke = { path: [[clamp(x, state.clip.width), clamp(y, state.clip.height)]], radius: Number($("radius").value), sign: $("sign").value };
+}
+
+/** Go on with the stroke, to places that are a little apart. */
+export function goOn(places) {
+  const { path, radius } = view.stroke;
+  for (const place of places) {
+    const [x, y] = path[path.length - 1];
+    const apart = Math.hypot(place[0] - x, place[1] - y);
+    if (apart >= Math.max(0.5, radius / 8)) path.push([clamp(place[0], state.clip.width), clamp(place[1], state.clip.height)]);
+  }
+}
+
+/** The strokes of a frame, as `edit.json` has them; the one that is being drawn is the last. */
+export function strokesOf(frame) {
+  const said = state.project.operations.filter(({ on, op }) => on && op.strokes && op.strokes[frame]);
+  return [...said.flatMap(({ op }) => op.strokes[frame]), ...(view.stroke ? [view.stroke] : [])];
+}
+
+export function keepStroke(stroke) {
+  if (!view.selected) return tell("Select a point first: the brush says where its thing is.");
+  return run("add_stroke", { names: [view.selected], frame: view.frame, stroke });
+}
+
+// --- keys ---
 
 /** Do what a key means while boxes are drawn; returns whether it meant anything. Enter begins one and keeps it. */
 export function key(event) {

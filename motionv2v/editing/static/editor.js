@@ -110,7 +110,21 @@ function paint(bitmap) {
     if (drag) [x, y] = [x + drag.dx, y + drag.dy];
     square(context, x * k, y * k, point.id === view.selected, ratio);
   });
+  for (const stroke of boxes.strokesOf(view.frame)) brushed(context, stroke, k, ratio);
   for (const { box, color } of boxes.inFrame(view.frame)) frame(context, box, k, color, ratio);
+}
+
+/** A stroke of the brush: light where it adds, dark with a dashed middle where it removes. */
+function brushed(context, { path, radius, sign }, k, ratio) {
+  const adds = sign !== "remove";
+  const places = path.length > 1 ? path : [path[0], path[0]];
+  context.save();
+  context.lineCap = context.lineJoin = "round";
+  context.globalAlpha = 0.45;
+  line(context, places, k, adds ? "#fff" : "#000", 2 * radius * k, []);
+  context.globalAlpha = 1;
+  line(context, places, k, adds ? "#000" : "#fff", 1.5 * ratio, adds ? [] : [5, 5]);
+  context.restore();
 }
 
 /** A box: its thing lies inside. */
@@ -188,8 +202,9 @@ const canvas = $("source");
 canvas.addEventListener("pointerdown", (event) => {
   if (!state.clip || event.button) return;
   canvas.setPointerCapture(event.pointerId);
-  if (view.boxing) {
-    view.press = { boxes: true, x: event.clientX, y: event.clientY, from: place(event), moved: false };
+  if (view.boxing || view.brushing) {
+    if (view.brushing) boxes.begin(place(event));
+    view.press = { boxes: view.boxing, x: event.clientX, y: event.clientY, from: place(event), moved: false };
     return;
   }
   const fix = view.fixing || event.altKey;
@@ -203,6 +218,11 @@ canvas.addEventListener("pointermove", (event) => {
   if (!press) return;
   if (!event.buttons) return release();
   if (Math.hypot(event.clientX - press.x, event.clientY - press.y) > DRAG) press.moved = true;
+  if (view.stroke) {
+    const all = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+    boxes.goOn((all.length ? all : [event]).map(place));
+    return redraw();
+  }
   if (press.moved && press.boxes) {
     view.box = boxes.between(press.from, place(event));
     return redraw();
@@ -218,9 +238,10 @@ canvas.addEventListener("pointermove", (event) => {
 });
 
 canvas.addEventListener("pointerup", (event) => {
-  const { press, drag, box } = view;
+  const { press, drag, box, stroke } = view;
   release();
   if (!press) return;
+  if (stroke) return boxes.keepStroke(stroke);
   if (press.boxes) {
     view.box = box;
     return press.moved ? boxes.keep() : select(nearest(event, false) || view.selected); // whose box it will be
@@ -240,12 +261,14 @@ function fixBy(id, dx, dy) {
   return run("fix", { name: id, frame: view.frame, x: x + dx, y: y + dy });
 }
 
-/** Turn on what a drag on the clip does: "fixing" puts the tracker right, "boxing" draws boxes; null bends paths. */
+/** Turn on what a drag on the clip does: "fixing" puts the tracker right, "boxing" and "brushing" say where a thing is; null bends. */
 function setTool(tool) {
   view.fixing = tool === "fixing";
   view.boxing = tool === "boxing";
-  view.box = null;
-  for (const [id, name] of [["fix", "fixing"], ["box", "boxing"]]) $(id).setAttribute("aria-pressed", String(tool === name));
+  view.brushing = tool === "brushing";
+  view.box = view.stroke = null;
+  $("brush-options").hidden = !view.brushing;
+  for (const [id, name] of [["fix", "fixing"], ["box", "boxing"], ["brush", "brushing"]]) $(id).setAttribute("aria-pressed", String(tool === name));
   canvas.classList.toggle("fixing", Boolean(tool));
   list();
   redraw();
@@ -254,7 +277,7 @@ function setTool(tool) {
 for (const name of ["pointercancel", "lostpointercapture"]) canvas.addEventListener(name, release);
 
 function release() {
-  view.press = view.drag = view.box = null;
+  view.press = view.drag = view.box = view.stroke = null;
   redraw();
 }
 
@@ -292,7 +315,7 @@ document.addEventListener("keydown", (event) => {
     if (view.fixing) return fixBy(view.selected, dx, dy);
     return run("bend", { names: [view.selected], frame: view.frame, dx, dy });
   }
-  if (event.key === "Escape") return view.drag || view.box ? release() : view.fixing || view.boxing ? setTool(null) : select(null);
+  if (event.key === "Escape") return view.drag || view.box || view.stroke ? release() : view.fixing || view.boxing || view.brushing ? setTool(null) : select(null);
   if (key === "f") return setTool(view.fixing ? null : "fixing");
   if (key === "b") return setTool(view.boxing ? null : "boxing");
   if (event.key === "Delete" && view.selected && event.target === canvas) return run("remove_point", { name: view.selected });
@@ -359,6 +382,8 @@ function list() {
       ? "Click on a thing to name a point on it."
       : view.boxing
         ? "Drag a box about the selected point's thing in this frame: it lies inside. By keys: Enter begins a box, arrows move it, Shift with arrows sizes it, Enter keeps it. Escape: bend again."
+      : view.brushing
+        ? "Brush over what is the selected point's thing in this frame, or over what is not. Escape: bend again."
       : view.fixing
         ? "Where the tracker is wrong: drag a square to where its point is, or select a point and click there. Escape: bend again."
         : "Drag a point where it shall be at this frame. Shift: along one axis. Alt: put the tracker right. Arrows: one pixel. Comma and full stop: frames.";
@@ -381,6 +406,7 @@ $("play").addEventListener("click", play);
 $("prompt").addEventListener("change", (event) => run("set", { prompt: event.target.value }));
 $("fix").addEventListener("click", () => setTool(view.fixing ? null : "fixing"));
 $("box").addEventListener("click", () => setTool(view.boxing ? null : "boxing"));
+$("brush").addEventListener("click", () => setTool(view.brushing ? null : "brushing"));
 for (const id of ["which", "format"]) {
   $(id).addEventListener("change", () => ($("export").href = `/api/tracks/${$("which").value}.${$("format").value}`));
 }

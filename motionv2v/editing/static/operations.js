@@ -74,12 +74,12 @@ function makeRow(id) {
     remove.setAttribute("aria-label", `Remove ${title}`);
     up.disabled = place() === 0;
     down.disabled = place() === state.project.operations.length - 1;
-    const frames = Object.keys(own.op.boxes || {});
-    boxes.replaceChildren(...frames.map((frame) => button(
-      `Box at ${frame} \u00d7`,
-      () => run("remove_box", { names: about(own.op), frame: Number(frame) }),
-      `Remove the box of ${title} at ${frame}`,
-    )));
+    const removers = (word, what, command) => Object.keys(own.op[word] || {}).map((frame) => button(
+      `${what} at ${frame} \u00d7`,
+      () => run(command, { names: about(own.op), frame: Number(frame) }),
+      `Remove the ${what.toLowerCase()} of ${title} at ${frame}`,
+    ));
+    boxes.replaceChildren(...removers("boxes", "Box", "remove_box"), ...removers("strokes", "Brush", "remove_strokes"));
     if (row.form) row.form.set(own.op);
   }
   return { ...row, element, update };

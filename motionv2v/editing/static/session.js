@@ -3,7 +3,7 @@
 export const $ = (id) => document.getElementById(id);
 
 export let state = { clip: null, revision: 0, project: { points: [], operations: [] }, undo: [], redo: [] };
-export const view = { frame: 0, selected: null, playing: false, drag: null, fixing: false, boxing: false, box: null };
+export const view = { frame: 0, selected: null, playing: false, drag: null, fixing: false, boxing: false, box: null, brushing: false, stroke: null };
 
 const listeners = [];
 

@@ -4,7 +4,7 @@ import { about } from "./operations.js";
 import { $, button, make, refill, state, view } from "./session.js";
 
 const MOST = 12; // lanes: of more points, those that are edited, and the selected one
-const WORDS = { mark: "mark", key: "keyframe", box: "box" };
+const WORDS = { mark: "mark", key: "keyframe", box: "box", stroke: "brush" };
 
 /** The frames that something is said of a point in: {frame: kinds}. */
 function ticks(point) {
@@ -15,6 +15,7 @@ function ticks(point) {
     if (!on || !about(op).includes(point.id)) continue;
     for (const frame of Object.keys(op.keyframes || {})) say(frame, "key");
     for (const frame of Object.keys(op.boxes || {})) say(frame, "box");
+    for (const frame of Object.keys(op.strokes || {})) say(frame, "stroke");
   }
   return [...found].sort((one, other) => one[0] - other[0]);
 }
