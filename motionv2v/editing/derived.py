@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from motionv2v import draft, files, trackers, tracks, video
-from motionv2v.draft import given
 from motionv2v.editing import drafted, point_paths, projects
 from motionv2v.editing.history import History
 from motionv2v.edits import document, track_files
@@ -147,16 +146,9 @@ class Derived(History):
             if self._prepared is None or self._prepared[0] != path:
                 self._prepared = (path, draft.Prepared(video.resize(clip.frames, size)))
             prepared = self._prepared[1]
-            division = spec.divide()
-            groups = [list(thing.points) for thing in division.things] or None
-            told = drafted.read_hints(spec, division, whole, len(clip.frames), lambda line: None)
-            hints = [hint and given.resized(hint, whole, size) for hint in told] if any(told) else None
-            sides = [
-                tracks.resize(each, whole, size) for each in (source, spec.apply(source, notify=lambda line: None))
-            ]
-            made = np.asarray(
-                draft.render(prepared, *sides, groups=groups, hints=hints, notify=lambda line: None).frames
-            )
+            quiet = lambda line: None  # noqa: E731
+            hints = drafted.read_hints(spec, spec.divide(), whole, len(clip.frames), quiet)
+            made = np.asarray(drafted.draw_prepared(prepared, spec, source, hints, notify=quiet).frames)
             self._drawn = {key: made}
             return made
 

@@ -115,6 +115,27 @@ def draw(
         notify: called with a sentence for what was decided for the person, guessed, or left out.
         say: called with a line about how long the rest takes, where it takes long. stream: as for `draft.render`.
     """
+    clip = draft.Prepared(frames, say)
+    drawn = draw_prepared(clip, spec, source, hints, notify=notify, stream=stream)
+    # Parts of what it was drawn from refer to one another: their memory is wanted now, not when Python next looks.
+    del clip
+    gc.collect()
+    return drawn
+
+
+def draw_prepared(
+    clip: draft.Prepared,
+    spec: EditSpec,
+    source: Tracks,
+    hints: Sequence[Hint | None] = (),
+    *,
+    notify: Callable[[str], None],
+    stream: bool = False,
+) -> draft.Draft:
+    """Draw an edit as `draw`, of a clip that is kept for other edits, and that may be of another size than the spec's.
+
+    `source` and `hints` are of the spec's size.
+    """
     division = spec.divide()
     for note in division.notes:
         notify(note)
@@ -125,7 +146,9 @@ def draw(
             notify(f"{step.where}.falloff: the draft moves things as a whole, and what is around them stays")
     plain = replace(spec, steps=tuple(step for step in spec.steps if step.name != "jitter"))
     target = plain.apply(source, notify=lambda _: None)
-    clip = draft.Prepared(frames, say)
+    if tuple(clip.size) != tuple(spec.size):
+        source, target = (tracks.resize(each, spec.size, clip.size) for each in (source, target))
+        hints = [hint and given.resized(hint, spec.size, clip.size) for hint in hints]
     groups = [list(thing.points) for thing in division.things]
     taken = {point for group in groups for point in group}
     if division.camera:
@@ -163,9 +186,6 @@ def draw(
         stream=stream,
         **options,
     )
-    # Parts of what it was drawn from refer to one another: their memory is wanted now, not when Python next looks.
-    del clip
-    gc.collect()
     return replace(drawn, groups=[[used[point] for point in group] for group in drawn.groups])
 
 

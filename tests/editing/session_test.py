@@ -7,11 +7,11 @@ import moving_square
 import numpy as np
 import pytest
 
-from motionv2v import video
-from motionv2v.editing import files
+from motionv2v import draft, video
+from motionv2v.editing import drafted, files
 from motionv2v.editing.history import MOST_STEPS, StaleError
 from motionv2v.editing.session import Session
-from motionv2v.edits import table
+from motionv2v.edits import document, table
 from motionv2v.edits.fields import EditError
 
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])
@@ -300,6 +300,33 @@ def test_a_box_says_where_the_thing_is_and_the_draft_follows(session):
     assert "boxes" not in session.project["operations"][0]["op"]
     session.undo()
     assert session.project["operations"][0]["op"]["boxes"] == {"4": box}
+
+
+def test_the_draft_on_the_page_is_that_of_a_run_whatever_the_operations(session):
+    session.add_point(0, X, Y)
+    session.add_point(0, 100, 85)
+    session.bend(["p1"], 4, 0, 20)
+    session.add_operation("jitter")
+    session.add_operation("scale", {"points": ["p1"], "factor": 1.3})
+    session.set_box(["p1"], 4, [26, 30, 46, 50])
+    spec = document.load(session.write_edit()).validate_against(moving_square.SIZE, 9)
+    quiet = lambda line: None  # noqa: E731
+    hints = drafted.read_hints(spec, spec.divide(), spec.size, 9, quiet)
+    own = drafted.draw(session.clip.frames, spec, session.source(), hints, notify=quiet)
+    np.testing.assert_array_equal(session.draft_frames(), own.frames)
+
+
+def test_a_draft_of_a_smaller_clip_is_the_same_edit(session):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 0, 20)
+    session.set_box(["p1"], 4, [26, 30, 46, 50])
+    spec = document.load(session.write_edit()).validate_against(moving_square.SIZE, 9)
+    hints = drafted.read_hints(spec, spec.divide(), spec.size, 9, str)
+    large = draft.Prepared(video.resize(session.clip.frames, (192, 256)))
+    drawn = drafted.draw_prepared(large, spec, session.source(), hints, notify=str).frames[4]
+    red = np.argwhere(np.asarray(drawn)[..., 0] > 180)
+    expected = 2 * (moving_square.corners()[4][::-1] + 10 + (20, 0))
+    assert np.abs(np.median(red, axis=0) - expected).max() < 3 and 1200 < len(red) < 2000
 
 
 def test_strokes_of_a_brush_say_what_is_the_thing_and_what_is_not(session):
