@@ -18,7 +18,7 @@ import tiny_model
 from launching import launch
 from PIL import Image
 
-from motionv2v import editing, figures, progress, trackers, tracks, video
+from motionv2v import editing, figures, metrics, progress, trackers, tracks, video
 from motionv2v.data.scenes import example
 from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.devices import host
@@ -245,11 +245,12 @@ def test_how_far_an_edit_in_windows_is_is_said(own, folder, tmp_path, monkeypatc
 def test_another_edit_is_not_overwritten_in_silence(own, folder, copying, tmp_path):
     run = functools.partial(files.run, own / "clip.mp4", own / "edit.json", checkpoint=str(folder), out=tmp_path)
     run(say=str)
-    first = (tmp_path / "edited.mp4").read_bytes()
+    first = video.read(tmp_path / "edited.mp4").frames
     said = []
     run(say=said.append)
     assert f"notice  {tmp_path} holds the result of this very edit, which is replaced" in said
-    assert (tmp_path / "edited.mp4").read_bytes() == first and len(copying) == 2
+    again = video.read(tmp_path / "edited.mp4").frames  # nearly the same: x264 does not repeat itself to the bit
+    assert metrics.clip_psnr(again, first) > 35 and len(copying) == 2
     with pytest.raises(
         ValueError, match=r"holds edited\.mp4 of another edit \(it differs in seed, settings\).*--overwrite"
     ):
