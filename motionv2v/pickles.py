@@ -22,7 +22,7 @@ def load(file: io.BufferedIOBase) -> Any:
     Raises ValueError, one line, for one that asks for more than arrays, containers and scalars, and for a damaged one.
     """
     try:
-        _check_size(file)
+        check_size(file)
         return _with_arrays(_Unpickler(file).load(), {})
     except MemoryError:
         raise
@@ -32,7 +32,7 @@ def load(file: io.BufferedIOBase) -> Any:
         raise ValueError(f"it is no pickle that can be read safely: {reason}") from None
 
 
-def _check_size(file: io.BufferedIOBase) -> None:
+def check_size(file: io.BufferedIOBase) -> None:
     """Raise UnpicklingError for numbers of objects, and lengths, that the file cannot hold: they would take memory."""
     start = file.tell()
     length = file.seek(0, 2)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motionv2v import checkpoints
+from motionv2v import checkpoints, pickles
 from motionv2v.convert.tensors import DTYPES, STORED, ConvertError, Entry, Tensors, read_header, some
 
 STORAGES = {
@@ -102,8 +102,13 @@ class _Reader(pickle.Unpickler):
 
     def __init__(self, file: io.BufferedIOBase, path: Path):
         super().__init__(file, encoding="utf-8")  # Python 2 wrote names as bytes
-        self._path = path
+        self._path, self._file = path, file
         self.storages: dict[str, _Storage] = {}
+
+    def read(self) -> Any:
+        """Unpickle the pickle that the file stands at, if it fits into the file."""
+        pickles.check_size(self._file)
+        return self.load()
 
     def find_class(self, module: str, name: str) -> Any:
         """Give what stands for a name. Functions are made anew, so that no file can change them for the next one."""
@@ -130,12 +135,12 @@ class _Reader(pickle.Unpickler):
 
 def _read_legacy(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
     """Read the older format."""
-    magic, protocol, machine = (_Reader(file, path).load() for _ in range(3))
+    magic, protocol, machine = (_Reader(file, path).read() for _ in range(3))
     if (magic, protocol, machine["little_endian"]) != (_MAGIC, _PROTOCOL, True):
         raise ValueError(f"protocol {protocol} of torch.save, expected {_PROTOCOL} of a little-endian machine")
     reader = _Reader(file, path)
-    named = _checked(path, reader.load())
-    keys = _Reader(file, path).load()
+    named = _checked(path, reader.read())
+    keys = _Reader(file, path).read()
     starts, end = {}, path.stat().st_size
     for key in keys:
         storage = reader.storages[key]
@@ -160,7 +165,7 @@ def _read_zip(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
             raise ConvertError(f"{path} is of a big-endian machine: {_SAVE_AGAIN}")
         with archive.open(_stored(path, inside["data.pkl"])) as pickled:
             reader = _Reader(pickled, path)
-            named = _checked(path, reader.load())
+            named = _checked(path, reader.read())
         starts = {}
         for key, storage in reader.storages.items():
             info = _stored(path, inside[f"data/{key}"])

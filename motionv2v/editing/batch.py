@@ -4,13 +4,14 @@
     clips/dog.mp4,dog.json,dog-left,a dog runs,3,
     clips/cat.mp4,cat.json,,,,tiny
 
-As .csv with a head, or as .yaml or .json: a list of such records. Paths are meant from the table's folder. Results:
+As .csv with a head, or as .yaml or .json: a list of such records. Paths are meant from the table's folder. Seed, steps
+and guidance are a model's; a draft has none of them, and leaves them aside. Results:
 
     OUT/edits/METHOD/NAME/          all that an edit writes
     OUT/outputs/METHOD/NAME.mp4     the edited clip: what `launch/evaluate.py score --outputs=OUT/outputs` takes
     OUT/report.csv                  a line for each row: done, kept or failed, seconds, why
 
-METHOD is the checkpoint's name, or "draft". A table that is run again makes what has changed, and what has failed.
+METHOD is the checkpoint's name, or "drafts". A table that is run again makes what has changed, and what has failed.
 """
 
 import contextlib
@@ -44,6 +45,8 @@ COLUMNS = {
 _NUMBERS: dict[str, Callable[[str], float | int]] = {"seed": int, "num_steps": int, "guidance": float}
 _PATHS = ("video", "edit", "masks")
 REPORT, DONE = "report.csv", "done.json"
+DRAFTS = "drafts"
+"""The method of rows without a model; a suite's own row of drafts has the name `draft`."""
 
 
 @dataclass
@@ -57,7 +60,7 @@ class Item:
     number: int
     values: dict[str, str]
     name: str = ""
-    method: str = files.DRAFT
+    method: str = DRAFTS
     status: str = ""
     why: str = ""
     seconds: float = 0.0
@@ -171,14 +174,27 @@ def summary(items: list[Item], out: str | Path) -> str:
 
 def _name(items: list[Item], checkpoint: str | None) -> None:
     """Name each row's result, and its method: no two of one method alike."""
-    taken: dict[tuple[str, str], int] = {}
+    methods: dict[str, str] = {}
+    taken: set[tuple[str, str]] = set()
     for item in items:
-        item.method = _safe(Path(item.values.get("checkpoint", checkpoint) or files.DRAFT).name)
-        wanted = _safe(item.values.get("name") or Path(item.values["video"]).stem)
-        count = taken[item.method, wanted] = taken.get((item.method, wanted), 0) + 1
-        if count > 1 and "name" in item.values:
+        model = item.values.get("checkpoint", checkpoint) or files.DRAFT
+        item.method = DRAFTS if model == files.DRAFT else _safe(Path(model).name)
+        if methods.setdefault(item.method, model) != model:
+            raise ValueError(
+                f"row {item.number}: {model} and {methods[item.method]} would have one folder {item.method}: make "
+                "their edits in two tables"
+            )
+    # Names that people gave come first: those made up go round them.
+    for item in sorted(items, key=lambda item: "name" not in item.values):
+        wanted = name = _safe(item.values.get("name") or Path(item.values["video"]).stem)
+        if "name" in item.values and (item.method, wanted) in taken:
             raise ValueError(f"row {item.number}: {wanted} is the name of an earlier row of {item.method} already")
-        item.name = wanted if count == 1 else f"{wanted}-{count}"
+        count = 1
+        while (item.method, name) in taken:
+            count += 1
+            name = f"{wanted}-{count}"
+        taken.add((item.method, name))
+        item.name = name
 
 
 def _safe(name: str) -> str:
@@ -197,10 +213,14 @@ def _options(
             found[key] = folder / value
         elif key in _NUMBERS:
             try:
-                found[key] = _NUMBERS[key](value)
+                number = _NUMBERS[key](value)
             except ValueError:
                 raise ValueError(f"{key} is {value!r}, expected a number") from None
-        elif key in ("tracker", "prompt"):
+            found |= {} if is_draft else {key: number}
+        elif key == "tracker":
+            kind, colon, path = value.partition(":")
+            found[key] = f"{kind}:{folder / path}" if colon and (folder / path).exists() else value
+        elif key == "prompt":
             found[key] = value
     return found
 
@@ -224,12 +244,31 @@ def _make(item: Item, options: dict[str, Any], out: Path, done: dict[str, str], 
 
 
 def _digest(clip: Path, edit: Path, options: dict[str, Any]) -> str:
-    """Tell one edit from another: by its files and settings, wherever they lie."""
-    masks = options.get("masks")
-    held = [sha256(clip), sha256(edit)]
-    held += [sha256(masks)] if masks is not None and Path(masks).is_file() else [str(masks)]
+    """Tell one edit from another: by its settings, and all files that it names, wherever they lie."""
+    named = [clip, edit, *_files_of(edit), options.get("masks"), str(options.get("tracker", "")).partition(":")[2]]
+    named += [options["checkpoint"], *(text.rpartition(":")[0] or text for text in options.get("loras", ()))]
+    held = [_content(Path(path)) for path in named if path and Path(path).exists()]
     rest = {key: value for key, value in options.items() if key != "masks"}
     return hashlib.sha256(json.dumps([held, sorted(rest.items())]).encode()).hexdigest()
+
+
+def _files_of(edit: Path) -> list[Path]:
+    """List the files that lie where an edit.json says one is: masks, regions, a reference."""
+    found, left = [], [json.loads(edit.read_text(encoding="utf-8-sig"))]
+    while left:
+        value = left.pop()
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if isinstance(value, str) and 0 < len(value) < 500 and (edit.parent / value).exists():
+            found.append(edit.parent / value)
+    return found
+
+
+def _content(path: Path) -> str:
+    """Tell the content of a file, or of a folder by its files' names, sizes and times: models are large."""
+    if path.is_file():
+        return sha256(path)
+    inside = sorted(file for file in path.rglob("*") if file.is_file())
+    return str([(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in inside])
 
 
 def _read_done(path: Path) -> dict[str, str]:

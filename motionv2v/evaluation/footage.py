@@ -46,7 +46,7 @@ def find(folder: str | Path) -> list[Found]:
             found.append(Found(_id(Path(each.name).with_suffix("")), Path(each.path), each.caption, each.problem))
     for path in [root, *_below(root)]:
         # Pictures beside videos are thumbnails.
-        if path.is_dir() and path not in beside and len(_pictures(path)) > 1:
+        if path.is_dir() and path not in beside and len(pictures_in(path)) > 1:
             inside = path.relative_to(root) if path != root else Path(root.name)
             found.append(Found(_id(inside), path, files.words(path.name)))
     found.sort(key=lambda each: each.id)
@@ -73,7 +73,7 @@ def read(
         ValueError: (VideoError) in one line, for what cannot be read.
     """
     if path.is_dir():
-        pictures = _pictures(path)
+        pictures = pictures_in(path)
         if fps is not None:  # picture k is the one that is shown k / fps seconds after the first
             times = np.arange(0, len(pictures), PICTURE_RATE / fps)
             pictures = [pictures[int(time)] for time in times]
@@ -101,7 +101,8 @@ def _id(path: Path) -> str:
     return "-".join(path.parts)
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """List the pictures of a folder by name, without hidden files."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
 
 

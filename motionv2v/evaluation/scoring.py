@@ -196,7 +196,7 @@ def _about(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8"), parse_constant=str)  # NaN is no JSON
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from None
     if not isinstance(about, dict):
@@ -219,7 +219,7 @@ def read(path: Path, num_frames: int, size: tuple[int, int]) -> tuple[UInt8[np.n
     Raises ValueError, one line, for what cannot be read.
     """
     if path.is_dir():
-        pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in footage.PICTURES)
+        pictures = footage.pictures_in(path)
         if not pictures:
             raise ValueError(f"{path} holds no pictures; expected 00000.png and so on")
         frames, notes = [inputs.read_image(picture) for picture in pictures], []

@@ -152,6 +152,8 @@ class VaeTask:
     def __init__(self, config: Any):
         self.config, self.model = config, backbone.build(config)
         self.trainable = config.optim.schedule
+        if config.loss.images or config.train.backend != "jax":
+            raise ValueError("loss.images and train.backend are for transformers; leave them out for an autoencoder")
         whole = backbone.clip_shape(self.model)[:3]
         if config.data.crop is None:
             raise ValueError(
@@ -256,6 +258,8 @@ class DenoiserTask:
         self.trainable = config.optim.schedule
         if config.loss.images and self.model.method is not None:
             raise ValueError(f"loss.images trains a base on single frames; {config.method.name} needs whole clips")
+        if config.loss.images and self.model.denoiser.dit.patch[0] != 1:
+            raise ValueError("loss.images trains on single latent frames, and dit.patch_size_t needs several")
         if config.train.backend == "torch":
             torch_dit.check(config)
         self._sampler: loaded_model.LoadedModel | None = None
