@@ -84,10 +84,16 @@ class _Array:
         self.value = _array(content, kind, shape, "F" if is_fortran else "C")
 
 
-def _array(content: Any, kind: Any, shape: Any, order: Any = "C") -> np.ndarray:
+def _array(content: Any, kind: Any, shape: Any, order: Any = "C", axes: Any = None) -> np.ndarray:
     if not isinstance(kind, _Type) or not isinstance(content, bytes | bytearray):
         raise pickle.UnpicklingError("it has an array that is not made of numbers")
-    return np.frombuffer(content, kind.numbers()).reshape(shape, order="F" if order == "F" else "C")
+    array = np.frombuffer(content, kind.numbers()).reshape(shape, order="F" if order == "F" else "C")
+    if order != "K" or axes is None:
+        return array
+    # Numpy 2.4 and later write transposed arrays as they lie in memory, and with them the order of the axes.
+    if not isinstance(axes, tuple) or sorted(axes) != list(range(array.ndim)):
+        raise pickle.UnpicklingError("it has an array whose axes are no order of its axes")
+    return array.transpose(axes)
 
 
 def _latin1(text: str, encoding: str) -> bytes:

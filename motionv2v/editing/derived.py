@@ -126,7 +126,7 @@ class Derived(History):
             if not any("tracks" in point or "marks" in point for point in self.project["points"]):
                 return self._tracker_name
             path, key = self.workspace / TRACKS, json.dumps([self.project["clip"], self.project["points"]])
-            if key != self._given:
+            if key != self._given or not path.is_file():  # it lies where a person may tidy up
                 clip = self.clip
                 track_files.write(path, self.source(), clip.frames.shape[1:3], clip.fps)
                 self._given = key

@@ -100,9 +100,15 @@ def put_stroke(project: dict[str, Any], names: list[str], frame: int, stroke: di
     op["strokes"] = {**there, str(frame): [*there.get(str(frame), []), stroke]}
 
 
-def take(project: dict[str, Any], names: list[str], frame: int, word: str) -> None:
-    """Take what a field, boxes or strokes, says of a frame away. Raises ValueError where it says nothing."""
-    for operation in _moving(project, names):
+def take(project: dict[str, Any], names: list[str], frame: int, word: str, name: str | None = None) -> None:
+    """Take what a field, boxes or strokes, says of a frame away. Raises ValueError where it says nothing.
+
+    It is that of the operation `name`, on or off; else of the first one that is on, moves these points and has it.
+    """
+    named = None if name is None else find(project["operations"], name, "operation")
+    if named is not None:
+        normalise(named["op"])
+    for operation in _moving(project, names) if named is None else [named]:
         said = operation["op"].get(word, {})
         if said.pop(str(frame), None) is not None:
             if not said:

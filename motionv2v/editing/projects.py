@@ -10,6 +10,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import stat
@@ -24,11 +25,15 @@ import numpy as np
 
 from motionv2v import files
 from motionv2v.edits import document, fields, track_files
-from motionv2v.tracks import Tracks, inside
+from motionv2v.tracks import Tracks, inside, load
 
 SUFFIX, RECORD, VERSION = ".mv2v", "project.json", 1
 MOST_CLIP, MOST_RECORD, MOST_MEMBERS = 2 << 30, 1 << 28, 1000
 """Bytes of the clip and of the record, and members of the file."""
+CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
+"""Endings of clips that a page may send. Others, such as playlists, would let a file name further files to be read."""
+MOST_NAME = 200
+"""Bytes of a clip's name: file systems take 255, and numbers and endings may be added to it."""
 _POINT = ("id", "name", "color", "t", "x", "y", "marks", "tracks", "row", "locked")
 _MEMBERS = {
     re.compile(re.escape(RECORD)): MOST_RECORD,
@@ -68,10 +73,39 @@ def check(project: Any) -> dict[str, Any]:
         _text(operation["label"], f"{where}.label")
         if not isinstance(operation["on"], bool) or not isinstance(operation["op"], dict):
             raise ValueError(f"{where}: on must be true or false, and op an object")
+        kind = operation["op"].get("op")
+        # Of those that are off as well: commands look all of them up by their kind.
+        if not isinstance(kind, str) or document.ALIASES.get(kind, kind) not in document.OPERATIONS:
+            raise ValueError(f"{where}: unknown operation {fields.shown(kind)}")
     _once([each["id"] for each in operations], "operations")
     if not project["clip"] and (project["points"] or operations):
         raise ValueError("project: has points, but no clip that they are of")
+    if operations and not project["points"]:
+        raise ValueError("project: has operations, but no points that they are about")
     return project
+
+
+def check_off(project: dict[str, Any]) -> None:
+    """Raise ValueError for operations that are off and have fields that no such operation has.
+
+    They need not fit the clip, nor one another: points that they are about may be gone, and a recamera may have been
+    moved to before its uncamera. All that is told when they are on again.
+    """
+    off = [operation["op"] for operation in project["operations"] if not operation["on"]]
+    if not off:
+        return
+    ids = [point["id"] for point in project["points"]]
+    gone = sorted(set(re.findall(r'"(p[1-9][0-9]{0,8})"', json.dumps(off))) - set(ids))
+    queries = [{"t": 0, "x": 0, "y": 0, "name": name} for name in (*ids, *gone)]
+    out, back = ([op for op in off if op["op"] == word] for word in ("uncamera", "recamera"))
+    others = [op for op in off if op["op"] not in ("uncamera", "recamera")]
+    more = len(out) - len(back)
+    paired = [*out, *[{"op": "uncamera"}] * -more, *others, *back, *[{"op": "recamera"}] * more]
+    try:
+        document.parse({"queries": queries, "operations": paired})
+    except fields.EditError as error:
+        reason = re.sub(r"^operations\[\d+\] \((\w+)\)", r"\1", str(error))
+        raise ValueError(f"an operation that is off is none: {reason}") from None
 
 
 def check_points(project: dict[str, Any]) -> None:
@@ -179,8 +213,10 @@ def write(
     clip = Path(project["clip"])
     if not clip.is_file() or clip.stat().st_size > MOST_CLIP:
         raise ValueError(f"{clip} is gone, or larger than the {MOST_CLIP >> 30} GiB that a project holds")
+    if clip.suffix.lower() not in CLIPS:
+        raise ValueError(f"{clip.name} cannot be in a project; expected a clip that ends in {', '.join(CLIPS)}")
     name = f"clip/{clip.name}"
-    if not any(pattern.fullmatch(name) for pattern in _MEMBERS):
+    if not any(pattern.fullmatch(name) for pattern in _MEMBERS) or len(os.fsencode(clip.name)) > MOST_NAME:
         name = f"clip/clip{clip.suffix}"
     record = {"version": VERSION, "tracker": tracker.partition(":")[0], "project": _about(project, name)}
     for word, taken in steps.items():
@@ -263,7 +299,7 @@ def unpacked(path: str | Path, workspace: Path) -> Iterator[Unpacked]:
             for name in (name for name in infos if name.startswith("tracks/")):
                 if _content_name((folder / name).read_bytes()) != Path(name).name:
                     raise ValueError(f"{name} is not named by its content")
-                tracks[Path(name).name] = track_files.read(folder / name)[0]
+                tracks[Path(name).name] = _canonical(folder / name)
         except (ValueError, MemoryError) as error:
             reason = " ".join(str(error).replace(f"{folder}/", "").split()) or "it is too large"
             raise ValueError(f"{path.name} is no project that can be opened: {reason}") from None
@@ -271,6 +307,18 @@ def unpacked(path: str | Path, workspace: Path) -> Iterator[Unpacked]:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{path.name} is no project, or damaged ({reason}); expected a {SUFFIX} file") from None
         yield Unpacked(record, clip, tracks, workspace)
+
+
+def _canonical(path: Path) -> Tracks:
+    """Read imported paths as `keep_tracks` writes them. Raises ValueError for a file that holds them in another way.
+
+    Tracks of other programs are put right while they are read; these are kept as they are, and read as they are.
+    """
+    found = track_files.read(path)[0]  # first, for it takes no more memory than such a file may
+    kept = load(path)
+    if kept.xy.dtype != found.xy.dtype or not all(map(np.array_equal, kept, found)):
+        raise ValueError(f"tracks/{path.name} does not hold xy float32 [N T 2] and visible [N T] of an editor")
+    return kept
 
 
 def _checked_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -283,6 +331,13 @@ def _checked_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         most = next((most for pattern, most in _MEMBERS.items() if pattern.fullmatch(name)), None)
         if most is None:
             raise ValueError(f"it has a member {name[:80]!r}; expected {RECORD}, clip/NAME and tracks/*.npz")
+        if most == MOST_CLIP and (
+            Path(name).suffix.lower() not in CLIPS or len(os.fsencode(Path(name).name)) > MOST_NAME
+        ):
+            raise ValueError(
+                f"its clip {name[:80]!r} is none by its ending, or its name is longer than {MOST_NAME} bytes; "
+                f"expected {', '.join(CLIPS)}"
+            )
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
             raise ValueError(f"its member {name[:80]!r} is a link, or encrypted; expected plain files")

@@ -6,6 +6,7 @@ again.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -47,9 +48,13 @@ class Runs:
         Args:
             video, edit: the clip and its `edit.json`. checkpoint: as for `files.run`. tracker: for `trackers.named`.
         """
-        number = 1 + max((int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()), default=0)
-        out = self.folder / str(number)
-        out.mkdir(parents=True)
+        first = 1 + max((int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()), default=0)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(first):  # another start may take a number in between
+            out = self.folder / str(number)
+            with contextlib.suppress(FileExistsError):
+                out.mkdir()
+                break
         files.write(out / edit.name, edit.read_text(encoding="utf-8"))
         kind, _, tracks = tracker.partition(":")
         if kind == trackers.GIVEN:

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import io
 import json
+import os
 import secrets
 import socket
 import tempfile
@@ -44,7 +45,6 @@ COOKIE = "motionv2v"
 MOST_UPLOAD, MOST_COMMAND = 2 << 30, 1 << 20
 """Bytes of an uploaded clip, and of a command."""
 MOST_PROJECT = projects.MOST_CLIP + projects.MOST_RECORD
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 _frame_number = partial(fields.integer, least=0)
 _Parser = Callable[[Any, str], Any]
 
@@ -89,9 +89,9 @@ COMMANDS: dict[str, dict[str, _Parser]] = {
     "move_operation": {"name": _a_text, "place": _frame_number},
     "remove_operation": {"name": _a_text},
     "set_box": {"names": _texts, "frame": _frame_number, "box": _a_box},
-    "remove_box": {"names": _texts, "frame": _frame_number},
+    "remove_box": {"names": _texts, "frame": _frame_number, "operation": _a_text},
     "add_stroke": {"names": _texts, "frame": _frame_number, "stroke": fields.stroke},
-    "remove_strokes": {"names": _texts, "frame": _frame_number},
+    "remove_strokes": {"names": _texts, "frame": _frame_number, "operation": _a_text},
     "set": {"prompt": _a_text, "seed": _frame_number},
     "undo": {},
     "redo": {},
@@ -160,7 +160,7 @@ def make_app(session: Session, token: str | None = None) -> Starlette:
         Route("/api/runs/{name}/edited.mp4", _result),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    handlers = {ValueError: _bad, HTTPException: _refused, Exception: _broken}
+    handlers = {ValueError: _bad, HTTPException: _refused, OSError: _failed, Exception: _broken}
     app = Starlette(routes=routes, middleware=[Middleware(Guard)], exception_handlers=handlers)
     app.state.session, app.state.token = session, token or secrets.token_urlsafe(16)
     return app
@@ -172,6 +172,11 @@ async def _bad(request: Request, error: Exception) -> JSONResponse:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     return _error(error.status_code, str(error.detail))
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    # A full disk, a folder that went away: the person can do something about it, if told what it is.
+    return _error(503, f"a file of the workspace cannot be read or written: {error.strerror or type(error).__name__}")
 
 
 async def _broken(request: Request, error: Exception) -> JSONResponse:
@@ -233,9 +238,13 @@ async def _do(request: Request) -> Response:
 
 def _inside(session: Session, name: str) -> Path:
     """Find a file in the workspace. Raises ValueError for one outside it, or none."""
-    path = (session.workspace / name).resolve()
-    if not path.is_relative_to(session.workspace.resolve()) or not path.is_file():
-        raise ValueError(f"there is no {name!r} in the workspace {session.workspace}")
+    try:
+        path = (session.workspace / name).resolve()
+        is_there = path.is_relative_to(session.workspace.resolve()) and path.is_file()
+    except OSError:  # a name that no file can have
+        is_there = False
+    if not is_there:
+        raise ValueError(f"there is no {name[:200]!r} in the workspace {session.workspace}")
     return path
 
 
@@ -250,7 +259,7 @@ async def _open(request: Request) -> Response:
 async def _upload(request: Request) -> Response:
     """Take a clip as the body of a request, and open it."""
     session = request.app.state.session
-    async with _received(request, SUFFIXES, MOST_UPLOAD) as (unfinished, name):
+    async with _received(request, projects.CLIPS, MOST_UPLOAD) as (unfinished, name):
         await run_in_threadpool(session.check_clip, unfinished)
         # Undo and earlier runs may still need the other clip of that name.
         place = projects.free_path(session.workspace / "clips" / name)
@@ -267,7 +276,8 @@ async def _received(request: Request, endings: tuple[str, ...], most: int) -> As
     Raises ValueError for a name with another ending, and HTTPException for more than `most` bytes.
     """
     name = Path(request.query_params.get("name", "").replace("\\", "/")).name
-    if Path(name).suffix.lower() not in endings or name.startswith(".") or len(name) > 200 or not name.isprintable():
+    is_name = name.isprintable() and not name.startswith(".") and len(os.fsencode(name)) <= projects.MOST_NAME
+    if not is_name or Path(name).suffix.lower() not in endings:
         raise ValueError(f"{name[:200] or 'the file'} cannot be taken; expected one of {', '.join(endings)}")
     large = (
         f"more than {most >> 20} MiB are not taken" if most < 1 << 30 else f"more than {most >> 30} GiB are not taken"

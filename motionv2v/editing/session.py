@@ -213,6 +213,7 @@ class Session(Derived):
                 projects.check_tracks(project, found.tracks, len(clip.frames), clip.frames.shape[1:3])
                 if project["points"]:
                     self._check(project, clip)
+                    projects.check_off(project)
             before, revision = self._undo, self.revision
             with self._step(f"Open {Path(path).name}", base) as project:
                 place = found.keep()
@@ -342,10 +343,10 @@ class Session(Derived):
             operation_list.put_box(project, names, frame, box)
             self._check(project)
 
-    def remove_box(self, names: list[str], frame: int, base: int | None = None) -> None:
-        """Take a box away that `set_box` drew. Raises ValueError where there is none."""
+    def remove_box(self, names: list[str], frame: int, base: int | None = None, operation: str | None = None) -> None:
+        """Take a box away that `set_box` drew, or that of an operation. Raises ValueError where there is none."""
         with self._step(f"Remove the box of {self._called(names)} at {frame}", base, frame) as project:
-            operation_list.take(project, names, frame, "boxes")
+            operation_list.take(project, names, frame, "boxes", operation)
             self._check(project)
 
     def add_stroke(self, names: list[str], frame: int, stroke: dict[str, Any], base: int | None = None) -> None:
@@ -357,10 +358,12 @@ class Session(Derived):
             operation_list.put_stroke(project, names, frame, copy.deepcopy(stroke))
             self._check(project)
 
-    def remove_strokes(self, names: list[str], frame: int, base: int | None = None) -> None:
-        """Take the strokes of a frame away. Raises ValueError where there are none."""
+    def remove_strokes(
+        self, names: list[str], frame: int, base: int | None = None, operation: str | None = None
+    ) -> None:
+        """Take the strokes of a frame away, those of an operation if one is named. Raises as `remove_box`."""
         with self._step(f"Remove the strokes of {self._called(names)} at {frame}", base, frame) as project:
-            operation_list.take(project, names, frame, "strokes")
+            operation_list.take(project, names, frame, "strokes", operation)
             self._check(project)
 
     # --- all else ---
@@ -397,4 +400,5 @@ class Session(Derived):
         """Make the edit at full size, in a process of its own; returns the run's id (`runs.Runs`)."""
         if not re.fullmatch(r"[^\0\n]{1,400}", checkpoint):
             raise ValueError("a checkpoint is a name or a folder, in one line")
-        return self.runs.start(Path(self.project["clip"]), self.write_edit(), checkpoint, self._follow())
+        with self._lock:  # the clip, the edit and the paths are of one moment
+            return self.runs.start(Path(self.project["clip"]), self.write_edit(), checkpoint, self._follow())

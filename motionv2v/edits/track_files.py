@@ -113,7 +113,10 @@ def _checked(xy: Any, visible: Any) -> Tracks:
 
 def _nearest(frames: Shaped[np.ndarray, "T"], known: Shaped[np.ndarray, "M"]) -> Shaped[np.ndarray, "T"]:
     """Return for each frame the nearest of those in `known`."""
-    return known[np.abs(frames[:, None] - known).argmin(axis=1)]
+    # By their places in order, not by a table of all distances: a long track would need too much memory for that.
+    after = np.minimum(np.searchsorted(known, frames), len(known) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(frames - known[before] <= np.abs(known[after] - frames), known[before], known[after])
 
 
 # --- numpy's ---

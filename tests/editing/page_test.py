@@ -176,6 +176,52 @@ def test_a_mistake_is_a_sentence_on_the_page(browser, serve):
     page.context.close()
 
 
+def test_a_late_frame_of_the_clip_before_is_dropped_and_one_error_stops_no_command(browser, serve, tmp_path):
+    session, address = serve()
+    page = Page(browser, address)
+    video.write(tmp_path / "other.mp4", frames("portrait"), fps=8, crf=4)
+    held = []
+
+    def hold(route):
+        if held:  # the other clip's own
+            route.continue_()
+        else:
+            held.append((route, route.fetch()))
+
+    page.page.route("**/api/frame/source/1", hold)
+    page.page.keyboard.press(".")
+    page.wait("document.getElementById('where').textContent === '1 / 8'")
+    page.page.locator("#file").set_input_files(str(tmp_path / "other.mp4"))
+    page.wait("document.getElementById('source').height > document.getElementById('source').width")
+    route, late = held[0]
+    route.fulfill(response=late)
+    page.page.wait_for_timeout(500)
+    page.page.keyboard.press(".")
+    page.wait("document.getElementById('where').textContent === '1 / 8'")
+    page.page.wait_for_timeout(500)
+    shown = """() => {
+      const c = document.getElementById("source");
+      const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+      const part = Math.floor(c.height / 10) * c.width * 4;
+      let sum = 0, square = 0;
+      for (let i = 0; i < part; i += 4) { sum += d[i]; square += d[i] * d[i]; }
+      return Math.sqrt(square / (part / 4) - (sum / (part / 4)) ** 2);
+    }"""
+    assert len(held) == 1 and page.page.evaluate(shown) > 20, "noise, and not the other clip"
+    told = """async () => {
+      const session = await import("/static/session.js");
+      let count = 0;
+      session.whenChanged(() => { if (!count++) throw new Error("a listener failed"); });
+      await session.run("set", { prompt: "first" });
+      const said = document.getElementById("error").textContent;
+      await session.run("set", { prompt: "second" });
+      return said;
+    }"""
+    assert page.page.evaluate(told) == "a listener failed"
+    assert session.project["prompt"] == "second" and page.errors == []
+    page.context.close()
+
+
 def test_operations_are_added_changed_and_moved_and_the_draft_follows(browser, serve):
     session, address = serve()
     page = Page(browser, address, viewport={"width": 390, "height": 844})

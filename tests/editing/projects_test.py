@@ -1,5 +1,6 @@
 """A project as one file: the same state in another workspace; and files made to do harm, which are refused whole."""
 
+import hashlib
 import io
 import json
 import stat
@@ -154,6 +155,28 @@ def set_in(*path, to):
     return change
 
 
+def other_tracks(saved, hidden=0, kind=np.float32):
+    """Write a project's file anew with its imported paths as another program may have them."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(saved) as archive:
+        (member,) = (name for name in archive.namelist() if name.startswith("tracks/"))
+        arrays = np.load(io.BytesIO(archive.read(member)))
+        xy, visible = arrays["xy"], arrays["visible"].copy()
+        visible[0, 3] = False
+        xy[0, 3] += hidden
+        np.savez(made, xy=xy.astype(kind), visible=visible)
+    name = f"{hashlib.sha256(made.getvalue()).hexdigest()[:16]}.npz"
+
+    def renamed(record):
+        for project in (record["project"], *(step["project"] for step in record["undo"] + record["redo"])):
+            for point in project["points"]:
+                if "tracks" in point:
+                    point["tracks"] = name
+
+    return rewritten(saved, renamed, drop=["tracks"], add=[(f"tracks/{name}", made.getvalue())])
+
+
+OFF = {"id": "o2", "on": False, "label": "x"}
 POINT = ("project", "points", 0)
 BAD = {
     "nothing": (lambda saved: b"", "is no project, or damaged"),
@@ -215,6 +238,39 @@ BAD = {
         lambda saved: rewritten(saved, set_in("undo", 3, "project", "points", 0, "y", to=900)),
         "queries",
     ),
+    "an operation that is off and none": (
+        lambda saved: rewritten(
+            saved, set_in("project", "operations", 0, to={"id": "o2", "on": False, "label": "x", "op": {}})
+        ),
+        r"operations\[0\]: unknown operation null",
+    ),
+    "an operation that is off in a step": (
+        lambda saved: rewritten(
+            saved, set_in("redo", 0, "project", "operations", 0, to=OFF | {"op": {"op": ["drag"]}})
+        ),
+        "unknown operation",
+    ),
+    "fields of an operation that is off": (
+        lambda saved: rewritten(
+            saved, set_in("project", "operations", 0, to=OFF | {"op": {"op": "hide", "points": {"a": 1}}})
+        ),
+        "an operation that is off is none: hide.points",
+    ),
+    "a playlist": (
+        lambda saved: rewritten(saved, drop=["clip"], add=[("clip/a.m3u8", "#EXTM3U")]),
+        "its clip 'clip/a.m3u8' is none by its ending",
+    ),
+    "a list of files": (
+        lambda saved: rewritten(saved, drop=["clip"], add=[("clip/a.ffconcat", "ffconcat version 1.0")]),
+        "is none by its ending",
+    ),
+    "a name too long for a disk": (
+        lambda saved: rewritten(saved, drop=["clip"], add=[("clip/" + "\u00e9" * 150 + ".mp4", "x")]),
+        "longer than 200 bytes",
+    ),
+    "paths that need repair": (lambda saved: other_tracks(saved, hidden=np.nan), "not finite"),
+    "paths of whole numbers": (lambda saved: other_tracks(saved, kind=np.int32), "must hold floating-point pixels"),
+    "paths of other numbers": (lambda saved: other_tracks(saved, kind=np.float64), "does not hold xy float32"),
     "a step that is none": (lambda saved: rewritten(saved, set_in("redo", to=[5])), "redo"),
 }
 
@@ -239,3 +295,30 @@ def test_what_is_rewritten_alone_is_still_opened(saved, tmp_path):
     opened = Session(tmp_path / "fourth")
     opened.open_project(tmp_path / "good.mv2v")
     assert opened.project["prompt"] == "x"
+    opened.state()
+    (tmp_path / "tracks.mv2v").write_bytes(other_tracks(saved))
+    opened.open_project(tmp_path / "tracks.mv2v")
+    assert len(opened.state()["source"]["xy"]) == 3
+
+
+def test_operations_that_are_off_travel_whatever_became_of_their_points(session, tmp_path):
+    """What is checked of them is what an editor never makes; all that it makes can be opened again."""
+    session.add_operation("hide", {"points": ["p1", "p3"], "start_frame": 6})
+    session.add_operation("uncamera", {"reference": ["p1", "p3", "p4"]})
+    recamera = session.project["operations"][-1]["id"]
+    for name in [each["id"] for each in session.project["operations"]][1:-1]:
+        session.change_operation(name, on=False)
+    session.move_operation(recamera, 0)
+    session.remove_point("p4")
+    opened = Session(tmp_path / "second")
+    opened.open_project(session.save_project(tmp_path / "off.mv2v"))
+    assert [each["on"] for each in opened.project["operations"]].count(False) == 3
+    assert opened.project["operations"] == session.project["operations"]
+    opened.state()
+
+
+def test_a_clip_that_no_project_may_hold_is_told_when_it_is_saved(session, tmp_path):
+    (tmp_path / "square.mp4").rename(tmp_path / "square.m4v")
+    session.open(tmp_path / "square.m4v")
+    with pytest.raises(ValueError, match=r"square\.m4v cannot be in a project; expected a clip that ends in \.mp4"):
+        session.save_project(tmp_path / "late.mv2v")

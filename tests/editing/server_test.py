@@ -1,7 +1,9 @@
 """The editor page over HTTP: who is let in, what is refused, and that the server answers after every bad request."""
 
+import errno
 import io
 import json
+import os
 import random
 
 import moving_square
@@ -155,6 +157,22 @@ def test_three_hundred_bad_requests_are_answered_and_change_nothing(client):
     for path in ("/api/frame/source/99", "/api/frame/nothing/0", "/static/../session.py", "/api/runs/9/edited.mp4"):
         assert client.get(path).status_code in (400, 404), path
     assert client.post("/api/do", content=b"x" * (2 << 20), headers=ORIGIN).status_code == 413
+
+
+def test_what_the_disk_cannot_hold_is_a_sentence(client, app, tmp_path, monkeypatch):
+    content = (tmp_path / "square.mp4").read_bytes()
+    for name in ("\u00e9" * 120 + ".mp4", "a" * 400 + ".mp4"):
+        answer = client.post(f"/api/upload?name={name}", content=content, headers=ORIGIN)
+        assert answer.status_code == 400 and "cannot be taken" in answer.json()["error"]
+    answer = client.post("/api/open", json={"path": "a" * 5000}, headers=ORIGIN)
+    assert answer.status_code == 400 and "there is no 'aaa" in answer.json()["error"]
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.json")
+
+    monkeypatch.setattr(app.state.session, "_save", full)
+    answer = do(client, do="set", prompt="x")
+    assert answer.status_code == 503 and answer.json()["error"].endswith("written: No space left on device")
 
 
 def test_operations_and_boxes_are_commands_and_malformed_ones_are_told(client):

@@ -1,6 +1,7 @@
 """The editor's session without a page: points, bends, undo that survives, drafts, files that the launcher takes."""
 
 import json
+import threading
 import time
 
 import moving_square
@@ -353,6 +354,66 @@ def test_strokes_of_a_brush_say_what_is_the_thing_and_what_is_not(session):
             bad()
     session.remove_strokes(["p1"], 4)
     assert "strokes" not in session.project["operations"][0]["op"]
+
+
+def test_what_is_said_of_a_thing_is_taken_out_of_the_operation_that_is_named(session):
+    session.add_point(0, X, Y)
+    stroke = {"path": [[40, 40]], "radius": 3, "sign": "add"}
+    for _ in range(2):
+        given = {"points": ["p1"], "by": [0, 5], "boxes": {"4": [40, 40, 60, 60]}, "strokes": {"4": [stroke]}}
+        session.add_operation("drag", given)
+        if len(session.project["operations"]) == 1:
+            session.change_operation(session.project["operations"][0]["id"], on=False)  # those on say a box once
+    off, on = session.project["operations"]
+    session.remove_box(["p1"], 4, operation=off["id"])
+    session.remove_strokes(["p1"], 4, operation=off["id"])
+    assert not {"boxes", "strokes"} & set(session.project["operations"][0]["op"])
+    assert session.project["operations"][1] == on
+    with pytest.raises(ValueError, match="there are no boxes of these points at frame 4"):
+        session.remove_box(["p1"], 4, operation=off["id"])
+    with pytest.raises(ValueError, match="there is no operation 'o99'"):
+        session.remove_strokes(["p1"], 4, operation="o99")
+
+
+def test_a_run_is_of_one_moment_and_has_a_number_of_its_own(session, monkeypatch):
+    session.add_point(0, X, Y)
+    blocked, start = [], session.runs.start
+
+    def started(*given):
+        other = threading.Thread(target=session.set, kwargs={"prompt": "x"})
+        other.start()
+        other.join(0.3)
+        blocked.append(other.is_alive())
+        return start(*given)
+
+    class Late:
+        """A folder that a moment ago was empty."""
+
+        def __getattr__(self, name):
+            return getattr(session.workspace / "runs", name)
+
+        def __truediv__(self, name):
+            return session.workspace / "runs" / name
+
+        def glob(self, pattern):
+            return iter(())
+
+    monkeypatch.setattr("motionv2v.editing.runs._CODE", "")
+    monkeypatch.setattr(session.runs, "start", started)
+    first = session.run()
+    assert blocked == [True], "nothing changes while the clip, the edit and the paths are taken"
+    monkeypatch.setattr(session.runs, "start", start)
+    monkeypatch.setattr(session.runs, "folder", Late())
+    assert (first, session.run()) == ("1", "2")
+    monkeypatch.undo()
+
+
+def test_paths_that_were_tidied_away_are_written_again(session):
+    session.add_point(0, X, Y)
+    session.fix("p1", 6, X + 20, Y)
+    session.state()
+    (session.workspace / "tracks.npz").unlink()
+    assert "tracks.npz" in session.state()["command"] and (session.workspace / "tracks.npz").is_file()
 
 
 def test_the_draft_shows_the_thing_elsewhere_and_is_kept(session):

@@ -4,11 +4,13 @@ import io
 import json
 import os
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
+from motionv2v import pickles
 from motionv2v.edits import track_files
 from motionv2v.tracks import Tracks
 
@@ -212,6 +214,44 @@ def test_arrays_of_every_protocol_are_what_they_were(tmp_path, protocol):
     found, _ = track_files.read(tmp_path / "a.pkl", size=(1, 1))
     np.testing.assert_array_equal(found.xy, shared.astype(np.float32))
     assert not found.visible.any()
+
+
+class Transposed:
+    """An array as numpy 2.4 and later write one at protocol 5, whatever numpy is installed."""
+
+    def __init__(self, array, axes):
+        self.array, self.axes = array, axes
+
+    def __reduce__(self):
+        core = getattr(np, "_core", None) or np.core
+        return core.numeric._frombuffer, (self.array.tobytes(), self.array.dtype, self.array.shape, "K", self.axes)
+
+
+def test_transposed_arrays_are_what_they_were(tmp_path):
+    base = np.linspace(0, 1, 12, dtype=np.float32).reshape(2, 2, 3)
+    for axes in ((2, 1, 0), (2, 0, 1), (0, 2, 1), (1, 2, 0)):  # the second and the last are not their own inverse
+        for given in (base.transpose(axes), Transposed(base, axes)):
+            points = base.transpose(axes)
+            content = pickle.dumps({"a": given}, 5)
+            found = pickles.load(io.BytesIO(content))["a"]
+            np.testing.assert_array_equal(found, points, err_msg=str(axes))
+    for axes in ((0, 0, 1), (0, 1), (0, 1, 3), (-1, 0, 1), "210", (0, 1, None)):
+        with pytest.raises(ValueError, match="no pickle that can be read safely"):
+            pickles.load(io.BytesIO(pickle.dumps({"a": Transposed(base, axes)}, 5)))
+
+
+def test_a_long_track_with_hidden_frames_takes_little_memory(tmp_path):
+    length = 200_000
+    given = np.zeros((1, length, 3), np.float32)
+    given[0, :, 0], given[0, :, 2] = np.arange(length), 1
+    given[0, 1::2] = (np.nan, np.nan, 0)
+    np.save(tmp_path / "a.npy", given)
+    tracemalloc.start()
+    found, _ = track_files.read(tmp_path / "a.npy")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 100 * length, "a table of distances would take gigabytes"
+    np.testing.assert_array_equal(found.xy[0, :, 0], np.arange(length) // 2 * 2)
 
 
 def test_splines_are_as_comfyui_has_them(tmp_path):

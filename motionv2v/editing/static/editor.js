@@ -10,10 +10,12 @@ const DRAG = 3; // screen pixels before a press is a drag
 const KEPT = 96; // decoded frames of each kind
 
 const frames = { source: new Map(), draft: new Map() };
+let opened = 0; // clips so far: a frame of an earlier one is not shown
 let generation = 0; // of what the draft is drawn of: answers of an earlier one are not shown
 
 whenChanged((before) => {
   if (!before.clip || !state.clip || before.project.clip !== state.project.clip) {
+    opened += 1;
     for (const kept of Object.values(frames)) kept.clear();
     view.frame = 0;
   }
@@ -38,13 +40,15 @@ async function picture(which, index) {
   const kept = frames[which];
   if (kept.has(index)) return kept.get(index);
   const asked = generation;
+  const clip = opened;
   const answer = await fetch(`/api/frame/${which}/${index}`);
   if (!answer.ok) {
     const found = await answer.json().catch(() => ({}));
+    if (clip !== opened) return null;
     throw new Error(found.error || `no frame ${index}`);
   }
   const bitmap = await createImageBitmap(await answer.blob());
-  if (which === "draft" && asked !== generation) return null;
+  if (clip !== opened || (which === "draft" && asked !== generation)) return null;
   kept.set(index, bitmap);
   if (kept.size > KEPT) kept.delete(kept.keys().next().value);
   return bitmap;
@@ -60,6 +64,7 @@ async function show(index) {
   const wanted = view.frame;
   try {
     const bitmap = await picture("source", wanted);
+    if (!bitmap) return; // the other clip's frame is on its way
     if (wanted === view.frame) paint(bitmap);
     if (!state.project.points.length) return clear($("draft"));
     const drawn = await picture("draft", wanted);

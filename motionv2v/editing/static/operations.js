@@ -76,7 +76,7 @@ function makeRow(id) {
     down.disabled = place() === state.project.operations.length - 1;
     const removers = (word, what, command) => Object.keys(own.op[word] || {}).map((frame) => button(
       `${what} at ${frame} \u00d7`,
-      () => run(command, { names: about(own.op), frame: Number(frame) }),
+      () => run(command, { names: about(own.op), frame: Number(frame), operation: id }),
       `Remove the ${what.toLowerCase()} of ${title} at ${frame}`,
     ));
     boxes.replaceChildren(...removers("boxes", "Box", "remove_box"), ...removers("strokes", "Brush", "remove_strokes"));

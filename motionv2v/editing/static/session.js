@@ -46,7 +46,8 @@ export async function busily(what, work, say = tell) {
 let last = Promise.resolve(); // commands wait for one another: each is for the project that the one before made
 
 export function queue(work) {
-  last = last.then(work);
+  // What goes wrong in one, or where its answer is shown, is told; those behind it are done all the same.
+  last = last.then(work).catch((error) => (tell(error), null));
   return last;
 }
 
