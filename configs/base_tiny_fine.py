@@ -7,21 +7,28 @@
 Four times as many tokens as `base_tiny.py` has, and captions of up to 40 letters, so that none is cut. It starts from
 that base (`methods.with_finer_patches`).
 
-The released weights, on two shared CPU cores, 2026-11-30: from a base of `base_tiny.py` trained for 150,400 samples (48
-minutes), 12,288 clips encoded in 10 minutes, 3,286 steps (52,576 samples, 82 minutes beside other work), in which the
-mean loss of 20 steps fell from 0.48 to 0.28; from there, `--config.init_from` naming that run, 1,200 steps of
-`--config.optim.schedule="(('vae/.*',None),('(text|dit)/.*',{'peak':1.5e-3,'warmup':20,'decay':'cosine','end':1e-5}))"
---config.train.ema_decay=0.98` (19,200 samples, 21 minutes, 15.4 samples/s), to 0.260 over the last 200. Not converged:
-things have their colours and go on from frame to frame, few have their shapes (released/base_tiny/samples.jpg: captions
-of held-out scenes, 50 steps, guidance 3; first, middle and last frame).
+The released weights, on two shared CPU cores, 2026-11-30, in four stages, each from the last one's average
+(`--config.init_from`), latents of 12,288 clips encoded in 10 minutes:
 
-Of 100 held-out captions (`launch/evaluate.py --benchmark=text_to_video --checkpoint=base_tiny --compare=tiny
---num_clips=100 --num_steps=20`, and 50), colours and shapes in per cent:
+1. from a base of `base_tiny.py` trained for 150,400 samples: 52,576 samples (82 minutes beside other work), then 19,200
+   with the rate taken down (21 minutes), to a loss of 0.260: 15.4 samples/s at a batch of 16;
+2. 195,968 single latent frames, 128 a step (32 minutes), by a script with diffusers' transformer of the same weights in
+   PyTorch; `--config.loss.images=True --config.train.backend=torch --config.train.batch_size=128` does the same here;
+3. `--config.train.backend=torch --config.train.batch_size=32`, 1,781 steps (56,992 clips, 37 minutes beside other work,
+   up to 39 samples/s with nothing beside it), to a loss of 0.26;
+4. the same with 1,150 steps of `--config.optim.schedule="(('vae/.*',None),('(text|dit)/.*',{'peak':1.5e-3,'warmup':20,
+   'decay':'cosine','end':1e-5}))" --config.train.ema_decay=0.98` (36,800 clips, 22 minutes), to 0.247 at the end.
+
+Not converged: things have their colours and go on from frame to frame, a third have their shapes
+(released/base_tiny/samples.jpg: captions of held-out scenes, 50 steps, guidance 3; first, middle and last frame).
+
+Of 100 held-out captions (`launch/evaluate.py --benchmark=text_to_video --checkpoint=base_tiny --num_clips=100
+--num_steps=20`, with `--compare` the weights after stage 1 and `tiny`'s base), colours and shapes in per cent:
 
                           colours  shapes  objects  coherence  gradients  latent Frechet
-    20 steps                 90      23      1.57      2.35       0.91         0.61
-    50 steps                 93      22      1.61      2.46       0.94         0.55
-    `tiny`'s base, 20        20      29      1.14      2.70       0.78         1.18
+    base_tiny                95      39      1.61      2.30       0.93         0.59
+    after stage 1            90      23      1.57      2.35       0.91         0.61
+    `tiny`'s base            20      29      1.14      2.70       0.78         1.18
     the scenes themselves    82      86      1.81      1.64       1.00         0.45
 """
 
