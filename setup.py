@@ -35,6 +35,8 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.20",
         "pillow>=11.0.0",
+        # For tables of edits; ml_collections brings it along as well.
+        "pyyaml>=6.0.1",
         "rich>=13.9.0",
         "safetensors>=0.5.0",
         "scipy>=1.15.0",

@@ -14,6 +14,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", compiling.flags())
 install_import_hook("motionv2v", "beartype.beartype")
 
+from motionv2v import video  # noqa: E402  after the hook
+
+video.X264 = ("mbtree=0",)  # so that the same pictures are the same files
+
 REPOSITORY = Path(__file__).parents[1]
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 

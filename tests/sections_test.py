@@ -51,7 +51,7 @@ def refusal(change, kind="control"):
         (
             "method",
             {"name": "other"},
-            "unknown method 'other'; available: interpolation, motion_inversion, motion_prompting, motionv2v",
+            "unknown method 'other'; available: diffusion_as_shader, interpolation, motion_inversion",
         ),
         ("method", {"drop_last": 0.1}, "unknown field 'method.drop_last'"),
     ],

@@ -30,6 +30,8 @@ from motionv2v.tracks import Tracks
 
 DRAFT, EXAMPLE_MODEL = "draft", "tiny_repair"
 EDITED, RECORD, COMPARISON, SHEET = "edited.mp4", "record.json", "comparison.mp4", "contact_sheet.png"
+_DRAWN = "draft   drawn from the clip's own pixels, without a model"
+_REFINED = f"; a model refines it: --checkpoint={EXAMPLE_MODEL}, or one of your own"
 _LIBRARIES = ("motionv2v", "numpy", "av", "opencv-python-headless")
 _MODEL_LIBRARIES = ("jax", "jaxlib", "flax")
 _MODEL_FLAGS = {
@@ -135,13 +137,13 @@ def run(
     if again := check_record(out, record, overwrite):
         notify(again)
     sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say)
+    if is_drawn:
+        say(_DRAWN if model != DRAFT else _DRAWN + _REFINED)
     target = spec.apply(source := follow.track(frames, spec.queries), notify=notify)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
     drawn = None
     if is_drawn:
-        refined = "" if model != DRAFT else f"; a model refines it: --checkpoint={EXAMPLE_MODEL}, or one of your own"
         left = lambda line: say(f"draft   {line}")  # noqa: E731
-        left(f"drawn from the clip's own pixels, without a model{refined}")
         drawn = drafted.draw(frames, spec, source, hints, notify=notify, say=left, stream=sample is None)
     shown = drawn and video.Clip(drawn.frames, clip.fps)
     made = sample(source, target, drawn=drawn) if sample else None

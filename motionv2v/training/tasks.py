@@ -150,6 +150,7 @@ class VaeTask:
     """Train the autoencoder: L1 + L2 reconstruction and a light KL, on scenes and on blobs."""
 
     def __init__(self, config: Any):
+        config = sections.complete(config)
         self.config, self.model = config, backbone.build(config)
         self.trainable = config.optim.schedule
         if config.loss.images or config.train.backend != "jax":
@@ -254,6 +255,7 @@ class DenoiserTask:
     """Train the denoiser by v-prediction: a text-to-video base or, with a section `method`, what the method adds."""
 
     def __init__(self, config: Any):
+        config = sections.complete(config)
         self.config, self.model = config, backbone.build(config)
         self.trainable = config.optim.schedule
         if config.loss.images and self.model.method is not None:

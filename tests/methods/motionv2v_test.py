@@ -292,6 +292,6 @@ def test_unknown_method_lists_what_there_is():
     assert methods.get("motionv2v") is motionv2v.METHOD
     with pytest.raises(
         ValueError,
-        match="unknown method 'revideo2'; available: interpolation, motion_inversion, motion_prompting, motionv2v",
+        match="unknown method 'revideo2'; available: diffusion_as_shader, interpolation, motion_inversion",
     ):
         methods.get("revideo2")
