@@ -1,6 +1,7 @@
 """Check shapes and types of the package's annotations while the tests run, and find the real clips."""
 
 import functools
+import importlib
 import os
 import shutil
 import tempfile
@@ -14,10 +15,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", compiling.flags())
 install_import_hook("motionv2v", "beartype.beartype")
 
-from motionv2v import video  # noqa: E402  after the hook
-
-video.X264 = ("mbtree=0",)  # so that the same pictures are the same files
-
 REPOSITORY = Path(__file__).parents[1]
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
@@ -27,6 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if CACHE not in os.environ:
         config.add_cleanup(functools.partial(shutil.rmtree, folder := tempfile.mkdtemp(), ignore_errors=True))
         os.environ |= {CACHE: folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+
+
+@pytest.fixture
+def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the same pictures be written as the same videos, as x264 does not of itself."""
+    monkeypatch.setattr(importlib.import_module("motionv2v.video"), "X264", ("mbtree=0",))
 
 
 @pytest.fixture(scope="session")

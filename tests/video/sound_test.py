@@ -70,7 +70,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_sound_is_heard_when_it_was(name, tmp_path):
+def test_sound_is_heard_when_it_was(name, tmp_path, repeatable):
     coded, expected, notices = CASES[name]
     source, said = film(tmp_path / name, coded), []
     out = video.write(tmp_path / "edited.mp4", PICTURES, FPS, sound=source, notify=said.append)
@@ -146,7 +146,7 @@ def test_sound_that_is_damaged_ends_there_and_the_pictures_are_whole(tmp_path, m
     assert len(video.read(out).frames) == 48 and listen(out)[1:] == pytest.approx((BEEP, 1.5), abs=0.05)
 
 
-def test_frames_may_come_one_by_one(tmp_path):
+def test_frames_may_come_one_by_one(tmp_path, repeatable):
     at_once = video.write(tmp_path / "a.mp4", PICTURES, FPS)
     in_turn = video.write(tmp_path / "b.mp4", (frame for frame in PICTURES), FPS)
     np.testing.assert_array_equal(video.read(in_turn).frames, video.read(at_once).frames)
