@@ -1,7 +1,7 @@
 """The transformer's forward and backward pass in PyTorch, inside a training step that is JAX's.
 
 XLA does not reach the bfloat16 matrix units that recent CPUs have (Intel's AMX), PyTorch does: without an accelerator
-the tiny models train some three times faster (`train.backend`, see README). All else of a step stays where it is:
+the tiny models train faster (`train.backend`; README says by how much). All else of a step stays where it is:
 conditions, text encoder, conditioner, loss and optimizer are JAX's, so every method and every schedule trains so, as
 long as its transformer is CogVideoX's: one attention over all tokens, rotary positions, no low-rank updates.
 

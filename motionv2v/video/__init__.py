@@ -34,7 +34,7 @@ MAX_BYTES = 8 * 2**30
 _SUFFIXES = (".mp4", ".mov", ".mkv", ".gif")
 X264: tuple[str, ...] = ()
 """Further parameters of the encoder. With its trees of macroblocks x264 does not write the same bytes of the same
-pictures each time; ("mbtree=0",) makes it, and costs some 2 dB at the same size."""
+pictures each time; ("mbtree=0",) makes it, for more bytes at the same quality."""
 
 
 class Clip(NamedTuple):
