@@ -186,6 +186,14 @@ class Countdown:
             self._said = at
             self._say(f"{where}, {clock(left)} left")
 
+    def skip(self, kind: str, count: int) -> None:
+        """Take pieces off that need not be done."""
+        self._pieces[kind] -= count
+
+    def made(self, kind: str) -> int:
+        """Return how many pieces of a kind are done."""
+        return self._done[kind]
+
     def left(self) -> float:
         """Return the seconds that the rest takes; a kind of which none is done yet takes as long as the others."""
         known = {kind: self._seconds[kind] / max(count - 1, 1) for kind, count in self._done.items() if count}

@@ -204,6 +204,26 @@ def sample(
     return _run(key, denoise_fn, noise, schedule, settings, guided_fn, measure=False, hold=hold)[0]
 
 
+class Turns:
+    """What hears of a sample's steps as they are taken in turn; this one leaves them alone.
+
+    A state is what a step leaves to the next one: x_t, the estimate of x0, and the last two predictions with the text
+    and without it, all [B ...]. Where an earlier sample of the same key, noise and settings was left at a state, the
+    steps from there on make the same x0, bit for bit.
+    """
+
+    def begin(self, state: list[Any]) -> tuple[int, list[Any]]:
+        """Return how many steps were taken already, and the state behind them; `state` is that of no step."""
+        return 0, state
+
+    def done(self, taken: int, state: list[Any]) -> None:
+        """Hear that so many steps are taken, and the state behind them."""
+        del taken, state
+
+
+ALONE = Turns()
+
+
 def sample_in_turn(
     key: Key,
     denoise_fn: DenoiseFn,
@@ -211,12 +231,14 @@ def sample_in_turn(
     schedule: Schedule,
     settings: Settings = DEFAULTS,
     guided_fn: GuidedFn | None = None,
+    turns: Turns = ALONE,
 ) -> Float[AnyArray, "B *x"]:
     """As `sample`, with a loop of Python over the steps: for functions that no compiled program can hold.
 
-    The same steps in the same order; without a compiler that fuses them, results differ by rounding.
+    The same steps in the same order; without a compiler that fuses them, results differ by rounding. `turns` hears of
+    each step.
     """
-    return _run(key, denoise_fn, noise, schedule, settings, guided_fn, measure=False, in_turn=True)[0]
+    return _run(key, denoise_fn, noise, schedule, settings, guided_fn, measure=False, turns=turns)[0]
 
 
 def changes(
@@ -316,10 +338,10 @@ def _run(
     settings: Settings,
     guided_fn: GuidedFn | None,
     measure: bool,
-    in_turn: bool = False,
+    turns: Turns | None = None,
     hold: Hold | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Scan over the steps; with `measure`, also return how v changes. `in_turn`: in Python, and nothing is compiled."""
+    """Scan over the steps; with `measure`, also return how v changes. `turns`: in Python, and nothing is compiled."""
     if settings.solver not in SOLVERS:
         raise ValueError(f"unknown solver {settings.solver!r}; available: {', '.join(SOLVERS)}")
     settings.timesteps(schedule.num_timesteps)  # refuses what leaves no step
@@ -338,8 +360,8 @@ def _run(
     def step(carry: tuple[Any, ...], row: dict[str, Any], is_new: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x, last_x0, last, before = carry
         given = _Step(x, jnp.full(x.shape[:1], row["timestep"]), row["ahead"], last, before)
-        if in_turn or len(branches) == 1:
-            found = branches[int(row["branch"]) if in_turn else 0](given)
+        if turns or len(branches) == 1:
+            found = branches[int(row["branch"]) if turns else 0](given)
         else:
             found = jax.lax.switch(row["branch"], branches, given)
         # Only what was computed is a point to extrapolate from.
@@ -361,10 +383,14 @@ def _run(
     carry = (start, zeros, nothing, nothing)
     if hold is not None:
         return _run_held(step, carry, rows, schedule, settings, hold), {}
-    if in_turn:
-        for index in range(len(calls)):
-            carry, _ = step(carry, {name: column[index] for name, column in rows.items()})
-        return carry[0], {}
+    if turns:
+        form = jax.tree.structure(carry)
+        taken, state = turns.begin(jax.tree.leaves(carry))
+        for index in range(taken, len(calls)):
+            row = {name: column[index] for name, column in rows.items()}
+            state = jax.tree.leaves(step(jax.tree.unflatten(form, state), row)[0])
+            turns.done(index + 1, state)
+        return state[0], {}
     (x, *_), measured = jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, rows))
     return x, measured
 

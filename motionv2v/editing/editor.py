@@ -71,6 +71,7 @@ class Editor(loaded_model.LoadedModel):
         paste: bool = True,
         notify: Callable[[str], None] = warnings.warn,
         progress: windows.Begin = windows.in_silence,
+        watch: Any = None,
     ) -> video.Clip:
         """Redraw a clip so that its points move along other paths (paper, section 3.3).
 
@@ -89,6 +90,8 @@ class Editor(loaded_model.LoadedModel):
                 prompt that is cut.
             progress: called with how many pieces of work of each kind there are if the clip is edited in windows;
                 returns what is then called with each that is done, and where it was (`progress.Countdown`).
+            watch: a `watching.Watch` in place of that, which hears of every edit; one of several steps is then sampled
+                step by step, which differs from one call for all of them by rounding.
 
         Returns:
             The edited clip, of the same size, frame count and frame rate.
@@ -121,7 +124,8 @@ class Editor(loaded_model.LoadedModel):
         if self.reads_draft:
             batch = self.with_drafts(batch, [drawn])
         tokens = self.tokenizer.encode([prompt], notify)
-        options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views, "progress": progress}
+        options = {"num_steps": num_steps, "guidance": guidance, "num_views": num_views}
+        options |= {"progress": progress, "watch": watch}
         options |= {"reuse": reuse} if reuse else {}
         result = self.generate(jax.random.key(seed), batch, tokens, **options)[0]
         result = video.resize(np.asarray(result), frames.shape[1:3])
@@ -299,6 +303,7 @@ class Editor(loaded_model.LoadedModel):
         reuse: tuple[bool, ...] | None = None,
         num_views: int | None = None,
         progress: windows.Begin = windows.in_silence,
+        watch: Any = None,
     ) -> UInt8[AnyArray, "B T H W 3"]:
         """Edit a batch that is already at the model's size.
 
@@ -315,7 +320,7 @@ class Editor(loaded_model.LoadedModel):
             reuse: which steps are not computed, from `reused_steps` or `step_cache.plan`; None for none.
             num_views: how many `views` of the edit to average; None takes the config's for samples of one step with
                 control, else 1: longer samples do not average well, and without control there is no common answer.
-            progress: as in `edit`.
+            progress, watch: as in `edit`.
 
         Raises:
             loaded_model.SampleError: for a sample that is not finite.
@@ -329,24 +334,48 @@ class Editor(loaded_model.LoadedModel):
             batch = self.with_drafts(batch)
         length = fields.length(batch, read) or self.num_frames
         plan = self.plan(length)
-        if len(plan.starts) > 1:
-            one = self._in_windows(tokens, settings, plan, use_control, num_views, progress)
+        if len(plan.starts) == 1 and length < self.num_frames:
+            batch = fields.take_frames(batch, read, plan.frames(0))
+        if len(plan.starts) > 1 or (watch and settings.num_steps > 1):
+            one = self._in_windows(tokens, settings, plan, use_control, num_views, progress, watch)
         else:
-            if length < self.num_frames:
-                batch = fields.take_frames(batch, read, plan.frames(0))
-            one = lambda key, batch: self.sample(key, batch, tokens, settings, use_control=use_control)  # noqa: E731
-        return ensemble.average(key, one, batch, num_views, read)[:, :length]
+            one = self._at_once(tokens, settings, use_control, num_views, watch)
+        numbers = itertools.count(1)
 
-    def _in_windows(self, tokens, settings, plan, use_control, num_views, progress):
-        """Build what samples one view of clips in windows; it tells `progress` of each of its pieces."""
+        def numbered(key: Key, batch: dict[str, AnyArray]) -> AnyArray:
+            number = next(numbers)
+            make = lambda: one(key, batch, number)  # noqa: E731
+            return watch.view(number, make) if watch and num_views > 1 else make()
+
+        return ensemble.average(key, numbered, batch, num_views, read)[:, :length]
+
+    def _at_once(self, tokens, settings, use_control, num_views, watch):
+        """Build what samples one view of clips by one program; it tells `watch` of each."""
+        done = lambda kind, where: None  # noqa: E731
+        if watch and num_views > 1:
+            done = watch.begin({"view": num_views}, num_views)
+
+        def one(key: Key, batch: dict[str, AnyArray], number: int) -> AnyArray:
+            made = self.sample(key, batch, tokens, settings, use_control=use_control)
+            done("view", f"view {number} of {num_views}")
+            return made
+
+        return one
+
+    def _in_windows(self, tokens, settings, plan, use_control, num_views, progress, watch):
+        """Build what samples one view of clips in windows; it tells `progress`, or `watch`, of each of its pieces."""
         has_conditions = use_control and self.model.method is not None
         pieces = windows.pieces(plan, settings, self.config.schedule.num_timesteps, has_conditions)
-        done, views = progress({kind: num_views * count for kind, count in pieces.items()}), itertools.count(1)
+        pieces = {kind: num_views * count for kind, count in pieces.items()}
+        done = watch.begin(pieces, num_views) if watch else progress(pieces)
 
-        def one(key: Key, batch: dict[str, AnyArray]) -> AnyArray:
-            of = f"view {next(views)} of {num_views}, " if num_views > 1 else ""
+        def one(key: Key, batch: dict[str, AnyArray], number: int) -> AnyArray:
+            of = f"view {number} of {num_views}, " if num_views > 1 else ""
             told = lambda kind, where: done(kind, of + where)  # noqa: E731
-            return self._windows.sample(key, batch, tokens, settings, plan, use_control=use_control, done=told)
+            options = {"use_control": use_control, "done": told}
+            if watch and settings.num_steps > 1:
+                options["turns"] = lambda look: watch.turns(number, look)
+            return self._windows.sample(key, batch, tokens, settings, plan, **options)
 
         return one
 

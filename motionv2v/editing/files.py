@@ -9,6 +9,7 @@ one is refused unless it is told to replace what is there.
 """
 
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -90,6 +91,7 @@ def run(
     prompt: str | None = None,
     devices: int = 1,
     overwrite: bool = False,
+    keep: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Result:
     """Edit a clip as an `edit.json` says; write the edited clip, its record, a comparison and a contact sheet.
@@ -108,6 +110,8 @@ def run(
             (`convert.lora`). seed: None takes the edit's. The draft has none of these.
         devices: how many share the edit, as `memory.sampling_sizes` divides it; -1 takes all.
         overwrite: whether to replace the result of another edit in `out`. say: called with each step and notice.
+        keep: a folder where a model's edit writes how far it is and what it has so far (`watching.Kept`); the same edit
+            goes on from there if it was stopped. It keeps the steps or views of an edit model; others begin anew.
 
     Returns:
         The clips, tracks and files; `example.score` measures those of the example.
@@ -136,7 +140,7 @@ def run(
     record |= _told_hints(hints, masks, boxes)
     if again := check_record(out, record, overwrite):
         notify(again)
-    sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say)
+    sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say, (keep, record))
     if is_drawn:
         say(_DRAWN if model != DRAFT else _DRAWN + _REFINED)
     target = spec.apply(source := follow.track(frames, spec.queries), notify=notify)
@@ -150,7 +154,19 @@ def run(
     both = (shown, made) if checkpoint is None else (made or shown, None)
     result = Result(clip, both[0], source, target, {}, shown, both[1])
     result.files = write(out, result, record, sound=video_path, notify=notify, say=say)
+    if sample and keep:
+        _watch(keep, record, say).clear()
     return result
+
+
+def _watch(keep: str | Path | None, record: dict[str, Any], say: Callable[[str], None]) -> Any:
+    """Return what hears how far a model's edit is: `watching.Kept` in a folder, for the edit of a record."""
+    from motionv2v.editing import watching
+
+    told = lambda line: say(f"edit    {line}")  # noqa: E731
+    if keep is None:
+        return watching.Watch(told)
+    return watching.Kept(keep, hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest(), told)
 
 
 def _told_hints(hints: list[Hint | None], masks: str | Path | None, boxes: Sequence[str]) -> dict[str, Any]:
@@ -197,6 +213,7 @@ def _sampler(
     seed: int,
     devices: int,
     say: Callable[[str], None],
+    kept: tuple[str | Path | None, dict[str, Any]],
 ) -> Callable[[Tracks, Tracks], video.Clip]:
     """Open a model, say what it is and needs, and check what is asked of it; return what edits the clip by tracks."""
     from motionv2v.devices import sharding
@@ -205,7 +222,7 @@ def _sampler(
     notify, spec = lambda line: say(f"notice  {line}"), given.spec
     spaced = lambda line: say(line.replace("memory ", "memory  ", 1))  # noqa: E731
     if opening.refines(checkpoint):
-        return _refiner(given, checkpoint, settings, seed, devices, say)
+        return _refiner(given, checkpoint, settings, seed, devices, say, kept)
     if settings["clocks"]:
         raise ValueError(
             f"--clocks is for a base that refines the draft, and {checkpoint} edits by itself: leave it out"
@@ -225,17 +242,17 @@ def _sampler(
         say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
     options = {name: value for name, value in settings.items() if name not in ("clocks", "loras")}
     options |= {"prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed, "notify": notify}
-    options["progress"] = lambda pieces: progress.Countdown(pieces, lambda line: say(f"edit    {line}")).done
+    watch = _watch(*kept, say)
     if editor.model.method.remakes():
         from motionv2v.editing import remade
 
         unused = [_MODEL_FLAGS[name] for name in ("cache", "num_views") if options.pop(name) is not None]
         if unused:
             raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which makes a region anew; leave it out")
-        return remade.editing(editor, given.clip, spec, **options)
+        return remade.editing(editor, given.clip, spec, progress=watch.begin, **options)
     if (spec.region or spec.reference) and not editor.reads_draft:  # which says it already
         notify("region and reference are for models of ReVideo: this one does not read them")
-    return functools.partial(editor.edit, given.clip, **options)
+    return functools.partial(editor.edit, given.clip, watch=watch, **options)
 
 
 def _refiner(
@@ -245,6 +262,7 @@ def _refiner(
     seed: int,
     devices: int,
     say: Callable[[str], None],
+    kept: tuple[str | Path | None, dict[str, Any]],
 ) -> Callable[..., video.Clip]:
     """Open a base that refines the draft, as `_sampler`."""
     from motionv2v.editing import refine
@@ -261,7 +279,7 @@ def _refiner(
     say(f"refine  what moves is held to the draft up to a signal of {clocks.strong:g}, from {clocks.weak:g} on")
     options = {name: settings[name] for name in ("num_steps", "guidance")} | {"clocks": clocks, "seed": seed}
     options |= {"prompt": spec.prompt or tokenizer.NULL_PROMPT, "notify": notify}
-    options["progress"] = lambda pieces: progress.Countdown(pieces, lambda line: say(f"edit    {line}")).done
+    options["progress"] = _watch(*kept, say).begin
     return refine.editing(refiner, given.clip, **options)
 
 

@@ -1,36 +1,56 @@
 """Edits at full size, each in a process of its own, so that one can be stopped and none takes the editor down with it.
 
 A run is a folder: `run.json` says what it is, `log.txt` what it told, and beside them lie the results that
-`launch/edit.py` would have written. A run whose process is gone without a result was killed; the same may be started
-again.
+`launch/edit.py` would have written. One is at work at a time; the others wait in a line (`queue.json`), which outlives
+the editor. A run whose process is gone without a result was killed. It goes on only when a person says so: behind its
+last step or view if those were kept (`watching.Kept`), else from the beginning, with the same result either way.
 """
 
 import contextlib
 import itertools
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from motionv2v import files, trackers
 
-RUN, LOG, EDITED = "run.json", "log.txt", "edited.mp4"
+RUN, LOG, EDITED, ENDED, CANCELLED, QUEUE = (
+    "run.json",
+    "log.txt",
+    "edited.mp4",
+    "ended.json",
+    "cancelled",
+    "queue.json",
+)
+PROGRESS, PREVIEW = "progress.json", "preview.webp"
+"""How far a model's edit is, and what it has so far, in the folder `STATE`."""
+STATE = "state"
+"""Folder in a run's, of what it keeps while it works."""
+MOST_SEEDS = 16
+"""Runs that one command may start."""
+_FLAGS = {"num_steps": "num_steps", "guidance": "guidance", "clocks": "clocks"}
 _CODE = """
-import sys
-from motionv2v import cli
+import json, sys, time
+from pathlib import Path
+from motionv2v import cli, files as written
 from motionv2v.editing import files
-video, edit, checkpoint, tracker, out = sys.argv[1:]
-cli.start(with_jax=files.needs_jax(video, checkpoint, tracker))
-say = lambda line: print(line, flush=True)
+given, out = json.loads(sys.argv[1]), sys.argv[2]
+begun, say = time.time(), lambda line: print(line, flush=True)
+cli.start(with_jax=files.needs_jax(given["video_path"], given["checkpoint"], given["tracker"]))
 try:
-    files.run(video, edit, checkpoint=checkpoint, tracker=tracker, out=out, overwrite=True, say=say)
+    files.run(**given, out=out, keep=Path(out) / "state", overwrite=True, say=say)
 except cli.expected() as error:
     print(f"failed  {cli.line(error)}", flush=True)
     sys.exit(2)
+written.write(Path(out) / "ended.json", json.dumps({"seconds": time.time() - begun}))
 """
 
 
@@ -38,15 +58,31 @@ class Runs:
     """The runs of a session, by their ids, in the folders of the same name."""
 
     def __init__(self, folder: Path):
-        """Take the folder that they lie in; it need not exist."""
+        """Take the folder that they lie in; it need not exist. Runs that wait there do so until `go_on`."""
         self.folder = Path(folder).resolve()
         self._processes: dict[str, subprocess.Popen] = {}
+        self._lock = threading.RLock()
+        self._is_closed = False
+        self.is_held = bool(self.queue())
 
-    def start(self, video: Path, edit: Path, checkpoint: str, tracker: str) -> str:
-        """Start an edit of a clip; returns the run's id. The edit, and tracks that are given, are copied: a run of now.
+    # --- the line ---
+
+    def start(
+        self,
+        video: Path,
+        edit: Path,
+        checkpoint: str,
+        tracker: str,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> str:
+        """Put an edit of a clip in the line; returns the run's id. The edit, and tracks that are given, are copied.
 
         Args:
             video, edit: the clip and its `edit.json`. checkpoint: as for `files.run`. tracker: for `trackers.named`.
+            seed: in place of the edit's. options: further settings of `files.run`. facts: kept in `run.json`.
         """
         first = 1 + max((int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()), default=0)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -55,68 +91,189 @@ class Runs:
             with contextlib.suppress(FileExistsError):
                 out.mkdir()
                 break
-        files.write(out / edit.name, edit.read_text(encoding="utf-8"))
+        content = json.loads(edit.read_text(encoding="utf-8"))
+        content |= {} if seed is None else {"seed": seed}
+        files.write(out / edit.name, json.dumps(content, indent=1) + "\n")
         kind, _, tracks = tracker.partition(":")
         if kind == trackers.GIVEN:
             tracker = f"{kind}:{files.write(out / Path(tracks).name, Path(tracks).read_bytes())}"
-        about = {"checkpoint": checkpoint, "video": str(video), "begun": time.time()}
-        command = [sys.executable, "-c", _CODE, str(video), str(out / edit.name), checkpoint, tracker, str(out)]
+        given = {"video_path": str(video), "edit_path": str(out / edit.name), "checkpoint": checkpoint}
+        given |= {"tracker": tracker} | (options or {})
+        about = {"checkpoint": checkpoint, "video": str(video), "seed": content.get("seed", 0)}
+        about |= {"prompt": content.get("prompt", ""), "begun": time.time(), "pid": None, "given": given}
+        files.write(out / RUN, json.dumps(about | (facts or {})))
+        self._wait(out.name)
+        return out.name
+
+    def _wait(self, name: str) -> None:
+        with self._lock:
+            self._write_queue([*self.queue(), name])
+            self.is_held = False
+            self._pump()
+
+    def queue(self) -> list[str]:
+        """Return the runs that wait, the next one first."""
+        try:
+            found = json.loads((self.folder / QUEUE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [name for name in found if isinstance(name, str) and self._is_run(name)]
+
+    def _write_queue(self, names: list[str]) -> None:
+        files.write(self.folder / QUEUE, json.dumps(names))
+
+    def move(self, name: str, place: int) -> None:
+        """Move a run that waits to a place in the line, from 0. Raises ValueError for another, and for no place."""
+        with self._lock:
+            names = self.queue()
+            if name not in names:
+                raise ValueError(f"run {name[:20]} does not wait")
+            if not 0 <= place < len(names):
+                raise ValueError(f"there is no place {place} in the line; its places are 0..{len(names) - 1}")
+            names.remove(name)
+            names.insert(place, name)
+            self._write_queue(names)
+
+    def go_on(self) -> None:
+        """Start the runs that wait since before the editor was started, one after the other."""
+        with self._lock:
+            self.is_held = False
+            self._pump()
+
+    def clear(self) -> None:
+        """Take all that wait out of the line."""
+        for name in self.queue():
+            self.cancel(name)
+
+    def _pump(self) -> None:
+        """Start the next run if none is at work."""
+        with self._lock:
+            if self._is_closed or self.is_held or any(self._alive(name) for name in self._names()):
+                return
+            if names := self.queue():
+                self._write_queue(names[1:])
+                self._launch(names[0])
+
+    def _launch(self, name: str) -> None:
+        out = self._folder(name)
+        about = self._about(name)
+        command = [sys.executable, "-c", _CODE, json.dumps(about["given"]), str(out)]
         with (out / LOG).open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         files.write(out / RUN, json.dumps(about | {"pid": process.pid}))
-        self._processes[out.name] = process
-        return out.name
+        self._processes[name] = process
+
+        def wait() -> None:
+            process.wait()
+            with contextlib.suppress(OSError, ValueError):  # the workspace may be gone
+                self._pump()
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    # --- one run ---
 
     def cancel(self, name: str) -> None:
-        """Stop a run. Raises ValueError for one that there is not."""
-        pid = self._alive(name)
-        if pid is None:
-            return
+        """Stop a run, or take it out of the line; what it kept stays. Raises ValueError for one that there is not."""
+        with self._lock:
+            out = self._folder(name)
+            if name in (names := self.queue()):
+                self._write_queue([each for each in names if each != name])
+                files.write(out / CANCELLED, "")
+                return
+            pid = self._alive(name)
+            if pid is None:
+                return
+            files.write(out / CANCELLED, "")
         for sign in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, sign)
             deadline = time.time() + 5
             while self._alive(name) is not None and time.time() < deadline:
                 time.sleep(0.05)
-        files.write(self.folder / name / "cancelled", "")
+
+    def resume(self, name: str) -> None:
+        """Put a run that was stopped, killed or failed into the line again. Raises ValueError for any other."""
+        with self._lock:
+            state = self.status(name)["state"]
+            if state not in ("cancelled", "interrupted", "failed"):
+                raise ValueError(f"run {name} is {state}: there is nothing to go on with")
+            (self._folder(name) / CANCELLED).unlink(missing_ok=True)
+            self._processes.pop(name, None)
+            files.write(self._folder(name) / RUN, json.dumps(self._about(name) | {"pid": None}))
+            self._wait(name)
+
+    def discard(self, name: str) -> None:
+        """Remove a run that has no result. Raises ValueError for one that has, or is at work: edits may rest on it."""
+        with self._lock:
+            state = self.status(name)["state"]
+            if state not in ("cancelled", "interrupted", "failed"):
+                raise ValueError(f"run {name} is {state}: only runs without a result are discarded")
+            shutil.rmtree(self._folder(name))
+            self._processes.pop(name, None)
 
     def _alive(self, name: str) -> int | None:
         """Return the process of a run, which may have been started by an editor that is gone; None if it has ended."""
-        pid = json.loads((self._folder(name) / RUN).read_text(encoding="utf-8"))["pid"]
+        pid = self._about(name)["pid"]
+        if pid is None:
+            return None
         if name in self._processes:
             return pid if self._processes[name].poll() is None else None
         try:  # that number may be another process's by now
             told = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return None
-        return pid if os.fsencode(self.folder / name) in told else None
+        return pid if os.fsencode(self.folder / name) in told.split(b"\0") else None
 
     def close(self) -> None:
-        """Stop all that is running."""
+        """Stop what is running; what waits goes on waiting."""
+        self._is_closed = True
         for name in list(self._processes):
-            self.cancel(name)
+            if (self.folder / name / RUN).is_file():
+                self.cancel(name)
 
     def status(self, name: str) -> dict[str, Any]:
-        """Tell how a run stands: {id, checkpoint, state, log}; running, done, failed, cancelled or interrupted."""
-        out = self._folder(name)
-        about = json.loads((out / RUN).read_text(encoding="utf-8"))
-        process = self._processes.get(name)
-        code = None if process is None else process.poll()
-        log = (out / LOG).read_text(encoding="utf-8", errors="replace") if (out / LOG).is_file() else ""
-        if (out / "cancelled").exists():
-            state = "cancelled"
-        elif self._alive(name) is not None:
-            state = "running"
-        elif (out / EDITED).is_file() and code in (0, None):
-            state = "done"
-        else:
-            state = "interrupted" if process is None else "failed"
-        return {"id": name, "checkpoint": about["checkpoint"], "state": state, "log": log.splitlines()[-40:]}
+        """Tell how a run stands.
+
+        Returns {id, checkpoint, state, log, seed, prompt, video, begun, seconds, progress, has_preview, command};
+        states are queued, running, done, failed, cancelled, or interrupted: killed without a word.
+        """
+        with self._lock:
+            out, about = self._folder(name), self._about(name)
+            process = self._processes.get(name)
+            log = (out / LOG).read_text(encoding="utf-8", errors="replace") if (out / LOG).is_file() else ""
+            lines, ended = log.splitlines(), _read(out / ENDED)
+            if name in self.queue():
+                state = "queued"
+            elif self._alive(name) is not None:
+                state = "running"
+            elif (out / CANCELLED).exists():
+                state = "cancelled"
+            elif ended and (out / EDITED).is_file():
+                state = "done"
+            elif (process and process.poll() == 2) or (lines and lines[-1].startswith("failed  ")):
+                state = "failed"
+            else:
+                state = "interrupted"
+            told = {"id": name, "checkpoint": about["checkpoint"], "state": state, "log": lines[-40:]}
+            told |= {word: about.get(word) for word in ("seed", "prompt", "video", "begun")}
+            told |= {"seconds": ended.get("seconds"), "progress": _read(out / STATE / PROGRESS) or None}
+            return told | {"has_preview": (out / STATE / PREVIEW).is_file(), "command": self.command(name)}
+
+    def command(self, name: str) -> str:
+        """Return the command line that makes a run's result again, in a folder beside it."""
+        given = self._about(name)["given"]
+        words = [f"--video={given['video_path']}", f"--edit={given['edit_path']}"]
+        words += [f"--checkpoint={given['checkpoint']}", f"--tracker={given['tracker']}"]
+        words += [f"--{flag}={given[word]}" for word, flag in _FLAGS.items() if given.get(word) is not None]
+        return shlex.join(["python", "launch/edit.py", *words, f"--out={self.folder / name / 'again'}"])
 
     def all(self) -> list[dict[str, Any]]:
         """List the runs, the last one first."""
+        return [self.status(name) for name in reversed(self._names())]
+
+    def _names(self) -> list[str]:
         names = [path.parent.name for path in self.folder.glob(f"*/{RUN}")]
-        return [self.status(name) for name in sorted(names, key=lambda name: -int(name) if name.isdigit() else 0)]
+        return sorted(filter(str.isdigit, names), key=int)
 
     def result(self, name: str) -> Path:
         """Return the edited clip of a run. Raises ValueError where there is none."""
@@ -125,7 +282,33 @@ class Runs:
             raise ValueError(f"run {name} has no result")
         return path
 
+    def preview(self, name: str) -> Path:
+        """Return the picture of what a run has so far. Raises ValueError where there is none."""
+        path = self._folder(name) / STATE / PREVIEW
+        if not path.is_file():
+            raise ValueError(f"run {name} shows nothing yet")
+        return path
+
+    def of_clip(self, path: str | Path) -> str | None:
+        """Return the run whose result a clip is; None for any other clip."""
+        path = Path(path)
+        is_one = path.name == EDITED and path.parent.parent == self.folder and self._is_run(path.parent.name)
+        return path.parent.name if is_one else None
+
+    def _is_run(self, name: str) -> bool:
+        return name.isdecimal() and name.isascii() and (self.folder / name / RUN).is_file()
+
     def _folder(self, name: str) -> Path:
-        if not name.isdigit() or not (self.folder / name / RUN).is_file():
-            raise ValueError(f"there is no run {name!r}")
+        if not self._is_run(name):
+            raise ValueError(f"there is no run {name[:20]!r}")
         return self.folder / name
+
+    def _about(self, name: str) -> dict[str, Any]:
+        return json.loads((self._folder(name) / RUN).read_text(encoding="utf-8"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

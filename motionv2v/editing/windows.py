@@ -13,7 +13,6 @@ The programs are those of one window, so that any length runs by the same ones a
 1,000 frames than for the model's own; the state and the conditions' latents wait in the host's memory.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -40,6 +39,9 @@ Done = Callable[[str, str], None]
 """Called with a piece of work that is done, and where it was: ("predict", "step 3 of 50, window 2 of 12")."""
 Begin = Callable[[dict[str, int]], Done]
 """Called with how many pieces of each kind there are to do; returns what hears of those that are done."""
+
+Preview = Callable[[AnyArray], UInt8[np.ndarray, "B T H W 3"]]
+"""Decodes the first window of an estimate of x0, latents of the state."""
 
 
 def in_silence(pieces: dict[str, int]) -> Done:
@@ -190,6 +192,7 @@ class Sampler:
         *,
         use_control: bool = True,
         done: Done,
+        turns: Callable[["Preview"], sampling.Turns] | None = None,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
         """Sample clips in the windows of a plan.
 
@@ -197,6 +200,7 @@ class Sampler:
             key, tokens, settings, use_control: as for `LoadedModel.sample`.
             batch: the arrays of `methods.Method.fields` [B ...], of the whole clips; others are left aside.
             plan: of the windows. done: called with each of `pieces`, when it is done, and where it was.
+            turns: given what decodes an estimate of x0, returns what hears of the steps (`sampling.Turns`).
 
         Raises:
             loaded_model.SampleError: for a sample that is not finite.
@@ -213,7 +217,10 @@ class Sampler:
         with sharding.on_host():
             noise = self._noise(noise_key, batch if use_control else {}, len(tokens), plan)
             functions = partial(predict, False), partial(predict, True)
-            state = sampling.sample_in_turn(sample_key, functions[0], noise, model.schedule, settings, functions[1])
+            look = partial(self._look, params, plan, jax.config.jax_default_device)
+            heard = sampling.ALONE if turns is None else turns(look)
+            parts = (sample_key, functions[0], noise, model.schedule, settings, functions[1])
+            state = sampling.sample_in_turn(*parts, turns=heard)
         return self._frames(params, np.asarray(state), plan, done)
 
     def _conditions(self, params: PyTree, key: Key, batch: Any, plan: Plan, done: Done) -> list[PyTree]:
@@ -241,12 +248,12 @@ class Sampler:
     def _joint(self, params, texts, conditions, settings, plan, use_control, done):
         """Build the prediction of the whole state: (is_guided, xt, timestep) -> the mean of the windows'."""
         table, weights = plan.table, plan.latent_weights()[..., None, None, None]
-        device = jax.config.jax_default_device
-        steps = np.count_nonzero(sampling.model_calls(settings, self._loaded.model.schedule.num_timesteps))
-        taken = itertools.count()
+        device, num_timesteps = jax.config.jax_default_device, self._loaded.model.schedule.num_timesteps
+        computed = sampling.model_calls(settings, num_timesteps) > 0
+        steps = settings.timesteps(num_timesteps)[computed].tolist()
 
         def predict(is_guided: bool, xt: AnyArray, timestep: AnyArray) -> Any:
-            xt, timestep, step = np.asarray(xt), np.asarray(timestep), next(taken)
+            xt, timestep = np.asarray(xt), np.asarray(timestep)
             means = tuple(np.zeros_like(xt) for _ in range(1 + is_guided))
             for index, places in enumerate(table):
                 static = {"is_guided": is_guided, "use_control": use_control}
@@ -254,10 +261,18 @@ class Sampler:
                     found = self._predict(params, xt[:, places], timestep, *texts, conditions[index], **static)
                 for mean, v in zip(means, found, strict=True):
                     mean[:, places] += weights[index] * np.asarray(v, np.float32)
-                done("predict", f"step {step + 1} of {steps}, {_window(index, plan)}")
+                step = steps.index(int(timestep[0])) + 1
+                where = f", {_window(index, plan)}" if len(table) > 1 else ""
+                done("predict", f"step {step} of {len(steps)}{where}")
             return means if is_guided else means[0]
 
         return predict
+
+    def _look(self, params: PyTree, plan: Plan, device: Any, x0: AnyArray) -> UInt8[np.ndarray, "B T H W 3"]:
+        """Decode the first window of an estimate of x0."""
+        with jax.default_device(device), sharding.use(self._loaded.mesh):
+            video, _ = self._decode(params, np.asarray(x0)[:, plan.table[0]])
+        return np.round((np.asarray(video) + 1) * 127.5).astype(np.uint8)
 
     def _frames(self, params: PyTree, state: np.ndarray, plan: Plan, done: Done) -> np.ndarray:
         """Decode window by window, and fade each into the next one."""
@@ -292,4 +307,6 @@ class Sampler:
 
 
 def _window(index: int, plan: Plan) -> str:
+    if len(plan.starts) == 1:
+        return "the clip"
     return f"window {index + 1} of {len(plan.starts)}"
