@@ -31,7 +31,7 @@ from motionv2v.video.sound import beside
 MAX_BYTES = 8 * 2**30
 """Largest clip that `read` returns, in bytes of decoded frames; a longer file needs num_frames or a smaller size."""
 
-_SUFFIXES = (".mp4", ".mov", ".mkv", ".gif")
+_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".gif")
 X264: tuple[str, ...] = ()
 """Further parameters of the encoder. With its trees of macroblocks x264 does not write the same bytes of the same
 pictures each time; ("mbtree=0",) makes it, for more bytes at the same quality."""
@@ -118,7 +118,7 @@ def write(
     sound: str | os.PathLike | None = None,
     notify: Callable[[str], None] = warnings.warn,
 ) -> Path:
-    """Write frames as a file that browsers play (.mp4, .mov, .mkv: H.264 yuv420p; .gif) and return its path.
+    """Write frames as a file that browsers play (H.264 in .mp4, .mov, .mkv; VP9 in .webm; .gif); return the path.
 
     The file appears whole or not at all (`files.partial`). Frames may come one by one from an iterator, so that a long
     video is never in memory. `fps` may be left out when `video` is a Clip. Chroma subsampling needs even sizes; an odd
@@ -133,16 +133,20 @@ def write(
     frames, fps = (video.frames, fps or video.fps) if isinstance(video, Clip) else (video, fps)
     check_writable(path, fps)
     is_gif = path.suffix.lower() == ".gif"
+    if lossless and path.suffix.lower() == ".webm":
+        raise VideoError(f"{path}: lossless files end in .mp4, .mov or .mkv")
     if is_gif and sound is not None:
         notify(f"{path}: a GIF holds no sound")
     size, pictures = _checked(path, frames, pad=not is_gif and not lossless, notify=notify)
     try:
         with files.partial(path) as unfinished:
             rate = Fraction(fps).limit_denominator(1001)
+            carry = None if sound is None else functools.partial(beside, sound, notify=notify)
             if is_gif:
                 _encode_gif(unfinished, pictures, size, rate)
+            elif path.suffix.lower() == ".webm":
+                _encode_vp9(unfinished, pictures, size, rate, carry=carry)
             else:
-                carry = None if sound is None else functools.partial(beside, sound, notify=notify)
                 _encode_h264(unfinished, pictures, size, rate, crf=crf, lossless=lossless, carry=carry)
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: cannot be written ({decoding.reason(error)})") from None
@@ -288,6 +292,21 @@ def _encode_h264(
             for count, frame in enumerate(pictures, 1):
                 picture = av.VideoFrame.from_ndarray(frame, format="rgb24") if lossless else converter.to_yuv(frame)
                 container.mux(stream.encode(picture))
+                mix(float(count / rate))
+            container.mux(stream.encode(None))
+
+
+def _encode_vp9(path: Path, pictures: Iterator, size: tuple[int, int], rate: Fraction, *, carry) -> None:
+    """Encode with libvpx in YUV 4:2:0, at a quality near that of x264's default here; `carry` adds sound."""
+    with av.open(decoding.url(path), "w", format="webm") as container:
+        stream = container.add_stream("libvpx-vp9", rate=rate)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
+        converter = colours.Converter()
+        with contextlib.nullcontext(lambda _: None) if carry is None else carry(target=container) as mix:
+            for count, frame in enumerate(pictures, 1):
+                container.mux(stream.encode(converter.to_yuv(frame)))
                 mix(float(count / rate))
             container.mux(stream.encode(None))
 

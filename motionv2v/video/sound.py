@@ -1,7 +1,7 @@
 """Carry the sound of one video file over to another that is being written, without decoding it where that can be.
 
-Sound that browsers play in MP4 is copied packet by packet; any other becomes AAC. Pictures and sound keep the distance
-in time that they have in the file: time 0 is that of the file's first picture.
+Sound that browsers play in MP4 is copied packet by packet; any other becomes AAC, in WebM Opus. Pictures
+and sound keep the distance in time that they have in the file: time 0 is that of the file's first picture.
 """
 
 import contextlib
@@ -88,8 +88,9 @@ def _packets(container: Any, target: Any, notify: Callable[[str], None]) -> Iter
     if codec in COPIED and is_taken:
         yield from _copied(container, stream, target, start)
     else:
-        notify(f"sound coded as {codec} is written as AAC")
-        yield from _encoded(container, stream, target, start)
+        made = "libopus" if target.format.name == "webm" else "aac"
+        notify(f"sound coded as {codec} is written as {'Opus' if made == 'libopus' else 'AAC'}")
+        yield from _encoded(container, stream, target, start, made)
 
 
 def _copied(container: Any, stream: Any, target: Any, start: Fraction) -> Iterator[tuple[float, Any]]:
@@ -104,17 +105,18 @@ def _copied(container: Any, stream: Any, target: Any, start: Fraction) -> Iterat
         yield float(packet.pts * stream.time_base), packet
 
 
-def _encoded(container: Any, stream: Any, target: Any, start: Fraction) -> Iterator[tuple[float, Any]]:
-    """Decode, and encode as AAC, in one channel or two."""
+def _encoded(container: Any, stream: Any, target: Any, start: Fraction, coder: str) -> Iterator[tuple[float, Any]]:
+    """Decode, and encode as AAC or Opus, in one channel or two."""
+    rates = (8000, 12000, 16000, 24000, 48000) if coder == "libopus" else _RATES
     made = None
     for frame in container.decode(stream):
         at = frame.pts * frame.time_base - start
         if at + Fraction(frame.samples, frame.sample_rate) <= 0:
             continue
         if made is None:
-            rate = frame.sample_rate if frame.sample_rate in _RATES else 48000
+            rate = frame.sample_rate if frame.sample_rate in rates else 48000
             layout = "mono" if len(frame.layout.channels) == 1 else "stereo"
-            made = target.add_stream("aac", rate=rate, layout=layout)
+            made = target.add_stream(coder, rate=rate, layout=layout)
             made.bit_rate = _BIT_RATE * len(made.layout.channels)
         frame.pts = round(at / frame.time_base)
         yield from ((float(packet.pts * packet.time_base), packet) for packet in made.encode(frame))
