@@ -11,7 +11,7 @@ from absl import app, flags
 from motionv2v import cli, trackers
 from motionv2v.editing.session import Session
 
-VIDEO = flags.DEFINE_string("video", None, "the clip to open; default: the one that was open, or none")
+VIDEO = flags.DEFINE_string("video", None, "the clip, or project (.mv2v), to open; default: what was open, or nothing")
 WORKSPACE = flags.DEFINE_string("workspace", "outputs/editor", "folder of the project, its clips and its runs")
 PORT = flags.DEFINE_integer("port", 0, "port on this machine; 0: a free one", lower_bound=0, upper_bound=65535)
 BROWSER = flags.DEFINE_bool("browser", True, "open the page in the browser")
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"the page needs the extra editor ({error}): pip install -e '.[editor]'") from None
         session = Session(WORKSPACE.value, TRACKER.value)
         if VIDEO.value:
-            for notice in session.open(VIDEO.value):
+            for notice in session.open_once(VIDEO.value):
                 print(f"notice  {notice}")
         server.serve(session, PORT.value, opened=webbrowser.open if BROWSER.value else None)
     except KeyboardInterrupt:

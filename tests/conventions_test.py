@@ -67,6 +67,9 @@ NEEDS_AN_EXTRA = {
     "data.videos.beam": "data",
     "data.scenes.blender": "scenes3d",
     "data.scenes.courtyard": "scenes3d",
+    "editing.notebook": "editor",
+    "editing.receiving": "editor",
+    "editing.run_routes": "editor",
     "editing.server": "editor",
     "training.torch_transformer": "parity",
 }

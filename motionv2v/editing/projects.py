@@ -34,6 +34,8 @@ CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 """Endings of clips that a page may send. Others, such as playlists, would let a file name further files to be read."""
 MOST_NAME = 200
 """Bytes of a clip's name: file systems take 255, and numbers and endings may be added to it."""
+MOST_GENERATIONS = 50
+"""Edits one after the other, each of the result of the one before, that a project remembers."""
 _POINT = ("id", "name", "color", "t", "x", "y", "marks", "tracks", "row", "locked")
 _MEMBERS = {
     re.compile(re.escape(RECORD)): MOST_RECORD,
@@ -57,13 +59,14 @@ def check(project: Any) -> dict[str, Any]:
 
     Whether the edit fits the clip is another question (`document`, `check_tracks`).
     """
-    fields.check_object(project, tuple(empty()), "project", required=tuple(empty()))
+    fields.check_object(project, (*empty(), "made_from"), "project", required=tuple(empty()))
     project = fields.plain(project)
     for name in ("clip", "prompt"):
         _text(project[name], name)
     for name, least in (("seed", 0), ("next", 1)):
         project[name] = fields.integer(project[name], name, least)
     check_points(project)
+    check_generations(project)
     operations = _list(project["operations"], "operations", document.MAX_OPERATIONS)
     for index, operation in enumerate(operations):
         where = f"operations[{index}]"
@@ -133,6 +136,20 @@ def check_points(project: dict[str, Any]) -> None:
             if not isinstance(point["tracks"], str) or not _TRACKS_NAME.fullmatch(point["tracks"]):
                 raise ValueError(f"{where}.tracks: must be a file of tracks, got {fields.shown(point['tracks'])}")
     _once([point["id"] for point in project["points"]], "points")
+
+
+def check_generations(project: dict[str, Any]) -> None:
+    """Raise ValueError, with the place, for edits that a clip was made by (`made_from`) that are none."""
+    names = ("run", "checkpoint", "seed", "prompt", "edit", "drift")
+    for index, each in enumerate(_list(project.get("made_from", []), "made_from", MOST_GENERATIONS)):
+        where = f"made_from[{index}]"
+        fields.check_object(each, names, where, required=names)
+        for name in ("run", "checkpoint", "prompt"):
+            _text(each[name], f"{where}.{name}")
+        each["seed"] = fields.integer(each["seed"], f"{where}.seed", 0)
+        if each["drift"] is not None:
+            each["drift"] = fields.number(each["drift"], f"{where}.drift")
+        document.parse(each["edit"])
 
 
 def check_tracks(project: dict[str, Any], tracks: dict[str, Tracks], length: int, size: tuple[int, int]) -> None:

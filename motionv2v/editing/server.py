@@ -6,15 +6,13 @@ come and are bounded, and one bad request never stops the server.
 """
 
 import asyncio
-import contextlib
 import inspect
 import io
 import json
-import os
 import secrets
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from motionv2v import files
-from motionv2v.editing import projects
+from motionv2v.editing import projects, receiving, run_routes
 from motionv2v.editing.history import StaleError
 from motionv2v.editing.session import Session
 from motionv2v.edits import fields, table, track_files
@@ -42,9 +40,6 @@ from motionv2v.typing import UInt8
 
 STATIC = Path(__file__).parent / "static"
 COOKIE = "motionv2v"
-MOST_UPLOAD, MOST_COMMAND = 2 << 30, 1 << 20
-"""Bytes of an uploaded clip, and of a command."""
-MOST_PROJECT = projects.MOST_CLIP + projects.MOST_RECORD
 _frame_number = partial(fields.integer, least=0)
 _Parser = Callable[[Any, str], Any]
 
@@ -93,6 +88,7 @@ COMMANDS: dict[str, dict[str, _Parser]] = {
     "add_stroke": {"names": _texts, "frame": _frame_number, "stroke": fields.stroke},
     "remove_strokes": {"names": _texts, "frame": _frame_number, "operation": _a_text},
     "set": {"prompt": _a_text, "seed": _frame_number},
+    "use_result": {"run": _a_text},
     "undo": {},
     "redo": {},
 }
@@ -146,6 +142,8 @@ def make_app(session: Session, token: str | None = None) -> Starlette:
         Route("/api/state", _state),
         Route("/api/operations", _operations),
         Route("/api/do", _do, methods=["POST"]),
+        Route("/api/copy", _copy, methods=["POST"]),
+        Route("/api/projects", _projects),
         Route("/api/open", _open, methods=["POST"]),
         Route("/api/upload", _upload, methods=["POST"]),
         Route("/api/frame/{which}/{index:int}", _frame),
@@ -154,10 +152,7 @@ def make_app(session: Session, token: str | None = None) -> Starlette:
         Route("/api/tracks/{which}.{ending}", _export),
         Route("/api/project", _open_project, methods=["POST"]),
         Route("/api/project.mv2v", _save_project),
-        Route("/api/run", _run, methods=["POST"]),
-        Route("/api/runs", _runs),
-        Route("/api/runs/{name}/cancel", _cancel, methods=["POST"]),
-        Route("/api/runs/{name}/edited.mp4", _result),
+        *run_routes.ROUTES,
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     handlers = {ValueError: _bad, HTTPException: _refused, OSError: _failed, Exception: _broken}
@@ -196,30 +191,34 @@ async def _operations(request: Request) -> Response:
     return JSONResponse(table.vocabulary())
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    """Read a command. Raises ValueError for what is no object of json, or too long."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MOST_COMMAND:
-            raise HTTPException(413, f"a command has at most {MOST_COMMAND} bytes")
-        parts.append(part)
-    try:
-        found = json.loads(b"".join(parts), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the command is no json ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError("the command must be an object of json")
-    return found
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
 async def _do(request: Request) -> Response:
     """Run a command, {"do": name, "base": revision, ...arguments}, and answer with the state."""
-    session, given = request.app.state.session, await _body(request)
+    session = request.app.state.session
+    name, arguments = read_command(session, await receiving.body(request))
+    work = lambda: {"answer": getattr(session, name)(**arguments), "state": session.state()}  # noqa: E731
+    return JSONResponse(await run_in_threadpool(work))
+
+
+async def _copy(request: Request) -> Response:
+    """Save what a page has, {"base": its revision, "command": the command that came too late}, as another project."""
+    session, given = request.app.state.session, await receiving.body(request)
+    if set(given) - {"base", "command"} or not isinstance(given.get("command", {}), dict):
+        raise ValueError("a copy is of a base, and of a command that is an object")
+    base = _frame_number(given.get("base"), "base")
+    name, arguments = read_command(session, given["command"]) if given.get("command") else ("", {})
+    if name in ("undo", "redo"):
+        raise ValueError(f"there is nothing to {name} in a copy")
+    arguments.pop("base", None)
+    made = await run_in_threadpool(session.keep_copy, base, name, arguments)
+    return JSONResponse({"name": made, "projects": session.kept_projects()})
+
+
+async def _projects(request: Request) -> Response:
+    return JSONResponse(await run_in_threadpool(request.app.state.session.kept_projects))
+
+
+def read_command(session: Session, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Read a command of `COMMANDS` and its arguments. Raises ValueError, naming the argument, for what is none."""
     name = given.pop("do", None)
     if not isinstance(name, str) or name not in COMMANDS:
         raise ValueError(f"unknown command {name!r}; there are {', '.join(COMMANDS)}")
@@ -232,34 +231,23 @@ async def _do(request: Request) -> Response:
         inspect.signature(method).bind(**arguments)
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from None
-    work = lambda: {"answer": method(**arguments), "state": session.state()}  # noqa: E731
-    return JSONResponse(await run_in_threadpool(work))
-
-
-def _inside(session: Session, name: str) -> Path:
-    """Find a file in the workspace. Raises ValueError for one outside it, or none."""
-    try:
-        path = (session.workspace / name).resolve()
-        is_there = path.is_relative_to(session.workspace.resolve()) and path.is_file()
-    except OSError:  # a name that no file can have
-        is_there = False
-    if not is_there:
-        raise ValueError(f"there is no {name[:200]!r} in the workspace {session.workspace}")
-    return path
+    return name, arguments
 
 
 async def _open(request: Request) -> Response:
-    session, given = request.app.state.session, await _body(request)
+    session, given = request.app.state.session, await receiving.body(request)
     if not isinstance(given.get("path"), str) or "\0" in given["path"]:
-        raise ValueError("expected the path of a clip in the workspace")
-    notices = await run_in_threadpool(session.open, _inside(session, given["path"]))
+        raise ValueError("expected the path of a clip or a project in the workspace")
+    path = receiving.inside(session.workspace, given["path"])
+    opened = session.open_project if path.suffix.lower() == projects.SUFFIX else session.open
+    notices = await run_in_threadpool(opened, path)
     return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
 
 
 async def _upload(request: Request) -> Response:
     """Take a clip as the body of a request, and open it."""
     session = request.app.state.session
-    async with _received(request, projects.CLIPS, MOST_UPLOAD) as (unfinished, name):
+    async with receiving.received(request, projects.CLIPS, receiving.MOST_UPLOAD) as (unfinished, name):
         await run_in_threadpool(session.check_clip, unfinished)
         # Undo and earlier runs may still need the other clip of that name.
         place = projects.free_path(session.workspace / "clips" / name)
@@ -269,38 +257,11 @@ async def _upload(request: Request) -> Response:
     return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
 
 
-@contextlib.asynccontextmanager
-async def _received(request: Request, endings: tuple[str, ...], most: int) -> AsyncIterator[tuple[Path, str]]:
-    """Write the body of a request into the workspace for the time of a block; yields (the file, its name without path).
-
-    Raises ValueError for a name with another ending, and HTTPException for more than `most` bytes.
-    """
-    name = Path(request.query_params.get("name", "").replace("\\", "/")).name
-    is_name = name.isprintable() and not name.startswith(".") and len(os.fsencode(name)) <= projects.MOST_NAME
-    if not is_name or Path(name).suffix.lower() not in endings:
-        raise ValueError(f"{name[:200] or 'the file'} cannot be taken; expected one of {', '.join(endings)}")
-    large = (
-        f"more than {most >> 20} MiB are not taken" if most < 1 << 30 else f"more than {most >> 30} GiB are not taken"
-    )
-    length = request.headers.get("content-length", "0") or "0"
-    if not length.isdecimal() or int(length) > most:
-        raise HTTPException(413, large)
-    with tempfile.TemporaryDirectory(prefix=".upload.", dir=request.app.state.session.workspace) as folder:
-        path, size = Path(folder) / name, 0
-        with path.open("xb") as file:
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    raise HTTPException(413, large)
-                await run_in_threadpool(file.write, part)
-        yield path, name
-
-
 async def _import(request: Request) -> Response:
     """Take a file of tracks as the body of a request: each becomes a point."""
     session = request.app.state.session
-    async with _received(request, tuple(track_files.FORMATS), track_files.MOST_BYTES) as (path, _):
-        made = await run_in_threadpool(_briefly(session.import_tracks, path), path, _base(request))
+    async with receiving.received(request, tuple(track_files.FORMATS), track_files.MOST_BYTES) as (path, _):
+        made = await run_in_threadpool(receiving.briefly(session.import_tracks, path), path, receiving.base(request))
     return JSONResponse(made | {"state": await run_in_threadpool(session.state)})
 
 
@@ -309,7 +270,7 @@ async def _export(request: Request) -> Response:
     session, which, ending = request.app.state.session, request.path_params["which"], request.path_params["ending"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{which}.{ending}"
-        await run_in_threadpool(_briefly(session.export_tracks, path), path, which)
+        await run_in_threadpool(receiving.briefly(session.export_tracks, path), path, which)
         headers = {"Content-Disposition": f'attachment; filename="tracks_{path.name}"'}
         return Response(path.read_bytes(), media_type="application/octet-stream", headers=headers)
 
@@ -331,31 +292,9 @@ async def _save_project(request: Request) -> Response:
 async def _open_project(request: Request) -> Response:
     """Take the file of a project as the body of a request, and open it."""
     session = request.app.state.session
-    async with _received(request, (projects.SUFFIX,), MOST_PROJECT) as (path, _):
-        notices = await run_in_threadpool(session.open_project, path, _base(request))
+    async with receiving.received(request, (projects.SUFFIX,), receiving.MOST_PROJECT) as (path, _):
+        notices = await run_in_threadpool(session.open_project, path, receiving.base(request))
     return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
-
-
-def _base(request: Request) -> int | None:
-    """Read the revision that a request is for, of its address."""
-    given = request.query_params.get("base")
-    if given is not None and (not given.isdecimal() or len(given) > 9):
-        raise ValueError(f"base must be a revision, got {given[:40]!r}")
-    return None if given is None else int(given)
-
-
-def _briefly(work: Callable[..., Any], path: Path) -> Callable[..., Any]:
-    """Let errors name a file without the folder that it lies in for a moment."""
-
-    def done(*given: Any) -> Any:
-        try:
-            return work(*given)
-        except StaleError:
-            raise
-        except ValueError as error:
-            raise ValueError(str(error).replace(f"{path.parent}/", "")) from None
-
-    return done
 
 
 async def _frame(request: Request) -> Response:
@@ -382,27 +321,6 @@ def webp(frame: UInt8[np.ndarray, "H W 3"], most: int = 1280) -> bytes:
 async def _edit(request: Request) -> Response:
     made = await run_in_threadpool(request.app.state.session.edit_json)
     return Response(json.dumps(made, indent=1), media_type="application/json")
-
-
-async def _run(request: Request) -> Response:
-    session, given = request.app.state.session, await _body(request)
-    checkpoint = given.get("checkpoint", "draft")
-    if not isinstance(checkpoint, str):
-        raise ValueError("checkpoint must be a text")
-    return JSONResponse({"run": await run_in_threadpool(session.run, checkpoint)})
-
-
-async def _runs(request: Request) -> Response:
-    return JSONResponse({"runs": await run_in_threadpool(request.app.state.session.runs.all)})
-
-
-async def _cancel(request: Request) -> Response:
-    await run_in_threadpool(request.app.state.session.runs.cancel, request.path_params["name"])
-    return JSONResponse({})
-
-
-async def _result(request: Request) -> Response:
-    return FileResponse(request.app.state.session.runs.result(request.path_params["name"]), media_type="video/mp4")
 
 
 def serve(session: Session, port: int = 0, say: Any = print, opened: Any = None) -> None:

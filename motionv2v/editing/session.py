@@ -2,7 +2,8 @@
 
 A session lives in a folder, its workspace; every command is kept there when it is done, so that a session that was
 killed goes on where it was. Each changes the project as one step that can be undone and done again. What follows from
-the project (tracks, drafts) is `derived`; how its operations are changed is `operation_list`.
+the project (tracks, drafts) is `derived`, what becomes of it (runs, exports) `results`; how its operations are changed
+is `operation_list`.
 
 The project is an `edit.json` with a wrapper: operations have a name, and may be off; points have a name, a colour, the
 path of a file perhaps, and marks where a person puts the tracker right (`point_paths`). `edit_json` is the file that
@@ -11,19 +12,16 @@ path of a file perhaps, and marks where a person puts the tracker right (`point_
 
 import contextlib
 import copy
-import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from motionv2v import files, trackers, tracks, video
+from motionv2v import tracks, video
 from motionv2v.editing import operation_list, point_paths, projects
-from motionv2v.editing.derived import EDIT, Derived
 from motionv2v.editing.history import MOST_STEPS
-from motionv2v.editing.runs import Runs
+from motionv2v.editing.results import Results
 from motionv2v.edits import document, fields, track_files
 from motionv2v.tracks import Tracks
 
@@ -31,7 +29,7 @@ COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC
 """Okabe and Ito's, which people who see colours otherwise tell apart."""
 
 
-class Session(Derived):
+class Session(Results):
     """One clip and one edit of it, with everything that was done.
 
     Attributes:
@@ -39,11 +37,6 @@ class Session(Derived):
             points may have marks [{t, x, y}], tracks (a file of `projects.keep_tracks`, with their row), locked.
         revision: how many changes there were, undone ones too. runs: of models.
     """
-
-    def __init__(self, workspace: str | Path, tracker: str = trackers.DEFAULT):
-        """Open a workspace, where one was left, or begin one. Raises ValueError for a folder that cannot be written."""
-        super().__init__(workspace, tracker)
-        self.runs = Runs(self.workspace / "runs")
 
     # --- the clip ---
 
@@ -54,6 +47,7 @@ class Session(Derived):
         with self._lock:
             if place != self.project["clip"]:  # the same one again goes on where it was
                 with self._step(f"Open {Path(path).name}", base) as project:
+                    project.clear()  # what led to the other clip too
                     project.update({**projects.empty(), "clip": place})
                 self._forget()
             self._loaded = (place, clip)
@@ -217,6 +211,7 @@ class Session(Derived):
             before, revision = self._undo, self.revision
             with self._step(f"Open {Path(path).name}", base) as project:
                 place = found.keep()
+                project.clear()
                 project.update(found.record["project"])
             if self.revision > revision:  # another one than was open
                 opening = self._undo[-1:] if before else []
@@ -390,15 +385,3 @@ class Session(Derived):
             for side, of in (("source", self.source()), ("target", self.target())):
                 shown[side] = {"xy": np.round(of.xy, 2).tolist(), "visible": of.visible.tolist()}
             return shown | {"command": self.command()}
-
-    def write_edit(self) -> Path:
-        """Write `edit.json` beside the project."""
-        self._check(self.project)
-        return files.write(self.workspace / EDIT, json.dumps(self.edit_json(), indent=1) + "\n")
-
-    def run(self, checkpoint: str = "draft") -> str:
-        """Make the edit at full size, in a process of its own; returns the run's id (`runs.Runs`)."""
-        if not re.fullmatch(r"[^\0\n]{1,400}", checkpoint):
-            raise ValueError("a checkpoint is a name or a folder, in one line")
-        with self._lock:  # the clip, the edit and the paths are of one moment
-            return self.runs.start(Path(self.project["clip"]), self.write_edit(), checkpoint, self._follow())

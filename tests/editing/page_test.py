@@ -170,6 +170,8 @@ def test_a_mistake_is_a_sentence_on_the_page(browser, serve):
     session.set(prompt="from another tab")
     page.page.mouse.click(*page.at(session, X, Y))
     page.wait("document.getElementById('error').textContent.includes('another tab')")
+    page.page.get_by_role("button", name="Load it").click()
+    page.wait("document.getElementById('prompt').value === 'from another tab'")
     page.page.mouse.click(*page.at(session, X, Y))
     page.points(1)
     assert page.page.locator("#prompt").input_value() == "from another tab"

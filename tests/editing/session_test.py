@@ -379,12 +379,12 @@ def test_a_run_is_of_one_moment_and_has_a_number_of_its_own(session, monkeypatch
     session.add_point(0, X, Y)
     blocked, start = [], session.runs.start
 
-    def started(*given):
+    def started(*given, **options):
         other = threading.Thread(target=session.set, kwargs={"prompt": "x"})
         other.start()
         other.join(0.3)
         blocked.append(other.is_alive())
-        return start(*given)
+        return start(*given, **options)
 
     class Late:
         """A folder that a moment ago was empty."""

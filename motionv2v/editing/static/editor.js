@@ -1,8 +1,11 @@
 // The editor page: draws what the session knows, and sends it commands. No state of its own but the view.
 
 import * as boxes from "./boxes.js";
+import "./conflicts.js";
+import "./problems.js";
 import "./runs.js";
 import * as timeline from "./timeline.js";
+import { request } from "./transport.js";
 import { $, ask, busily, button, queue, refill, refresh, run, state, take, tell, view, whenChanged } from "./session.js";
 
 const HIT = { mouse: 12, pen: 12, touch: 22 }; // screen pixels around a dot that catch the pointer
@@ -41,7 +44,7 @@ async function picture(which, index) {
   if (kept.has(index)) return kept.get(index);
   const asked = generation;
   const clip = opened;
-  const answer = await fetch(`/api/frame/${which}/${index}`);
+  const answer = await request(`/api/frame/${which}/${index}`);
   if (!answer.ok) {
     const found = await answer.json().catch(() => ({}));
     if (clip !== opened) return null;
@@ -400,7 +403,7 @@ function list() {
   if (state.clip) timeline.draw(show, select);
   if (document.activeElement !== $("prompt")) $("prompt").value = state.project.prompt || "";
   $("command").textContent = state.command || "";
-  $("run").disabled = $("exports").hidden = !state.project.points.length;
+  $("exports").hidden = !state.project.points.length;
   $("save").hidden = !state.clip;
 }
 

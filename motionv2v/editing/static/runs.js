@@ -1,42 +1,209 @@
-// Runs of models: started, watched until they end, shown.
+// Runs of models: what they need, started once for each seed, watched while they work, gone on with, shown, exported.
 
-import { $, ask, busily, button, post } from "./session.js";
+import { $, ask, busily, button, make, post, refill, run, state, tell, whenChanged } from "./session.js";
+import { address, save } from "./transport.js";
 
-$("run").addEventListener("click", async () => {
-  if (await busily("starting", () => post("/api/run", { checkpoint: $("checkpoint").value }))) watch();
-});
-
+const FORMATS = [["mp4", "mp4"], ["webm", "webm"], ["gif", "gif"], ["zip", "PNG pictures (zip)"], ["png", "contact sheet (png)"]];
+const SAID = { queued: "waits", interrupted: "stopped in the middle" };
+const MOST = 12; // runs that are listed
 let shown = "";
+let watching = null;
 
-async function watch() {
-  const found = await ask("/api/runs").catch(() => null);
-  if (!found) return;
-  const now = JSON.stringify(found.runs.slice(0, 5));
-  if (now !== shown) {
-    shown = now;
-    $("runs").replaceChildren(...found.runs.slice(0, 5).map(row));
-  }
-  if (found.runs.some((each) => each.state === "running")) setTimeout(watch, 700);
+// --- before ---
+
+const number = (id) => ($(id).value === "" ? null : Number($(id).value));
+
+function settings() {
+  const seeds = $("seeds").value.split(/[\s,]+/).filter(Boolean).map(Number);
+  const found = { checkpoint: $("checkpoint").value.trim(), num_steps: number("num-steps"), guidance: number("guidance") };
+  return seeds.length ? { ...found, seeds } : found;
 }
 
-function row(each) {
-  const made = document.createElement("li");
-  const name = document.createElement("span");
-  name.className = "name";
-  name.textContent = `${each.id}: ${each.checkpoint}, ${each.state}`;
-  made.append(name);
-  if (each.state === "running") made.append(button("Cancel", () => post(`/api/runs/${each.id}/cancel`, {}).then(watch)));
-  if (each.state === "done") {
-    const video = document.createElement("video");
-    video.controls = video.loop = true;
-    video.src = `/api/runs/${each.id}/edited.mp4`;
-    made.append(video);
-  } else if (each.log.length) {
-    const log = document.createElement("pre");
-    log.textContent = each.log.slice(-4).join("\n");
-    made.append(log);
+/** Say what a run needs, or why none can be started. */
+async function estimate() {
+  const why = state.clip ? (state.project.points.length ? "" : "Click on a thing first: an edit needs a point.") : "Open a video first.";
+  $("run-why").textContent = why;
+  $("run").disabled = Boolean(why);
+  if (why) return ($("needs").textContent = "");
+  const asked = settings();
+  $("needs").textContent = "working out what it needs…";
+  try {
+    const found = await ask("/api/estimate", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
+    if (JSON.stringify(asked) !== JSON.stringify(settings())) return;
+    const time = found.seconds === null ? `Time: ${found.basis}` : `About ${clock(found.seconds)} (${found.basis})`;
+    $("needs").textContent = [`${time}. Memory: ${found.memory}.`, ...found.notes.map((note) => `${note}.`), found.why].join(" ").trim();
+    $("needs").classList.toggle("said", !found.fits);
+  } catch (error) {
+    $("needs").textContent = error.message;
+    $("needs").classList.add("said");
   }
+}
+
+let pending = 0;
+const later = () => {
+  clearTimeout(pending);
+  pending = setTimeout(estimate, 400);
+};
+
+/** Write seconds as people read them. */
+function clock(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")} min`;
+  return `${Math.floor(whole / 3600)}:${String(Math.floor((whole % 3600) / 60)).padStart(2, "0")} h`;
+}
+
+// --- while they work ---
+
+const order = (path, content = {}) => busily("", () => post(path, content)).then(watch);
+
+async function watch() {
+  clearTimeout(watching);
+  const found = await ask("/api/runs").catch(() => null);
+  if (!found) return;
+  const now = JSON.stringify(found);
+  if (now !== shown) {
+    shown = now;
+    // What is being watched goes on playing: only rows that changed are made anew.
+    const rows = found.runs.slice(0, MOST).map((each) => kept(each, found.queue));
+    if (rows.some((row, at) => $("runs").children[at] !== row) || $("runs").children.length !== rows.length) refill($("runs"), rows);
+    $("line").hidden = !found.queue.length;
+    $("line-go").hidden = !found.is_held;
+    sources(found.runs);
+    tree();
+  }
+  const works = found.runs.some((each) => each.state === "running") || (found.queue.length && !found.is_held);
+  if (works) watching = setTimeout(watch, 700);
+}
+
+const rows = new Map(); // by id: what a row was made of, and the row
+
+function kept(each, queue) {
+  const made = JSON.stringify([each, queue.indexOf(each.id), queue.length]);
+  if (rows.get(each.id)?.made !== made) rows.set(each.id, { made, element: row(each, queue) });
+  return rows.get(each.id).element;
+}
+
+function row(each, queue) {
+  const title = `Run ${each.id}: ${each.checkpoint}${each.checkpoint === "draft" ? "" : `, seed ${each.seed}`}`;
+  const made = make("li", { class: "run" }, make("span", { class: "name", text: `${title}, ${SAID[each.state] || each.state}` }));
+  const at = `/api/runs/${each.id}`;
+  const does = (text, path, content) => made.append(button(text, () => order(path, content), `${text} run ${each.id}`));
+  if (each.state === "queued") {
+    const place = queue.indexOf(each.id);
+    if (place > 0) does("Earlier", `${at}/move`, { place: place - 1 });
+    if (place < queue.length - 1) does("Later", `${at}/move`, { place: place + 1 });
+    does("Take out", `${at}/cancel`);
+  }
+  if (each.state === "running") {
+    does("Cancel", `${at}/cancel`);
+    progress(made, each);
+  }
+  if (["cancelled", "interrupted", "failed"].includes(each.state)) {
+    const how = each.progress ? `Stopped at ${each.progress.where}: ` : "";
+    made.append(make("small", { text: `${how}it goes on with the same result as if it had not stopped.` }));
+    does("Resume", `${at}/resume`);
+    does("Discard", `${at}/discard`);
+  }
+  if (each.state === "done") finished(made, each);
+  else if (each.log.length) made.append(make("pre", { text: each.log.slice(-4).join("\n"), tabindex: "0", "aria-label": `What run ${each.id} told` }));
   return made;
 }
 
+function progress(made, { id, progress: told, has_preview: has, log }) {
+  const bar = make("progress", { "aria-label": `How far run ${id} is`, max: "1" });
+  if (told) bar.value = told.done / told.of;
+  const left = told && told.left !== null ? `, ${clock(told.left)} left` : "";
+  made.append(bar, make("small", { class: "where", text: told ? `${told.where}${left}` : log[log.length - 1] || "starting" }));
+  if (!has) return;
+  const picture = make("img", { class: "preview", alt: `What run ${id} has so far` });
+  address(`/api/runs/${id}/preview.webp?of=${told.done}`).then((found) => (picture.src = found));
+  made.append(picture);
+}
+
+function finished(made, each) {
+  const film = make("video", { "aria-label": `Result of run ${each.id}` });
+  film.controls = film.loop = film.muted = true;
+  film.preload = "metadata";
+  const show = (name) => address(`/api/runs/${each.id}/${name}`).then((found) => (film.src = found));
+  show("edited.mp4");
+  const beside = button("Beside the source", () => {
+    const was = beside.getAttribute("aria-pressed") === "true";
+    beside.setAttribute("aria-pressed", String(!was));
+    show(was ? "edited.mp4" : "comparison.mp4");
+  }, `Show the result of run ${each.id} beside the source`);
+  beside.setAttribute("aria-pressed", "false");
+  const use = button("Use as source", () => run("use_result", { run: each.id }), `Use the result of run ${each.id} as source`);
+  const copy = button("Copy command", () => copied(each.command), `Copy the command line of run ${each.id}`);
+  made.append(make("small", { text: `took ${clock(each.seconds)}` }), beside, use, copy, film);
+}
+
+/** Copy a text, or show it where the browser lets nobody copy. */
+function copied(text) {
+  const failed = () => ($("hint").textContent = text);
+  if (!navigator.clipboard) return failed();
+  navigator.clipboard.writeText(text).then(() => ($("hint").textContent = "Copied."), failed);
+}
+
+// --- what came from what ---
+
+async function tree() {
+  const found = await ask("/api/tree").catch(() => []);
+  const items = found.map((node) => {
+    const drift = node.drift === null || node.drift === undefined ? "" : `, ${node.drift.toFixed(1)} dB like the first source where no edit was`;
+    const text = node.kind === "clip" ? node.label : `run ${node.run}: ${node.label}; ${node.checkpoint}, seed ${node.seed}${node.prompt ? `, “${node.prompt}”` : ""}${drift}`;
+    const item = make("li", { style: "" }, make("span", { class: "name", text }));
+    item.style.paddingInlineStart = `${node.depth}rem`;
+    if (node.is_open) item.setAttribute("aria-current", "true");
+    else if (node.state === "done") item.append(button("Use", () => run("use_result", { run: node.run }), `Use run ${node.run}`));
+    return item;
+  });
+  $("tree-empty").hidden = items.length > 1;
+  refill($("tree"), items);
+}
+
+function lineage() {
+  const made = state.project.made_from || [];
+  const last = made[made.length - 1];
+  const drift = last && last.drift !== null ? `, ${last.drift.toFixed(1)} dB like the first source where no edit was` : "";
+  $("generation").textContent = made.length ? `This clip is ${made.length} edit${made.length > 1 ? "s" : ""} from its first source${drift}.` : "";
+}
+
+// --- to take along ---
+
+function sources(runs) {
+  const was = $("export-what").value;
+  const done = runs.filter((each) => each.state === "done").map((each) => [each.id, `run ${each.id}`]);
+  $("export-what").replaceChildren(...[["source", "the clip"], ["draft", "the draft"], ...done].map(([value, text]) => new Option(text, value)));
+  if ([...$("export-what").options].some((option) => option.value === was)) $("export-what").value = was;
+}
+
+$("export-as").append(...FORMATS.map(([value, text]) => new Option(text, value)));
+$("export-clip").addEventListener("click", async () => {
+  const said = await busily("exporting", () => save(`/api/export/${$("export-what").value}.${$("export-as").value}`));
+  if (said) $("hint").textContent = said;
+});
+$("copy-command").addEventListener("click", () => copied($("command").textContent));
+$("copy-edit").addEventListener("click", async () => {
+  const found = await busily("", () => ask("/api/edit.json"));
+  if (found) copied(JSON.stringify(found, null, 1));
+});
+$("run").addEventListener("click", async () => {
+  if (await busily("starting", () => post("/api/run", settings()))) watch();
+});
+$("dice").addEventListener("click", () => {
+  $("seeds").value = [$("seeds").value.trim(), crypto.getRandomValues(new Uint32Array(1))[0] % 100_000].filter((each) => each !== "").join(", ");
+});
+$("line-go").addEventListener("click", () => order("/api/line/go_on"));
+$("line-clear").addEventListener("click", () => order("/api/line/clear"));
+for (const id of ["checkpoint", "num-steps", "guidance"]) $(id).addEventListener("input", later);
+
+whenChanged((before) => {
+  const of = ({ clip, project }) => [project.clip, clip?.frames, project.points.length > 0, project.points.length > 20].join();
+  if (of(before) !== of(state) || $("run").disabled === Boolean(state.project.points.length)) later();
+  if (before.project.clip !== state.project.clip) tree();
+  lineage();
+});
+ask("/api/runs").then(({ runs }) => sources(runs), tell);
 watch();
+later();

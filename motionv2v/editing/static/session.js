@@ -1,5 +1,7 @@
 // What the page knows of the session, and how it sends commands. `state` is the session's, `view` this tab's own.
 
+import { request } from "./transport.js";
+
 export const $ = (id) => document.getElementById(id);
 
 export let state = { clip: null, revision: 0, project: { points: [], operations: [] }, undo: [], redo: [] };
@@ -12,11 +14,30 @@ export function whenChanged(work) {
   listeners.push(work);
 }
 
+/** Ask the session; waits while it does not answer, and says so. Throws an Error with its sentence and its `status`. */
 export async function ask(path, options = {}) {
-  const answer = await fetch(path, options);
-  const found = await answer.json().catch(() => ({ error: `the editor answered ${answer.status}` }));
-  if (!answer.ok) throw new Error(found.error || `the editor answered ${answer.status}`);
+  const answer = await reach(path, options);
+  const found = await answer.json().catch(() => ({ error: `the editor answered ${answer.status}: try again` }));
+  if (!answer.ok) throw Object.assign(new Error(found.error || `the editor answered ${answer.status}`), { status: answer.status });
   return found;
+}
+
+let gone = 0; // requests that wait for an answer
+
+async function reach(path, options) {
+  for (let wait = 500; ; wait = Math.min(2 * wait, 8000)) {
+    try {
+      return await request(path, options);
+    } catch (error) {
+      if (options.body instanceof Blob) throw new Error(`the editor does not take the file (${error.message}): is it still running, and the file not too large?`);
+      gone += 1;
+      $("gone").hidden = false;
+      await new Promise((done) => setTimeout(done, wait));
+      gone -= 1;
+    } finally {
+      $("gone").hidden = gone === 0;
+    }
+  }
 }
 
 export const post = (path, content) =>
@@ -25,6 +46,7 @@ export const post = (path, content) =>
 export function tell(error) {
   $("error").textContent = error ? String(error.message || error) : "";
   $("error").hidden = !error;
+  if (error) dispatchEvent(new CustomEvent("problem", { detail: error }));
 }
 
 /** Work, and say what is being done; returns null where it went wrong, which `say` is told. */
@@ -34,9 +56,8 @@ export async function busily(what, work, say = tell) {
     tell(null);
     return await work();
   } catch (error) {
-    const stale = /another tab/.test(String(error));
-    if (stale) await refresh();
-    (stale ? tell : say)(error);
+    if (error.status === 409) throw error; // another tab was faster
+    say(error);
     return null;
   } finally {
     $("busy").textContent = "";
@@ -54,8 +75,15 @@ export function queue(work) {
 /** Send a command; returns {answer}, or null where it went wrong, which `say` is told. */
 export function attempt(command, content = {}, say = tell) {
   return queue(async () => {
-    const asked = () => post("/api/do", { do: command, base: state.revision, ...content });
-    const found = await busily(command.replace("_", " "), asked, say);
+    const base = state.revision;
+    const asked = () => post("/api/do", { do: command, base, ...content });
+    let found = null;
+    try {
+      found = await busily(command.replace("_", " "), asked, say);
+    } catch (error) {
+      tell(error);
+      dispatchEvent(new CustomEvent("conflict", { detail: { base, command: { do: command, ...content } } }));
+    }
     if (!found) return null;
     take(found.state);
     return { answer: found.answer };

@@ -1,0 +1,89 @@
+"""What a run will need, told before it starts: memory by the devices, time by earlier runs on this machine."""
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+PATIENCE = 120
+"""Seconds that the process may take which loads jax and lays the model out."""
+_CODE = """
+import json, sys
+from motionv2v import cli
+from motionv2v.editing import estimates
+cli.start(with_jax=True)
+try:
+    found = estimates.needs(*sys.argv[1:])
+except cli.expected() as error:
+    found = {"error": cli.line(error)}
+print(json.dumps(found))
+"""
+
+
+@functools.lru_cache(maxsize=32)
+def asked(checkpoint: str, num_frames: int) -> dict[str, Any]:
+    """Return `needs`, worked out in a process of its own: jax would stay in the editor's, and take its device's memory.
+
+    Raises ValueError, one line, where there is no such model, or it cannot be looked at.
+    """
+    name = checkpoint.removeprefix("refine:")
+    if not any((folder / name).is_dir() for folder in (Path(), Path(__file__).parents[1] / "released")):
+        raise ValueError(f"there is no model {name!r}: expected a model's folder, or a released name such as tiny")
+    command = [sys.executable, "-c", _CODE, checkpoint, str(num_frames)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, ValueError, IndexError):
+        raise ValueError(f"what {checkpoint} needs cannot be told; running it tells") from None
+    if "error" in found:
+        raise ValueError(found["error"])
+    return found
+
+
+def needs(checkpoint: str, num_frames: int | str) -> dict[str, Any]:
+    """Tell what an edit of a clip of so many frames by a model needs.
+
+    Returns {needed, available: GiB of a device, the second None if unknown; fits; why not; frames, size: the model's;
+    steps, views, windows of the edit}. Loads jax, and no weights. Raises ValueError as `checkpoints.resolve`.
+    """
+    from motionv2v import checkpoints
+    from motionv2v.devices import fit
+    from motionv2v.editing import refine, windows
+    from motionv2v.editing.kinds import as_method
+
+    folder = checkpoints.resolve(checkpoint.removeprefix(refine.PREFIX))
+    config = as_method(checkpoints.read_config(folder), folder)
+    available = fit.capacity()
+    told = {"fits": True, "why": ""}
+    try:
+        fit.check(config, None, "sample", say=lambda line: None)
+    except ValueError as error:
+        told = {"fits": False, "why": str(error)}
+    needed = fit.estimate(config, None, "sample", available).peak
+    told |= {"needed": needed / GIB, "available": None if available is None else available / GIB}
+    told |= {"frames": int(config.data.num_frames), "size": [int(side) for side in config.data.size]}
+    told |= {"steps": int(config.sample.num_steps), "views": int(config.sample.views)}
+    return told | {"windows": len(windows.of_config(config, int(num_frames)).starts)}
+
+
+def seconds(ran: Sequence[dict[str, Any]], asked_for: dict[str, Any]) -> tuple[float, str] | None:
+    """Estimate how long a run takes from the runs that are done, the last one first; None where none is alike.
+
+    Args:
+        ran: {id, checkpoint, seconds, frames, num_steps} of each. asked_for: the same without id and seconds.
+
+    Returns:
+        Seconds, and which run they are by. Starting and compiling are in them, and do not grow with the clip.
+    """
+    alike = [each for each in ran if each["checkpoint"] == asked_for["checkpoint"] and each.get("seconds")]
+    same = [each for each in alike if each.get("num_steps") == asked_for.get("num_steps")]
+    for each in (same or alike)[:1]:
+        scale = asked_for["frames"] / max(each.get("frames") or asked_for["frames"], 1)
+        steps = [one.get("num_steps") for one in (asked_for, each)]
+        scale *= steps[0] / steps[1] if all(steps) else 1
+        return each["seconds"] * scale, f"by run {each['id']}, which took {each['seconds']:.0f} s"
+    return None

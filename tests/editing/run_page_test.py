@@ -1,0 +1,189 @@
+"""The run half of the editor page in a real Chromium: runs, results, exports, two tabs, a server that is gone."""
+
+import json
+import os
+import signal
+import time
+import zipfile
+
+import moving_square
+import pytest
+import served_page
+import tiny_model
+from served_page import Page
+
+from motionv2v import video
+from motionv2v.editing.session import Session
+
+pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
+pytestmark = pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
+X, Y = (float(side) + 10 for side in moving_square.corners()[0])
+SIZE = {"width": 1280, "height": 1400}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with served_page.launched() as found:
+        yield found
+
+
+@pytest.fixture
+def session(tmp_path):
+    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
+    made = Session(tmp_path / "workspace")
+    made.open(tmp_path / "square.mp4")
+    return made
+
+
+@pytest.fixture
+def address(session):
+    with served_page.served(session) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny_model.save(tmp_path_factory.mktemp("model") / "tiny", num_frames=9))
+
+
+def bend(session):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 0, 20)
+
+
+def test_a_model_runs_is_killed_goes_on_and_its_result_is_the_next_source(browser, session, address, model):
+    bend(session)
+    page = Page(browser, address, viewport=SIZE)
+    by = page.main.get_by_label
+    by("Model", exact=True).fill(model)
+    page.main.get_by_text("Seeds, steps, guidance").click()
+    by("Steps").fill("60")
+    by("Seeds, one run each").fill("3, 4")
+    page.says("needs", "told from its third step on", 120)
+    page.says("needs", "GiB")
+    page.button("Run at full size").click()
+    page.says("runs", "Run 1:")
+    page.says("runs", "Run 2:")
+    assert [each["seed"] for each in session.runs.all()] == [4, 3]
+    page.button("Take out run 2").click()
+    page.wait("/step \\d+ of 60, .* left/.test(document.querySelector('#runs .where')?.textContent)", 180)
+    page.wait("document.querySelector('#runs .preview')?.naturalWidth > 0")
+    os.killpg(session.runs._alive("1"), signal.SIGKILL)
+    page.says("runs", "stopped in the middle")
+    page.says("runs", "Stopped at step")
+    page.button("Resume run 1").click()
+    page.says("runs", "took", 180)
+    assert any("goes on behind step" in line for line in session.runs.status("1")["log"])
+    page.wait("document.querySelector('#runs video').readyState >= 1")
+    page.button("Show the result of run 1 beside the source").click()
+    page.wait("document.querySelector('#runs video').src.endsWith('comparison.mp4')")
+    page.button("Discard run 2").click()
+    page.wait("document.querySelectorAll('#runs > li').length === 1")
+    page.button("Use the result of run 1 as source").click()
+    page.says("generation", "This clip is 1 edit from its first source, ")
+    assert session.project["made_from"][0]["seed"] == 3
+    page.wait("document.querySelector('#tree [aria-current]')?.textContent.includes('run 1')")
+    page.page.keyboard.press("Control+z")
+    page.points(1)
+    page.says("tree", "square.mp4")
+    assert page.errors == [] and len(page.asked) == 1
+    page.context.close()
+
+
+def test_clips_are_exported_and_the_command_is_shown_and_copied(browser, session, address, tmp_path):
+    bend(session)
+    page = Page(browser, address, viewport=SIZE)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.button("Run at full size").click()
+    page.says("runs", "took", 120)
+    page.main.get_by_label("Clip", exact=True).select_option("1")
+    page.main.get_by_label("as", exact=True).last.select_option("zip")
+    saved = page.download(lambda: page.button("Export clip").click())
+    assert saved.suggested_filename == "run1.zip"
+    saved.save_as(tmp_path / "run1.zip")
+    assert len(zipfile.ZipFile(tmp_path / "run1.zip").namelist()) == 9
+    copied = "navigator.clipboard.readText()"
+    page.button("Copy command", exact=True).click()
+    page.says("hint", "Copied.")
+    assert page.page.evaluate(copied) == session.command()
+    page.button("Copy the command line of run 1").click()
+    page.wait(f"{copied}.then((text) => text.includes('runs/1/edit.json'))")
+    page.button("Copy edit.json").click()
+    page.wait(f"{copied}.then((text) => text.startsWith('{{'))")
+    assert json.loads(page.page.evaluate(copied)) == session.edit_json()
+    assert page.errors == []
+    page.context.close()
+
+
+def test_two_tabs_lose_nothing(browser, session, address):
+    first = Page(browser, address, viewport=SIZE)
+    second = Page(browser, address, context=first.context)
+    first.page.mouse.click(*first.at(session, X, Y))
+    first.points(1)
+    second.says("hint", "Changed in another tab")
+    second.main.locator("#prompt").fill("mine")
+    second.main.locator("#prompt").blur()
+    second.button("Keep mine as a copy").click()
+    second.says("hint", "Yours is kept as square-copy.mv2v")
+    second.points(1)
+    assert session.project["prompt"] == "" and len(session.project["points"]) == 1
+    second.button("Open it").click()
+    second.wait("document.getElementById('prompt').value === 'mine'")
+    second.points(0)
+    first.main.locator("#prompt").fill("late")
+    first.main.locator("#prompt").blur()
+    first.button("Load it").click()
+    first.wait("document.getElementById('prompt').value === 'mine'")
+    assert session.project["prompt"] == "mine"
+    assert [error for error in first.errors + second.errors if "409" not in error] == []
+    first.context.close()
+
+
+def test_what_is_done_while_the_editor_is_gone_is_done_when_it_is_back(browser, session, address):
+    page = Page(browser, address, viewport=SIZE)
+    page.page.route("**/api/do", lambda route: route.abort())
+    page.page.mouse.click(*page.at(session, X, Y))
+    page.wait("!document.getElementById('gone').hidden")
+    page.main.locator("#prompt").fill("waits")
+    page.main.locator("#prompt").blur()
+    page.page.unroute("**/api/do")
+    page.points(1)
+    page.wait("document.getElementById('gone').hidden")
+    deadline = time.time() + 20
+    while session.project["prompt"] != "waits" and time.time() < deadline:
+        time.sleep(0.05)
+    assert session.project["prompt"] == "waits" and len(session.project["points"]) == 1
+    page.context.close()
+
+
+def test_undo_of_100_steps_survives_a_kill_and_a_reload(browser, session, address, tmp_path):
+    session.add_point(0, X, Y)
+    seen = [json.dumps(session.project, sort_keys=True)]
+    for step in range(120):
+        kinds = (
+            lambda step=step: session.bend(["p1"], step % 9, 1, step % 3),
+            lambda step=step: session.set(prompt=f"a red square {step}"),
+            lambda step=step: session.add_operation("hide", {"points": ["p1"], "start_frame": 6}),
+            lambda: session.move_operation(session.project["operations"][-1]["id"], 0),
+            lambda: session.remove_operation(session.project["operations"][0]["id"]),
+            lambda step=step: session.change_point("p1", label=f"nose {step}"),
+        )
+        before = session.revision
+        kinds[step % len(kinds)]()
+        assert session.revision == before + 1, step
+        seen.append(json.dumps(session.project, sort_keys=True))
+    page = Page(browser, address, viewport=SIZE)
+    page.page.reload()
+    page.ready()
+    again = Session(tmp_path / "workspace")  # as after a SIGKILL: nothing was closed
+    assert len(again.state()["undo"]) == len(session.state()["undo"]) == 122
+    for expected in reversed(seen[:-1]):
+        again.undo()
+        assert json.dumps(again.project, sort_keys=True) == expected
+    third = Session(tmp_path / "workspace")
+    assert len(third.state()["redo"]) == 120
+    for expected in seen[1:]:
+        third.redo()
+        assert json.dumps(third.project, sort_keys=True) == expected
+    page.context.close()

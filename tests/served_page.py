@@ -1,0 +1,94 @@
+"""The editor page served to a real Chromium, for tests: the server in a thread, the browser, a page that listens."""
+
+import contextlib
+import shutil
+import threading
+import time
+from urllib.parse import urlsplit
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
+REASON = "needs Chromium: apt-get install chromium-headless-shell"
+
+
+@contextlib.contextmanager
+def served(session, port=0, token="secret"):
+    """Serve a session within a block; yields the address with its token."""
+    import uvicorn
+
+    from motionv2v.editing import server
+
+    own = uvicorn.Server(uvicorn.Config(server.make_app(session, token), port=port, log_level="error"))
+    thread = threading.Thread(target=own.run, daemon=True)
+    thread.start()
+    deadline = time.time() + 20
+    while not own.started and time.time() < deadline:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{own.servers[0].sockets[0].getsockname()[1]}/?token={token}"
+    finally:
+        own.should_exit = True
+        thread.join(10)
+        session.runs.close()
+
+
+@contextlib.contextmanager
+def launched():
+    """Start Chromium within a block."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        found = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+class Page:
+    """A page that is open, what it complained of and asked for. `main` is it, or the frame that the page lies in."""
+
+    def __init__(self, browser, address=None, context=None, **options):
+        # Playwright waits by evaluating strings, which the page's own policy forbids.
+        self.context = context or browser.new_context(bypass_csp=True, **options)
+        self.page, self.errors, self.asked = self.context.new_page(), [], set()
+        self.main = self.page
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.page.on("request", self._hear)
+        if address:
+            self.page.goto(address)
+            self.ready()
+
+    def _hear(self, request):
+        if not request.url.startswith(("blob:", "data:", "about:")):  # which leave the page for nobody
+            self.asked.add(urlsplit(request.url).netloc)
+
+    def ready(self):
+        self.wait("document.getElementById('source').height > 2")
+
+    def wait(self, condition, seconds=60):
+        try:
+            self.main.wait_for_function(condition, timeout=1000 * seconds)
+        except Exception as error:
+            said = self.main.evaluate(
+                "['error', 'hint', 'busy', 'needs'].map((id) => document.getElementById(id).textContent)"
+            )
+            raise AssertionError(f"{condition}: the page says {said}, and complains of {self.errors}") from error
+
+    def says(self, place, text, seconds=60):
+        self.wait(f"document.getElementById('{place}').textContent.includes({text!r})", seconds)
+
+    def button(self, name, **options):
+        return self.main.get_by_role("button", name=name, **options)
+
+    def points(self, count):
+        self.wait(f"document.querySelectorAll('#points li').length === {count}")
+
+    def at(self, session, x, y):
+        """Turn a place in the clip into one in the window."""
+        box = self.main.locator("#source").bounding_box()
+        scale = box["width"] / session.clip.frames.shape[2]
+        return float(box["x"] + x * scale), float(box["y"] + y * scale)
+
+    def download(self, press):
+        with self.page.expect_download(timeout=60_000) as found:
+            press()
+        return found.value
