@@ -45,8 +45,10 @@ setup(
     ],
     extras_require={
         "test": [
+            "anywidget>=0.9.13",
             "apache-beam>=2.70",
             "array_record>=0.8",
+            "axe-playwright-python>=0.1.4",
             "beartype>=0.20",
             "ipykernel>=6.29",
             "nbclient>=0.10.2",
@@ -71,7 +73,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.0"],
         # jax names the libtpu that it was built with; launch/compile_check.py compiles with it where there is no TPU.
         "tpu": ["jax[tpu]>=0.10.0"],
-        "editor": ["notebook>=7.3", "starlette>=1.0", "uvicorn>=0.40"],
+        "editor": ["anywidget>=0.9.13", "notebook>=7.3", "starlette>=1.0", "uvicorn>=0.40"],
         # Blender, which renders the packaged example; under the GPL, and imported by motionv2v/data/scenes/courtyard.py
         # alone. From 4.5 on it asks for a numpy below 2, and PyPI has it for Python 3.11 alone.
         "scenes3d": ['bpy>=4.2.0,<4.3; python_version == "3.11"'],

@@ -118,6 +118,14 @@ def test_evaluate_suite_runs(quick, tmp_path, monkeypatch):
     assert {path.name for path in (quick / "outputs").iterdir()} == {"tiny", "scores"}
 
 
+@pytest.mark.slow
+def test_editor_runs(quick, tmp_path):
+    done = execute(FOLDER / "editor.ipynb", tmp_path)
+    assert len(pictures(done)) == players(done) == 1
+    assert "run 1: done" in printed(done) and "'keyframes'" in printed(done)
+    assert {"project.json", "edit.json", "runs"} <= {path.name for path in quick.iterdir()}
+
+
 def test_all_rows_of_the_evaluation_are_scored_on_the_same_points():
     """Every score in the notebook counts the points that the tracker follows on the truth, as the benchmark does."""
     manager, sources = TransformerManager(), code_cells(read(FOLDER / "evaluate_checkpoint.ipynb"))
