@@ -1,6 +1,6 @@
 """The first minute on the editor page, an audit of its main states for everyone, and their pictures for the docs.
 
-    python tests/editing/page_audit_test.py FOLDER
+    PYTHONPATH=.:tests python tests/editing/page_audit_test.py FOLDER
 
 takes the pictures that `motionv2v/editing/page.md` shows.
 """
