@@ -67,6 +67,7 @@ NEEDS_AN_EXTRA = {
     "data.videos.beam": "data",
     "data.scenes.blender": "scenes3d",
     "data.scenes.courtyard": "scenes3d",
+    "editing.pictures": "editor",
     "editing.server": "editor",
     "training.torch_transformer": "parity",
 }
