@@ -29,7 +29,10 @@ class Drawn(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """Where things are: `masks` bool [T h w] of each, and how much each frame of it is in `doubt` [T], 0 where said."""
+    """Where things are: `masks` bool [T h w] of each at the draft's working size, and the `doubts` [T] of its frames.
+
+    A doubt is 0 where something was said, and grows with what changed since (`drafted.doubts`).
+    """
 
     masks: list[Bool[np.ndarray, "T h w"]]
     doubts: list[Float[np.ndarray, "T"]]
@@ -206,12 +209,12 @@ class Derived(History):
         with self._drawing:
             key, parts = self._moment()
             if key not in self._drawn:
-                clip, spec, source, hints = parts
-                made = drafted.draw_prepared(self._prepare(clip), spec, source, hints, notify=_quiet)
+                prepared, spec, source, hints = parts
+                made = drafted.draw_prepared(prepared, spec, source, hints, notify=_quiet)
                 self._drawn = {key: Drawn(np.asarray(made.frames), np.uint8(np.asarray(made.uncertain) * 255))}
             return self._drawn[key]
 
-    def _moment(self) -> tuple[str, tuple[video.Clip, document.EditSpec, Tracks, list]]:
+    def _moment(self) -> tuple[str, tuple[draft.Prepared, document.EditSpec, Tracks, list]]:
         """Return what a draft is drawn from, all of one moment, and what tells it from that of another."""
         with self._lock:
             clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
@@ -219,20 +222,16 @@ class Derived(History):
             marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in self.project["points"]]
             key, source = json.dumps([path, marks, self.edit_json()]), self.source()
         hints = drafted.read_hints(spec, spec.divide(), clip.frames.shape[1:3], len(clip.frames), _quiet)
-        return key, (clip, spec, source, hints)
-
-    def _prepare(self, clip: video.Clip) -> draft.Prepared:
-        path = self.project["clip"]
         if self._prepared is None or self._prepared[0] != path:
-            self._prepared = (path, draft.Prepared(video.resize(clip.frames, self.proxy_size())))
-        return self._prepared[1]
+            self._prepared = (path, draft.Prepared(video.resize(clip.frames, self._small(clip))))
+        return key, (self._prepared[1], spec, source, hints)
 
     def masks(self) -> Carried:
-        """Carry what is said of things to all frames, at the draft's size; things are in the order of `things`."""
+        """Carry what is said of things to all frames; things are in the order of `things`."""
         with self._drawing:
-            key, (clip, spec, source, hints) = self._moment()
+            key, (prepared, spec, source, hints) = self._moment()
             if self._carried is None or self._carried[0] != key:
-                found = drafted.masks_prepared(self._prepare(clip), spec, source, hints)
+                found = drafted.masks_prepared(prepared, spec, source, hints)
                 order = dict.fromkeys([*spec.divide().order, *range(len(found))])
                 said = [[] if not hints or hints[place] is None else hints[place].frames for place in order]
                 kept = [found[place] for place in order]
@@ -242,6 +241,10 @@ class Derived(History):
 
     def proxy_size(self) -> tuple[int, int]:
         """Return the size (H, W) that drafts are drawn at."""
-        height, width = self.clip.frames.shape[1:3]
+        return self._small(self.clip)
+
+    @staticmethod
+    def _small(clip: video.Clip) -> tuple[int, int]:
+        height, width = clip.frames.shape[1:3]
         scale = min(1.0, PROXY / height)
         return max(1, round(height * scale)), max(1, round(width * scale))

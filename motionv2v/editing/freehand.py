@@ -45,7 +45,7 @@ def stroke(value: Any, where: str, names: fields.Names | None = None) -> list[li
     return read
 
 
-def spread(path: Sequence[Sequence[float]], count: int, even: bool) -> Float[np.ndarray, "F 2"]:
+def spread(path: Sequence[Sequence[float | int]], count: int, even: bool) -> Float[np.ndarray, "F 2"]:
     """Return where a stroke is in `count` frames, from its first place to its last: at its own pace, or evenly."""
     made = np.asarray(path, np.float64)
     clock = np.r_[0, np.hypot(*np.diff(made[:, :2], axis=0).T)].cumsum() if even else made[:, 2] - made[0, 2]
@@ -55,7 +55,7 @@ def spread(path: Sequence[Sequence[float]], count: int, even: bool) -> Float[np.
     return np.stack([np.interp(wanted, clock, made[:, side]) for side in (0, 1)], axis=-1)
 
 
-def smooth(places: Float[np.ndarray, "F 2"], sigma: float) -> Float[np.ndarray, "F 2"]:
+def smooth(places: Float[np.ndarray, "F 2"], sigma: float | int) -> Float[np.ndarray, "F 2"]:
     """Average places over time by a Gaussian, `sigma` in frames; the first and the last stay where they are.
 
     Beyond its ends the path goes on as if turned about them, so that near them it is smoothed like everywhere else.
@@ -70,7 +70,7 @@ def smooth(places: Float[np.ndarray, "F 2"], sigma: float) -> Float[np.ndarray, 
     return np.stack([np.convolve(padded[:, side], weights, mode="valid") for side in (0, 1)], axis=-1)
 
 
-def thin(places: Float[np.ndarray, "F 2"], tolerance: float, most: int) -> list[int]:
+def thin(places: Float[np.ndarray, "F 2"], tolerance: float | int, most: int) -> list[int]:
     """Choose frames between which the places go evenly, up to `tolerance` pixels; at most `most`, the ends first."""
     kept = [0, len(places) - 1] if len(places) > 1 else [0]
     while len(kept) < most:
@@ -83,7 +83,9 @@ def thin(places: Float[np.ndarray, "F 2"], tolerance: float, most: int) -> list[
     return kept
 
 
-def keyframes(drawn: dict[str, Any], path: Float[np.ndarray, "T 2"], tolerance: float = 0.5) -> dict[str, list[float]]:
+def keyframes(
+    drawn: dict[str, Any], path: Float[np.ndarray, "T 2"], tolerance: float | int = 0.5
+) -> dict[str, list[float]]:
     """Make keyframes {frame: [x, y]} of what was drawn, from its frame to the clip's last; it begins on `path`.
 
     Where few are wanted they are at most `FEW`, between which the way off the path goes evenly, as in an edit that

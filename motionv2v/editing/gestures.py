@@ -138,7 +138,7 @@ class Gestures(Derived):
         self,
         names: list[str],
         frame: int,
-        path: list[list[float]],
+        path: Sequence[Sequence[float | int]],
         smoothing: float | int = 1,
         even: bool = False,
         few: bool = False,

@@ -23,7 +23,7 @@ def start(browser, serve, points=((X, Y),), **options):
 
 def go(page, frame):
     page.page.evaluate(
-        "index => { const f = document.getElementById('frame'); f.value = index; f.dispatchEvent(new Event('input')); }",
+        "at => { const f = document.getElementById('frame'); f.value = at; f.dispatchEvent(new Event('input')); }",
         frame,
     )
     page.wait(f"document.getElementById('where').textContent === '{frame} / 8'")
@@ -275,7 +275,8 @@ def test_clip_and_draft_are_looked_at_in_every_way_and_doubt_is_hatched_and_told
         const [u, v] = stage.inWindow([x, y]);
         const { box } = stage.lens();
         const k = c.width / box.width;
-        return c.getContext("2d").getImageData(Math.round((u - box.left) * k), Math.round((v - box.top) * k), 1, 1).data[0] > 180;
+        const at = [(u - box.left) * k, (v - box.top) * k].map(Math.round);
+        return c.getContext("2d").getImageData(...at, 1, 1).data[0] > 180;
     })"""
     corner = moving_square.corners()[4]
     here, there = (corner + (4, 4)).tolist(), (corner + (4, 30 + 14)).tolist()
@@ -355,7 +356,7 @@ def test_all_can_be_done_by_keys_and_found_in_the_sheet_and_the_palette(browser,
         assert focus[0] and focus[1] >= 2 and focus[2] != "none", focus
     page.page.keyboard.press("?")
     page.page.get_by_label("keys without Ctrl or Alt are off").check()
-    page.page.get_by_role("button", name="Close").click()
+    page.page.get_by_role("button", name="Close", exact=True).click()
     before = page.page.locator("#where").inner_text()
     page.page.keyboard.press(",")
     page.page.wait_for_timeout(200)
@@ -371,10 +372,11 @@ def test_two_fingers_enlarge_and_make_nothing(browser, serve):
     page.page.locator("#source").scroll_into_view_if_needed()
     (x, y), (u, v) = page.at(session, 40, 40), page.at(session, 80, 60)
     touch = page.context.new_cdp_session(page.page)
-    send = lambda kind, *places: touch.send(
-        "Input.dispatchTouchEvent",
-        {"type": kind, "touchPoints": [{"x": px, "y": py, "id": n} for n, (px, py) in enumerate(places)]},
-    )  # noqa: E731
+
+    def send(kind, *places):
+        points = [{"x": left, "y": top, "id": number} for number, (left, top) in enumerate(places)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
     send("touchStart", (x, y))
     send("touchStart", (x, y), (u, v))
     for step in range(1, 6):

@@ -52,7 +52,7 @@ export function key(event) {
   const action = byKey.get(name);
   if (!action) return false;
   event.preventDefault();
-  perform(action);
+  if (name !== "Space" || !event.repeat) perform(action); // held, it shifts what is seen
   return true;
 }
 
