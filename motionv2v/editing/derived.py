@@ -45,6 +45,16 @@ class Carried(NamedTuple):
         return made
 
 
+class _Moment(NamedTuple):
+    """What a draft is drawn from, all of one moment; `key` tells it from that of another."""
+
+    key: str
+    path: str
+    clip: video.Clip
+    spec: document.EditSpec
+    source: Tracks
+
+
 def _quiet(line: str) -> None:
     """Tell nobody."""
 
@@ -207,37 +217,41 @@ class Derived(History):
     def drawn(self) -> Drawn:
         """Draw the draft, with what is uncertain of it."""
         with self._drawing:
-            key, parts = self._moment()
-            if key not in self._drawn:
-                prepared, spec, source, hints = parts
-                made = drafted.draw_prepared(prepared, spec, source, hints, notify=_quiet)
-                self._drawn = {key: Drawn(np.asarray(made.frames), np.uint8(np.asarray(made.uncertain) * 255))}
-            return self._drawn[key]
-
-    def _moment(self) -> tuple[str, tuple[draft.Prepared, document.EditSpec, Tracks, list]]:
-        """Return what a draft is drawn from, all of one moment, and what tells it from that of another."""
-        with self._lock:
-            clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
-            # The marks as well, with which the same edit is another one.
-            marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in self.project["points"]]
-            key, source = json.dumps([path, marks, self.edit_json()]), self.source()
-        hints = drafted.read_hints(spec, spec.divide(), clip.frames.shape[1:3], len(clip.frames), _quiet)
-        if self._prepared is None or self._prepared[0] != path:
-            self._prepared = (path, draft.Prepared(video.resize(clip.frames, self._small(clip))))
-        return key, (self._prepared[1], spec, source, hints)
+            moment = self._moment()
+            if moment.key not in self._drawn:
+                prepared, hints = self._prepare(moment)
+                made = drafted.draw_prepared(prepared, moment.spec, moment.source, hints, notify=_quiet)
+                found = Drawn(np.asarray(made.frames), np.uint8(np.asarray(made.uncertain) * 255))
+                self._drawn = {moment.key: found}
+            return self._drawn[moment.key]
 
     def masks(self) -> Carried:
         """Carry what is said of things to all frames; things are in the order of `things`."""
         with self._drawing:
-            key, (prepared, spec, source, hints) = self._moment()
-            if self._carried is None or self._carried[0] != key:
-                found = drafted.masks_prepared(prepared, spec, source, hints)
-                order = dict.fromkeys([*spec.divide().order, *range(len(found))])
-                said = [[] if not hints or hints[place] is None else hints[place].frames for place in order]
-                kept = [found[place] for place in order]
-                doubts = [drafted.doubts(mask, frames) for mask, frames in zip(kept, said, strict=True)]
-                self._carried = (key, Carried(kept, doubts))
+            moment = self._moment()
+            if self._carried is None or self._carried[0] != moment.key:
+                prepared, hints = self._prepare(moment)
+                found = drafted.masks_prepared(prepared, moment.spec, moment.source, hints)
+                order = dict.fromkeys([*moment.spec.divide().order, *range(len(found))])
+                doubts = [
+                    drafted.doubts(found[place], hint.frames if (hint := hints[place]) else []) for place in order
+                ]
+                self._carried = (moment.key, Carried([found[place] for place in order], doubts))
             return self._carried[1]
+
+    def _moment(self) -> _Moment:
+        with self._lock:
+            clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
+            # The marks as well, with which the same edit is another one.
+            marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in self.project["points"]]
+            return _Moment(json.dumps([path, marks, self.edit_json()]), path, clip, spec, self.source())
+
+    def _prepare(self, of: _Moment) -> tuple[draft.Prepared, list[draft.Hint | None]]:
+        """Return the clip at the size of drafts, taken apart as far as it was, and what is said of its things."""
+        if self._prepared is None or self._prepared[0] != of.path:
+            self._prepared = (of.path, draft.Prepared(video.resize(of.clip.frames, self._small(of.clip))))
+        whole, length = of.clip.frames.shape[1:3], len(of.clip.frames)
+        return self._prepared[1], drafted.read_hints(of.spec, of.spec.divide(), whole, length, _quiet)
 
     def proxy_size(self) -> tuple[int, int]:
         """Return the size (H, W) that drafts are drawn at."""

@@ -131,7 +131,7 @@ function play() {
   next();
 }
 
-const page = { list, go: show, show: () => show(view.frame), select, fix: () => tools.choose("fixing"), undo: () => turn("undo"), turn, play };
+const page = { list, go: show, show: () => show(view.frame), select, fix: () => view.fixing || tools.choose("fixing"), undo: () => turn("undo"), turn, play };
 pointer.start(list);
 pointer.onWheel((by) => show(view.frame + by));
 for (const part of [groups, layers, timeline, tools]) part.start(page);
