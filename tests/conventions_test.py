@@ -68,6 +68,7 @@ NEEDS_AN_EXTRA = {
     "data.scenes.blender": "scenes3d",
     "data.scenes.courtyard": "scenes3d",
     "editing.notebook": "editor",
+    "editing.pictures": "editor",
     "editing.receiving": "editor",
     "editing.run_routes": "editor",
     "editing.server": "editor",

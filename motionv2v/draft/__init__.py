@@ -5,7 +5,7 @@ thing is.
 """
 
 from motionv2v.draft.clip import Prepared
-from motionv2v.draft.compose import Draft, of_sample, render
+from motionv2v.draft.compose import Draft, find_masks, of_sample, render
 from motionv2v.draft.given import Hint, Stroke
 
-__all__ = ["Draft", "Hint", "Prepared", "Stroke", "of_sample", "render"]
+__all__ = ["Draft", "Hint", "Prepared", "Stroke", "find_masks", "of_sample", "render"]

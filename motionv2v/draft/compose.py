@@ -4,6 +4,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -85,8 +86,7 @@ def render(
         return result
     behind, result.groups = _grouped(clip, source, target, groups)
     _check_said(clip, result.groups, hints, order)
-    key = (source.xy.tobytes(), source.visible.tobytes(), repr(result.groups), pickle.dumps(hints))
-    scene, told = clip.kept(key, lambda: _take_apart(clip, source, result.groups, hints))
+    scene, told = _taken_apart(clip, source, result.groups, hints)
     if unseen := len(result.groups) - len(scene.things):
         notify(f"{unseen} things are never visible in the clip, so there is nothing to draw them from")
     views, is_camera = _views(scene.cameras, behind, source, target)
@@ -157,10 +157,32 @@ def _missed(owner, t, target, groups, names, stays) -> Float[np.ndarray, "H W"]:
     return doubt.astype(np.float32)
 
 
-def _take_apart(clip, source, groups, hints) -> tuple[Scene, list[str]]:
+def find_masks(
+    clip: Prepared, source: Tracks, groups: Sequence[Sequence[int]], hints: Sequence[Hint | None] | None = None
+) -> list[Bool[np.ndarray, "T h w"] | Lazy | None]:
+    """Return where each group's thing is in the clip's frames, at the working size, as a draft has it; None: nowhere.
+
+    Arguments and errors are those of `render`. What is found is kept for a draft of the same groups.
+    """
+    _check(clip, source, source)
+    _, groups = _grouped(clip, source, source, groups)
+    _check_said(clip, groups, hints, None)
+    scene, _ = _taken_apart(clip, source, groups, hints)
+    found: list[Any] = [None] * len(groups)
+    for name, mask in zip(scene.names, scene.masks, strict=True):
+        found[name] = mask.in_frames(clip)
+    return found
+
+
+def _taken_apart(clip, source, groups, hints) -> tuple[Scene, list[str]]:
     """Return the clip taken apart, and what there is to say of it: once, however often a path is bent."""
-    scene = Scene(clip, source, groups, hints)
-    return scene, notices.of_clip(scene)
+    key = (source.xy.tobytes(), source.visible.tobytes(), repr(groups), pickle.dumps(hints))
+
+    def take_apart():
+        scene = Scene(clip, source, groups, hints)
+        return scene, notices.of_clip(scene)
+
+    return clip.kept(key, take_apart)
 
 
 def _check(clip, source, target):

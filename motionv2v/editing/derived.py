@@ -5,7 +5,7 @@ import shlex
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,49 @@ from motionv2v.editing import drafted, point_paths, projects
 from motionv2v.editing.history import History
 from motionv2v.edits import document, track_files
 from motionv2v.tracks import Tracks
-from motionv2v.typing import UInt8
+from motionv2v.typing import Bool, Float, UInt8
 
 EDIT, TRACKS = "edit.json", "tracks.npz"
 PROXY = 180
 """Rows of the picture that drafts are drawn at while a path is bent."""
+
+
+class Drawn(NamedTuple):
+    """A draft: `frames` uint8 [T h w 3], and how `uncertain` each pixel is, uint8 [T h w] of 255."""
+
+    frames: UInt8[np.ndarray, "T h w 3"]
+    uncertain: UInt8[np.ndarray, "T h w"]
+
+
+class Carried(NamedTuple):
+    """Where things are: `masks` bool [T h w] of each at the draft's working size, and the `doubts` [T] of its frames.
+
+    A doubt is 0 where something was said, and grows with what changed since (`drafted.doubts`).
+    """
+
+    masks: list[Bool[np.ndarray, "T h w"]]
+    doubts: list[Float[np.ndarray, "T"]]
+
+    def labels(self, frame: int) -> UInt8[np.ndarray, "h w"]:
+        """Return what is seen in a frame: 0 for no thing, else its place in the list from 1; the foremost counts."""
+        made = np.zeros(self.masks[0].shape[1:] if self.masks else (1, 1), np.uint8)
+        for place in range(min(len(self.masks), 255) - 1, -1, -1):
+            made[np.asarray(self.masks[place][frame])] = place + 1
+        return made
+
+
+class _Moment(NamedTuple):
+    """What a draft is drawn from, all of one moment; `key` tells it from that of another."""
+
+    key: str
+    path: str
+    clip: video.Clip
+    spec: document.EditSpec
+    source: Tracks
+
+
+def _quiet(line: str) -> None:
+    """Tell nobody."""
 
 
 class Derived(History):
@@ -33,7 +71,8 @@ class Derived(History):
         self._imported: dict[str, Tracks] = {}
         self._given = ""  # what the file of tracks was last written of
         self._prepared: tuple[str, draft.Prepared] | None = None
-        self._drawn: dict[str, UInt8[np.ndarray, "T h w 3"]] = {}
+        self._drawn: dict[str, Drawn] = {}
+        self._carried: tuple[str, Carried] | None = None
         self._drawing = threading.Lock()
 
     def _save(self) -> None:
@@ -43,7 +82,7 @@ class Derived(History):
 
     def _forget(self) -> None:
         """Forget what was worked out of another clip."""
-        self._prepared = None
+        self._prepared = self._carried = None
         self._tracks.clear()
         self._drawn.clear()
 
@@ -65,9 +104,48 @@ class Derived(History):
         if not project["points"]:
             raise ValueError("the edit has no points: click on a thing to name one")
         queries = [{"t": p["t"], "x": p["x"], "y": p["y"], "name": p["id"]} for p in project["points"]]
-        operations = [each["op"] for each in project["operations"] if each["on"]]
+        operations = [self._with_masks(each["op"]) for each in project["operations"] if each["on"]]
         made = {"queries": queries, "operations": operations, "seed": project["seed"]}
-        return made | ({"prompt": project["prompt"]} if project["prompt"] else {})
+        made |= {"prompt": project["prompt"]} if project["prompt"] else {}
+        if project["order"] and (order := self._order(project, made)):
+            made["order"] = order
+        return made
+
+    def _with_masks(self, op: dict[str, Any]) -> dict[str, Any]:
+        """Name an operation's file of masks with its folder, so that the edit may lie anywhere."""
+        return op if op.get("masks") is None else {**op, "masks": str((self.workspace / op["masks"]).resolve())}
+
+    def _order(self, project: dict[str, Any], edit: dict[str, Any]) -> list[str]:
+        """Return the order of layers as far as they are things of the edit: others may be things again."""
+        frames = self.clip.frames
+        spec = document.parse(edit).validate_against(frames.shape[1:3], len(frames))
+        known = [point["id"] for point in project["points"]]
+        moved = {known[point] for thing in spec.divide().things for point in thing.points}
+        return [name for name in project["order"] if name in moved]
+
+    def things(self) -> list[dict[str, Any]]:
+        """List the things that the edit moves, the foremost first as far as that is said: {points, color, said, masks}.
+
+        `said` are the frames in which a person said where it is, `masks` the operations that have a file of masks.
+        """
+        if not self.project["points"]:
+            return []
+        points, division = self.project["points"], self._check(self.project).divide()
+        on = [each for each in self.project["operations"] if each["on"]]
+        found = []
+        for place in dict.fromkeys([*division.order, *range(len(division.things))]):
+            thing = division.things[place]
+            own = [on[step.index] for step in thing.steps]
+            said = {int(t) for word in ("boxes", "strokes") for each in own for t in each["op"].get(word, {})}
+            found.append(
+                {
+                    "points": [points[index]["id"] for index in thing.points],
+                    "color": points[thing.points[0]]["color"],
+                    "said": sorted(said),
+                    "masks": [each["id"] for each in own if "masks" in each["op"]],
+                }
+            )
+        return found
 
     def _check(self, project: dict[str, Any], clip: video.Clip | None = None) -> document.EditSpec:
         """Hold an edit against the clip. Raises EditError, with the place in the file."""
@@ -134,26 +212,53 @@ class Derived(History):
 
     def draft_frames(self) -> UInt8[np.ndarray, "T h w 3"]:
         """Draw the draft of the edit at a small size, `PROXY` rows; the clip taken apart is kept while paths change."""
+        return self.drawn().frames
+
+    def drawn(self) -> Drawn:
+        """Draw the draft, with what is uncertain of it."""
         with self._drawing:
-            with self._lock:  # all of one moment
-                clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
-                # The marks as well, with which the same edit is another one.
-                marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in self.project["points"]]
-                key, source = json.dumps([path, marks, self.edit_json()]), self.source()
-            if key in self._drawn:
-                return self._drawn[key]
-            whole, size = clip.frames.shape[1:3], self.proxy_size()
-            if self._prepared is None or self._prepared[0] != path:
-                self._prepared = (path, draft.Prepared(video.resize(clip.frames, size)))
-            prepared = self._prepared[1]
-            quiet = lambda line: None  # noqa: E731
-            hints = drafted.read_hints(spec, spec.divide(), whole, len(clip.frames), quiet)
-            made = np.asarray(drafted.draw_prepared(prepared, spec, source, hints, notify=quiet).frames)
-            self._drawn = {key: made}
-            return made
+            moment = self._moment()
+            if moment.key not in self._drawn:
+                prepared, hints = self._prepare(moment)
+                made = drafted.draw_prepared(prepared, moment.spec, moment.source, hints, notify=_quiet)
+                found = Drawn(np.asarray(made.frames), np.uint8(np.asarray(made.uncertain) * 255))
+                self._drawn = {moment.key: found}
+            return self._drawn[moment.key]
+
+    def masks(self) -> Carried:
+        """Carry what is said of things to all frames; things are in the order of `things`."""
+        with self._drawing:
+            moment = self._moment()
+            if self._carried is None or self._carried[0] != moment.key:
+                prepared, hints = self._prepare(moment)
+                found = drafted.masks_prepared(prepared, moment.spec, moment.source, hints)
+                order = dict.fromkeys([*moment.spec.divide().order, *range(len(found))])
+                doubts = [
+                    drafted.doubts(found[place], hint.frames if (hint := hints[place]) else []) for place in order
+                ]
+                self._carried = (moment.key, Carried([found[place] for place in order], doubts))
+            return self._carried[1]
+
+    def _moment(self) -> _Moment:
+        with self._lock:
+            clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
+            # The marks as well, with which the same edit is another one.
+            marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in self.project["points"]]
+            return _Moment(json.dumps([path, marks, self.edit_json()]), path, clip, spec, self.source())
+
+    def _prepare(self, of: _Moment) -> tuple[draft.Prepared, list[draft.Hint | None]]:
+        """Return the clip at the size of drafts, taken apart as far as it was, and what is said of its things."""
+        if self._prepared is None or self._prepared[0] != of.path:
+            self._prepared = (of.path, draft.Prepared(video.resize(of.clip.frames, self._small(of.clip))))
+        whole, length = of.clip.frames.shape[1:3], len(of.clip.frames)
+        return self._prepared[1], drafted.read_hints(of.spec, of.spec.divide(), whole, length, _quiet)
 
     def proxy_size(self) -> tuple[int, int]:
         """Return the size (H, W) that drafts are drawn at."""
-        height, width = self.clip.frames.shape[1:3]
+        return self._small(self.clip)
+
+    @staticmethod
+    def _small(clip: video.Clip) -> tuple[int, int]:
+        height, width = clip.frames.shape[1:3]
         scale = min(1.0, PROXY / height)
         return max(1, round(height * scale)), max(1, round(width * scale))

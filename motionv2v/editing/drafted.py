@@ -5,6 +5,7 @@
 
 import gc
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,10 @@ from motionv2v.edits.document import EditSpec
 from motionv2v.edits.things import Division
 from motionv2v.stacks import Lazy
 from motionv2v.tracks import Tracks
+from motionv2v.typing import Bool, Float
 
+STEP = 0.01
+"""Doubt of a carried mask for each frame that it is carried on."""
 RESTS = 0.007
 """Share of the frame's diagonal that a point may move by, when the camera's motion is taken out, and still rest."""
 
@@ -136,6 +140,69 @@ def draw_prepared(
 
     `source` and `hints` are of the spec's size.
     """
+    source, target, groups, behind, hints = _arranged(clip, spec, source, hints, notify)
+    division = spec.divide()
+    used = sorted({point for group in [behind, *groups] for point in group})
+    place = {point: index for index, point in enumerate(used)}
+    options: dict[str, Any] = {}
+    if any(hints):
+        options["hints"] = [*hints, *[None] * (len(groups) - len(hints))]
+    if division.order:
+        options["order"] = division.order
+    drawn = draft.render(
+        clip,
+        tracks.select(source, used),
+        tracks.select(target, used),
+        # Where the whole clip is edited, in time or as a camera, what moves by itself is guessed.
+        groups=[[place[point] for point in group] for group in groups] if division.things else None,
+        notify=notify,
+        stream=stream,
+        **options,
+    )
+    return replace(drawn, groups=[[used[point] for point in group] for group in drawn.groups])
+
+
+def masks_prepared(
+    clip: draft.Prepared, spec: EditSpec, source: Tracks, hints: Sequence[Hint | None] = ()
+) -> list[Bool[np.ndarray, "T h w"]]:
+    """Return where each thing of an edit is in the clip, as its draft has it; arguments as for `draw_prepared`."""
+    source, _, groups, behind, hints = _arranged(clip, spec, source, hints, lambda line: None)
+    count = len(spec.divide().things)
+    if not count:
+        return []
+    used = sorted({point for group in [behind, *groups] for point in group})
+    place = {point: index for index, point in enumerate(used)}
+    every = [*hints, *[None] * (len(groups) - len(hints))] if any(hints) else None
+    found = draft.find_masks(
+        clip, tracks.select(source, used), [[place[point] for point in group] for group in groups], every
+    )
+    nowhere = np.zeros((len(clip.frames), *clip.small_size), bool)
+    return [nowhere if mask is None else np.stack([mask[t] for t in range(len(mask))]) for mask in found[:count]]
+
+
+def doubts(mask: Bool[np.ndarray, "T h w"], said: Sequence[int]) -> Float[np.ndarray, "T"]:
+    """Return how far each frame of a carried mask is to be doubted: by what changed since the nearest frame said.
+
+    Each step from frame to frame adds how much the mask's shape changes, 1 minus the overlap with itself moved there,
+    and a little for the step. Frames that are said are 0; where none is, the first one is.
+    """
+    steps = np.array([_change(*pair) for pair in itertools.pairwise(mask)] or [0.0]) + STEP
+    way = np.r_[0, steps.cumsum()][: len(mask)]
+    marks = way[list(said)] if len(said) else way[:1]
+    return np.abs(way[:, None] - marks).min(axis=1).astype(np.float32)
+
+
+def _change(before: Bool[np.ndarray, "h w"], after: Bool[np.ndarray, "h w"]) -> float:
+    """Return 1 minus the overlap of two masks laid on one another by their centres; 1 where one of them is empty."""
+    if not (before.any() and after.any()):
+        return float(before.any() != after.any())
+    at = [np.argwhere(each).mean(axis=0) for each in (before, after)]
+    moved = np.roll(before, np.round(at[1] - at[0]).astype(int), axis=(0, 1))
+    return 1 - float((moved & after).sum() / (moved | after).sum())
+
+
+def _arranged(clip, spec, source, hints, notify):
+    """Return source and target at the clip's size, the groups that move, the background's points, and the hints."""
     division = spec.divide()
     for note in division.notes:
         notify(note)
@@ -169,24 +236,7 @@ def draw_prepared(
             for group in others:
                 named = ", ".join(map(str, group))
                 notify(f"points {named} move by themselves: taken for a thing that may pass before what is moved")
-    used = sorted({point for group in [behind, *groups] for point in group})
-    place = {point: index for index, point in enumerate(used)}
-    options: dict[str, Any] = {}
-    if any(hints):
-        options["hints"] = [*hints, *[None] * (len(groups) - len(hints))]
-    if division.order:
-        options["order"] = division.order
-    drawn = draft.render(
-        clip,
-        tracks.select(source, used),
-        tracks.select(target, used),
-        # Where the whole clip is edited, in time or as a camera, what moves by itself is guessed.
-        groups=[[place[point] for point in group] for group in groups] if division.things else None,
-        notify=notify,
-        stream=stream,
-        **options,
-    )
-    return replace(drawn, groups=[[used[point] for point in group] for group in drawn.groups])
+    return source, target, groups, behind, hints
 
 
 def _resting(clip: draft.Prepared, source: Tracks, target: Tracks, points: Sequence[int]):

@@ -7,7 +7,7 @@ import contextlib
 import copy
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,11 @@ class History:
     def _load(self) -> None:
         try:
             kept = json.loads((self.workspace / PROJECT).read_text(encoding="utf-8"))
-            self.project, self.revision = {**projects.empty(), **kept["project"]}, int(kept["revision"])
-            self._undo, self._redo = list(kept["undo"]), list(kept["redo"])
+            whole = lambda project: {**projects.empty(), **project}  # noqa: E731  of an earlier editor as well
+            self.project, self.revision = whole(kept["project"]), int(kept["revision"])
+            self._undo, self._redo = (
+                [{**step, "project": whole(step["project"])} for step in kept[word]] for word in ("undo", "redo")
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.workspace / PROJECT} holds no project ({error}); choose another workspace"
@@ -57,8 +60,13 @@ class History:
         files.write(self.workspace / PROJECT, json.dumps(kept))
 
     @contextlib.contextmanager
-    def _step(self, label: str, base: int | None, frame: int = 0) -> Iterator[dict[str, Any]]:
-        """Change a copy of the project, which takes its place when nothing went wrong: one step of undo."""
+    def _step(
+        self, label: str, base: int | None, frame: int = 0, names: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """Change a copy of the project, which takes its place when nothing went wrong: one step of undo.
+
+        `frame` and `names`, of points and groups, are the place where it is seen.
+        """
         with self._lock:
             if base is not None and base != self.revision:
                 raise StaleError("the project was changed in another tab: load it anew")
@@ -66,12 +74,13 @@ class History:
             yield changed
             if changed == self.project:
                 return
-            self._undo = [*self._undo, {"label": label, "frame": frame, "project": self.project}][-MOST_STEPS:]
+            step = {"label": label, "frame": int(frame), "names": list(names), "project": self.project}
+            self._undo = [*self._undo, step][-MOST_STEPS:]
             self._redo, self.project, self.revision = [], changed, self.revision + 1
             self._save()
 
     def undo(self, base: int | None = None) -> dict[str, Any]:
-        """Take the last step back; returns {label, frame} of it. Raises ValueError where there is none."""
+        """Take the last step back; returns {label, frame, names} of it. Raises ValueError where there is none."""
         return self._turn(self._undo, self._redo, "undo", base)
 
     def redo(self, base: int | None = None) -> dict[str, Any]:
@@ -88,4 +97,4 @@ class History:
             given.append({**step, "project": self.project})
             self.project, self.revision = step["project"], self.revision + 1
             self._save()
-            return {"label": step["label"], "frame": step["frame"]}
+            return {"label": step["label"], "frame": step["frame"], "names": step.get("names", [])}

@@ -100,6 +100,13 @@ def put_stroke(project: dict[str, Any], names: list[str], frame: int, stroke: di
     op["strokes"] = {**there, str(frame): [*there.get(str(frame), []), stroke]}
 
 
+def put_masks(project: dict[str, Any], names: list[str], name: str) -> None:
+    """Give a file of masks to an operation that moves these points: that which has one, or else the first."""
+    found = moving(project, names)
+    there = [operation for operation in found if "masks" in operation["op"]]
+    (there or found)[0]["op"]["masks"] = name
+
+
 def take(project: dict[str, Any], names: list[str], frame: int, word: str, name: str | None = None) -> None:
     """Take what a field, boxes or strokes, says of a frame away. Raises ValueError where it says nothing.
 
@@ -108,7 +115,7 @@ def take(project: dict[str, Any], names: list[str], frame: int, word: str, name:
     named = None if name is None else find(project["operations"], name, "operation")
     if named is not None:
         normalise(named["op"])
-    for operation in _moving(project, names) if named is None else [named]:
+    for operation in moving(project, names) if named is None else [named]:
         said = operation["op"].get(word, {})
         if said.pop(str(frame), None) is not None:
             if not said:
@@ -119,14 +126,14 @@ def take(project: dict[str, Any], names: list[str], frame: int, word: str, name:
 
 def _told(project: dict[str, Any], names: list[str], frame: int, word: str) -> dict[str, Any]:
     """Return the operation whose field says something of a frame, or else the one that shall."""
-    moving = _moving(project, names)
-    if not moving:
+    found = moving(project, names)
+    if not found:
         raise ValueError("nothing moves these points yet: bend them, or add an operation that does, then say where")
-    there = [operation for operation in moving if str(frame) in operation["op"].get(word, {})]
-    return (there or moving)[0]["op"]
+    there = [operation for operation in found if str(frame) in operation["op"].get(word, {})]
+    return (there or found)[0]["op"]
 
 
-def _moving(project: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
+def moving(project: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
     """List the operations that are on and move one thing with these points, those about the fewest points first."""
     known = [point["id"] for point in project["points"]]
     places = fields.Names(len(known), {name: place for place, name in enumerate(known)})

@@ -13,7 +13,7 @@ import numpy as np
 
 from motionv2v import draft, figures, files, trackers, tracks, video
 from motionv2v.draft import corners
-from motionv2v.editing import annotated, inputs
+from motionv2v.editing import annotated, inputs, trust
 from motionv2v.editing.files import check_folder, moved
 from motionv2v.edits import groups
 from motionv2v.tracks import Tracks
@@ -22,10 +22,6 @@ from motionv2v.typing import UInt8
 PREVIEW, SHEET, POINTS, POINTS_SHEET = "preview.mp4", "preview.png", "points.json", "points.png"
 HARDLY = 0.15
 """Share of the frames below which a point is hardly followed."""
-MERE_GAP = 2
-"""Frames that a point may be lost for without anything to say."""
-AT_EDGE = 0.08
-"""Share of the frame's shorter side within which a lost point counts as one that leaves the frame."""
 _MOVING, _GROUND = (255, 214, 10), (90, 200, 250)
 
 
@@ -99,13 +95,7 @@ def _advice(source: Tracks, point: int, size: tuple[int, int], is_moved: bool) -
         return "It is hardly followed: put it on a corner or a pattern, such as --points finds"
     lost = np.flatnonzero(~seen)
     runs = np.split(lost, np.flatnonzero(np.diff(lost) > 1) + 1)
-    edge = AT_EDGE * min(size)
-    puzzling = []
-    for run in runs:
-        beside = [t for t in (run[0] - 1, run[-1] + 1) if 0 <= t < len(seen)]
-        at_edge = any(((xy[t] < edge) | (xy[t] > np.array(size[::-1]) - edge)).any() for t in beside)
-        if len(run) > MERE_GAP and not at_edge:
-            puzzling.append(run)
+    puzzling = [run for run in runs if len(run) > trust.MERE_GAP and not trust.at_edge(xy, run, size)]
     if not puzzling:
         return "Nothing to do: it is lost for moments, or where it leaves the frame"
     when = groups.spans(np.concatenate(puzzling))

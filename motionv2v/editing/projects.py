@@ -1,12 +1,12 @@
 """The project of an editor as a record, and as one file that travels: NAME.mv2v, with the clip and all steps of undo.
 
-The file is a zip of `project.json`, `clip/NAME` and `tracks/*.npz`, the paths that were imported. It may come from
-anybody: every member is looked at before any is unpacked. Names are those three alone, so that nothing is written
-outside the workspace; links are none; sizes are bounded; what the record says is checked as if a page had sent it.
+The file is a zip of `project.json`, `clip/NAME`, `tracks/*.npz` and `masks/*.npz`, paths and masks that came as files.
+It may come from anybody: every member is looked at before any is unpacked. Names are those alone, so that nothing is
+written outside the workspace; links are none; sizes are bounded; what the record says is checked as if a page had sent
+it.
 """
 
 import contextlib
-import hashlib
 import io
 import itertools
 import json
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from motionv2v import files
+from motionv2v.editing import freehand, mask_files, point_groups
 from motionv2v.edits import document, fields, track_files
 from motionv2v.tracks import Tracks, inside, load
 
@@ -42,6 +43,7 @@ _MEMBERS = {
     # No sign that leads into another folder, or that is none on some system; no hidden file.
     re.compile(r"clip/[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,199}"): MOST_CLIP,
     re.compile(r"tracks/[0-9a-f]{16}\.npz"): track_files.MOST_BYTES,
+    mask_files.NAME: mask_files.MOST_BYTES,
 }
 _TRACKS_NAME = re.compile(r"[0-9a-f]{16}\.npz")
 
@@ -51,7 +53,16 @@ _TRACKS_NAME = re.compile(r"[0-9a-f]{16}\.npz")
 
 def empty() -> dict[str, Any]:
     """Return a project without a clip."""
-    return {"clip": "", "points": [], "operations": [], "prompt": "", "seed": 0, "next": 1}
+    return {
+        "clip": "",
+        "points": [],
+        "groups": [],
+        "order": [],
+        "operations": [],
+        "prompt": "",
+        "seed": 0,
+        "next": 1,
+    }
 
 
 def check(project: Any) -> dict[str, Any]:
@@ -59,19 +70,21 @@ def check(project: Any) -> dict[str, Any]:
 
     Whether the edit fits the clip is another question (`document`, `check_tracks`).
     """
-    fields.check_object(project, (*empty(), "made_from"), "project", required=tuple(empty()))
-    project = fields.plain(project)
+    required = tuple(word for word in empty() if word not in ("groups", "order"))  # earlier editors had none
+    fields.check_object(project, (*empty(), "made_from"), "project", required=required)
+    project = {**empty(), **fields.plain(project)}
     for name in ("clip", "prompt"):
         _text(project[name], name)
     for name, least in (("seed", 0), ("next", 1)):
         project[name] = fields.integer(project[name], name, least)
     check_points(project)
     check_generations(project)
+    point_groups.check(project)
     operations = _list(project["operations"], "operations", document.MAX_OPERATIONS)
     for index, operation in enumerate(operations):
         where = f"operations[{index}]"
         names = ("id", "on", "label", "op")
-        fields.check_object(operation, names, where, required=names)
+        fields.check_object(operation, (*names, "drawn"), where, required=names)
         _identity(operation["id"], "o", project["next"], where)
         _text(operation["label"], f"{where}.label")
         if not isinstance(operation["on"], bool) or not isinstance(operation["op"], dict):
@@ -80,6 +93,10 @@ def check(project: Any) -> dict[str, Any]:
         # Of those that are off as well: commands look all of them up by their kind.
         if not isinstance(kind, str) or document.ALIASES.get(kind, kind) not in document.OPERATIONS:
             raise ValueError(f"{where}: unknown operation {fields.shown(kind)}")
+        if operation["op"].get("masks") is not None:
+            mask_files.check_name(operation["op"]["masks"])
+        if "drawn" in operation:
+            operation["drawn"] = freehand.check(operation["drawn"], f"{where}.drawn")
     _once([each["id"] for each in operations], "operations")
     if not project["clip"] and (project["points"] or operations):
         raise ValueError("project: has points, but no clip that they are of")
@@ -118,8 +135,7 @@ def check_points(project: dict[str, Any]) -> None:
         fields.check_object(point, _POINT, where, required=_POINT[:6])
         _identity(point["id"], "p", project["next"], where)
         fields.name(point["name"], f"{where}.name")
-        if not isinstance(point["color"], str) or not re.fullmatch("#[0-9a-fA-F]{6}", point["color"]):
-            raise ValueError(f"{where}.color: must be like #e69f00, got {fields.shown(point['color'])}")
+        point_groups.check_color(point["color"], f"{where}.color")
         if not isinstance(point.get("locked", False), bool):
             raise ValueError(f"{where}.locked: must be true or false")
         marks = _list(point.get("marks", []), f"{where}.marks", 100_000)
@@ -164,6 +180,14 @@ def check_tracks(project: dict[str, Any], tracks: dict[str, Tracks], length: int
                 raise ValueError(f"the imported path of {point['name']} is not in the file, or of another length")
 
 
+def check_masks(project: dict[str, Any], masks: dict[str, Path], length: int, size: tuple[int, int]) -> None:
+    """Raise ValueError where masks that a project names are not in its file, or not of a clip of T frames (H, W)."""
+    for name in mask_files.named(project):
+        if name not in masks:
+            raise ValueError(f"the file of masks {name} is not in the project")
+        mask_files.read(masks[name], size, length, 0, lambda line: None)
+
+
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or len(value) > 2000 or "\0" in value:
         raise ValueError(f"{where}: must be a text of at most 2000 letters")
@@ -203,12 +227,8 @@ def keep_tracks(workspace: Path, tracks: Tracks) -> Path:
 
 
 def _keep_content(folder: Path, content: bytes) -> Path:
-    path = folder / _content_name(content)
+    path = folder / mask_files.content_name(content)
     return path if path.is_file() else files.write(path, content)
-
-
-def _content_name(content: bytes) -> str:
-    return f"{hashlib.sha256(content).hexdigest()[:16]}.npz"
 
 
 def free_path(path: Path) -> Path:
@@ -244,6 +264,8 @@ def write(
         archive.writestr(RECORD, json.dumps(record), zipfile.ZIP_DEFLATED)
         for each in sorted(used):
             archive.write(tracks_folder(workspace) / each, f"tracks/{each}")
+        for each in sorted({name for project in _projects(record) for name in mask_files.named(project)}):
+            archive.write(workspace / each, each)
         archive.write(clip, name)  # is compressed already
     return Path(path)
 
@@ -265,11 +287,13 @@ class Unpacked:
 
     Attributes:
         record: {project, undo, redo, tracker}. clip: its clip. tracks: the imported paths by their files' names.
+        masks: files of masks by what operations call them.
     """
 
     record: dict[str, Any]
     clip: Path
     tracks: dict[str, Tracks]
+    masks: dict[str, Path]
     workspace: Path
 
     def projects(self) -> list[dict[str, Any]]:
@@ -288,6 +312,10 @@ class Unpacked:
             if not target.is_file():
                 target.parent.mkdir(exist_ok=True)
                 files.move(self.clip.parent.parent / "tracks" / name, target)
+        for name, path in self.masks.items():
+            if not (self.workspace / name).is_file():
+                (self.workspace / name).parent.mkdir(exist_ok=True)
+                files.move(path, self.workspace / name)
         for project in self.projects():
             project["clip"] = str(place.resolve()) if project["clip"] else ""
         return str(place.resolve())
@@ -312,9 +340,12 @@ def unpacked(path: str | Path, workspace: Path) -> Iterator[Unpacked]:
                     with archive.open(info) as source, target.open("xb") as file:
                         shutil.copyfileobj(source, file, 1 << 20)
             (clip,) = (folder / name for name in infos if name.startswith("clip/"))
-            tracks = {}
+            tracks, masks = {}, {name: folder / name for name in infos if mask_files.NAME.fullmatch(name)}
+            for name, place in masks.items():
+                if f"{mask_files.FOLDER}/{mask_files.content_name(place.read_bytes())}" != name:
+                    raise ValueError(f"{name} is not named by its content")
             for name in (name for name in infos if name.startswith("tracks/")):
-                if _content_name((folder / name).read_bytes()) != Path(name).name:
+                if mask_files.content_name((folder / name).read_bytes()) != Path(name).name:
                     raise ValueError(f"{name} is not named by its content")
                 tracks[Path(name).name] = _canonical(folder / name)
         except (ValueError, MemoryError) as error:
@@ -323,7 +354,7 @@ def unpacked(path: str | Path, workspace: Path) -> Iterator[Unpacked]:
         except Exception as error:  # damaged archives fail in nearly any way
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{path.name} is no project, or damaged ({reason}); expected a {SUFFIX} file") from None
-        yield Unpacked(record, clip, tracks, workspace)
+        yield Unpacked(record, clip, tracks, masks, workspace)
 
 
 def _canonical(path: Path) -> Tracks:
@@ -347,7 +378,8 @@ def _checked_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         name = info.orig_filename  # as it was written: zipfile leaves out what follows a zero byte
         most = next((most for pattern, most in _MEMBERS.items() if pattern.fullmatch(name)), None)
         if most is None:
-            raise ValueError(f"it has a member {name[:80]!r}; expected {RECORD}, clip/NAME and tracks/*.npz")
+            expected = f"{RECORD}, clip/NAME, tracks/*.npz and masks/*.npz"
+            raise ValueError(f"it has a member {name[:80]!r}; expected {expected}")
         if most == MOST_CLIP and (
             Path(name).suffix.lower() not in CLIPS or len(os.fsencode(Path(name).name)) > MOST_NAME
         ):
@@ -364,7 +396,8 @@ def _checked_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     _once(names, "its members")
     if RECORD not in names or sum(name.startswith("clip/") for name in names) != 1:
         raise ValueError(f"it has {len(names)} members without {RECORD} and one clip among them")
-    if sum(info.file_size for info in infos) > MOST_CLIP + MOST_RECORD + track_files.MOST_BYTES:
+    most = MOST_CLIP + MOST_RECORD + track_files.MOST_BYTES + mask_files.MOST_UNPACKED
+    if sum(info.file_size for info in infos) > most:
         raise ValueError("it is too large when it is unpacked")
     return dict(zip(names, infos, strict=True))
 
@@ -383,8 +416,11 @@ def _record(content: bytes) -> dict[str, Any]:
     for word in ("undo", "redo"):
         for index, step in enumerate(_list(found[word], word, 1000)):
             where = f"{word}[{index}]"
-            fields.check_object(step, ("label", "frame", "project"), where, required=("label", "frame", "project"))
+            words = ("label", "frame", "project")
+            fields.check_object(step, (*words, "names"), where, required=words)
             _text(step["label"], f"{where}.label")
+            for name in _list(step.get("names", []), f"{where}.names", 2 * document.MAX_POINTS):
+                _text(name, f"{where}.names")
             fields.integer(step["frame"], f"{where}.frame", 0)
             step["project"] = check(step["project"])
     found["project"] = check(found["project"])

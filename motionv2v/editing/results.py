@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from motionv2v import files, trackers, video
-from motionv2v.editing import drift, estimates, exports, projects
+from motionv2v.editing import drift, estimates, exports, mask_files, projects
 from motionv2v.editing.derived import EDIT, Derived
 from motionv2v.editing.runs import MOST_SEEDS, Runs
 
@@ -213,8 +213,9 @@ class Results(Derived):
                 raise ValueError("that state of the project is no longer kept: load the project as it is now")
             with tempfile.TemporaryDirectory(prefix=".copy.", dir=self.workspace) as folder:
                 other = type(self)(Path(folder) / "copy", self._tracker_name)
-                if projects.tracks_folder(self.workspace).is_dir():
-                    shutil.copytree(projects.tracks_folder(self.workspace), projects.tracks_folder(other.workspace))
+                for place in (projects.tracks_folder(self.workspace), self.workspace / mask_files.FOLDER):
+                    if place.is_dir():
+                        shutil.copytree(place, other.workspace / place.name)
                 other.project = copy.deepcopy(self._past[base])
                 if self._loaded and self._loaded[0] == other.project["clip"]:
                     other._loaded, other._tracks = self._loaded, dict(self._tracks)

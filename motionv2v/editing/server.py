@@ -7,7 +7,6 @@ come and are bounded, and one bad request never stops the server.
 
 import asyncio
 import inspect
-import io
 import json
 import secrets
 import socket
@@ -17,9 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -32,11 +28,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from motionv2v import files
-from motionv2v.editing import projects, receiving, run_routes
+from motionv2v.editing import freehand, mask_files, pictures, projects, receiving, run_routes
 from motionv2v.editing.history import StaleError
 from motionv2v.editing.session import Session
 from motionv2v.edits import fields, table, track_files
-from motionv2v.typing import UInt8
 
 STATIC = Path(__file__).parent / "static"
 COOKIE = "motionv2v"
@@ -87,6 +82,24 @@ COMMANDS: dict[str, dict[str, _Parser]] = {
     "remove_box": {"names": _texts, "frame": _frame_number, "operation": _a_text},
     "add_stroke": {"names": _texts, "frame": _frame_number, "stroke": fields.stroke},
     "remove_strokes": {"names": _texts, "frame": _frame_number, "operation": _a_text},
+    "make_group": {"names": _texts, "label": _a_text},
+    "change_group": {"name": _a_text, "label": _a_text, "color": _a_text, "locked": _truth, "points": _texts},
+    "remove_group": {"name": _a_text},
+    "remove_points": {"names": _texts},
+    "draw_path": {
+        "names": _texts,
+        "frame": _frame_number,
+        "path": freehand.stroke,
+        "smoothing": fields.number,
+        "even": _truth,
+        "few": _truth,
+    },
+    "redraw_path": {"name": _a_text, "smoothing": fields.number, "even": _truth, "few": _truth},
+    "remove_key": {"name": _a_text, "frame": _frame_number},
+    "move_key": {"name": _a_text, "frame": _frame_number, "to": _frame_number, "duplicate": _truth},
+    "set_visible": {"names": _texts, "first": _frame_number, "last": _frame_number, "visible": _truth},
+    "remove_masks": {"name": _a_text},
+    "set_order": {"names": _texts},
     "set": {"prompt": _a_text, "seed": _frame_number},
     "use_result": {"run": _a_text},
     "undo": {},
@@ -146,7 +159,8 @@ def make_app(session: Session, token: str | None = None) -> Starlette:
         Route("/api/projects", _projects),
         Route("/api/open", _open, methods=["POST"]),
         Route("/api/upload", _upload, methods=["POST"]),
-        Route("/api/frame/{which}/{index:int}", _frame),
+        *pictures.ROUTES,
+        Route("/api/masks", _take_masks, methods=["POST"]),
         Route("/api/edit.json", _edit),
         Route("/api/tracks", _import, methods=["POST"]),
         Route("/api/tracks/{which}.{ending}", _export),
@@ -297,25 +311,16 @@ async def _open_project(request: Request) -> Response:
     return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
 
 
-async def _frame(request: Request) -> Response:
-    """Give one frame as WebP: of the clip (`source`) or of the draft."""
-    session, which, index = request.app.state.session, request.path_params["which"], request.path_params["index"]
-    if which not in ("source", "draft"):
-        raise HTTPException(404, "there are frames of source and of draft")
-    frames = await run_in_threadpool(lambda: session.clip.frames if which == "source" else session.draft_frames())
-    if not 0 <= index < len(frames):
-        raise HTTPException(404, f"there is no frame {index}: the clip has frames 0..{len(frames) - 1}")
-    return Response(await run_in_threadpool(webp, np.asarray(frames[index])), media_type="image/webp")
-
-
-def webp(frame: UInt8[np.ndarray, "H W 3"], most: int = 1280) -> bytes:
-    """Encode a frame, no larger than `most` pixels on a side."""
-    scale = most / max(frame.shape[:2])
-    if scale < 1:
-        frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    kept = io.BytesIO()
-    Image.fromarray(frame).save(kept, "WEBP", quality=82, method=2)
-    return kept.getvalue()
+async def _take_masks(request: Request) -> Response:
+    """Take a file of masks as the body of a request: they are where the thing of some points is."""
+    session, given = request.app.state.session, request.query_params
+    names, frame = _texts(given.get("names", "").split(","), "names"), given.get("frame", "0")
+    if not frame.isdecimal() or len(frame) > 9:
+        raise ValueError(f"frame must be a frame, got {frame[:40]!r}")
+    async with receiving.received(request, mask_files.TAKEN, mask_files.MOST_BYTES) as (path, _):
+        set_masks = receiving.briefly(partial(session.set_masks, names), path)
+        made = await run_in_threadpool(set_masks, path, int(frame), receiving.base(request))
+    return JSONResponse(made | {"state": await run_in_threadpool(session.state)})
 
 
 async def _edit(request: Request) -> Response:

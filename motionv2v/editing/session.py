@@ -12,24 +12,23 @@ path of a file perhaps, and marks where a person puts the tracker right (`point_
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from motionv2v import tracks, video
-from motionv2v.editing import operation_list, point_paths, projects
+from motionv2v.editing import mask_files, operation_list, point_groups, point_paths, projects, trust
+from motionv2v.editing.gestures import Gestures
 from motionv2v.editing.history import MOST_STEPS
-from motionv2v.editing.results import Results
 from motionv2v.edits import document, fields, track_files
-from motionv2v.tracks import Tracks
 
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Okabe and Ito's, which people who see colours otherwise tell apart."""
 
 
-class Session(Results):
+class Session(Gestures):
     """One clip and one edit of it, with everything that was done.
 
     Attributes:
@@ -70,7 +69,7 @@ class Session(Results):
     def add_point(self, frame: int, x: float | int, y: float | int, base: int | None = None) -> str:
         """Name a point that frame shows at (x, y), and follow it both ways; returns its id. One step."""
         self._check_place(frame, x, y)
-        with self._step(f"Add a point at {frame}", base, frame) as project:
+        with self._step(f"Add a point at {frame}", base, frame, [f"p{self.project['next']}"]) as project:
             point = self._name(project, (int(frame), float(x), float(y)))
             self._track([point])
         return point["id"]
@@ -86,7 +85,7 @@ class Session(Results):
 
     def change_point(self, name: str, base: int | None = None, **changes: Any) -> None:
         """Change how a point is called (`label`), its `color` (#rrggbb), or whether it is `locked`: not to be moved."""
-        with self._step(f"Change {self._called([name])}", base) as project:
+        with self._step(f"Change {self._called([name])}", base, names=[name]) as project:
             point = operation_list.find(project["points"], name, "point")
             if unknown := set(changes) - {"label", "color", "locked"}:
                 raise ValueError(f"a point has no {', '.join(sorted(unknown))}; it has label, color, locked")
@@ -94,16 +93,6 @@ class Session(Results):
                 changes["name"] = fields.name(changes.pop("label"), "label")
             point.update(changes)
             projects.check_points(project)
-
-    def _movable(self, project: dict[str, Any], name: str) -> dict[str, Any]:
-        point = operation_list.find(project["points"], name, "point")
-        if point.get("locked"):
-            raise ValueError(f"{point['name']} is locked: unlock it first")
-        return point
-
-    def _called(self, names: list[str]) -> str:
-        called = {point["id"]: point["name"] for point in self.project["points"]}
-        return ", ".join(called.get(name, name) for name in names)
 
     def fix(self, name: str, frame: int, x: float | int, y: float | int, base: int | None = None) -> None:
         """Say that the tracker is wrong and the point is at (x, y) in a frame: a mark there.
@@ -132,22 +121,17 @@ class Session(Results):
     @contextlib.contextmanager
     def _correct(self, label: str, name: str, base: int | None, frame: int) -> Iterator[dict[str, Any]]:
         """Change a point's marks, and let its bends ride on the path that follows."""
-        with self._step(label, base, frame) as project:
+        with self._step(label, base, frame, [name]) as project:
             yield self._movable(project, name)
             self.source(project)
             sides = [self._given_to(self.project), self._given_to(project)]
             point_paths.shift_bends(project, *sides, len(self.clip.frames))
             self._check(project)
 
-    def _given_to(self, project: dict[str, Any]) -> Callable[[int], Tracks]:
-        """Return what paths an operation is given, by its place in the list."""
-
-        def paths(place: int) -> Tracks:
-            # A camera's motion may be put back behind that place only: left out, on both sides of a comparison.
-            before = [each for each in project["operations"][:place] if not each["op"]["op"].endswith("camera")]
-            return self.target({**project, "operations": before})
-
-        return paths
+    def remove_point(self, name: str, base: int | None = None) -> None:
+        """Take a point away, as `remove_points` does."""
+        operation_list.find(self.project["points"], name, "point")
+        self.remove_points([name], base)
 
     # --- tracks of files ---
 
@@ -205,6 +189,7 @@ class Session(Results):
                 raise ValueError(str(error).replace(str(found.clip), f"{Path(path).name}, {found.clip.name}")) from None
             for project in found.projects():
                 projects.check_tracks(project, found.tracks, len(clip.frames), clip.frames.shape[1:3])
+                projects.check_masks(project, found.masks, len(clip.frames), clip.frames.shape[1:3])
                 if project["points"]:
                     self._check(project, clip)
                     projects.check_off(project)
@@ -223,47 +208,6 @@ class Session(Results):
         was, own = found.record["tracker"], self._tracker_name.partition(":")[0]
         return [] if was == own else [f"the project was tracked by {was}, and this editor tracks by {own}"]
 
-    def remove_point(self, name: str, base: int | None = None) -> None:
-        """Take a point away, and out of every operation; one that is about nothing else goes with it."""
-        with self._step(f"Remove {self._called([name])}", base) as project:
-            self._movable(project, name)
-            project["points"] = [point for point in project["points"] if point["id"] != name]
-            for operation in project["operations"]:
-                about = operation["op"].get("points")
-                if isinstance(about, list):
-                    operation["op"]["points"] = [each for each in about if each != name]
-            project["operations"] = [each for each in project["operations"] if each["op"].get("points") != []]
-            if project["points"]:
-                self._check(project)  # an operation may name it in another way
-            else:
-                project["operations"] = []
-
-    def bend(self, names: list[str], frame: int, dx: float | int, dy: float | int, base: int | None = None) -> None:
-        """Move points at a frame: a keyframe of their path there, which both ends of the clip keep where they were.
-
-        Where they were bent before, that operation has one keyframe more. Their own motion goes on.
-        """
-        last = len(self.clip.frames) - 1
-        if not 0 <= frame <= last:
-            raise ValueError(f"there is no frame {frame}: the clip has frames 0..{last}")
-        with self._step(f"Bend {self._called(names)} at {frame}", base, frame) as project:
-            for name in names:
-                self._movable(project, name)
-            now = self._centre(self.target(project), names)
-            bent = operation_list.bending(project, names)
-            if bent is None:
-                op = {"op": "keyframes", "points": list(names), "keyframes": {}, "keep_motion": True}
-                bent = operation_list.new(project, {**op, "interpolation": "smooth"})
-                for end in {0, last} - {frame}:
-                    bent["op"]["keyframes"][str(end)] = now[end].tolist()
-                bent["label"] = f"bend {self._called(names)}"
-            bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in now[frame] + (dx, dy)]
-            self._check(project)
-
-    def _centre(self, of: Tracks, names: list[str]) -> np.ndarray:
-        rows = [index for index, point in enumerate(self.project["points"]) if point["id"] in names]
-        return of.xy[rows].mean(axis=0)
-
     # --- operations ---
 
     def add_operation(self, kind: str, given: dict[str, Any] | None = None, base: int | None = None) -> str:
@@ -273,7 +217,7 @@ class Session(Results):
         """
         with self._step(f"Add {kind}", base) as project:
             operation = operation_list.new(project, {"op": kind})
-            self._change_fields(operation, given or {})
+            self._change_fields(project, operation, given or {})
             if kind == "uncamera":
                 operation_list.new(project, {"op": "recamera"})
             self._check(project)
@@ -292,7 +236,9 @@ class Session(Results):
         with self._step(f"Change {self._titled(name)}", base) as project:
             operation = operation_list.find(project["operations"], name, "operation")
             pair = operation_list.with_pair(project, operation)
-            self._change_fields(operation, given or {})
+            self._change_fields(project, operation, given or {})
+            if "keyframes" in (given or {}):
+                operation.pop("drawn", None)  # it is no longer what was drawn
             was = operation["on"]
             for each in pair:
                 each["on"] = True  # so that what is off is checked as well
@@ -303,9 +249,13 @@ class Session(Results):
             operation_list.normalise(operation["op"])
             self._check(project)
 
-    @staticmethod
-    def _change_fields(operation: dict[str, Any], given: dict[str, Any]) -> None:
-        operation_list.change_fields(operation["op"], copy.deepcopy(fields.plain(given)))
+    def _change_fields(self, project: dict[str, Any], operation: dict[str, Any], given: dict[str, Any]) -> None:
+        given = copy.deepcopy(fields.plain(given))
+        if given.get("masks") is not None:
+            mask_files.check_name(given["masks"], self.workspace)
+        if isinstance(given.get("points"), list) and any(each["id"] in given["points"] for each in project["groups"]):
+            given["points"] = point_groups.members(project, given["points"])
+        operation_list.change_fields(operation["op"], given)
 
     def move_operation(self, name: str, place: int, base: int | None = None) -> None:
         """Move an operation to a place in the list, from 0. Raises ValueError where there is no such place."""
@@ -324,41 +274,6 @@ class Session(Results):
             operation = operation_list.find(project["operations"], name, "operation")
             for each in operation_list.with_pair(project, operation):
                 project["operations"].remove(each)
-            self._check(project)
-
-    def _titled(self, name: str) -> str:
-        return next((each["label"] for each in self.project["operations"] if each["id"] == name), name)
-
-    def set_box(self, names: list[str], frame: int, box: Sequence[float | int], base: int | None = None) -> None:
-        """Say where the thing of these points is in a frame, for the draft: inside (x0, y0, x1, y1), in pixels.
-
-        Raises ValueError where no operation moves them, and EditError for a box that leaves the frame.
-        """
-        with self._step(f"Box {self._called(names)} at {frame}", base, frame) as project:
-            operation_list.put_box(project, names, frame, box)
-            self._check(project)
-
-    def remove_box(self, names: list[str], frame: int, base: int | None = None, operation: str | None = None) -> None:
-        """Take a box away that `set_box` drew, or that of an operation. Raises ValueError where there is none."""
-        with self._step(f"Remove the box of {self._called(names)} at {frame}", base, frame) as project:
-            operation_list.take(project, names, frame, "boxes", operation)
-            self._check(project)
-
-    def add_stroke(self, names: list[str], frame: int, stroke: dict[str, Any], base: int | None = None) -> None:
-        """Say with a brush what is the thing of these points in a frame, or is not, over what else is said of it.
-
-        `stroke` is {path: [[x, y], ...], radius, sign: "add" or "remove"}, in pixels. Raises as `set_box`.
-        """
-        with self._step(f"Brush {self._called(names)} at {frame}", base, frame) as project:
-            operation_list.put_stroke(project, names, frame, copy.deepcopy(stroke))
-            self._check(project)
-
-    def remove_strokes(
-        self, names: list[str], frame: int, base: int | None = None, operation: str | None = None
-    ) -> None:
-        """Take the strokes of a frame away, those of an operation if one is named. Raises as `remove_box`."""
-        with self._step(f"Remove the strokes of {self._called(names)} at {frame}", base, frame) as project:
-            operation_list.take(project, names, frame, "strokes", operation)
             self._check(project)
 
     # --- all else ---
@@ -384,4 +299,6 @@ class Session(Results):
             shown["clip"] = {"name": name, "frames": length, "width": width, "height": height, "fps": self.clip.fps}
             for side, of in (("source", self.source()), ("target", self.target())):
                 shown[side] = {"xy": np.round(of.xy, 2).tolist(), "visible": of.visible.tolist()}
+            shown["trust"] = trust.report(self.source(), (height, width))
+            shown["things"] = self.things()
             return shown | {"command": self.command()}

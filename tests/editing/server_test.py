@@ -331,3 +331,56 @@ def test_a_run_is_started_watched_and_its_result_fetched(client, app):
     assert run["state"] == "done" and any("wrote" in line or "write" in line or "draft" in line for line in run["log"])
     answer = client.get(f"/api/runs/{name}/edited.mp4")
     assert answer.status_code == 200 and len(answer.content) > 1000
+
+
+def test_what_a_hand_does_is_a_command_and_maps_and_masks_are_pictures(client, tmp_path):
+    for x, y in ((X, Y), (X + 6, Y + 6)):
+        assert do(client, do="add_point", frame=0, x=x, y=y).status_code == 200
+    group = do(client, do="make_group", names=["p1", "p2"], label="square").json()["answer"]
+    np.savez(tmp_path / "masks.npz", masks=moving_square.masks())
+    content = (tmp_path / "masks.npz").read_bytes()
+    send = lambda address, given=content: client.post(f"/api/masks?{address}", content=given, headers=ORIGIN)  # noqa: E731
+    assert send(f"name=masks.npz&names={group}").json()["frames"] == 9
+    assert do(client, do="bend", names=[group], frame=4, dx=0, dy=20).status_code == 200
+    assert client.get("/api/masks").json()["things"][0]["frames"] == 9
+    assert len(client.get("/api/uncertain").json()["shares"]) == 9
+    for which, values in (("masks", {0, 1}), ("uncertain", None)):
+        found = Image.open(io.BytesIO(client.get(f"/api/frame/{which}/4").content))
+        assert found.width / found.height == 128 / 96 and (values is None or set(np.unique(found)) == values)
+    strip = Image.open(io.BytesIO(client.get("/api/filmstrip").content))
+    assert strip.height == 40 and strip.width == 9 * 53
+    before = client.get("/api/state").json()
+    assert before["things"][0]["masks"] and before["trust"] == [None, None]
+    path = [[1, 1, 0], [2, 2, 10]]
+    for command in (
+        {"do": "make_group", "names": []},
+        {"do": "make_group", "names": ["p1", "g99"]},
+        {"do": "change_group", "name": group, "color": "red"},
+        {"do": "change_group", "name": group, "locked": 1},
+        {"do": "draw_path", "names": ["p1"], "frame": 8, "path": path},
+        {"do": "draw_path", "names": ["p1"], "frame": 0, "path": path, "smoothing": -1},
+        {"do": "draw_path", "names": ["p1"], "frame": 0, "path": [[1e9, 0, 0], [1, 1, 1]]},
+        {"do": "draw_path", "names": ["p1"], "frame": 0, "path": path * 4000},
+        {"do": "redraw_path", "name": "o99", "smoothing": 1},
+        {"do": "set_visible", "names": ["p1"], "first": 0, "last": 99, "visible": True},
+        {"do": "set_visible", "names": ["p1"], "first": 0, "last": 1, "visible": "yes"},
+        {"do": "remove_key", "name": before["project"]["operations"][0]["id"], "frame": 1},
+        {"do": "move_key", "name": before["project"]["operations"][0]["id"], "frame": 4, "to": 99},
+        {"do": "set_order", "names": ["o1"]},
+        {"do": "add_operation", "kind": "drag", "given": {"points": ["p1"], "by": [0, 1], "masks": "/etc/hostname"}},
+    ):
+        answer = do(client, **command)
+        assert answer.status_code == 400 and "\n" not in answer.json()["error"], (command, answer.text)
+    for address, given, code in (
+        ("name=masks.npz&names=p9", content, 400),
+        ("name=masks.npz", content, 400),
+        ("name=masks.exe&names=p1", content, 400),
+        ("name=masks.npz&names=p1&frame=x", content, 400),
+        ("name=masks.npz&names=p1&base=0", content, 409),
+        ("name=masks.npz&names=p1", content[:200], 400),
+        ("name=masks.zip&names=p1", content, 400),
+    ):
+        answer = send(address, given)
+        assert answer.status_code == code and str(tmp_path) not in answer.text, (address, answer.text)
+    assert client.get("/api/frame/masks/9").status_code == client.get("/api/frame/other/0").status_code == 404
+    assert client.get("/api/state").json() == before

@@ -95,7 +95,7 @@ def test_each_level_of_undo_is_what_it_was(session, tmp_path):
 def test_undo_returns_to_the_place_and_has_an_end(session):
     session.add_point(0, X, Y)
     session.bend(["p1"], 5, 1, 0)
-    assert session.undo() == {"label": "Bend p1 at 5", "frame": 5}
+    assert session.undo() == {"label": "Bend p1 at 5", "frame": 5, "names": ["p1"]}
     for seed in range(MOST_STEPS + 5):
         session.set(seed=seed + 1)
     assert len(session.state()["undo"]) == MOST_STEPS
@@ -274,8 +274,10 @@ def test_a_bend_has_a_pace(session):
 def test_a_box_says_where_the_thing_is_and_the_draft_follows(session):
     session.add_point(0, X, Y)
     box = [float(side) for side in (*moving_square.corners()[4], *(moving_square.corners()[4] + moving_square.SIDE))]
-    with pytest.raises(ValueError, match="nothing moves these points yet"):
-        session.set_box(["p1"], 4, box)
+    session.set_box(["p1"], 4, box)
+    (rests,) = session.project["operations"]
+    assert rests["op"]["keep_motion"] and np.abs(session.target().xy - session.source().xy).max() < 2e-3
+    session.undo()
     session.bend(["p1"], 4, 0, 24)
     plain = session.draft_frames()
     session.set_box(["p1"], 4, [box[0], box[1], box[0] + 12, box[3]])

@@ -1,9 +1,16 @@
 // Where the thing of a point is in a frame, as a person says: boxes, by pointer or by keys, and strokes of a brush.
 
-import { $, run, state, tell, view } from "./session.js";
+import { $, chosen, run, state, tell, view } from "./session.js";
 import { about } from "./operations.js";
 
 const clamp = (value, most) => Math.round(Math.max(0, Math.min(most, value)) * 100) / 100;
+
+/** The points of the thing that is selected: those that move as one with them, if they do. */
+export function thing() {
+  const ids = chosen();
+  const whole = (state.things || []).find(({ points }) => ids.every((id) => points.includes(id)));
+  return whole ? whole.points : ids;
+}
 
 /** Make a box [x0, y0, x1, y1] of two of its corners, in the frame. */
 export function between([x, y], [u, v]) {
@@ -26,10 +33,10 @@ export function inFrame(frame) {
 
 /** Say that what `view.box` shows is where the selected point's thing is. */
 export function keep() {
-  const { box, selected } = view;
+  const { box } = view;
   view.box = null;
-  if (!selected) return tell("Select a point first: the box says where its thing is.");
-  return run("set_box", { names: [selected], frame: view.frame, box });
+  if (!view.selected) return tell("Select a point first: the box says where its thing is.");
+  return run("set_box", { names: thing(), frame: view.frame, box });
 }
 
 // --- strokes ---
@@ -57,7 +64,7 @@ export function strokesOf(frame) {
 
 export function keepStroke(stroke) {
   if (!view.selected) return tell("Select a point first: the brush says where its thing is.");
-  return run("add_stroke", { names: [view.selected], frame: view.frame, stroke });
+  return run("add_stroke", { names: thing(), frame: view.frame, stroke });
 }
 
 // --- keys ---

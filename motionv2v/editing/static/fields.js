@@ -1,6 +1,6 @@
 // Controls for the fields of an operation, made from what the session says of them: how each is asked for.
 
-import { make, state, view } from "./session.js";
+import { button, chosen, make, state, view } from "./session.js";
 
 const CASUAL = { factor: 1.2, degrees: 15, velocity: [1, 0], by: [20, 0], speed: 0.5 };
 const BY_FRAME = "by keyframe"; // shown where a word is given for each keyframe
@@ -90,14 +90,19 @@ const KINDS = {
   points(field, id, changed) {
     const body = make("fieldset", { class: "points" });
     const rows = make("div");
-    body.append(rows);
+    const groups = make("div");
+    body.append(groups, rows);
     const boxes = () => [...rows.querySelectorAll("input")];
-    const chosen = () => boxes().filter((box) => box.checked).map((box) => box.value);
+    const ticked = () => boxes().filter((box) => box.checked).map((box) => box.value);
     rows.addEventListener("change", (event) => {
       // All of them, later ones too, is another thing than those there are now.
       if (event.target.checked) for (const box of boxes()) if ((box.value === "all") !== (event.target.value === "all")) box.checked = false;
       changed();
     });
+    const take = (group) => {
+      for (const box of boxes()) box.checked = group.points.includes(box.value);
+      changed();
+    };
     const row = (value, words, checked) => {
       const box = make("input", { type: "checkbox", value });
       box.checked = checked;
@@ -107,10 +112,11 @@ const KINDS = {
       const { points } = state.project;
       const names = (Array.isArray(value) ? value : [value]).map((each) => (typeof each === "number" ? points[each]?.id : each));
       const isAll = value === "all" || (!field.required && (value ?? null) === null);
+      groups.replaceChildren(...state.project.groups.map((group) => button(group.name, () => take(group), `Take the points of ${group.name}`)));
       rows.replaceChildren(row("all", "all points", isAll), ...points.map((point) => row(point.id, point.name, names.includes(point.id))));
     };
     const get = () => {
-      const found = chosen();
+      const found = ticked();
       if (!found.length) throw new Error("choose a point or more");
       return found.includes("all") ? (field.required ? "all" : null) : found;
     };
@@ -208,7 +214,7 @@ export function start(asked) {
     const others = points.map((each) => each.id).filter((id) => id !== selected);
     if (field.name === "reference") op.reference = points.map((each) => each.id);
     else if (field.name === "second") op.second = others.slice(0, 1);
-    else if (field.control === "points") op[field.name] = [selected];
+    else if (field.control === "points") op[field.name] = chosen().length ? chosen() : [selected];
     else if (field.name in CASUAL && field.control !== "choice") op[field.name] = CASUAL[field.name];
     else if (field.name === "keyframes") op.keyframes = placed(selected);
   }

@@ -4,8 +4,25 @@ import { request } from "./transport.js";
 
 export const $ = (id) => document.getElementById(id);
 
-export let state = { clip: null, revision: 0, project: { points: [], operations: [] }, undo: [], redo: [] };
-export const view = { frame: 0, selected: null, playing: false, drag: null, fixing: false, boxing: false, box: null, brushing: false, stroke: null };
+export let state = { clip: null, revision: 0, project: { points: [], groups: [], operations: [] }, undo: [], redo: [] };
+export const view = {
+  frame: 0, playing: false, moved: 0,
+  selected: null, chosen: new Set(), // the point that was selected last, and all that are
+  tool: "point", fixing: false, boxing: false, brushing: false, // what a drag does
+  press: null, drag: null, box: null, stroke: null, region: null, drawn: null, cross: null, loupe: null, // while it lasts
+  mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, holding: false, flash: false,
+};
+
+export const isChosen = (id) => view.chosen.has(id);
+
+/** The points that are selected, in the project's order. */
+export const chosen = () => state.project.points.filter((point) => view.chosen.has(point.id)).map((point) => point.id);
+
+/** Select points; the last of them is the one that numbers and keys are about. */
+export function choose(ids) {
+  view.chosen = new Set(ids);
+  view.selected = ids.length ? ids[ids.length - 1] : null;
+}
 
 const listeners = [];
 
@@ -52,6 +69,7 @@ export function tell(error) {
 /** Work, and say what is being done; returns null where it went wrong, which `say` is told. */
 export async function busily(what, work, say = tell) {
   $("busy").textContent = what;
+  $("toast").hidden = true;
   try {
     tell(null);
     return await work();
@@ -62,6 +80,12 @@ export async function busily(what, work, say = tell) {
   } finally {
     $("busy").textContent = "";
   }
+}
+
+/** Say what was done, with a button that takes it back. */
+export function toast(words, back) {
+  $("toast").replaceChildren(make("span", { text: words }), button("Undo", () => (($("toast").hidden = true), back())));
+  $("toast").hidden = false;
 }
 
 let last = Promise.resolve(); // commands wait for one another: each is for the project that the one before made
@@ -104,7 +128,8 @@ export async function refresh() {
 export function take(next) {
   const before = state;
   state = next;
-  if (!state.project.points.some((point) => point.id === view.selected)) view.selected = null;
+  const kept = chosen();
+  if (kept.length < view.chosen.size) choose(kept);
   for (const work of listeners) work(before);
 }
 

@@ -1,0 +1,83 @@
+"""What the page looks at, over HTTP: frames of the clip and the draft, where things are, what is uncertain."""
+
+import io
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from motionv2v.editing.session import Session
+from motionv2v.typing import UInt8
+
+STRIP, STRIP_ROWS = 16, 40
+"""Frames of the filmstrip, and its height in pixels."""
+_PICTURES: dict[str, Callable[[Session, int], UInt8[np.ndarray, "..."]]] = {
+    "source": lambda session, index: np.asarray(session.clip.frames[index]),
+    "draft": lambda session, index: session.draft_frames()[index],
+    "uncertain": lambda session, index: session.drawn().uncertain[index],
+    "masks": lambda session, index: session.masks().labels(index),
+}
+"""What frames there are to see; the last two are maps, a number for each pixel."""
+
+
+async def _frame(request: Request) -> Response:
+    """Give one frame of `_PICTURES`: pictures as WebP, maps as PNG, which loses nothing."""
+    session, which, index = request.app.state.session, request.path_params["which"], request.path_params["index"]
+    if which not in _PICTURES:
+        raise HTTPException(404, f"there are frames of {', '.join(_PICTURES)}")
+    length = await run_in_threadpool(lambda: len(session.clip.frames))
+    if not 0 <= index < length:
+        raise HTTPException(404, f"there is no frame {index}: the clip has frames 0..{length - 1}")
+    made = await run_in_threadpool(_PICTURES[which], session, index)
+    if made.ndim == 3:
+        return Response(await run_in_threadpool(webp, made), media_type="image/webp")
+    return Response(cv2.imencode(".png", made)[1].tobytes(), media_type="image/png")
+
+
+async def _uncertain(request: Request) -> Response:
+    """Tell of each frame of the draft which share of it is rather wrong than right."""
+    found = await run_in_threadpool(request.app.state.session.drawn)
+    return JSONResponse({"shares": np.round((found.uncertain > 127).mean(axis=(1, 2)), 4).tolist()})
+
+
+async def _carried(request: Request) -> Response:
+    """Tell how much each frame of the things' masks is to be doubted, and in which frames they have one."""
+    found = await run_in_threadpool(request.app.state.session.masks)
+    things = [
+        {"doubts": np.round(doubt, 3).tolist(), "frames": int(mask.any(axis=(1, 2)).sum())}
+        for mask, doubt in zip(found.masks, found.doubts, strict=True)
+    ]
+    return JSONResponse({"things": things})
+
+
+async def _filmstrip(request: Request) -> Response:
+    """Give small frames of the whole clip beside one another."""
+    frames = await run_in_threadpool(lambda: request.app.state.session.clip.frames)
+    chosen = np.unique(np.linspace(0, len(frames) - 1, STRIP).round().astype(int))
+    width = max(1, round(STRIP_ROWS * frames.shape[2] / frames.shape[1]))
+    made = [cv2.resize(np.asarray(frames[t]), (width, STRIP_ROWS), interpolation=cv2.INTER_AREA) for t in chosen]
+    return Response(await run_in_threadpool(webp, np.concatenate(made, axis=1), 4096), media_type="image/webp")
+
+
+def webp(frame: UInt8[np.ndarray, "H W 3"], most: int = 1280) -> bytes:
+    """Encode a frame, no larger than `most` pixels on a side."""
+    scale = most / max(frame.shape[:2])
+    if scale < 1:
+        frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    kept = io.BytesIO()
+    Image.fromarray(frame).save(kept, "WEBP", quality=82, method=2)
+    return kept.getvalue()
+
+
+ROUTES = [
+    Route("/api/frame/{which}/{index:int}", _frame),
+    Route("/api/uncertain", _uncertain),
+    Route("/api/masks", _carried),
+    Route("/api/filmstrip", _filmstrip),
+]

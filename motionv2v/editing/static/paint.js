@@ -1,0 +1,375 @@
+// What is drawn on the canvas of the clip, and on that of the draft.
+
+import * as boxes from "./boxes.js";
+import { there } from "./frames.js";
+import { lens, ratio } from "./stage.js";
+import { $, isChosen, state, view } from "./session.js";
+
+const MANY = 40; // points: of more, the paths that are not chosen are thin, and short
+const NEAR = 12; // frames: as much of these paths is drawn
+const EVERY = 4; // frames: a longer tick, one of a model's latent frames
+const ONION = [-2, -1, 1, 2];
+const last = document.createElement("canvas"); // the draft as it was shown last
+
+let asked = false;
+
+/** Draw soon, once for all that has changed. */
+export function redraw() {
+  if (asked) return;
+  asked = true;
+  requestAnimationFrame(() => {
+    asked = false;
+    if (state.clip) paint();
+  });
+}
+
+/** The canvas's drawing context, in pixels of the clip; `k` of the canvas make one. */
+function begin(canvas) {
+  const wide = Math.max(1, Math.round(canvas.clientWidth * ratio()));
+  const tall = Math.max(1, Math.round((wide * state.clip.height) / state.clip.width));
+  if (canvas.width !== wide) canvas.width = wide;
+  if (canvas.height !== tall) canvas.height = tall;
+  const context = canvas.getContext("2d");
+  const { k, left, top } = lens();
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, wide, tall);
+  const own = k * ratio();
+  context.imageSmoothingEnabled = own < 4; // closer, pixels are to be seen
+  return { context, k: own, x: (value) => (value - left) * own, y: (value) => (value - top) * own, wide, tall };
+}
+
+const lay = (on, bitmap) => on.context.drawImage(bitmap, on.x(0), on.y(0), state.clip.width * on.k, state.clip.height * on.k);
+
+/** Show a draft that has come, and keep it for as long as the next one takes. */
+export function keepDraft(bitmap) {
+  [last.width, last.height] = [bitmap.width, bitmap.height];
+  last.getContext("2d").drawImage(bitmap, 0, 0);
+}
+
+export function forgetDraft() {
+  last.width = last.height = 0;
+}
+
+/** The draft of this frame, or else what was shown last; null where there is none. */
+function draft() {
+  return there("draft", view.frame) || (last.width ? last : null);
+}
+
+export function paint() {
+  const clip = there("source", view.frame);
+  const drawn = draft();
+  const fresh = there("draft", view.frame);
+  for (const each of document.querySelectorAll("figure.draft, #stage")) each.classList.toggle("updating", Boolean(drawn && !fresh));
+  if (view.mode === "side") {
+    const on = begin($("draft"));
+    if (drawn) lay(on, drawn);
+    if (drawn && view.uncertain) hatch(on);
+  }
+  if (!clip) return;
+  const on = begin($("source"));
+  onion(on);
+  lay(on, view.mode === "draft" && drawn && !view.holding ? drawn : clip);
+  on.context.globalAlpha = 1;
+  if (view.mode === "wipe" && drawn && !view.holding) wipe(on, drawn);
+  if (view.uncertain && ["draft", "wipe"].includes(view.mode)) hatch(on);
+  if (view.mode === "source") return;
+  if (view.masks) masks(on);
+  paths(on);
+  for (const stroke of boxes.strokesOf(view.frame)) brushed(on, stroke);
+  for (const { box, color } of boxes.inFrame(view.frame)) frame(on, box, color);
+  if (view.region) region(on, view.region);
+  if (view.drawn) line(on, view.drawn, "#fff", 3, []);
+  if (view.cross) cross(on, view.cross);
+  if (view.loupe) loupe(on, clip);
+}
+
+// --- pictures ---
+
+function onion(on) {
+  if (!view.onion) return;
+  // Below the frame itself, which is then let through a little.
+  for (const off of ONION) {
+    const other = there("source", view.frame + off);
+    if (!other) continue;
+    on.context.globalAlpha = 0.5 / Math.abs(off);
+    lay(on, other);
+  }
+  on.context.globalAlpha = 0.6;
+}
+
+function wipe(on, drawn) {
+  const at = on.x(state.clip.width * view.wipe);
+  on.context.save();
+  on.context.beginPath();
+  on.context.rect(at, 0, on.wide - at, on.tall);
+  on.context.clip();
+  lay(on, drawn);
+  on.context.restore();
+  for (const [color, width] of [["#000", 4], ["#fff", 2]]) segment(on, [[at, 0], [at, on.tall]], color, width * ratio());
+}
+
+function segment({ context }, [from, to], color, width) {
+  context.strokeStyle = color;
+  context.lineWidth = width;
+  context.beginPath();
+  context.moveTo(...from);
+  context.lineTo(...to);
+  context.stroke();
+}
+
+/** A picture of a map, by its values, in a canvas of its own. */
+function mapped(bitmap, color) {
+  const made = document.createElement("canvas");
+  [made.width, made.height] = [bitmap.width, bitmap.height];
+  const context = made.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const pixels = context.getImageData(0, 0, made.width, made.height);
+  for (let i = 0; i < pixels.data.length; i += 4) {
+    const [r, g, b, a] = color(pixels.data[i]);
+    pixels.data[i] = r;
+    pixels.data[i + 1] = g;
+    pixels.data[i + 2] = b;
+    pixels.data[i + 3] = a;
+  }
+  context.putImageData(pixels, 0, 0);
+  return made;
+}
+
+const maps = new WeakMap(); // pictures of maps, by the maps
+function once(bitmap, key, make) {
+  if (maps.get(bitmap)?.key !== key) maps.set(bitmap, { key, made: make() });
+  return maps.get(bitmap).made;
+}
+
+/** Hatch what is rather wrong than right: lines, so that no colour is needed to see it. */
+function hatch(on) {
+  const bitmap = there("uncertain", view.frame);
+  if (!bitmap) return;
+  const where = once(bitmap, "", () => mapped(bitmap, (value) => [0, 0, 0, value > 127 ? 255 : 0]));
+  const lines = document.createElement("canvas");
+  [lines.width, lines.height] = [on.wide, on.tall];
+  const over = { ...on, context: lines.getContext("2d") };
+  over.context.imageSmoothingEnabled = false;
+  lay(over, where);
+  over.context.globalCompositeOperation = "source-in";
+  over.context.fillStyle = over.context.createPattern(stripes(), "repeat");
+  over.context.fillRect(0, 0, on.wide, on.tall);
+  on.context.drawImage(lines, 0, 0);
+}
+
+function stripes() {
+  const made = document.createElement("canvas");
+  const side = Math.round(8 * ratio());
+  made.width = made.height = side;
+  const context = made.getContext("2d");
+  for (const [color, width] of [["#000", side / 3], ["#fff", side / 6]]) {
+    context.strokeStyle = color;
+    context.lineWidth = width;
+    for (const off of [-side, 0, side]) {
+      context.beginPath();
+      context.moveTo(off - 1, side + 1);
+      context.lineTo(off + side + 1, -1);
+      context.stroke();
+    }
+  }
+  return made;
+}
+
+/** Carried masks: a tint with an outline in their things' colours. */
+function masks(on) {
+  const bitmap = there("masks", view.frame);
+  if (!bitmap) return;
+  const colors = (state.things || []).map(({ color }) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)));
+  const key = JSON.stringify(colors);
+  const tint = once(bitmap, key, () => mapped(bitmap, (value) => (value && colors[value - 1] ? [...colors[value - 1], 120] : [0, 0, 0, 0])));
+  on.context.imageSmoothingEnabled = false;
+  lay(on, tint);
+}
+
+// --- paths ---
+
+function paths(on) {
+  const { source, target, project } = state;
+  const many = project.points.length > MANY;
+  project.points.forEach((point, row) => {
+    const chosen = isChosen(point.id);
+    if (many && !chosen) return thin(on, target.xy[row], point.color);
+    line(on, source.xy[row], "#bbb", 1.5, [6, 5]);
+    const ghost = bent(target.xy[row], point);
+    const end = (state.trust && state.trust[row]) || null;
+    const trusted = end ? ghost.slice(0, end.after + 1) : ghost;
+    line(on, trusted, "#000", 5, []);
+    line(on, trusted, point.color, chosen ? 3.5 : 2.5, []);
+    if (end) {
+      line(on, ghost.slice(end.after), "#000", 4, [2, 6]);
+      line(on, ghost.slice(end.after), point.color, 2.5, [2, 6]);
+      mark(on, ghost[Math.min(end.after + 1, ghost.length - 1)], "!");
+    }
+    if (chosen || !many) ticks(on, ghost, chosen);
+    for (const each of point.marks || []) square(on, [each.x, each.y], each.t === view.frame);
+  });
+  project.points.forEach((point, row) => {
+    const drag = dragged(point);
+    const ghost = bent(target.xy[row], point);
+    dot(on, ghost[view.frame], point, target.visible[row][view.frame]);
+    if (drag && drag.frame !== view.frame) {
+      dot(on, ghost[drag.frame], point, true, 0.5);
+      mark(on, ghost[drag.frame], String(drag.frame));
+    }
+    if (!view.fixing && !(drag && drag.fix)) return;
+    let [x, y] = source.xy[row][view.frame]; // what is put right is where the tracker has it
+    if (drag) [x, y] = [x + drag.dx, y + drag.dy];
+    square(on, [x, y], isChosen(point.id));
+  });
+}
+
+/** One of many paths: as much of it as is near in time. */
+function thin(on, path, color) {
+  const first = Math.max(0, view.frame - NEAR);
+  line(on, path.slice(first, view.frame + NEAR + 1), color, 1, []);
+}
+
+const dragged = (point) => (view.drag && view.drag.names.includes(point.id) ? view.drag : null);
+
+/** A path as it is being bent: a ghost, which the session's own replaces when the pointer is let go. */
+function bent(path, point) {
+  const drag = dragged(point);
+  if (!drag || drag.fix) return path;
+  const keys = [0, ...(drag.keys || []), path.length - 1];
+  const before = Math.max(...keys.filter((t) => t < drag.frame), -1);
+  const after = Math.min(...keys.filter((t) => t > drag.frame), path.length);
+  return path.map(([x, y], t) => {
+    if (t === drag.frame) return [x + drag.dx, y + drag.dy];
+    const share = t < drag.frame ? (t - before) / (drag.frame - before) : (after - t) / (after - drag.frame);
+    return share <= 0 || drag.frame === t ? [x, y] : [x + drag.dx * share, y + drag.dy * share];
+  });
+}
+
+/** A tick at each frame across the path: where they are close it is slow. */
+function ticks(on, path, chosen) {
+  const { context } = on;
+  const size = (chosen ? 4 : 2.5) * ratio();
+  context.strokeStyle = "#000";
+  context.lineWidth = ratio();
+  context.beginPath();
+  for (let t = 1; t < path.length - 1; t += 1) {
+    const [dx, dy] = [path[t + 1][0] - path[t - 1][0], path[t + 1][1] - path[t - 1][1]];
+    const far = Math.hypot(dx, dy);
+    if (far * on.k < 2) continue; // a thing that rests is no speed
+    const half = t % EVERY ? size : 2 * size;
+    const [x, y] = [on.x(path[t][0]), on.y(path[t][1])];
+    context.moveTo(x - (dy / far) * half, y + (dx / far) * half);
+    context.lineTo(x + (dy / far) * half, y - (dx / far) * half);
+  }
+  context.stroke();
+}
+
+function line(on, path, color, width, dash) {
+  const { context } = on;
+  context.setLineDash(dash.map((length) => length * ratio()));
+  context.strokeStyle = color;
+  context.lineWidth = width * ratio();
+  context.beginPath();
+  path.forEach(([x, y], index) => (index ? context.lineTo(on.x(x), on.y(y)) : context.moveTo(on.x(x), on.y(y))));
+  context.stroke();
+  context.setLineDash([]);
+}
+
+function dot(on, [px, py], point, visible, alpha = 1) {
+  const { context } = on;
+  const chosen = isChosen(point.id);
+  context.globalAlpha = alpha;
+  context.beginPath();
+  context.arc(on.x(px), on.y(py), (chosen ? 8 : 6) * ratio(), 0, 2 * Math.PI);
+  context.lineWidth = 3 * ratio();
+  context.strokeStyle = chosen ? "#fff" : "#000";
+  context.stroke();
+  if (visible) {
+    context.fillStyle = point.color;
+    context.fill();
+  } else {
+    context.lineWidth = 2 * ratio();
+    context.strokeStyle = point.color; // hidden: a ring
+    context.stroke();
+  }
+  context.globalAlpha = 1;
+  if (view.flash && chosen) {
+    context.beginPath();
+    context.arc(on.x(px), on.y(py), 18 * ratio(), 0, 2 * Math.PI);
+    context.stroke();
+  }
+}
+
+/** Words beside a place. */
+function mark(on, [x, y], words) {
+  const { context } = on;
+  context.font = `bold ${14 * ratio()}px system-ui, sans-serif`;
+  context.lineWidth = 4 * ratio();
+  context.strokeStyle = "#000";
+  context.fillStyle = "#fff";
+  const at = [on.x(x) + 10 * ratio(), on.y(y) - 8 * ratio()];
+  context.strokeText(words, ...at);
+  context.fillText(words, ...at);
+}
+
+/** A mark: where a person says that the point is. */
+function square(on, [x, y], here) {
+  const side = (here ? 7 : 4) * ratio();
+  for (const [color, width] of [["#fff", 4], ["#d55e00", 2]]) {
+    on.context.strokeStyle = color;
+    on.context.lineWidth = width * ratio();
+    on.context.strokeRect(on.x(x) - side, on.y(y) - side, 2 * side, 2 * side);
+  }
+}
+
+// --- what a hand draws ---
+
+/** A stroke of the brush: light where it adds, dark with a dashed middle where it removes. */
+function brushed(on, { path, radius, sign }) {
+  const adds = sign !== "remove";
+  const places = path.length > 1 ? path : [path[0], path[0]];
+  on.context.save();
+  on.context.lineCap = on.context.lineJoin = "round";
+  on.context.globalAlpha = 0.45;
+  line(on, places, adds ? "#fff" : "#000", (2 * radius * on.k) / ratio(), []);
+  on.context.globalAlpha = 1;
+  line(on, places, adds ? "#000" : "#fff", 1.5, adds ? [] : [5, 5]);
+  on.context.restore();
+}
+
+/** A box: its thing lies inside. */
+function frame(on, [x0, y0, x1, y1], color) {
+  const corners = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]];
+  line(on, corners, "#000", 4, []);
+  line(on, corners, color, 2, [8, 4]);
+}
+
+/** What points are being chosen by: a rectangle or a lasso. */
+function region(on, { path }) {
+  on.context.fillStyle = "#0072b233";
+  line(on, [...path, path[0]], "#000", 3, []);
+  line(on, [...path, path[0]], "#fff", 1.5, [4, 4]);
+}
+
+function cross(on, [x, y]) {
+  for (const [color, width] of [["#000", 4], ["#fff", 1.5]]) {
+    segment(on, [[on.x(x), 0], [on.x(x), on.tall]], color, width * ratio());
+    segment(on, [[0, on.y(y)], [on.wide, on.y(y)]], color, width * ratio());
+  }
+}
+
+/** What is under the finger, enlarged, in the corner that is away from it. */
+function loupe(on, clip) {
+  const side = 110 * ratio();
+  const [x, y] = view.loupe;
+  const reach = side / (5 * on.k); // of the clip, to each side, at two and a half times
+  const at = [on.x(x) < on.wide / 2 ? on.wide - side : 0, 0];
+  const scale = clip.width / state.clip.width;
+  on.context.fillStyle = "#111";
+  on.context.fillRect(...at, side, side);
+  on.context.drawImage(clip, (x - reach) * scale, (y - reach) * scale, 2 * reach * scale, 2 * reach * scale, ...at, side, side);
+  for (const [color, width] of [["#000", 3], ["#fff", 1]]) {
+    segment(on, [[at[0] + side / 2, 0], [at[0] + side / 2, side]], color, width * ratio());
+    segment(on, [[at[0], side / 2], [at[0] + side, side / 2]], color, width * ratio());
+  }
+}
