@@ -62,7 +62,9 @@ class Page:
             self.asked.add(urlsplit(request.url).netloc)
 
     def ready(self):
-        self.wait("document.getElementById('source').height > 2")
+        self.wait(
+            "/ [1-9]/.test(document.getElementById('where').textContent)"
+        )  # a canvas has 150 rows before it is drawn
 
     def wait(self, condition, seconds=60):
         try:

@@ -150,8 +150,7 @@ def in_chromium(browser, bridge, output, glue):
     """Put an output into a page whose notebook is a stub that hands messages to the bridge."""
     page = served_page.Page(browser, viewport={"width": 1100, "height": 700})
     page.page.expose_function("handed", lambda message: json.loads(json.dumps(bridge.call(message))))
-    page.page.add_init_script(glue)
-    page.page.set_content(output)
+    page.page.set_content(f"<script>{glue}</script>{output}")
     frame = page.page.wait_for_selector("iframe")
     page.main = frame.content_frame()
     page.ready()

@@ -106,7 +106,7 @@ function row(each, queue) {
     does("Discard", `${at}/discard`);
   }
   if (each.state === "done") finished(made, each);
-  else if (each.log.length) made.append(make("pre", { text: each.log.slice(-4).join("\n"), tabindex: "0", "aria-label": `What run ${each.id} told` }));
+  else if (each.log.length) made.append(make("pre", { text: each.log.slice(-4).join("\n"), role: "region", tabindex: "0", "aria-label": `What run ${each.id} told` }));
   return made;
 }
 
