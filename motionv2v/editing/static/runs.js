@@ -8,6 +8,7 @@ const SAID = { queued: "waits", interrupted: "stopped in the middle" };
 const MOST = 12; // runs that are listed
 let shown = "";
 let watching = null;
+let ended = 0; // runs that are done
 
 // --- before ---
 
@@ -69,6 +70,9 @@ async function watch() {
     if (rows.some((row, at) => $("runs").children[at] !== row) || $("runs").children.length !== rows.length) refill($("runs"), rows);
     $("line").hidden = !found.queue.length;
     $("line-go").hidden = !found.is_held;
+    const done = found.runs.filter((each) => each.state === "done").length;
+    if (done !== ended) later(); // the next run's time is told by it
+    ended = done;
     sources(found.runs);
     tree();
   }
