@@ -97,8 +97,8 @@ def test_clips_are_exported_and_the_command_is_shown_and_copied(browser, session
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.button("Run at full size").click()
     page.says("runs", "took", 120)
-    page.main.get_by_label("Clip", exact=True).select_option("1")
-    page.main.get_by_label("as", exact=True).last.select_option("zip")
+    page.main.locator("#export-what").select_option("1")
+    page.main.locator("#export-as").select_option("zip")
     saved = page.download(lambda: page.button("Export clip").click())
     assert saved.suggested_filename == "run1.zip"
     saved.save_as(tmp_path / "run1.zip")
