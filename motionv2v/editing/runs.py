@@ -296,7 +296,7 @@ class Runs:
         return path.parent.name if is_one else None
 
     def _is_run(self, name: str) -> bool:
-        return name.isdecimal() and name.isascii() and (self.folder / name / RUN).is_file()
+        return len(name) < 10 and name.isdecimal() and name.isascii() and (self.folder / name / RUN).is_file()
 
     def _folder(self, name: str) -> Path:
         if not self._is_run(name):
