@@ -78,16 +78,18 @@ def test_clicks_land_within_half_a_pixel_enlarged_four_times_on_any_screen(brows
 def test_the_wheel_enlarges_at_the_pointer_and_the_hand_shifts(browser, serve):
     session, page = start(browser, serve)
     where = "place => import('/static/stage.js').then((stage) => stage.inWindow(place))"
-    spot = page.at(session, 40, 30)
+    under = "([x, y]) => import('/static/stage.js').then((stage) => stage.place({ clientX: x, clientY: y }))"
+    spot = [round(side) for side in page.at(session, 40, 30)]  # wheels are told of in whole pixels
+    place = page.page.evaluate(under, spot)
     page.page.mouse.move(*spot)
     page.page.mouse.wheel(0, -600)
     page.wait("parseInt(document.getElementById('zoom').textContent) > 800")
-    np.testing.assert_allclose(page.page.evaluate(where, [40, 30]), spot, atol=0.5)
+    np.testing.assert_allclose(page.page.evaluate(where, place), spot, atol=0.01)
     page.page.keyboard.press("h")
     page.page.mouse.down()
     page.page.mouse.move(spot[0] + 50, spot[1] + 20, steps=3)
     page.page.mouse.up()
-    np.testing.assert_allclose(page.page.evaluate(where, [40, 30]), np.add(spot, (50, 20)), atol=0.5)
+    np.testing.assert_allclose(page.page.evaluate(where, place), np.add(spot, (50, 20)), atol=0.01)
     assert len(session.state()["undo"]) == 2, "how one looks is no step"
     page.context.close()
 
