@@ -257,9 +257,9 @@ def test_masks_of_a_file_are_taken_carried_shown_and_layers_ordered(browser, ser
     page.page.get_by_role("button", name="Go to the weakest frame of p1, 8").click()
     page.wait("document.getElementById('where').textContent === '8 / 8'")
     page.page.wait_for_function("import('/static/frames.js').then((frames) => Boolean(frames.there('masks', 8)))")
-    page.page.get_by_role("button", name="Move p2 to the back").click()
+    page.page.get_by_role("button", name="Move p1 to the back").click()
     page.steps(session, 6)
-    assert session.edit_json()["order"] == ["p1", "p2"]
+    assert session.edit_json()["order"] == ["p2", "p1"]
     page.page.locator("#masks").set_input_files({"name": "bad.npz", "mimeType": "", "buffer": b"PK none"})
     page.wait("document.getElementById('error').textContent.includes('bad.npz')")
     assert [error for error in page.errors if "400" not in error] == []
