@@ -56,7 +56,7 @@ def test_clicks_land_within_half_a_pixel_enlarged_four_times_on_any_screen(brows
             stage.pan(box.left + box.width / 2 - u, box.top + box.height / 2 - v);
             return [...stage.inWindow(place), stage.shownZoom()];
         })"""
-        spots = [(30.3 + 9 * turn, 70.6), (100.2 - 9 * turn, 20.9)]  # where no point is yet
+        spots = [(30.3 + 12 * turn, 70.6), (100.2 - 12 * turn, 20.9)]  # where no point is yet
         for count, spot in enumerate(spots, 1):
             x, y, zoom = page.page.evaluate(at, list(spot))
             assert zoom == 400
