@@ -1,6 +1,7 @@
 """The canvas and the timeline of the editor page in a real Chromium: what a hand does, by pointer, touch and keys."""
 
 import json
+import time
 
 import moving_square
 import numpy as np
@@ -27,6 +28,15 @@ def go(page, frame):
         frame,
     )
     page.wait(f"document.getElementById('where').textContent === '{frame} / 8'")
+
+
+def until_there(page, which, frame):
+    """Wait until the page has a frame of a kind; what waits for functions takes a promise for an answer."""
+    asked = f"import('/static/frames.js').then((frames) => Boolean(frames.there('{which}', {frame})))"
+    deadline = time.time() + 120
+    while not page.page.evaluate(asked):
+        assert time.time() < deadline, (which, frame)
+        page.page.wait_for_timeout(50)
 
 
 def drag(page, session, start, end, steps=4, up=True):
@@ -256,7 +266,7 @@ def test_masks_of_a_file_are_taken_carried_shown_and_layers_ordered(browser, ser
     page.page.get_by_text("Carried: in 9 of 9 frames").first.wait_for(timeout=120_000)
     page.page.get_by_role("button", name="Go to the weakest frame of p1, 8").click()
     page.wait("document.getElementById('where').textContent === '8 / 8'")
-    page.page.wait_for_function("import('/static/frames.js').then((frames) => Boolean(frames.there('masks', 8)))")
+    until_there(page, "masks", 8)
     page.page.get_by_role("button", name="Move p1 to the back").click()
     page.steps(session, 6)
     assert session.edit_json()["order"] == ["p2", "p1"]
@@ -282,8 +292,7 @@ def test_clip_and_draft_are_looked_at_in_every_way_and_doubt_is_hatched_and_told
     })"""
     corner = moving_square.corners()[4]
     here, there = (corner + (4, 4)).tolist(), (corner + (4, 30 + 14)).tolist()
-    here_is = "import('/static/frames.js').then((frames) => Boolean(frames.there('draft', 4)))"
-    page.page.wait_for_function(here_is, timeout=120_000)
+    until_there(page, "draft", 4)
     looks = {
         "source": (True, False),
         "paths": (True, False),
