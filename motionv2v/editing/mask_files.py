@@ -75,7 +75,7 @@ def _folder(path: Path) -> Iterator[Path]:
             seen.add(name)
             try:
                 content = archive.read(info)
-            except (zipfile.BadZipFile, RuntimeError, OSError, NotImplementedError):
+            except (zipfile.BadZipFile, RuntimeError, OSError):
                 raise ValueError(f"{path.name}: {name[:80]} cannot be unpacked") from None
             (Path(folder) / name).write_bytes(content)
         if not seen:

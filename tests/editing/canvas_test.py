@@ -1,6 +1,7 @@
 """The canvas and the timeline of the editor page in a real Chromium: what a hand does, by pointer, touch and keys."""
 
 import json
+import time
 
 import moving_square
 import numpy as np
@@ -27,6 +28,15 @@ def go(page, frame):
         frame,
     )
     page.wait(f"document.getElementById('where').textContent === '{frame} / 8'")
+
+
+def until_there(page, which, frame):
+    """Wait until the page has a frame of a kind; what waits for functions takes a promise for an answer."""
+    asked = f"import('/static/frames.js').then((frames) => Boolean(frames.there('{which}', {frame})))"
+    deadline = time.time() + 120
+    while not page.page.evaluate(asked):
+        assert time.time() < deadline, (which, frame)
+        page.page.wait_for_timeout(50)
 
 
 def drag(page, session, start, end, steps=4, up=True):
@@ -56,7 +66,7 @@ def test_clicks_land_within_half_a_pixel_enlarged_four_times_on_any_screen(brows
             stage.pan(box.left + box.width / 2 - u, box.top + box.height / 2 - v);
             return [...stage.inWindow(place), stage.shownZoom()];
         })"""
-        spots = [(30.3 + 9 * turn, 70.6), (100.2 - 9 * turn, 20.9)]  # where no point is yet
+        spots = [(30.3 + 12 * turn, 70.6), (100.2 - 12 * turn, 20.9)]  # where no point is yet
         for count, spot in enumerate(spots, 1):
             x, y, zoom = page.page.evaluate(at, list(spot))
             assert zoom == 400
@@ -78,16 +88,18 @@ def test_clicks_land_within_half_a_pixel_enlarged_four_times_on_any_screen(brows
 def test_the_wheel_enlarges_at_the_pointer_and_the_hand_shifts(browser, serve):
     session, page = start(browser, serve)
     where = "place => import('/static/stage.js').then((stage) => stage.inWindow(place))"
-    spot = page.at(session, 40, 30)
+    under = "([x, y]) => import('/static/stage.js').then((stage) => stage.place({ clientX: x, clientY: y }))"
+    spot = [round(side) for side in page.at(session, 40, 30)]  # wheels are told of in whole pixels
+    place = page.page.evaluate(under, spot)
     page.page.mouse.move(*spot)
     page.page.mouse.wheel(0, -600)
     page.wait("parseInt(document.getElementById('zoom').textContent) > 800")
-    np.testing.assert_allclose(page.page.evaluate(where, [40, 30]), spot, atol=0.5)
+    np.testing.assert_allclose(page.page.evaluate(where, place), spot, atol=0.01)
     page.page.keyboard.press("h")
     page.page.mouse.down()
     page.page.mouse.move(spot[0] + 50, spot[1] + 20, steps=3)
     page.page.mouse.up()
-    np.testing.assert_allclose(page.page.evaluate(where, [40, 30]), np.add(spot, (50, 20)), atol=0.5)
+    np.testing.assert_allclose(page.page.evaluate(where, place), np.add(spot, (50, 20)), atol=0.01)
     assert len(session.state()["undo"]) == 2, "how one looks is no step"
     page.context.close()
 
@@ -254,10 +266,10 @@ def test_masks_of_a_file_are_taken_carried_shown_and_layers_ordered(browser, ser
     page.page.get_by_text("Carried: in 9 of 9 frames").first.wait_for(timeout=120_000)
     page.page.get_by_role("button", name="Go to the weakest frame of p1, 8").click()
     page.wait("document.getElementById('where').textContent === '8 / 8'")
-    page.page.wait_for_function("import('/static/frames.js').then((frames) => Boolean(frames.there('masks', 8)))")
-    page.page.get_by_role("button", name="Move p2 to the back").click()
+    until_there(page, "masks", 8)
+    page.page.get_by_role("button", name="Move p1 to the back").click()
     page.steps(session, 6)
-    assert session.edit_json()["order"] == ["p1", "p2"]
+    assert session.edit_json()["order"] == ["p2", "p1"]
     page.page.locator("#masks").set_input_files({"name": "bad.npz", "mimeType": "", "buffer": b"PK none"})
     page.wait("document.getElementById('error').textContent.includes('bad.npz')")
     assert [error for error in page.errors if "400" not in error] == []
@@ -280,8 +292,7 @@ def test_clip_and_draft_are_looked_at_in_every_way_and_doubt_is_hatched_and_told
     })"""
     corner = moving_square.corners()[4]
     here, there = (corner + (4, 4)).tolist(), (corner + (4, 30 + 14)).tolist()
-    here_is = "import('/static/frames.js').then((frames) => Boolean(frames.there('draft', 4)))"
-    page.page.wait_for_function(here_is, timeout=120_000)
+    until_there(page, "draft", 4)
     looks = {
         "source": (True, False),
         "paths": (True, False),

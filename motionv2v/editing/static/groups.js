@@ -72,11 +72,14 @@ function rename(each, shown, change) {
   field.value = each.name;
   field.addEventListener("keydown", (event) => {
     if (event.key === "Escape") field.value = each.name;
-    if (event.key === "Escape" || event.key === "Enter") field.blur();
+    if (event.key !== "Escape" && event.key !== "Enter") return;
+    field.blur();
+    if (shown.isConnected) shown.focus();
   });
   field.addEventListener("blur", () => {
     field.replaceWith(shown);
     if (field.value !== each.name) change({ label: field.value });
+    else page.list();
   });
   shown.replaceWith(field);
   field.select();
@@ -98,7 +101,8 @@ export function list() {
   const free = points.filter((point) => !grouped.has(point.id));
   const looked = wanted ? points.filter((point) => point.name.toLowerCase().includes(wanted)) : free;
   const shown = looked.length > MOST ? [...looked.filter((point) => isChosen(point.id)), ...looked.filter((point) => !isChosen(point.id))].slice(0, MOST) : looked;
-  refill($("points"), [...(wanted ? [] : groups.map(groupRow)), ...shown.map(pointRow)]);
+  // Who types a name is not disturbed by what was done before.
+  if (!document.activeElement.matches("#points input.name")) refill($("points"), [...(wanted ? [] : groups.map(groupRow)), ...shown.map(pointRow)]);
   $("find-row").hidden = points.length <= 12;
   $("points-more").textContent = looked.length > shown.length ? `${looked.length - shown.length} more: look for them by name.` : "";
   const ids = chosen();

@@ -3,7 +3,7 @@
 import { $, state, view } from "./session.js";
 
 const MOST = 32; // times fit
-const LEAST = 0.5; // shows the margin around the frame
+const LEAST = 0.1; // shows the margin around the frame
 export const ratio = () => window.devicePixelRatio || 1;
 
 let zoom = 1; // times what fits
