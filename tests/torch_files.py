@@ -66,3 +66,32 @@ def zipped(path, arrays, pickled=None, compression=zipfile.ZIP_STORED, extra=())
         for inside, content in extra:
             archive.writestr(f"archive/{inside}", content)
     return path
+
+
+def module(members):
+    """Pickle a module of TorchScript by {name: value as opcodes}; its class is one of the archive's own."""
+    pairs = b"".join(text(key) + value for key, value in members.items())
+    return name("__torch__.model.___torch_mangle_3", "Net") + b")\x81}(" + pairs + b"ub"
+
+
+def scripted(path, arrays, whole=None):
+    """Write an archive of TorchScript: modules in one another by the dots of the names, one attribute, a program.
+
+    `whole` replaces the pickle.
+    """
+    keys, tree = {key: str(index) for index, key in enumerate(arrays)}, {}
+    for key, array in arrays.items():
+        *parents, last = key.split(".")
+        inside = tree
+        for parent in parents:
+            inside = inside.setdefault(parent, {})
+        inside[last] = tensor(keys[key], array, False)
+    sizes = name("torch.jit._pickle", "build_intlist") + b"](" + number(1) + number(2) + b"e\x85R"
+
+    def pickled(tree):
+        parts = {key: pickled(value) if isinstance(value, dict) else value for key, value in tree.items()}
+        return module({"training": b"\x89", "sizes": sizes} | parts)
+
+    code = b"raise SystemExit('a program was run')"
+    extra = [("constants.pkl", HEADER + b")."), ("code/__torch__.py", code)]
+    return zipped(path, arrays, whole or HEADER + pickled(tree) + b".", extra=extra)

@@ -7,6 +7,9 @@ and one file per storage. In both a pickle only says where tensors lie in storag
 
 A pickle is a program. This one's vocabulary is a handful of names, none of which is looked up: a dict, the name of a
 number type, and two functions that note down where a tensor lies. Any other name ends the reading.
+
+A TorchScript archive is a program too. Where it is asked for, the tensors that its modules hold are read out of its
+pickle in the same way, by their paths; the program lies beside the pickle and is not even opened.
 """
 
 import io
@@ -16,7 +19,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +47,8 @@ _COUNTS = {"I64": np.dtype(np.int64), "F64": np.dtype(np.float64)}
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _LEGACY, _ZIP = b"\x80\x02\x8a\n" + _MAGIC.to_bytes(10, "little"), b"PK\x03\x04"
+_LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+"""What TorchScript marks lists and dicts with."""
 _SAVE_AGAIN = "where it was made, save it with safetensors.torch.save_file(model.state_dict(), 'NAME.safetensors')"
 _UNSCRIPT = (
     "turn it into a state dict with safetensors.torch.save_file({k: v.clone() for k, v in "
@@ -66,8 +71,21 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-def open_state_dict(path: str | os.PathLike) -> Tensors:
+class _Module:
+    """A module of a TorchScript archive, by its members; of whatever class, for none is looked up."""
+
+    def __setstate__(self, members: Any) -> None:
+        """Take the members as the pickle has them."""
+        if not isinstance(members, dict):
+            raise ValueError(f"a module is a {type(members).__name__}, expected its members by name")
+        self.members = members
+
+
+def open_state_dict(path: str | os.PathLike, *, scripts: bool = False) -> Tensors:
     """Open a state dict in either of torch's formats, told by its first bytes, or one file of safetensors.
+
+    Args:
+        path: the file. scripts: whether the tensors of a TorchScript archive are read too, rather than refused.
 
     Returns:
         The tensors by their names, as `tensors.open_folder` does; numbers are read when they are asked for.
@@ -84,7 +102,7 @@ def open_state_dict(path: str | os.PathLike) -> Tensors:
             start = file.read(len(_LEGACY))
             file.seek(0)
             if start.startswith(_ZIP):
-                return Tensors(_read_zip(path, file), str(path))
+                return Tensors(_read_zip(path, file, scripts), str(path))
             if start == _LEGACY:
                 return Tensors(_read_legacy(path, file), str(path))
     except ConvertError:
@@ -100,9 +118,9 @@ def open_state_dict(path: str | os.PathLike) -> Tensors:
 class _Reader(pickle.Unpickler):
     """Unpickle what the vocabulary allows; `storages` are those that were named, by their keys."""
 
-    def __init__(self, file: io.BufferedIOBase, path: Path):
+    def __init__(self, file: io.BufferedIOBase, path: Path, is_script: bool = False):
         super().__init__(file, encoding="utf-8")  # Python 2 wrote names as bytes
-        self._path, self._file = path, file
+        self._path, self._file, self._is_script = path, file, is_script
         self.storages: dict[str, _Storage] = {}
 
     def read(self) -> Any:
@@ -120,6 +138,10 @@ class _Reader(pickle.Unpickler):
             return lambda storage, offset, shape, strides, *rest: _Tensor(storage, offset, shape, strides)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *rest: tensor
+        if self._is_script and module.split(".")[0] == "__torch__":
+            return _Module
+        if self._is_script and module == "torch.jit._pickle" and name in _LISTS:
+            return lambda content, *rest: content
         raise ConvertError(f"{self._path} names {module}.{name}, which no state dict needs: {_SAVE_AGAIN}")
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -153,19 +175,21 @@ def _read_legacy(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
     return {name: _entry(path, name, tensor, starts) for name, tensor in named.items()}
 
 
-def _read_zip(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
+def _read_zip(path: Path, file: io.BufferedIOBase, scripts: bool) -> dict[str, Entry]:
     """Read the newer format."""
     with zipfile.ZipFile(file) as archive:
         inside = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
+        is_script = "constants.pkl" in inside or any(name.startswith("code/") for name in inside)
+        if is_script and not scripts:
             raise ConvertError(f"{path} is a TorchScript archive, a program and no state dict: {_UNSCRIPT}")
         if "data.pkl" not in inside:
             raise ConvertError(f"{path} is a zip archive without data.pkl, not a file of torch.save: {_SAVE_AGAIN}")
         if "byteorder" in inside and archive.read(_stored(path, inside["byteorder"])) != b"little":
             raise ConvertError(f"{path} is of a big-endian machine: {_SAVE_AGAIN}")
         with archive.open(_stored(path, inside["data.pkl"])) as pickled:
-            reader = _Reader(pickled, path)
-            named = _checked(path, reader.read())
+            reader = _Reader(pickled, path, is_script)
+            found = reader.read()
+        named = _checked(path, dict(_members(found)) if is_script else found)
         starts = {}
         for key, storage in reader.storages.items():
             info = _stored(path, inside[f"data/{key}"])
@@ -175,6 +199,15 @@ def _read_zip(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
             file.seek(info.header_offset + 26)
             starts[key] = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
     return {name: _entry(path, name, tensor, starts) for name, tensor in named.items()}
+
+
+def _members(value: Any, path: str = "") -> Iterator[tuple[str, _Tensor]]:
+    """List the tensors of a module of TorchScript and of those in it, by their paths."""
+    if _is_tensor(value):
+        yield path, value
+    elif isinstance(value, _Module):
+        for name, member in value.members.items():
+            yield from _members(member, f"{path}.{name}" if path else str(name))
 
 
 def _stored(path: Path, info: zipfile.ZipInfo) -> zipfile.ZipInfo:

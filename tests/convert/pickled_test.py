@@ -183,3 +183,42 @@ def test_files_that_are_not_torchs_are_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"1")
     with pytest.raises(ConvertError, match="damaged or cut off"):
         open_state_dict(tmp_path / "x.safetensors")
+
+
+def test_tensors_of_torchscript_are_read_where_they_are_asked_for(tmp_path):
+    """By the paths of the modules that hold them; other members are left out, and the program stays where it is."""
+    expected = {f"visual.blocks.{key}": array for key, array in arrays().items()} | {"scale": np.float32([3])}
+    path = torch_files.scripted(tmp_path / "x.pt", expected)
+    with pytest.raises(ConvertError, match="is a TorchScript archive, a program and no state dict"):
+        open_state_dict(path)
+    found = open_state_dict(path, scripts=True)
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found.read(name), array)
+
+
+@pytest.mark.parametrize(
+    ("whole", "message"),
+    [
+        (
+            torch_files.module({"a": torch_files.name("os", "system") + torch_files.text("exit 1") + b"\x85R"}),
+            "os.system",
+        ),
+        (
+            torch_files.module({"a": torch_files.name("torch.jit._pickle", "run") + b")R"}),
+            "names torch.jit._pickle.run",
+        ),
+        (torch_files.module({"a": torch_files.number(3)}), "holds no tensor at none"),
+        (torch_files.name("__torch__", "Net") + b")\x81" + torch_files.number(3) + b"b", "a module is a int"),
+    ],
+)
+def test_what_else_torchscript_names_is_refused(tmp_path, whole, message):
+    path = torch_files.scripted(tmp_path / "x.pt", {"a": np.ones(2, np.float32)}, torch_files.HEADER + whole + b".")
+    with pytest.raises(ConvertError, match=message):
+        open_state_dict(path, scripts=True)
+
+
+def test_classes_of_torchscript_are_refused_in_state_dicts(tmp_path):
+    whole = torch_files.HEADER + torch_files.module({}) + b"."
+    with pytest.raises(ConvertError, match="names __torch__"):
+        open_state_dict(torch_files.zipped(tmp_path / "x.pt", {}, whole), scripts=True)
