@@ -51,6 +51,7 @@ def content(scores: Scores) -> dict:
         "items": scores.ids,
         "methods": {row.name: row.about for row in methods},
         "missing": {row.name: row.missing for row in methods if row.missing},
+        "not_measured": scores.lacking,
         "notes": notes(scores),
     }
 
@@ -88,7 +89,7 @@ def notes(scores: Scores) -> list[str]:
         found.append(f"Of {total} items of the suite, {len(scores.ids)} are scored: those that all methods have.")
     if scores.suite.left_out:
         found.append(f"{len(scores.suite.left_out)} videos made no item when the suite was built (manifest.json).")
-    if any(METRICS[metric].group == "tracks" for metric in scores.metrics):
+    if any(METRICS[metric].group in measures.TRACKED for metric in scores.metrics):
         shares = list(scores.usable.values())
         points = f"{settings['num_points']} points an item, tracked by {settings['tracker']}, again by {scores.tracker}"
         limit = f"{measures.TRACKABLE[0]:g} px or {measures.TRACKABLE[1]:.2%} of the diagonal"
@@ -97,9 +98,12 @@ def notes(scores: Scores) -> list[str]:
             found.append("The tracker is the one that found the targets' points: the target's own error is no floor.")
     how = "frame i of F is frame round(i (G - 1) / (F - 1)) of G, pixels by area or cubic interpolation, stretched"
     found.append(f"Outputs of another length or size are resampled: {how}.")
-    if scores.network:
-        found.append(f"LPIPS by {scores.network}.")
+    if "lpips" in scores.networks:
+        found.append(f"LPIPS by {scores.networks['lpips']}.")
+    if by := scores.networks.get("clip", scores.networks.get("vbench")):
+        found.append(f"{by}; the sides of frames that are wider than high are not seen.")
     found += [f"{metric}: {METRICS[metric].words}." for metric in scores.metrics]
+    found += [f"{metric} is not measured: {why}." for metric, why in scores.lacking.items()]
     for row in (row for row in scores.rows if not row.is_reference):
         for name, why in list(row.missing.items())[:5]:
             found.append(f"{row.title} lacks {name}: {why}.")

@@ -25,8 +25,9 @@ import numpy as np
 from motionv2v import ROOT, draft, files, progress, trackers, video
 from motionv2v.data.videos.files import SUFFIXES
 from motionv2v.editing import inputs
-from motionv2v.evaluation import footage, measures, suite
+from motionv2v.evaluation import footage, measures, networks, suite
 from motionv2v.evaluation.measures import GROUPS, METRICS, Truth
+from motionv2v.evaluation.networks import Loaded
 from motionv2v.evaluation.suite import Item, Suite
 from motionv2v.typing import UInt8
 
@@ -76,7 +77,8 @@ class Row:
 class Scores(NamedTuple):
     """What `score` found: the suite, the ids of the items that count, the rows, the metrics, and the tracker's name.
 
-    `usable` is each item's share of points that count, `network` names LPIPS' network and files, "" without it.
+    `usable` is each item's share of points that count. `networks` names those that were taken, with their files, by
+    group. `lacking` says why metrics were not measured.
     """
 
     suite: Suite
@@ -85,7 +87,8 @@ class Scores(NamedTuple):
     metrics: list[str]
     tracker: str
     usable: dict[str, float]
-    network: str = ""
+    networks: dict[str, str] = {}
+    lacking: dict[str, str] = {}
 
 
 class _Unreadable(ValueError):
@@ -109,24 +112,28 @@ def score(
     draws: bool = True,
     weights: str | Path | None = None,
     net: str = "alex",
+    clip_net: str = "ViT-B/32",
+    clip_activation: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Scores:
     """Score a folder of outputs against a suite.
 
     Args:
         of: the suite's folder. outputs: a folder with one folder for each method.
-        metrics: names of `measures.METRICS`; None takes all, LPIPS only with `weights`.
+        metrics: names of `measures.METRICS`; None takes all that need no weights and, with `weights`, the others as far
+            as their files are there.
         out: where kept scores and the page's videos go; None is `outputs/scores`.
         tracker: as for `trackers.named`, tracks points again.
         draws: whether to draw the drafts, which takes some seconds for each item, once.
-        weights: the folder with LPIPS' files (`convert.perceptual`). net: its network, "alex", "vgg" or "squeeze".
+        weights: the folder with the networks' files (`networks`). net, clip_net, clip_activation: as for
+            `networks.load`.
         say: called with lines on how long the rest takes.
 
     Raises:
         ValueError: in one line, for what is no suite or no folder, names that are taken, metrics that there are not,
-            weights that are missing, and where the methods have no item in common.
+            weights that are missing for what was named, and where the methods have no item in common.
     """
-    free = [name for name in METRICS if METRICS[name].group != "lpips"]
+    free = [name for name in METRICS if METRICS[name].group not in networks.GROUPS]
     found, chosen = suite.load(of), list(metrics or (METRICS if weights else free))
     if unknown := [name for name in chosen if name not in METRICS]:
         raise ValueError(f"there is no metric {unknown[0]!r}; available: {', '.join(METRICS)}")
@@ -134,9 +141,11 @@ def score(
     rows = _references(found, draws) + _methods(Path(outputs), found, out)
     methods = [row for row in rows if not row.is_reference]
     common = [item for item in found.items if all(item.id not in row.missing for row in methods)]
-    bench = _Bench(found, Path(outputs), out, tracker, chosen)
-    if "lpips" in bench.groups:
-        bench.network = _network(weights, net)
+    groups = {name: METRICS[name].group for name in chosen}
+    options = {"net": net, "clip_net": clip_net, "clip_activation": clip_activation}
+    loaded, lacking = networks.load_all(groups, weights, must=bool(metrics), **options)
+    here = [name for name in chosen if name not in lacking]
+    bench = _Bench(found, Path(outputs), out, tracker, here, loaded)
     ids, usable = [], {}
     for item in progress.counted(common, "item", say):
         # Methods first: an item that one of them has, and that cannot be read, costs nothing more.
@@ -145,20 +154,12 @@ def score(
             ids.append(item.id)
             usable[item.id] = bench.share(truth)
     if not ids:
-        lacking = [f"{row.name} lacks {', '.join(list(row.missing)[:3])}" for row in methods if row.missing]
-        raise ValueError(f"the methods have no item of {of} in common: {'; '.join(lacking)}")
+        without = [f"{row.name} lacks {', '.join(list(row.missing)[:3])}" for row in methods if row.missing]
+        raise ValueError(f"the methods have no item of {of} in common: {'; '.join(without)}")
     for row in rows:
         row.scores = {name: values for name, values in row.scores.items() if name in ids}
-    return Scores(found, ids, rows, chosen, suite.describe(tracker), usable, bench.described)
-
-
-def _network(weights: str | Path | None, net: str) -> Any:
-    """Load LPIPS. Raises ValueError where no folder was named, and as `convert.perceptual.load`."""
-    if weights is None:
-        raise ValueError("lpips takes a network's weights: name their folder (--weights); `list` says which files")
-    from motionv2v.convert import perceptual  # which loads jax
-
-    return perceptual.load(Path(weights), net)
+    words = {group: network.words for group, network in loaded.items()}
+    return Scores(found, ids, rows, here, suite.describe(tracker), usable, words, lacking)
 
 
 def _references(found: Suite, draws: bool) -> list[Row]:
@@ -243,29 +244,36 @@ def _resampled(count: int, wanted: int) -> list[int]:
 class _Bench:
     """Measures videos, or finds what was measured before in a folder of kept scores."""
 
-    def __init__(self, found: Suite, outputs: Path, out: Path, tracker: str, metrics: Sequence[str]):
+    def __init__(
+        self,
+        found: Suite,
+        outputs: Path,
+        out: Path,
+        tracker: str,
+        metrics: Sequence[str],
+        loaded: dict[str, Loaded],
+    ):
         files.check_place(out, is_folder=True)
         self._shape = (found.settings["frames"], tuple(found.settings["size"]))
         self._outputs, self._out = outputs, out
         self._tracker, self._name = trackers.named(tracker), suite.describe(tracker)
         self.groups = [name for name in GROUPS if any(METRICS[metric].group == name for metric in metrics)]
-        self.network: Any = None
-
-    @property
-    def described(self) -> str:
-        """Name LPIPS' network and the files it was read from; "" where it is not asked for."""
-        if self.network is None:
-            return ""
-        return f"{self.network.module.net}, {' and '.join(map(str, dict.fromkeys(self.network.sources.values())))}"
+        self._loaded = loaded
+        for group in ("clip", "vbench"):
+            if group in loaded:
+                loaded[group].network.folder = out / "kept"
 
     def truth(self, item: Item) -> Truth:
         """Return what an item's videos are measured against, with the points that count if they are known."""
         known = self._kept(self._usable_key(item))
-        return Truth(item, self._tracker, None if known is None else np.array(known, bool), self.network)
+        network, clip, vbench = (
+            self._loaded[name].network if name in self._loaded else None for name in ("lpips", "clip", "vbench")
+        )
+        return Truth(item, self._tracker, None if known is None else np.array(known, bool), network, clip or vbench)
 
     def share(self, truth: Truth) -> float:
         """Return the share of an item's points that count, NaN where points are not asked for; keep which they are."""
-        if "tracks" not in self.groups:
+        if not set(measures.TRACKED) & set(self.groups):
             return math.nan
         key = self._usable_key(truth.item)
         if self._kept(key) is None:
@@ -321,8 +329,10 @@ class _Bench:
 
     def _key(self, what: str, version: int, content: str, item: Item) -> Path:
         """Return where a score is kept: everything that it depends on is in the name."""
-        by = self._name if what in ("tracks", "usable") else self.described if what == "lpips" else ""
+        by = self._name if what in (*measures.TRACKED, "usable") else ""
+        by = self._loaded[what].digest if what in self._loaded else by
         parts = [what, version, content, by, item.fps, sorted(item.files.items())]
+        parts += [item.prompt] if what == "clip" else []
         return self._out / "kept" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
 
     def _kept(self, path: Path) -> Any:
@@ -381,12 +391,12 @@ def protocol(scores: Scores, metric: str) -> dict[str, Any]:
     group = METRICS[metric].group
     told |= {"metric": METRICS[metric].words, "version": GROUPS[group].version, "items": len(scores.ids)}
     told |= {"suite_items": len(scores.suite.items), "resize": "area or cubic, stretched", "average": "over items"}
-    if group == "tracks":
+    if group in measures.TRACKED:
         share = np.nanmean(list(scores.usable.values()))
         told |= {"num_points": settings["num_points"], "suite_tracker": settings["tracker"], "tracker": scores.tracker}
         told |= {"usable_points": round(float(share), 4), "trackable": list(measures.TRACKABLE)}
-    if group == "lpips":
-        told["network"] = scores.network
+    if group in scores.networks:
+        told["network"] = scores.networks[group]
     return told
 
 

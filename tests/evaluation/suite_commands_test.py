@@ -35,6 +35,7 @@ def test_the_commands_of_the_page(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"follow_epe +mean distance", done.stdout)
     assert re.search(r"--weights \(not here: .*alexnet-owt-7be5be79.pth.*:\n  lpips +LPIPS v0.1", done.stdout)
+    assert re.search(r"--weights \(not here: .*ViT-B-32.pt.*:\n  clip_text +mean cosine", done.stdout)
     assert re.search(r"not measured.*\n  FVD +I3D", done.stdout)
     done = run(tmp_path, *build, *SHORT)
     assert done.returncode == 0, done.stderr
