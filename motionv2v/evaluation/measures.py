@@ -1,11 +1,13 @@
-"""What one video of a suite is worth: the metrics, in groups that share their work; all but LPIPS need no weights.
+"""What videos of a suite are worth: the metrics, in groups that share their work. Here those of one video by itself.
 
     pictures   psnr, l2, ssim against the target (`metrics`), of all frames and, "_later", without frame 0, which most
                methods are given
     tracks     the target's points, tracked again in the video (`retracked`): a point counts in its longest visible
                run, if the tracker follows it on the true target itself (`usable`)
     motion     of the video alone: flicker, dynamic_dis
-    lpips      against the target, by a network's features, where a folder holds its weights (`convert.perceptual`)
+    lpips      against the target, by a network's features, where a folder holds its weights (`networks`)
+
+and named here, for the tables, those of whole sets of videos, by networks' features (`sets`): groups i3d, inception.
 
 Static videos win at flicker and track_jerk: look at dynamic_dis beside them.
 """
@@ -62,6 +64,24 @@ METRICS = {
     "dynamic_dis": Metric("", None, "motion", "whether it moves: VBench's dynamic degree, DIS flow in place of RAFT"),
     "lpips": Metric("", False, "lpips", "LPIPS v0.1 (Zhang et al. 2018), mean over frames, at the suite's size"),
     "lpips_later": Metric("", False, "lpips", "the same without frame 0"),
+    "fvd_tf": Metric(
+        "",
+        False,
+        "i3d",
+        "FVD (Unterthiner et al. 2018) as TF-Hub's script and magvit: TensorFlow 1's resize, divisor n-1",
+    ),
+    "fvd_styleganv": Metric("", False, "i3d", "FVD as StyleGAN-V: torch's resize of the suite's pixels, divisor n"),
+    "fvd_cd_i3d": Metric("", False, "i3d", "FVD as cd-fvd's I3D: torch's resize, divisor n, epsilon 1e-5 in the norms"),
+    "fid_pytorch": Metric(
+        "", False, "inception", "FID (Heusel et al. 2017) of all frames as pytorch-fid: torch's resize, not smoothed"
+    ),
+    "kid_pytorch": Metric(
+        "", False, "inception", "KID (Binkowski et al. 2018) of the same features; unbiased, may be below 0"
+    ),
+    "fid_tf": Metric("", False, "inception", "FID as the original and torch-fidelity: TensorFlow 1's resize"),
+    "kid_tf": Metric("", False, "inception", "KID of the same features"),
+    "fid_clean": Metric("", False, "inception", "FID as clean-fid: Pillow's smoothed bicubic resize of floats"),
+    "kid_clean": Metric("", False, "inception", "KID of the same features"),
 }
 """By name, in the order of tables."""
 
@@ -215,8 +235,6 @@ GROUPS = {
 }
 
 ELSEWHERE = {
-    "FVD": "I3D of Kinetics-400: i3d_k400.flax, or i3d_pretrained_400.pt",
-    "FID": "pt_inception-2015-12-05-6726825d.pth",
     "CLIP similarities": "CLIP ViT-B/32 as transformers saves it (model.safetensors, vocab.json, merges.txt)",
 }
 """Metrics of networks that are not here, and the files of weights that they would take."""

@@ -192,7 +192,7 @@ def test_outputs_that_cannot_be_understood_are_refused(built, outputs, spoil, me
 
 
 def test_unknown_metrics_are_refused(built, outputs):
-    with pytest.raises(ValueError, match="there is no metric 'fvd'; available: psnr, psnr_later, ssim"):
+    with pytest.raises(ValueError, match=r"there is no metric 'fvd'; available: psnr, psnr_later, ssim.*, fvd_tf,"):
         scoring.score(built.folder, outputs, ["fvd"])
 
 
@@ -290,9 +290,12 @@ def test_lpips_is_measured_with_the_weights_that_are_named(built, outputs, tmp_p
     assert of["target"] == 0 < of["held"]
     held = next(row for row in scores.rows if row.name == "held")
     assert held.mean("lpips_later")[0] > of["held"]  # the first frame is right
-    assert scores.network.startswith("squeeze, trunk.safetensors (sha256 ") and "unverified" in scores.network
-    assert any(scores.network in line for line in report.notes(scores))
-    assert next(iter(scoring.entries(scores)))["protocol"]["network"] == scores.network
+    assert (
+        scores.networks["lpips"].startswith("squeeze, trunk.safetensors (sha256 ")
+        and "unverified" in scores.networks["lpips"]
+    )
+    assert any(scores.networks["lpips"] in line for line in report.notes(scores))
+    assert next(iter(scoring.entries(scores)))["protocol"]["network"] == scores.networks["lpips"]
     # Other weights are another metric: nothing that was kept is taken for theirs.
     save_file(lpips_files.random_part("squeeze", "heads", seed=1), weights / "heads.safetensors")
     again = scoring.score(built.folder, outputs, ["lpips"], **options)
