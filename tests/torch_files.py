@@ -68,30 +68,28 @@ def zipped(path, arrays, pickled=None, compression=zipfile.ZIP_STORED, extra=())
     return path
 
 
-def module(members):
-    """Pickle a module of TorchScript by {name: value as opcodes}; its class is one of the archive's own."""
-    pairs = b"".join(text(key) + value for key, value in members.items())
-    return name("__torch__.model.___torch_mangle_3", "Net") + b")\x81}(" + pairs + b"ub"
-
-
-def scripted(path, arrays, whole=None):
-    """Write an archive of TorchScript: modules in one another by the dots of the names, one attribute, a program.
-
-    `whole` replaces the pickle.
-    """
-    keys, tree = {key: str(index) for index, key in enumerate(arrays)}, {}
+def scripted(path, arrays, root="__torch__.some.Net", program=b"def forward(self): pass"):
+    """Write a TorchScript archive: a tree of modules by the dots in the names, each with things that are no tensors."""
+    tree, keys = {}, {key: str(index) for index, key in enumerate(arrays)}
     for key, array in arrays.items():
         *parents, last = key.split(".")
-        inside = tree
+        node = tree
         for parent in parents:
-            inside = inside.setdefault(parent, {})
-        inside[last] = tensor(keys[key], array, False)
-    sizes = name("torch.jit._pickle", "build_intlist") + b"](" + number(1) + number(2) + b"e\x85R"
+            node = node.setdefault(parent, {})
+        node[last] = tensor(keys[key], array, False)
 
-    def pickled(tree):
-        parts = {key: pickled(value) if isinstance(value, dict) else value for key, value in tree.items()}
-        return module({"training": b"\x89", "sizes": sizes} | parts)
+    def module(node, kind):
+        inner = {
+            key: module(value, "__torch__.torch.nn.Part") if isinstance(value, dict) else value
+            for key, value in node.items()
+        }
+        inner |= {
+            "training": b"\x89",
+            "_hook": b"N",
+            "sizes": name("torch.jit._pickle", "build_intlist") + b"(](K\x01K\x02etR",
+        }
+        pairs = b"".join(text(key) + value for key, value in inner.items())
+        return name(*kind.rpartition(".")[::2]) + b")\x81}(" + pairs + b"ub"
 
-    code = b"raise SystemExit('a program was run')"
-    extra = [("constants.pkl", HEADER + b")."), ("code/__torch__.py", code)]
-    return zipped(path, arrays, whole or HEADER + pickled(tree) + b".", extra=extra)
+    extra = [("constants.pkl", HEADER + b")."), ("code/__torch__.py", program)]
+    return zipped(path, arrays, HEADER + module(tree, root) + b".", extra=extra)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from motionv2v import files, parameters
 from motionv2v.convert import pickled
-from motionv2v.convert.perceptual import Published, Source
+from motionv2v.convert.published import Published, Source
 from motionv2v.convert.rules import SAME, TRANSPOSE, Rule, conv, linear, norm
 from motionv2v.convert.tensors import ConvertError, Entry, Tensors, listing, load_leaves, match, read_json, some
 from motionv2v.models.features import byte_pairs, clip
@@ -134,7 +134,7 @@ def recognise(path: Path) -> Found | None:
     Raises:
         ConvertError: in one line, for a file that cannot be read, and a CLIP of another kind or size than `clip.NETS`.
     """
-    tensors = pickled.open_state_dict(path, scripts=True)
+    tensors = pickled.open_scripted(path) if pickled.is_scripted(path) else pickled.open_state_dict(path)
     if "visual.attnpool.positional_embedding" in tensors:
         raise ConvertError(f"{path} holds one of CLIP's ResNets; available: {', '.join(clip.NETS)}")
     tensors = _plain(tensors)

@@ -8,8 +8,8 @@ and one file per storage. In both a pickle only says where tensors lie in storag
 A pickle is a program. This one's vocabulary is a handful of names, none of which is looked up: a dict, the name of a
 number type, and two functions that note down where a tensor lies. Any other name ends the reading.
 
-A TorchScript archive is a program too. Where it is asked for, the tensors that its modules hold are read out of its
-pickle in the same way, by their paths; the program lies beside the pickle and is not even opened.
+A TorchScript archive holds a program besides, and its pickle a tree of modules; `open_scripted` reads the tensors of
+that tree and leaves the program alone.
 """
 
 import io
@@ -19,7 +19,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,8 +47,6 @@ _COUNTS = {"I64": np.dtype(np.int64), "F64": np.dtype(np.float64)}
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _LEGACY, _ZIP = b"\x80\x02\x8a\n" + _MAGIC.to_bytes(10, "little"), b"PK\x03\x04"
-_LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
-"""What TorchScript marks lists and dicts with."""
 _SAVE_AGAIN = "where it was made, save it with safetensors.torch.save_file(model.state_dict(), 'NAME.safetensors')"
 _UNSCRIPT = (
     "turn it into a state dict with safetensors.torch.save_file({k: v.clone() for k, v in "
@@ -71,21 +69,8 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-class _Module:
-    """A module of a TorchScript archive, by its members; of whatever class, for none is looked up."""
-
-    def __setstate__(self, members: Any) -> None:
-        """Take the members as the pickle has them."""
-        if not isinstance(members, dict):
-            raise ValueError(f"a module is a {type(members).__name__}, expected its members by name")
-        self.members = members
-
-
-def open_state_dict(path: str | os.PathLike, *, scripts: bool = False) -> Tensors:
+def open_state_dict(path: str | os.PathLike) -> Tensors:
     """Open a state dict in either of torch's formats, told by its first bytes, or one file of safetensors.
-
-    Args:
-        path: the file. scripts: whether the tensors of a TorchScript archive are read too, rather than refused.
 
     Returns:
         The tensors by their names, as `tensors.open_folder` does; numbers are read when they are asked for.
@@ -102,7 +87,7 @@ def open_state_dict(path: str | os.PathLike, *, scripts: bool = False) -> Tensor
             start = file.read(len(_LEGACY))
             file.seek(0)
             if start.startswith(_ZIP):
-                return Tensors(_read_zip(path, file, scripts), str(path))
+                return Tensors(_read_zip(path, file), str(path))
             if start == _LEGACY:
                 return Tensors(_read_legacy(path, file), str(path))
     except ConvertError:
@@ -115,12 +100,44 @@ def open_state_dict(path: str | os.PathLike, *, scripts: bool = False) -> Tensor
     raise ConvertError(f"{path} is no file of torch.save: {_SAVE_AGAIN}")
 
 
+def is_scripted(path: str | os.PathLike) -> bool:
+    """Tell whether a file is a TorchScript archive; False for one that is damaged or cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _has_program(info.filename.partition("/")[2] for info in archive.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return False
+
+
+def open_scripted(path: str | os.PathLike) -> Tensors:
+    """Open the tensors of a TorchScript archive by the names of their modules, as `state_dict` there has them.
+
+    The program in it is not looked at, so that what the module does with the tensors is not known from the file.
+
+    Raises:
+        ConvertError: as `open_state_dict`, and for what is no TorchScript archive.
+    """
+    path = Path(path)
+    if not is_scripted(path):
+        raise ConvertError(f"{path} is no TorchScript archive: {_SAVE_AGAIN}")
+    try:
+        with path.open("rb") as file:
+            return Tensors(_read_zip(path, file, _Modules), str(path))
+    except ConvertError:
+        raise
+    except OSError as error:
+        raise ConvertError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # as in `open_state_dict`
+        reason = checkpoints.one_line(error) or type(error).__name__
+        raise ConvertError(f"{path} is damaged, or no module ({reason}): copy it again") from error
+
+
 class _Reader(pickle.Unpickler):
     """Unpickle what the vocabulary allows; `storages` are those that were named, by their keys."""
 
-    def __init__(self, file: io.BufferedIOBase, path: Path, is_script: bool = False):
+    def __init__(self, file: io.BufferedIOBase, path: Path):
         super().__init__(file, encoding="utf-8")  # Python 2 wrote names as bytes
-        self._path, self._file, self._is_script = path, file, is_script
+        self._path, self._file = path, file
         self.storages: dict[str, _Storage] = {}
 
     def read(self) -> Any:
@@ -138,10 +155,6 @@ class _Reader(pickle.Unpickler):
             return lambda storage, offset, shape, strides, *rest: _Tensor(storage, offset, shape, strides)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *rest: tensor
-        if self._is_script and module.split(".")[0] == "__torch__":
-            return _Module
-        if self._is_script and module == "torch.jit._pickle" and name in _LISTS:
-            return lambda content, *rest: content
         raise ConvertError(f"{self._path} names {module}.{name}, which no state dict needs: {_SAVE_AGAIN}")
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -153,6 +166,44 @@ class _Reader(pickle.Unpickler):
         if self.storages.setdefault(key, storage) != storage:
             raise ValueError(f"storage {key} has two types")
         return storage
+
+
+class _Module:
+    """Stands for a module of a script: keeps its attributes, and is told nothing else."""
+
+    __slots__ = ("attributes",)
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state
+
+
+class _Modules(_Reader):
+    """Unpickle a tree of modules as well, whose tensors `read` then returns by their names."""
+
+    def read(self) -> dict[str, _Tensor]:
+        """Unpickle the tree; what is no tensor of a module, such as a number or a list, is left out."""
+        return dict(_in_modules(super().read(), "", set()))
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Give what stands for a name, as for a state dict, and for a module a type of its own."""
+        if module == "__torch__" or module.startswith("__torch__."):
+            return type(name, (_Module,), {"__slots__": ()})
+        if module == "torch.jit._pickle" and name in _SCRIPTED_LISTS:
+            return lambda values, *rest: values
+        return super().find_class(module, name)
+
+
+_SCRIPTED_LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+
+
+def _in_modules(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, _Tensor]]:
+    """Yield a tree's tensors; a module that is there twice, or within itself, is looked at once."""
+    if _is_tensor(value):
+        yield name, value
+    elif isinstance(value, _Module) and id(value) not in seen:
+        seen.add(id(value))
+        for key, inner in value.attributes.items():
+            yield from _in_modules(inner, f"{name}.{key}" if name else key, seen)
 
 
 def _read_legacy(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
@@ -175,21 +226,19 @@ def _read_legacy(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
     return {name: _entry(path, name, tensor, starts) for name, tensor in named.items()}
 
 
-def _read_zip(path: Path, file: io.BufferedIOBase, scripts: bool) -> dict[str, Entry]:
-    """Read the newer format."""
+def _read_zip(path: Path, file: io.BufferedIOBase, kind: type[_Reader] = _Reader) -> dict[str, Entry]:
+    """Read the newer format, or with `_Modules` a TorchScript archive."""
     with zipfile.ZipFile(file) as archive:
         inside = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        is_script = "constants.pkl" in inside or any(name.startswith("code/") for name in inside)
-        if is_script and not scripts:
+        if kind is _Reader and _has_program(inside):
             raise ConvertError(f"{path} is a TorchScript archive, a program and no state dict: {_UNSCRIPT}")
         if "data.pkl" not in inside:
             raise ConvertError(f"{path} is a zip archive without data.pkl, not a file of torch.save: {_SAVE_AGAIN}")
         if "byteorder" in inside and archive.read(_stored(path, inside["byteorder"])) != b"little":
             raise ConvertError(f"{path} is of a big-endian machine: {_SAVE_AGAIN}")
         with archive.open(_stored(path, inside["data.pkl"])) as pickled:
-            reader = _Reader(pickled, path, is_script)
-            found = reader.read()
-        named = _checked(path, dict(_members(found)) if is_script else found)
+            reader = kind(pickled, path)
+            named = _checked(path, reader.read())
         starts = {}
         for key, storage in reader.storages.items():
             info = _stored(path, inside[f"data/{key}"])
@@ -201,13 +250,8 @@ def _read_zip(path: Path, file: io.BufferedIOBase, scripts: bool) -> dict[str, E
     return {name: _entry(path, name, tensor, starts) for name, tensor in named.items()}
 
 
-def _members(value: Any, path: str = "") -> Iterator[tuple[str, _Tensor]]:
-    """List the tensors of a module of TorchScript and of those in it, by their paths."""
-    if _is_tensor(value):
-        yield path, value
-    elif isinstance(value, _Module):
-        for name, member in value.members.items():
-            yield from _members(member, f"{path}.{name}" if path else str(name))
+def _has_program(names: Iterable[str]) -> bool:
+    return any(name == "constants.pkl" or name.startswith("code/") for name in names)
 
 
 def _stored(path: Path, info: zipfile.ZipInfo) -> zipfile.ZipInfo:

@@ -29,6 +29,7 @@ CLIP = flags.DEFINE_enum("clip", "ViT-B/32", networks.CLIP_NETS, "score, list: C
 CLIP_ACTIVATION = flags.DEFINE_enum(
     "clip_activation", None, networks.ACTIVATIONS, "score, list: of a CLIP whose file does not tell; quick_gelu: OpenAI"
 )
+I3D_SOURCE = flags.DEFINE_enum("i3d_source", None, networks.ORIGINS, "score, list: what a state dict of I3D comes from")
 DRAFT = flags.DEFINE_bool("draft", True, "score: a row of drafts, some seconds for each item, once")
 
 
@@ -92,7 +93,8 @@ def _network(group: str) -> str:
 
 def _nets() -> dict[str, str | None]:
     """Return what the flags say of networks, as `networks.load` takes it."""
-    return {"net": LPIPS.value, "clip_net": CLIP.value, "clip_activation": CLIP_ACTIVATION.value}
+    nets = {"net": LPIPS.value, "clip_net": CLIP.value, "clip_activation": CLIP_ACTIVATION.value}
+    return nets | {"i3d_source": I3D_SOURCE.value}
 
 
 def _given(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What one video of a suite is worth: the metrics, in groups that share their work. Some take weights (`networks`).
+"""What videos of a suite are worth: the metrics, in groups that share their work. Here those of one video by itself.
 
     pictures   psnr, l2, ssim against the target (`metrics`), of all frames and, "_later", without frame 0, which most
                methods are given
@@ -6,8 +6,10 @@
                run, if the tracker follows it on the true target itself (`usable`)
     objects    the same points as things that are dragged, and the background behind them (`trajectories`)
     motion     of the video alone: flicker, dynamic_dis
-    lpips      against the target, by a network's features
+    lpips      against the target, by a network's features, where a folder holds its weights (`networks`)
     clip       of the video alone and its text, by another network's features (`clip_scores`); vbench: VBench's way
+
+and named here, for the tables, those of whole sets of videos, by networks' features (`sets`): groups i3d, inception.
 
 Static videos win at flicker, track_jerk, clip_consec, clip_allpairs and vbench_background: look at dynamic_dis beside
 them.
@@ -79,6 +81,24 @@ METRICS = {
     "vbench_background": Metric(
         "", None, "vbench", "VBench's background consistency on the suite's frames; its own CLIP is ViT-B/32"
     ),
+    "fvd_tf": Metric(
+        "",
+        False,
+        "i3d",
+        "FVD (Unterthiner et al. 2018) as TF-Hub's script and magvit: TensorFlow 1's resize, divisor n-1",
+    ),
+    "fvd_styleganv": Metric("", False, "i3d", "FVD as StyleGAN-V: torch's resize of the suite's pixels, divisor n"),
+    "fvd_cd_i3d": Metric("", False, "i3d", "FVD as cd-fvd's I3D: torch's resize, divisor n, epsilon 1e-5 in the norms"),
+    "fid_pytorch": Metric(
+        "", False, "inception", "FID (Heusel et al. 2017) of all frames as pytorch-fid: torch's resize, not smoothed"
+    ),
+    "kid_pytorch": Metric(
+        "", False, "inception", "KID (Binkowski et al. 2018) of the same features; unbiased, may be below 0"
+    ),
+    "fid_tf": Metric("", False, "inception", "FID as the original and torch-fidelity: TensorFlow 1's resize"),
+    "kid_tf": Metric("", False, "inception", "KID of the same features"),
+    "fid_clean": Metric("", False, "inception", "FID as clean-fid: Pillow's smoothed bicubic resize of floats"),
+    "kid_clean": Metric("", False, "inception", "KID of the same features"),
 }
 """By name, in the order of tables."""
 
@@ -258,8 +278,5 @@ GROUPS = {
 TRACKED = ("tracks", "objects")
 """Groups that track the target's points again."""
 
-ELSEWHERE = {
-    "FVD": "I3D of Kinetics-400: i3d_k400.flax, or i3d_pretrained_400.pt",
-    "FID": "pt_inception-2015-12-05-6726825d.pth",
-}
+ELSEWHERE = {"TRAJAN": "track_autoencoder_ckpt.npz of tapnet, Apache-2.0: an autoencoder of tracks"}
 """Metrics of networks that are not here, and the files of weights that they would take."""

@@ -2,17 +2,23 @@
 
 lpips           LPIPS' trunk and heads      convert.perceptual
 clip, vbench    CLIP and its vocabulary     convert.contrastive
+i3d             I3D of Kinetics-400         convert.i3d
+inception       InceptionV3 of FID          convert.inception
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-GROUPS = ("lpips", "clip", "vbench")
+from motionv2v.evaluation import clip_scores
+
+GROUPS = ("lpips", "clip", "vbench", "i3d", "inception")
 NETS = ("alex", "vgg", "squeeze")
 """LPIPS' networks."""
 CLIP_NETS, ACTIVATIONS = ("ViT-B/32", "ViT-B/16", "ViT-L/14"), ("quick_gelu", "gelu")
 """CLIP's, and what a person can say of a file that does not tell it (`convert.contrastive`)."""
+ORIGINS = ("tfhub",)
+"""What a person can say of a state dict of I3D (`convert.i3d`)."""
 _SAME = {"vbench": "clip"}
 
 
@@ -31,28 +37,33 @@ def load(
     net: str = "alex",
     clip_net: str = "ViT-B/32",
     clip_activation: str | None = None,
+    i3d_source: str | None = None,
 ) -> Loaded:
     """Load the network of a group.
 
     Args:
-        group: one of `GROUPS`. weights: the folder. net: LPIPS' network. clip_net, clip_activation: as for
-            `clip_scores.find`.
+        group: one of `GROUPS`. weights: the folder. net: LPIPS' network. clip_net, clip_activation: as `net` and
+            `activation` of `clip_scores.find`. i3d_source: as `origin` of `convert.i3d.load`.
 
     Raises:
         ValueError: in one line, for what is missing: which file, where it goes, where it is published, its licence; for
             look-alikes and for names that there are not.
     """
+    from motionv2v.convert import i3d, inception, perceptual  # which load jax
+
     weights = Path(weights)
     if group == "lpips":
-        from motionv2v.convert import perceptual  # which loads jax
-
         network = perceptual.load(weights, net)
         return _told(network, net, network.sources.values())
     if group in ("clip", "vbench"):
-        from motionv2v.evaluation import clip_scores
-
         sight = clip_scores.find(weights, clip_net, clip_activation)
         return Loaded(sight, str(sight), sight.digest)
+    if group == "i3d":
+        network = i3d.load(weights, i3d_source)
+        return _told(network, "I3D", [network.source])
+    if group == "inception":
+        network = inception.load(weights)
+        return _told(network, "InceptionV3 of FID", [network.source])
     raise ValueError(f"no metric takes a network {group!r}; available: {', '.join(GROUPS)}")
 
 

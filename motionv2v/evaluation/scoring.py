@@ -25,9 +25,10 @@ import numpy as np
 from motionv2v import ROOT, draft, files, progress, trackers, video
 from motionv2v.data.videos.files import SUFFIXES
 from motionv2v.editing import inputs
-from motionv2v.evaluation import footage, measures, networks, suite
+from motionv2v.evaluation import footage, measures, networks, sets, suite
 from motionv2v.evaluation.measures import GROUPS, METRICS, Truth
 from motionv2v.evaluation.networks import Loaded
+from motionv2v.evaluation.sets import FEATURES, SETS
 from motionv2v.evaluation.suite import Item, Suite
 from motionv2v.typing import UInt8
 
@@ -51,6 +52,7 @@ class Row:
     Attributes:
         name: as the folder's. title: for people. about: of method.json; empty for references.
         videos: of the scored items, by id: its file for the page. scores: {id: {metric: value}}.
+        sets: {metric of the whole set: value and rows of features}.
         notes: {id: how the video was altered before it was measured}. missing: {id: why there is none}.
     """
 
@@ -59,6 +61,7 @@ class Row:
     about: dict[str, Any] = field(default_factory=dict)
     videos: dict[str, Path] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    sets: dict[str, tuple[float, int]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)
@@ -69,8 +72,14 @@ class Row:
         return self.name in REFERENCES
 
     def mean(self, metric: str) -> tuple[float, int]:
-        """Return a metric's mean over the items that have it, NaN for none, and their number."""
-        values = [each[metric] for each in self.scores.values() if not math.isnan(each[metric])]
+        """Return a metric's mean over the items that have it, NaN for none, and their number.
+
+        Of a metric of the whole set its value, and the rows of features that it was made of.
+        """
+        if metric in SETS:
+            return self.sets.get(metric, (math.nan, 0))
+        values = [each.get(metric, math.nan) for each in self.scores.values()]
+        values = [value for value in values if not math.isnan(value)]
         return (float(np.mean(values)) if values else math.nan), len(values)
 
 
@@ -78,7 +87,7 @@ class Scores(NamedTuple):
     """What `score` found: the suite, the ids of the items that count, the rows, the metrics, and the tracker's name.
 
     `usable` is each item's share of points that count. `networks` names those that were taken, with their files, by
-    group. `lacking` says why metrics were not measured.
+    group. `about` is what stands beside the numbers of whole sets. `lacking` says why metrics were not measured.
     """
 
     suite: Suite
@@ -88,6 +97,7 @@ class Scores(NamedTuple):
     tracker: str
     usable: dict[str, float]
     networks: dict[str, str] = {}
+    about: dict[str, sets.About] = {}
     lacking: dict[str, str] = {}
 
 
@@ -114,18 +124,19 @@ def score(
     net: str = "alex",
     clip_net: str = "ViT-B/32",
     clip_activation: str | None = None,
+    i3d_source: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Scores:
     """Score a folder of outputs against a suite.
 
     Args:
         of: the suite's folder. outputs: a folder with one folder for each method.
-        metrics: names of `measures.METRICS`; None takes all that need no weights and, with `weights`, the others as far
-            as their files are there.
+        metrics: names of `measures.METRICS`; None takes all that need no weights and, with `weights`, those of LPIPS
+            and CLIP and `sets.USUAL` as far as their files are there.
         out: where kept scores and the page's videos go; None is `outputs/scores`.
         tracker: as for `trackers.named`, tracks points again.
         draws: whether to draw the drafts, which takes some seconds for each item, once.
-        weights: the folder with the networks' files (`networks`). net, clip_net, clip_activation: as for
+        weights: the folder with the networks' files (`networks`). net, clip_net, clip_activation, i3d_source: as for
             `networks.load`.
         say: called with lines on how long the rest takes.
 
@@ -133,17 +144,19 @@ def score(
         ValueError: in one line, for what is no suite or no folder, names that are taken, metrics that there are not,
             weights that are missing for what was named, and where the methods have no item in common.
     """
-    free = [name for name in METRICS if METRICS[name].group not in networks.GROUPS]
-    found, chosen = suite.load(of), list(metrics or (METRICS if weights else free))
+    found, chosen = suite.load(of), list(metrics or _usual(weights is not None))
     if unknown := [name for name in chosen if name not in METRICS]:
         raise ValueError(f"there is no metric {unknown[0]!r}; available: {', '.join(METRICS)}")
     out = Path(outputs) / SCORES if out is None else Path(out)
     rows = _references(found, draws) + _methods(Path(outputs), found, out)
     methods = [row for row in rows if not row.is_reference]
     common = [item for item in found.items if all(item.id not in row.missing for row in methods)]
-    groups = {name: METRICS[name].group for name in chosen}
-    options = {"net": net, "clip_net": clip_net, "clip_activation": clip_activation}
-    loaded, lacking = networks.load_all(groups, weights, must=bool(metrics), **options)
+    few = {name: sets.obstacle(name, len(common), found.settings["frames"]) for name in chosen if name in SETS}
+    lacking = {name: why for name, why in few.items() if why}
+    groups = {name: METRICS[name].group for name in chosen if name not in lacking}
+    options = {"net": net, "clip_net": clip_net, "clip_activation": clip_activation, "i3d_source": i3d_source}
+    loaded, absent = networks.load_all(groups, weights, must=bool(metrics), **options)
+    lacking |= absent
     here = [name for name in chosen if name not in lacking]
     bench = _Bench(found, Path(outputs), out, tracker, here, loaded)
     ids, usable = [], {}
@@ -158,8 +171,20 @@ def score(
         raise ValueError(f"the methods have no item of {of} in common: {'; '.join(without)}")
     for row in rows:
         row.scores = {name: values for name, values in row.scores.items() if name in ids}
+    values, about = bench.sets.distances("target", [row.name for row in rows], ids)
+    for row in rows:
+        row.sets = {metric: (value, about[metric].rows) for metric, value in values[row.name].items()}
     words = {group: network.words for group, network in loaded.items()}
-    return Scores(found, ids, rows, here, suite.describe(tracker), usable, words, lacking)
+    # What was asked for by its name has a column, with or without numbers.
+    shown = chosen if metrics else here
+    return Scores(found, ids, rows, shown, suite.describe(tracker), usable, words, about, lacking)
+
+
+def _usual(has_weights: bool) -> list[str]:
+    """List the metrics that are measured where none is named."""
+    free = [name for name in METRICS if METRICS[name].group not in networks.GROUPS]
+    taking = [name for name in METRICS if name not in free and (name in sets.USUAL or name not in SETS)]
+    return free + (taking if has_weights else [])
 
 
 def _references(found: Suite, draws: bool) -> list[Row]:
@@ -258,18 +283,17 @@ class _Bench:
         self._outputs, self._out = outputs, out
         self._tracker, self._name = trackers.named(tracker), suite.describe(tracker)
         self.groups = [name for name in GROUPS if any(METRICS[metric].group == name for metric in metrics)]
+        self.sets = sets.Comparison([metric for metric in metrics if metric in SETS], loaded, out / "kept", self._shape)
         self._loaded = loaded
-        for group in ("clip", "vbench"):
-            if group in loaded:
-                loaded[group].network.folder = out / "kept"
+        for group in loaded.keys() & {"clip", "vbench"}:
+            loaded[group].network.folder = out / "kept"
 
     def truth(self, item: Item) -> Truth:
         """Return what an item's videos are measured against, with the points that count if they are known."""
         known = self._kept(self._usable_key(item))
-        network, clip, vbench = (
-            self._loaded[name].network if name in self._loaded else None for name in ("lpips", "clip", "vbench")
-        )
-        return Truth(item, self._tracker, None if known is None else np.array(known, bool), network, clip or vbench)
+        nets = {group: self._loaded[group].network for group in self._loaded}
+        known = None if known is None else np.array(known, bool)
+        return Truth(item, self._tracker, known, nets.get("lpips"), nets.get("clip", nets.get("vbench")))
 
     def share(self, truth: Truth) -> float:
         """Return the share of an item's points that count, NaN where points are not asked for; keep which they are."""
@@ -284,31 +308,32 @@ class _Bench:
         """Score a row's video of an item; False where it cannot be read, which the row then says."""
         try:
             made = _reference(row.name, item) if row.is_reference else self._made(row.name, item)
-            found = self._measure(row, item, truth, made)
+            found, notes = self._measure(row, item, truth, made)
         except _Unreadable as error:
             row.missing[item.id] = str(error).replace(f"{self._outputs}/", "")
             return False
-        row.scores[item.id] = {name: value for part in found for name, value in part["scores"].items()}
-        row.notes[item.id] = found[0]["notes"]
+        row.scores[item.id], row.notes[item.id] = found, notes
         return True
 
-    def _measure(self, row: Row, item: Item, truth: Truth, made: _Made) -> list[dict[str, Any]]:
-        """Return each group's scores and notes, and see to it that the page has a video to show."""
-        parts, loaded = [], functools.cache(made.read)
+    def _measure(self, row: Row, item: Item, truth: Truth, made: _Made) -> tuple[dict[str, float], list[str]]:
+        """Return a video's scores and notes, keep its features, and see to it that the page has a video to show."""
+        found, notes, loaded = {}, [], functools.cache(made.read)
         for name in self.groups:
             key = self._key(name, GROUPS[name].version, made.digest, item)
             if (part := self._kept(key)) is None:
                 frames, notes = loaded()
                 part = {"scores": GROUPS[name].measure(frames, truth), "notes": notes}
                 self._keep(key, part)
-            parts.append(part)
+            found, notes = found | part["scores"], part["notes"]
+        for name in self.sets.names:
+            notes = self.sets.take(row.name, item.id, name, made.digest, loaded)
         shown = self._out / "videos" / row.name / item.id / f"{made.digest[:12]}.mp4"
         if not shown.exists():
             for old in shown.parent.glob("*.mp4"):
                 old.unlink()
             video.write(shown, loaded()[0], item.fps, notify=lambda line: None)
         row.videos[item.id] = shown
-        return parts
+        return found, notes
 
     def _made(self, method: str, item: Item) -> _Made:
         """Return what a method made of an item, as long and as large as the target."""
@@ -389,7 +414,8 @@ def protocol(scores: Scores, metric: str) -> dict[str, Any]:
     settings = scores.suite.settings
     told = {name: settings[name] for name in ("protocol", "frames", "size", "fps", "seed")}
     group = METRICS[metric].group
-    told |= {"metric": METRICS[metric].words, "version": GROUPS[group].version, "items": len(scores.ids)}
+    how = FEATURES[SETS[metric].features] if metric in SETS else GROUPS[group]
+    told |= {"metric": METRICS[metric].words, "version": how.version, "items": len(scores.ids)}
     told |= {"suite_items": len(scores.suite.items), "resize": "area or cubic, stretched", "average": "over items"}
     if group in measures.TRACKED:
         share = np.nanmean(list(scores.usable.values()))
@@ -397,6 +423,12 @@ def protocol(scores: Scores, metric: str) -> dict[str, Any]:
         told |= {"usable_points": round(float(share), 4), "trackable": list(measures.TRACKABLE)}
     if group in scores.networks:
         told["network"] = scores.networks[group]
+    if metric in scores.lacking:
+        told["not_measured"] = scores.lacking[metric]
+    if metric in scores.about:
+        rows, floor, notes = scores.about[metric]
+        told |= {"average": "none, a distance of sets", "rows": rows, "divisor": SETS[metric].divisor or None}
+        told |= {"network_resize": how.resize, "floor": None if math.isnan(floor) else floor, "notes": list(notes)}
     return told
 
 
