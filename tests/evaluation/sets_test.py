@@ -178,7 +178,8 @@ def test_missing_files_are_named_and_nothing_stands_in_for_them(built, tmp_path)
     some.mkdir()
     scores = score(built, folder, None, some)
     assert scores.metrics[0] == "psnr" and not {"fvd_tf", "lpips"} & set(scores.metrics)
-    assert set(scores.lacking) == {*sets.USUAL, "lpips", "lpips_later"}, "variants are measured when named"
+    each = {name for name, metric in measures.METRICS.items() if metric.group in ("lpips", "clip", "vbench")}
+    assert set(scores.lacking) == {*sets.USUAL, *each}, "variants are measured when named"
     (line,) = (note for note in report.notes(scores) if note.startswith("fvd_tf is not measured: "))
     assert "put i3d_torchscript.pt (from " in line and "licence: " in line and f"into {some}" in line
     assert report.content(scores)["not_measured"] == scores.lacking
@@ -195,7 +196,9 @@ def test_networks_are_told_with_their_files(tmp_path):
     digest = files.sha256(tmp_path / "a.pt")
     found = networks.load("i3d", tmp_path, i3d_source="tfhub")
     assert found[1:] == (f"I3D, a.pt (sha256 {digest[:8]}, unverified)", f"I3D {digest}")
-    with pytest.raises(ValueError, match="no metric takes a network 'raft'; available: lpips, i3d, inception"):
+    with pytest.raises(
+        ValueError, match="no metric takes a network 'raft'; available: lpips, clip, vbench, i3d, inception"
+    ):
         networks.load("raft", tmp_path)
 
 
