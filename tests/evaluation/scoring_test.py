@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from urllib.parse import unquote
 
 import clip_files
@@ -333,10 +334,14 @@ def sees(tmp_path, monkeypatch, weights):
 CLIP_METRICS = ["clip_text", "clip_consec", "clip_allpairs", "vbench_background"]
 
 
+def with_prompts(built, *prompts):
+    items = [replace(item, prompt=prompt) for item, prompt in zip(built.items, prompts, strict=True)]
+    return replace(built, items=items)
+
+
 def test_clip_is_measured_with_the_weights_that_are_named(built, outputs, sees, monkeypatch):
-    for item in built.items[:2]:
-        object.__setattr__(item, "prompt", "a square goes along")
-    monkeypatch.setattr(suite, "load", lambda folder: built)
+    prompted = with_prompts(built, "a square goes along", "a square goes along", "")
+    monkeypatch.setattr(suite, "load", lambda folder: prompted)
     scores = scoring.score(built.folder, outputs, CLIP_METRICS, **sees)
     by_name = {row.name: row for row in scores.rows}
     for metric in CLIP_METRICS[1:]:
@@ -355,8 +360,8 @@ def test_clip_is_measured_with_the_weights_that_are_named(built, outputs, sees, 
     assert again.rows[0].scores == pytest.approx(scores.rows[0].scores, nan_ok=True)
     monkeypatch.undo()
     monkeypatch.setitem(clip.NETS, "ViT-B/32", clip_files.TINY)
-    object.__setattr__(built.items[0], "prompt", "a dog")
-    monkeypatch.setattr(suite, "load", lambda folder: built)
+    another = with_prompts(built, "a dog", "a square goes along", "")
+    monkeypatch.setattr(suite, "load", lambda folder: another)
     other = scoring.score(built.folder, outputs, ["clip_text"], **sees)
     first = built.items[0].id
     assert other.rows[0].scores[first]["clip_text"] != scores.rows[0].scores[first]["clip_text"]
