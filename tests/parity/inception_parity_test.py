@@ -114,11 +114,12 @@ def drawn():
 
 
 def test_features_are_torchs(drawn):
+    """Of so many pixels 2x3 places are left at the end, so that its pools tell."""
     oracle, params = drawn
-    x = np.random.default_rng(0).uniform(-1, 1, (2, 83, 100, 3)).astype(np.float32)
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 107, 139, 3)).astype(np.float32)
     found = np.asarray(inception.inception.Inception().apply({"params": params}, x))
     expected = oracle.features(torch.tensor(x).permute(0, 3, 1, 2))
-    assert found.shape == (2, 2048) and relative_error(found, expected) < 1e-4
+    assert found.shape == (1, 2048) and relative_error(found, expected) < 1e-4
     assert len(oracle.used) == 94
 
 
