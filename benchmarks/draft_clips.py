@@ -108,9 +108,8 @@ def _spec(name, folder):
 def _write_sheet(path, frames, made, source):
     path.parent.mkdir(parents=True, exist_ok=True)
     unsure = np.repeat((255 * made.uncertain[..., None]).astype(np.uint8), 3, axis=-1)
-    shown = np.unique(np.linspace(0, len(frames) - 1, 7).astype(int))
     panels = [("clip", frames), ("draft", made.frames), ("unsure", unsure)]
-    figures.save_png(path, figures.contact_sheet([(label, part[shown]) for label, part in panels]))
+    figures.save_png(path, figures.contact_sheet(panels, columns=7))
 
 
 def _pair(folder, sheets):
@@ -123,7 +122,7 @@ def _pair(folder, sheets):
     made = draft.render(still, source, target, notify=_ignore)
     if sheets:
         parts = [("clip", still), ("draft", made.frames), ("filmed", panned)]
-        figures.save_png(Path(sheets) / "pair.png", figures.contact_sheet([(n, p[::8]) for n, p in parts]))
+        figures.save_png(Path(sheets) / "pair.png", figures.contact_sheet(parts, columns=7))
     scores = [metrics.clip_psnr(frames, panned) for frames in (made.frames, still)]
     return "pair of clips, truth filmed: draft {:.2f} dB, copy {:.2f} dB".format(*scores)
 
