@@ -36,7 +36,15 @@ BALL = [[0, 372, 215], [0, 360, 205], [0, 380, 225], [0, 366, 222]]
 BUNNY = [[24, 150, 230], [24, 200, 250], [24, 240, 200], [24, 180, 300], [24, 240, 280]]
 BUNNY_BOXES = {"16": [30, 100, 330, 390], "32": [30, 95, 385, 405]}
 CUP = [[0, 200, 215], [0, 170, 260], [0, 215, 300], [0, 190, 330]]
-CUP_BOXES = {"0": [135, 180, 260, 365]}
+CUP_BOXES = {
+    "0": [135, 180, 260, 365],
+    "20": [140, 185, 258, 360],
+    "28": [140, 185, 260, 362],
+    "32": [118, 192, 242, 372],
+    "36": [170, 228, 294, 418],
+    "40": [304, 228, 430, 428],
+    "44": [383, 210, 512, 400],
+}
 PRESS = [[24, 250, 130], [24, 300, 60], [24, 420, 130], [24, 180, 150], [24, 340, 120]]
 PRESS_BOXES = {"20": [70, 0, 580, 125], "44": [70, 0, 590, 385]}
 EVERYWHERE = [[0, x, y] for x in range(60, 720, 120) for y in range(60, 480, 90)]
@@ -108,9 +116,8 @@ def _spec(name, folder):
 def _write_sheet(path, frames, made, source):
     path.parent.mkdir(parents=True, exist_ok=True)
     unsure = np.repeat((255 * made.uncertain[..., None]).astype(np.uint8), 3, axis=-1)
-    shown = np.unique(np.linspace(0, len(frames) - 1, 7).astype(int))
     panels = [("clip", frames), ("draft", made.frames), ("unsure", unsure)]
-    figures.save_png(path, figures.contact_sheet([(label, part[shown]) for label, part in panels]))
+    figures.save_png(path, figures.contact_sheet(panels, columns=7))
 
 
 def _pair(folder, sheets):
@@ -123,7 +130,7 @@ def _pair(folder, sheets):
     made = draft.render(still, source, target, notify=_ignore)
     if sheets:
         parts = [("clip", still), ("draft", made.frames), ("filmed", panned)]
-        figures.save_png(Path(sheets) / "pair.png", figures.contact_sheet([(n, p[::8]) for n, p in parts]))
+        figures.save_png(Path(sheets) / "pair.png", figures.contact_sheet(parts, columns=7))
     scores = [metrics.clip_psnr(frames, panned) for frames in (made.frames, still)]
     return "pair of clips, truth filmed: draft {:.2f} dB, copy {:.2f} dB".format(*scores)
 

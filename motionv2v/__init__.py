@@ -20,8 +20,8 @@ The map, floor by floor; a file or folder imports only what lies on floors below
         camera, rigid, render, figures, metrics    homographies, points that move together, tracks as pixels, pictures
                       for people, numbers about videos
      2  models        the networks
-        diffusion, tracks, video, parameters, progress    the noise process, point tracks, video files, parameters by
-                      path, progress lines
+        diffusion, solvers, tracks, video, parameters, progress    the noise process, coefficients of samplers' steps,
+                      point tracks, video files, parameters by path, progress lines
      1  typing, files, schema    axis letters, whole files or none, fields of configs
         stacks                   arrays of frames whose memory is bounded
         pickles                  arrays out of pickles, of which nothing is run

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from motionv2v import solvers
 from motionv2v.diffusion import Schedule
 from motionv2v.typing import AnyArray, Float, Int, Key
 
@@ -282,7 +283,9 @@ def invert(
         Noise, float32, of the shape of x0.
     """
     grid = time_grid(num_steps, schedule.num_timesteps)
-    here, after = (np.arctan2(np.sqrt(1 - abar), np.sqrt(abar)) for abar in _levels(schedule, grid))
+    here, after = (
+        np.arctan2(np.sqrt(1 - abar), np.sqrt(abar)) for abar in solvers.levels(schedule.alphas_cumprod, grid)
+    )
     rows = {"timestep": grid, "cos": np.cos(here - after), "sin": np.sin(here - after)}
     rows = {name: jnp.asarray(np.flip(column), jnp.float32) for name, column in rows.items()}
 
@@ -399,8 +402,8 @@ def _run_held(step: Callable, carry: tuple[Any, ...], rows: dict, schedule: Sche
     """Scan over the steps from `hold.start` on, and put the reference, noised, in the place of what is held."""
     noise, *others = carry
     reference, clock = hold.reference.astype(jnp.float32), hold.clock
-    now, after = _levels(schedule, time_grid(settings.num_steps, schedule.num_timesteps))
-    after = np.concatenate([after[:-1], [1.0]])  # behind the last step the clip itself stands, however the grid ends
+    grid = time_grid(settings.num_steps, schedule.num_timesteps)
+    now, after = solvers.levels(schedule.alphas_cumprod, grid)[0], solvers.level_after(schedule.alphas_cumprod, grid)
     rows |= {"signal": np.sqrt(after), "spread": np.sqrt(1 - after)}
     rows = {
         name: jnp.asarray(column, None if column.dtype != np.float64 else jnp.float32) for name, column in rows.items()
@@ -425,7 +428,8 @@ def _rows(schedule: Schedule, settings: Settings) -> dict[str, np.ndarray]:
     """Lay out what each visited step needs: its timestep and number, guidance weight, and the solver's coefficients."""
     num, first = schedule.num_timesteps, settings.start
     grid = time_grid(settings.num_steps, num)
-    table = _ddim_table(schedule, grid) if settings.solver == "ddim" else _dpm_table(schedule, grid, first)
+    is_ddim, abar = settings.solver == "ddim", schedule.alphas_cumprod
+    table = solvers.ddim_table(abar, grid) if is_ddim else solvers.dpm_table(abar, grid, first)
     table["weight"] = guidance_weights(settings.guidance, grid)
     rows = {name: column[first:].astype(np.float32) for name, column in table.items()}
     rows["ahead"] = _ahead(schedule, settings).astype(np.float32)
@@ -465,52 +469,4 @@ def _compare(v: Any, before: Any) -> dict[str, Any]:
     return {
         "ratio": jnp.where(some, jnp.linalg.norm(v) / norm, 1.0),
         "change": jnp.where(some, jnp.linalg.norm(v - before) / norm, 0.0),
-    }
-
-
-def _levels(schedule: Schedule, timesteps: Int[np.ndarray, "S"]) -> tuple[np.ndarray, ...]:
-    """Return float64 abar at each step and at the next one; behind the last step lies clean data, abar = 1."""
-    abar = np.asarray(schedule.alphas_cumprod, np.float64)[timesteps]
-    # The next timestep by the training grid's ratio, as the released schedulers take it. Where 1000 / num_steps is
-    # rounded up (6, 7, 11, 13, .. steps) the last one is timestep 0, abar 0.99915, instead of clean data.
-    ratio = schedule.num_timesteps // len(timesteps)
-    following = timesteps - ratio
-    after = np.where(following >= 0, np.asarray(schedule.alphas_cumprod, np.float64)[np.maximum(following, 0)], 1.0)
-    return abar, after
-
-
-def _ddim_table(schedule: Schedule, timesteps: Int[np.ndarray, "S"]) -> dict[str, np.ndarray]:
-    """Return per-step coefficients: x' = x * xt + x0 * x0_hat, with x0_hat = alpha xt - sigma v."""
-    abar, after = _levels(schedule, timesteps)
-    a = np.sqrt((1 - after) / (1 - abar))
-    return {"alpha": np.sqrt(abar), "sigma": np.sqrt(1 - abar), "x": a, "x0": np.sqrt(after) - a * np.sqrt(abar)}
-
-
-def _dpm_table(schedule: Schedule, timesteps: Int[np.ndarray, "S"], first: int) -> dict[str, np.ndarray]:
-    """Return per-step coefficients of DPM++(2M SDE): x' = x xt + x0 x0_hat + last x0_hat_before + noise z.
-
-    With lambda = log(alpha/sigma) and h its increase: x = (sigma'/sigma) e^-h, data weight d = alpha' (1 - e^-2h) split
-    between this and the last estimate of x0 by r = h_before/h, noise = sigma' sqrt(1 - e^-2h). The `first` step taken
-    has no estimate before it.
-    """
-    abar, after = _levels(schedule, timesteps)
-    with np.errstate(divide="ignore"):
-        lam, lam_next = (0.5 * (np.log(a) - np.log(1 - a)) for a in (abar, after))
-    h = lam_next - lam
-    decay = np.exp(-h)  # 0 where h is infinite: the first step forgets pure noise, the last one lands on x0
-    x = np.sqrt((1 - after) / (1 - abar)) * decay
-    data = np.sqrt(after) * (1 - decay**2)
-    noise = np.sqrt(1 - after) * np.sqrt(1 - decay**2)
-    second = np.zeros_like(h)
-    h_before = np.concatenate([[np.nan], lam[1:] - lam[:-1]])
-    usable = np.isfinite(h_before) & np.isfinite(h)
-    usable[first] = False
-    second[usable] = h[usable] / h_before[usable] / 2
-    return {
-        "alpha": np.sqrt(abar),
-        "sigma": np.sqrt(1 - abar),
-        "x": x,
-        "x0": data * (1 + second),
-        "last": -data * second,
-        "noise": noise,
     }

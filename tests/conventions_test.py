@@ -14,7 +14,7 @@ PACKAGE = ROOT / "motionv2v"
 
 FLOORS = (
     {"typing", "files", "schema", "stacks", "pickles"},
-    {"models", "diffusion", "tracks", "video", "parameters", "progress"},
+    {"models", "diffusion", "solvers", "tracks", "video", "parameters", "progress"},
     {"trackers", "sampling", "camera", "pinhole", "rigid", "render", "figures", "metrics"},
     {"methods", "edits", "draft"},
     {"data"},

@@ -66,3 +66,30 @@ def zipped(path, arrays, pickled=None, compression=zipfile.ZIP_STORED, extra=())
         for inside, content in extra:
             archive.writestr(f"archive/{inside}", content)
     return path
+
+
+def scripted(path, arrays, root="__torch__.some.Net", program=b"def forward(self): pass"):
+    """Write a TorchScript archive: a tree of modules by the dots in the names, each with things that are no tensors."""
+    tree, keys = {}, {key: str(index) for index, key in enumerate(arrays)}
+    for key, array in arrays.items():
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = tensor(keys[key], array, False)
+
+    def module(node, kind):
+        inner = {
+            key: module(value, "__torch__.torch.nn.Part") if isinstance(value, dict) else value
+            for key, value in node.items()
+        }
+        inner |= {
+            "training": b"\x89",
+            "_hook": b"N",
+            "sizes": name("torch.jit._pickle", "build_intlist") + b"(](K\x01K\x02etR",
+        }
+        pairs = b"".join(text(key) + value for key, value in inner.items())
+        return name(*kind.rpartition(".")[::2]) + b")\x81}(" + pairs + b"ub"
+
+    extra = [("constants.pkl", HEADER + b")."), ("code/__torch__.py", program)]
+    return zipped(path, arrays, HEADER + module(tree, root) + b".", extra=extra)

@@ -5,13 +5,16 @@ what lies beside the weights it was made of: vocabulary, curve of the step cache
 
 `diffusers_folder` writes a pipeline that diffusers loads (`convert.stream`).
 
-`stablehlo` writes the four functions of an edit as serialised StableHLO (`jax.export`), one file for all platforms, and
+`stablehlo` writes the functions of an edit as serialised StableHLO (`jax.export`), one file for all platforms, and
 beside them the weights, which stay an argument: constants of 5B parameters fit into no program.
 
     folder/encode.jaxexport     (weights, video [b T H W 3] in [-1, 1]) -> scaled latents [b t h w z]
     folder/text.jaxexport       (weights, tokens [b L]) -> [b L C]
     folder/denoise.jaxexport    (weights, xt, timestep [b], text, {condition: array}) -> v, one call of a
                                 denoising step; conditions are NAME_latents of videos, NAME_map of what else is drawn
+    folder/refine.jaxexport     of bases alone: (weights, x, timestep [b], text, text of no prompt, reference, noise,
+                                clock [b t h w 1], levels [b 7]) -> x after one step that is held to a reference
+                                (`held_step`); the manifest's `refine` has timesteps and levels of all steps
     folder/decode.jaxexport     (weights, latents) -> video in [-1, 1]
     folder/weights.safetensors  every parameter by its path; each function takes the dict of those in its manifest
     folder/spiece.model         the vocabulary of `text.tokenizer` "sentencepiece", where the checkpoint has one
@@ -39,8 +42,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from motionv2v import backbone, checkpoints, files, parameters
-from motionv2v.convert import checked, stream
+from motionv2v import backbone, checkpoints, files, parameters, sampling
+from motionv2v.convert import checked, held_step, stream
 from motionv2v.data.latents import conditions, stored
 from motionv2v.data.tokenizer import SPIECE
 from motionv2v.models.vae.autoencoder import latent_shape
@@ -170,7 +173,31 @@ def functions(model: backbone.Model) -> dict[str, Function]:
             model, p, xt, time, text, conditions(streams, wanted)
         )
     parts["denoise"] = Function(call, tuple(steps), ("dit", "conditioner"))
+    if model.method is None and model.denoiser.dit.in_channels == model.denoiser.dit.out_channels:
+        parts["refine"] = _refine_step(call, steps)
     return parts
+
+
+def _refine_step(denoise: Callable[..., Any], arguments: Sequence[Any]) -> Function:
+    """Describe one step of refining a draft with a base (`editing.refine`), of what `denoise` takes."""
+
+    def call(p, x, time, text, null_text, reference, noise, clock, levels):
+        # One after the other, by one copy of the denoiser.
+        predictions = jax.lax.map(lambda each: denoise(p, x, time, each), jnp.stack([text, null_text]))
+        return held_step.held_step(x, (predictions[0], predictions[1]), noise, sampling.Hold(reference, clock), levels)
+
+    latents, time, text = arguments
+    clock = ((*latents[0][:-1], 1), "float32")
+    levels = (("b", len(held_step.HELD_LEVELS)), "float32")
+    return Function(call, (latents, time, text, text, latents, latents, clock, levels), ("dit", "conditioner"))
+
+
+def _refine_plan(model: backbone.Model) -> dict[str, Any]:
+    """Tell the steps of a refined sample as the config has them: for the manifest."""
+    settings = sampling.from_config(model.config.sample)._replace(solver="ddim")
+    levels = held_step.held_levels(model.schedule, settings)
+    timesteps = sampling.time_grid(settings.num_steps, model.schedule.num_timesteps)
+    return {"names": held_step.HELD_LEVELS, "timesteps": timesteps.tolist(), "levels": levels.tolist()}
 
 
 def stablehlo(
@@ -219,6 +246,8 @@ def stablehlo(
                 "weights": sorted(weights),
             }
             say(f"{name}: {', '.join(exported.platforms)}; batch {batch}; {len(weights)} weights")
+        if "refine" in manifest["functions"]:
+            manifest["refine"] = _refine_plan(model)
         if model.schedule is not None:
             manifest["alphas_cumprod"] = np.asarray(model.schedule.alphas_cumprod, np.float64).tolist()
         save_file(flat, unfinished / "weights.safetensors")

@@ -10,7 +10,6 @@ heads of v0.0 and other trainings of a trunk have the same.
 """
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,22 +17,14 @@ import numpy as np
 
 from motionv2v import files, parameters
 from motionv2v.convert import pickled
+from motionv2v.convert.published import Published, Source, choose, gather
 from motionv2v.convert.rules import SAME, Op, Rule, conv
-from motionv2v.convert.tensors import ConvertError, Tensors, listing, load_leaves, some
+from motionv2v.convert.tensors import ConvertError, Tensors, load_leaves, some
 from motionv2v.models.features import lpips
 from motionv2v.typing import PyTree
 
 ENDINGS = (".pth", ".pt", ".safetensors")
 PARTS = ("trunk", "heads")
-
-
-class Published(NamedTuple):
-    """A published file: its name, how its sha256 begins, where it is published, and its licence."""
-
-    name: str
-    sha256: str
-    origin: str
-    licence: str
 
 
 def _trunk(name: str, sha256: str) -> Published:
@@ -62,17 +53,6 @@ LOOK_ALIKES = {
     "88682ab5": "torchvision's VGG16 of IMAGENET1K_FEATURES, trained on other colours; IMAGENET1K_V1 is needed",
 }
 """What has the names and shapes of the right files and is not: by how its sha256 begins."""
-
-
-class Source(NamedTuple):
-    """Where a part of a network came from: for the protocol that stands beside a number."""
-
-    file: str
-    sha256: str
-    verified: bool
-
-    def __str__(self) -> str:
-        return f"{self.file} (sha256 {self.sha256[:8]}{'' if self.verified else ', unverified'})"
 
 
 class Network(NamedTuple):
@@ -105,17 +85,12 @@ def load(weights: Path, net: str = "alex") -> Network:
     """
     if net not in lpips.TRUNKS:
         raise ValueError(f"unknown LPIPS network {net!r}; available: {', '.join(lpips.TRUNKS)}")
-    weights, found, refused = Path(weights), [], []
-    for path in sorted(weights.iterdir()) if weights.is_dir() else ():
-        if path.suffix not in ENDINGS or not path.is_file():
-            continue
-        try:
-            found.append(recognise(path))
-        except ConvertError as error:
-            refused.append(str(error))
+    weights = Path(weights)
+    found, refused = gather(weights, ENDINGS, recognise)
     leaves, sources = {}, {}
     for part in PARTS:
-        chosen = _choose(weights, net, part, [file for file in found if file], refused)
+        fitting = [file for file in found if file.net == net and part in file.parts]
+        chosen = choose(weights, fitting, refused, f"LPIPS {net}", part, PUBLISHED[net, part])
         leaves |= _load_part(chosen, part)
         sources[part] = chosen.source
     return Network(lpips.Lpips(net), parameters.unflatten(leaves), sources)
@@ -208,25 +183,6 @@ def _fits(tensors: Tensors, net: str, part: str) -> bool:
         and tuple(tensors[rule.source].shape) == rule.op.save(np.empty(shapes[rule.target], np.uint8)).shape
         for rule in rules(net, part)
     )
-
-
-def _choose(weights: Path, net: str, part: str, found: Iterable[Found], refused: list[str]) -> Found:
-    """Choose the file of a part: a published one before others, which must be one alone."""
-    fitting = [file for file in found if file.net == net and part in file.parts]
-    fitting = [file for file in fitting if file.source.verified] or fitting
-    # Copies of one file are one.
-    fitting = list({file.source.sha256: file for file in fitting}.values())
-    if len(fitting) > 1:
-        names = ", ".join(str(file.source) for file in fitting)
-        raise ConvertError(f"{weights} holds several files with the {part} of LPIPS {net}: {names}; leave one there")
-    if not fitting:
-        published = PUBLISHED[net, part]
-        reasons = f"; not used: {'; '.join(refused)}" if refused else ""
-        raise ConvertError(
-            f"LPIPS {net} needs its {part}: put {published.name} (from {published.origin}; licence: "
-            f"{published.licence}) into {weights}, which holds {listing(weights)}{reasons}"
-        )
-    return fitting[0]
 
 
 def _load_part(file: Found, part: str) -> dict[str, np.ndarray]:

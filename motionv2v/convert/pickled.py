@@ -7,6 +7,9 @@ and one file per storage. In both a pickle only says where tensors lie in storag
 
 A pickle is a program. This one's vocabulary is a handful of names, none of which is looked up: a dict, the name of a
 number type, and two functions that note down where a tensor lies. Any other name ends the reading.
+
+A TorchScript archive holds a program besides, and its pickle a tree of modules; `open_scripted` reads the tensors of
+that tree and leaves the program alone.
 """
 
 import io
@@ -16,7 +19,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +100,38 @@ def open_state_dict(path: str | os.PathLike) -> Tensors:
     raise ConvertError(f"{path} is no file of torch.save: {_SAVE_AGAIN}")
 
 
+def is_scripted(path: str | os.PathLike) -> bool:
+    """Tell whether a file is a TorchScript archive; False for one that is damaged or cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _has_program(info.filename.partition("/")[2] for info in archive.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return False
+
+
+def open_scripted(path: str | os.PathLike) -> Tensors:
+    """Open the tensors of a TorchScript archive by the names of their modules, as `state_dict` there has them.
+
+    The program in it is not looked at, so that what the module does with the tensors is not known from the file.
+
+    Raises:
+        ConvertError: as `open_state_dict`, and for what is no TorchScript archive.
+    """
+    path = Path(path)
+    if not is_scripted(path):
+        raise ConvertError(f"{path} is no TorchScript archive: {_SAVE_AGAIN}")
+    try:
+        with path.open("rb") as file:
+            return Tensors(_read_zip(path, file, _Modules), str(path))
+    except ConvertError:
+        raise
+    except OSError as error:
+        raise ConvertError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # as in `open_state_dict`
+        reason = checkpoints.one_line(error) or type(error).__name__
+        raise ConvertError(f"{path} is damaged, or no module ({reason}): copy it again") from error
+
+
 class _Reader(pickle.Unpickler):
     """Unpickle what the vocabulary allows; `storages` are those that were named, by their keys."""
 
@@ -133,6 +168,44 @@ class _Reader(pickle.Unpickler):
         return storage
 
 
+class _Module:
+    """Stands for a module of a script: keeps its attributes, and is told nothing else."""
+
+    __slots__ = ("attributes",)
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state
+
+
+class _Modules(_Reader):
+    """Unpickle a tree of modules as well, whose tensors `read` then returns by their names."""
+
+    def read(self) -> dict[str, _Tensor]:
+        """Unpickle the tree; what is no tensor of a module, such as a number or a list, is left out."""
+        return dict(_in_modules(super().read(), "", set()))
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Give what stands for a name, as for a state dict, and for a module a type of its own."""
+        if module == "__torch__" or module.startswith("__torch__."):
+            return type(name, (_Module,), {"__slots__": ()})
+        if module == "torch.jit._pickle" and name in _SCRIPTED_LISTS:
+            return lambda values, *rest: values
+        return super().find_class(module, name)
+
+
+_SCRIPTED_LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+
+
+def _in_modules(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, _Tensor]]:
+    """Yield a tree's tensors; a module that is there twice, or within itself, is looked at once."""
+    if _is_tensor(value):
+        yield name, value
+    elif isinstance(value, _Module) and id(value) not in seen:
+        seen.add(id(value))
+        for key, inner in value.attributes.items():
+            yield from _in_modules(inner, f"{name}.{key}" if name else key, seen)
+
+
 def _read_legacy(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
     """Read the older format."""
     magic, protocol, machine = (_Reader(file, path).read() for _ in range(3))
@@ -153,18 +226,18 @@ def _read_legacy(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
     return {name: _entry(path, name, tensor, starts) for name, tensor in named.items()}
 
 
-def _read_zip(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
-    """Read the newer format."""
+def _read_zip(path: Path, file: io.BufferedIOBase, kind: type[_Reader] = _Reader) -> dict[str, Entry]:
+    """Read the newer format, or with `_Modules` a TorchScript archive."""
     with zipfile.ZipFile(file) as archive:
         inside = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
+        if kind is _Reader and _has_program(inside):
             raise ConvertError(f"{path} is a TorchScript archive, a program and no state dict: {_UNSCRIPT}")
         if "data.pkl" not in inside:
             raise ConvertError(f"{path} is a zip archive without data.pkl, not a file of torch.save: {_SAVE_AGAIN}")
         if "byteorder" in inside and archive.read(_stored(path, inside["byteorder"])) != b"little":
             raise ConvertError(f"{path} is of a big-endian machine: {_SAVE_AGAIN}")
         with archive.open(_stored(path, inside["data.pkl"])) as pickled:
-            reader = _Reader(pickled, path)
+            reader = kind(pickled, path)
             named = _checked(path, reader.read())
         starts = {}
         for key, storage in reader.storages.items():
@@ -175,6 +248,10 @@ def _read_zip(path: Path, file: io.BufferedIOBase) -> dict[str, Entry]:
             file.seek(info.header_offset + 26)
             starts[key] = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
     return {name: _entry(path, name, tensor, starts) for name, tensor in named.items()}
+
+
+def _has_program(names: Iterable[str]) -> bool:
+    return any(name == "constants.pkl" or name.startswith("code/") for name in names)
 
 
 def _stored(path: Path, info: zipfile.ZipInfo) -> zipfile.ZipInfo:

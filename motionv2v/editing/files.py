@@ -272,7 +272,8 @@ def _refiner(
     if unused:
         raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which refines the draft; leave it out")
     notify, spec = lambda line: say(f"notice  {line}"), given.spec
-    refiner = refine.load(checkpoint, settings["loras"] or (), lambda line: say(f"lora    {line}"))
+    spaced = lambda line: say(line.replace("memory ", "memory  ", 1).replace("lora ", "lora    ", 1))  # noqa: E731
+    refiner = refine.load(checkpoint, settings["loras"] or (), spaced)
     clocks = refiner.clocks if settings["clocks"] is None else refine.parse(settings["clocks"])
     read = "is given the first frame" if refiner.reads_image else "text to video"
     say(f"model   {checkpoint}: {refiner.num_frames} frames of {refiner.size[1]}x{refiner.size[0]}, a base ({read})")

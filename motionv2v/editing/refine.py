@@ -14,7 +14,6 @@ image-to-video model is also given the draft's first frame. Afterwards the kept 
 in, so that they stay the clip's own.
 """
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from ml_collections import ConfigDict
 from motionv2v import backbone, checkpoints, draft, sampling, sections, video
 from motionv2v.convert import checked, lora
 from motionv2v.data import tokenizer
+from motionv2v.devices import fit
 from motionv2v.editing import interpolator, loaded_model, remade, transfer, windows
 from motionv2v.models.activations import constrain
 from motionv2v.models.dit import base_params
@@ -128,24 +128,22 @@ def load(name_or_folder: str | os.PathLike, loras: Sequence[str] = (), say: Call
 
     Args:
         name_or_folder: the base. loras: merged into its transformer, FILE or FILE:weight (`convert.lora`).
-        say: called with a line for each of them, how much of the transformer it changes.
+        say: called with a line on memory, and one for each of them, how much of the transformer it changes.
 
     Raises:
         checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model.
-        ValueError: for a model of another kind.
+        ValueError: for a model of another kind, and for one that does not fit, before weights are read.
     """
     from motionv2v.convert import networks, pipeline
 
     name = str(name_or_folder).removeprefix(PREFIX)
     own, is_diffusers = None, (Path(name) / pipeline.INDEX).is_file()
-    if is_diffusers:  # told by its description, before gigabytes of weights are read
-        told = json.loads((Path(name) / "transformer" / networks.CONFIG).read_text(encoding="utf-8"))
-        reads_image = told.get("in_channels", 16) == 2 * told.get("out_channels", 16)
-    else:
-        reads_image = _reads_image(checkpoints.read_config(checkpoints.resolve(name)))
+    described = _described(name)
+    reads_image = _reads_image(described)
+    _check(described, name)
+    fit.check(described if reads_image else transfer.base_config(described, name), None, "sample", say=say)
     if reads_image:
         made = interpolator.load(name)
-        _check(made.config, name)
         params = _with_loras(made.config, made.params, loras, say)
         return Refiner(made.config, params, made.folder, tokenizer=made.tokenizer)
     if is_diffusers:
@@ -153,7 +151,6 @@ def load(name_or_folder: str | os.PathLike, loras: Sequence[str] = (), say: Call
         config, params, own, folder = found.config, found.params, found.tokenizer, Path(name)
     else:
         (config, params), folder = checked.read(name), checkpoints.resolve(name)
-    _check(config, name)
     config = sections.complete(transfer.base_config(config, name))
     tree = {"vae": params["vae"], "text": params["text"], "dit": base_params(params["dit"])}
     if own is not None:
@@ -163,6 +160,19 @@ def load(name_or_folder: str | os.PathLike, loras: Sequence[str] = (), say: Call
     return Refiner(config, _with_loras(config, tree, loras, say), folder, tokenizer=own)
 
 
+def _described(name: str) -> ConfigDict:
+    """Read a base's config, of a folder that diffusers saved too, with the number types that it will have."""
+    from motionv2v.convert import pipeline
+
+    if not (Path(name) / pipeline.INDEX).is_file():
+        return checkpoints.read_config(checkpoints.resolve(name))
+    outlined, sources = pipeline.outline(Path(name))
+    types = {source.tensors[tensor].dtype for source in sources for tensor in source.tensors}
+    for part in ("vae", "text", "dit"):
+        outlined.config[part].dtype = "float32" if types == {np.dtype(np.float32)} else "bfloat16"
+    return outlined.config
+
+
 def _with_loras(config: ConfigDict, params: PyTree, loras: Sequence[str], say: Callable[[str], None]) -> PyTree:
     """Merge low-rank updates into a model's transformer, and say how much of it each of them changes."""
     if not loras:
@@ -170,7 +180,7 @@ def _with_loras(config: ConfigDict, params: PyTree, loras: Sequence[str], say: C
     module, (updates, weights) = backbone.build(config).denoiser.dit, lora.read_all(loras)
     merged = lora.merge(module, params["dit"], updates, weights)
     for update, weight in zip(updates, weights, strict=True):
-        say(f"{lora.coverage(module, update)}, weight {weight:g}")
+        say(f"lora {lora.coverage(module, update)}, weight {weight:g}")
     return {**params, "dit": merged}
 
 

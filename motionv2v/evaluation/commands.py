@@ -6,13 +6,12 @@ list                                                         what can be measure
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from motionv2v import cli
-from motionv2v.evaluation import measures, report, scoring, suite
+from motionv2v.evaluation import measures, networks, report, scoring, suite
 
 SUITE = flags.DEFINE_string("suite", None, "build, score: folder of the suite")
 PROTOCOL = flags.DEFINE_enum("protocol", "motionv2v", list(suite.PROTOCOLS), "build: what an item is")
@@ -24,8 +23,13 @@ NUM_TRACKS = flags.DEFINE_integer("num_tracks", None, "build: points of each ite
 MIN_HIDDEN = flags.DEFINE_integer(
     "min_hidden", None, "build: points hidden at the end of source and target; default: 10 (motionv2v)", lower_bound=0
 )
-WEIGHTS = flags.DEFINE_string("weights", None, "score, list, motion_prompting: folder with LPIPS' trunk and heads")
-LPIPS = flags.DEFINE_enum("lpips", "alex", ["alex", "vgg", "squeeze"], "score, list, motion_prompting: LPIPS' network")
+WEIGHTS = flags.DEFINE_string("weights", None, "score, list, motion_prompting: folder with networks' files")
+LPIPS = flags.DEFINE_enum("lpips", "alex", networks.NETS, "score, list, motion_prompting: LPIPS' network")
+CLIP = flags.DEFINE_enum("clip", "ViT-B/32", networks.CLIP_NETS, "score, list: CLIP's network")
+CLIP_ACTIVATION = flags.DEFINE_enum(
+    "clip_activation", None, networks.ACTIVATIONS, "score, list: of a CLIP whose file does not tell; quick_gelu: OpenAI"
+)
+I3D_SOURCE = flags.DEFINE_enum("i3d_source", None, networks.ORIGINS, "score, list: what a state dict of I3D comes from")
 DRAFT = flags.DEFINE_bool("draft", True, "score: a row of drafts, some seconds for each item, once")
 
 
@@ -57,7 +61,7 @@ def score() -> tuple[str, dict[str, Any]]:
     out = flags.FLAGS["out"].value or f"{_given('outputs')}/{scoring.SCORES}"
     tracker = flags.FLAGS["tracker"].value if cli.is_given("tracker") else scoring.TRACKER
     options = {"out": out, "tracker": tracker, "draws": DRAFT.value, "say": print}
-    options |= {"weights": WEIGHTS.value, "net": LPIPS.value}
+    options |= {"weights": WEIGHTS.value, **_nets()}
     found = scoring.score(_given("suite"), _given("outputs"), METRIC.value, **options)
     folder = report.write(found, out)
     return f"{report.markdown(found)}\nwrote {folder}/scores.html, .md, .csv and .json", report.content(found)
@@ -65,10 +69,10 @@ def score() -> tuple[str, dict[str, Any]]:
 
 def list_metrics() -> tuple[str, dict[str, Any]]:
     """Say what can be measured here, and what more there would be with which files."""
-    needs = [name for name, known in measures.METRICS.items() if known.group == "lpips"]
-    told = lambda names: [f"  {name:20s} {measures.METRICS[name].words}" for name in names]  # noqa: E731
-    lines = ["measured, without weights:", *told(name for name in measures.METRICS if name not in needs)]
-    lines += [f"with weights in a folder, --weights ({_lpips()}):", *told(needs)]
+    told = lambda groups: [f"  {name:20s} {m.words}" for name, m in measures.METRICS.items() if m.group in groups]  # noqa: E731
+    lines = ["measured, without weights:", *told(measures.GROUPS.keys() - networks.GROUPS)]
+    for group in networks.GROUPS:
+        lines += [f"with weights in a folder, --weights ({_network(group)}):", *told([group])]
     lines.append("not measured, for their networks are not here yet; the weights that they would take:")
     lines += [f"  {name:20s} {needed}" for name, needed in measures.ELSEWHERE.items()]
     return "\n".join(lines), {"measured": list(measures.METRICS), "not_measured": measures.ELSEWHERE}
@@ -78,15 +82,19 @@ COMMANDS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {"build": build,
 """By the word on the command line."""
 
 
-def _lpips() -> str:
-    """Say whether LPIPS can be measured here, and if not, what is missing."""
-    from motionv2v.convert import perceptual  # which loads jax
-
+def _network(group: str) -> str:
+    """Say whether a network is here, and if not, what is missing."""
     try:
-        network = perceptual.load(Path(WEIGHTS.value or "weights"), LPIPS.value)
+        found = networks.load(group, WEIGHTS.value or "weights", **_nets())
     except ValueError as error:
         return f"not here: {error}"
-    return f"here: {', '.join(map(str, network.sources.values()))}"
+    return f"here: {found.words}"
+
+
+def _nets() -> dict[str, str | None]:
+    """Return what the flags say of networks, as `networks.load` takes it."""
+    nets = {"net": LPIPS.value, "clip_net": CLIP.value, "clip_activation": CLIP_ACTIVATION.value}
+    return nets | {"i3d_source": I3D_SOURCE.value}
 
 
 def _given(name: str) -> str:

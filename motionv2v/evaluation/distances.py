@@ -70,6 +70,7 @@ def frechet_floor(
     reference: Features,
     divisor: str = "n-1",
     *,
+    together: int = 1,
     fewest: int = FEWEST,
     notify: Callable[[str], None] = warnings.warn,
 ) -> float:
@@ -77,10 +78,17 @@ def frechet_floor(
 
     A half has half of the rows, and the bias grows as rows get fewer: the floor lies above that of whole sets. Of an
     odd number of rows one is left out. Arguments and errors as for `frechet`; `fewest` counts the rows of a half.
+    `together` rows, one after another, stay in one half: frames of a clip are so alike that dividing them would put the
+    floor far too low. Raises ValueError where the rows are no multiple of it.
     """
-    order, half = rng.permutation(len(reference)), len(reference) // 2
-    reference = np.asarray(reference)
-    return frechet(reference[order[:half]], reference[order[half : 2 * half]], divisor, fewest=fewest, notify=notify)
+    if len(reference) % together:
+        raise ValueError(f"{len(reference)} rows are no multiple of {together}, which belong together")
+    parts = np.asarray(reference).reshape(-1, together, reference.shape[-1])
+    order, half = rng.permutation(len(parts)), len(parts) // 2
+    a, b = (
+        np.concatenate(parts[chosen]) if half else parts[0, :0] for chosen in (order[:half], order[half : 2 * half])
+    )
+    return frechet(a, b, divisor, fewest=fewest, notify=notify)
 
 
 def kid(rng: np.random.Generator, a: Features, b: Others, *, num_subsets: int = 100, subset_size: int = 1000) -> float:

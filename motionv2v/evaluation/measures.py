@@ -1,13 +1,18 @@
-"""What one video of a suite is worth: the metrics, in groups that share their work; all but LPIPS need no weights.
+"""What videos of a suite are worth: the metrics, in groups that share their work. Here those of one video by itself.
 
     pictures   psnr, l2, ssim against the target (`metrics`), of all frames and, "_later", without frame 0, which most
                methods are given
     tracks     the target's points, tracked again in the video (`retracked`): a point counts in its longest visible
                run, if the tracker follows it on the true target itself (`usable`)
+    objects    the same points as things that are dragged, and the background behind them (`trajectories`)
     motion     of the video alone: flicker, dynamic_dis
-    lpips      against the target, by a network's features, where a folder holds its weights (`convert.perceptual`)
+    lpips      against the target, by a network's features, where a folder holds its weights (`networks`)
+    clip       of the video alone and its text, by another network's features (`clip_scores`); vbench: VBench's way
 
-Static videos win at flicker and track_jerk: look at dynamic_dis beside them.
+and named here, for the tables, those of whole sets of videos, by networks' features (`sets`): groups i3d, inception.
+
+Static videos win at flicker, track_jerk, clip_consec, clip_allpairs and vbench_background: look at dynamic_dis beside
+them.
 """
 
 import itertools
@@ -19,7 +24,7 @@ import cv2
 import numpy as np
 
 from motionv2v import metrics
-from motionv2v.evaluation import retracked
+from motionv2v.evaluation import clip_scores, retracked, trajectories
 from motionv2v.evaluation.suite import Item
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float, UInt8
@@ -58,10 +63,42 @@ METRICS = {
         "", False, "tracks", "share of edited points that stay nearer to their path in the source than in the target"
     ),
     "track_jerk": Metric("px", None, "tracks", "mean second difference of the tracked paths, per frame squared"),
+    "ctd": Metric("px", False, "objects", "mean over points of how far each goes from its path (MotionPro's CTD)"),
+    "objmc": Metric("px", False, "objects", "mean distance to the paths, hidden positions as well (DragAnything)"),
+    "bg_obj_ctd": Metric(
+        "px",
+        None,
+        "objects",
+        "how much less the background goes along with what is edited (Time-to-Move); 0 if it does",
+    ),
     "flicker": Metric("", None, "motion", "(255 - mean absolute difference of neighbouring frames) / 255 (VBench)"),
     "dynamic_dis": Metric("", None, "motion", "whether it moves: VBench's dynamic degree, DIS flow in place of RAFT"),
     "lpips": Metric("", False, "lpips", "LPIPS v0.1 (Zhang et al. 2018), mean over frames, at the suite's size"),
     "lpips_later": Metric("", False, "lpips", "the same without frame 0"),
+    "clip_text": Metric("", True, "clip", "mean cosine of frames and the item's prompt by CLIP, raw"),
+    "clip_consec": Metric("", None, "clip", "mean cosine of neighbouring frames by CLIP (ReVideo's consistency)"),
+    "clip_allpairs": Metric("", None, "clip", "mean cosine of every two frames by CLIP (Motion Inversion's)"),
+    "vbench_background": Metric(
+        "", None, "vbench", "VBench's background consistency on the suite's frames; its own CLIP is ViT-B/32"
+    ),
+    "fvd_tf": Metric(
+        "",
+        False,
+        "i3d",
+        "FVD (Unterthiner et al. 2018) as TF-Hub's script and magvit: TensorFlow 1's resize, divisor n-1",
+    ),
+    "fvd_styleganv": Metric("", False, "i3d", "FVD as StyleGAN-V: torch's resize of the suite's pixels, divisor n"),
+    "fvd_cd_i3d": Metric("", False, "i3d", "FVD as cd-fvd's I3D: torch's resize, divisor n, epsilon 1e-5 in the norms"),
+    "fid_pytorch": Metric(
+        "", False, "inception", "FID (Heusel et al. 2017) of all frames as pytorch-fid: torch's resize, not smoothed"
+    ),
+    "kid_pytorch": Metric(
+        "", False, "inception", "KID (Binkowski et al. 2018) of the same features; unbiased, may be below 0"
+    ),
+    "fid_tf": Metric("", False, "inception", "FID as the original and torch-fidelity: TensorFlow 1's resize"),
+    "kid_tf": Metric("", False, "inception", "KID of the same features"),
+    "fid_clean": Metric("", False, "inception", "FID as clean-fid: Pillow's smoothed bicubic resize of floats"),
+    "kid_clean": Metric("", False, "inception", "KID of the same features"),
 }
 """By name, in the order of tables."""
 
@@ -69,9 +106,19 @@ METRICS = {
 class Truth:
     """What the videos of one item are measured against; read when first asked for, then kept."""
 
-    def __init__(self, item: Item, tracker: Any, usable: Bool[np.ndarray, "N"] | None = None, network: Any = None):
-        """Take the item, what tracks points again, and LPIPS, a `convert.perceptual.Network`; `usable` if known."""
-        self.item, self.tracker, self.network = item, tracker, network
+    def __init__(
+        self,
+        item: Item,
+        tracker: Any,
+        usable: Bool[np.ndarray, "N"] | None = None,
+        network: Any = None,
+        clip: Any = None,
+    ):
+        """Take the item and what tracks points again; `usable` if known.
+
+        `network` is LPIPS, a `convert.perceptual.Network`, `clip` a `clip_scores.Sight`.
+        """
+        self.item, self.tracker, self.network, self.clip = item, tracker, network, clip
         if usable is not None:
             self.usable = usable
 
@@ -95,6 +142,12 @@ class Truth:
         error = np.linalg.norm(found.xy - self.tracks.xy, axis=-1)
         mean = (error * counted).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
         return counted.any(axis=1) & (mean < max(TRACKABLE[0], TRACKABLE[1] * self.diagonal))
+
+    @cached_property
+    def edited(self) -> Bool[np.ndarray, "N"]:
+        """Tell which of the points that count go elsewhere than in the source, by `MOVED` on average."""
+        source, both = self.item.source_tracks(), self.tracks.visible & self.item.source_tracks().visible
+        return self.usable & _goes_elsewhere(self.tracks, source, both, self.diagonal)
 
     @property
     def diagonal(self) -> float:
@@ -188,9 +241,14 @@ def _share(right: Bool[np.ndarray, "M"]) -> float:
 def _copied(found, wanted, source, counted, diagonal) -> float:
     """Return the identity-copy rate of the points whose paths differ in source and target."""
     both = counted & source.visible
+    edited = _goes_elsewhere(wanted, source, both, diagonal)
+    return metrics.identity_copy_rate(found, source, Tracks(wanted.xy, counted), edited)
+
+
+def _goes_elsewhere(wanted, source, both, diagonal) -> Bool[np.ndarray, "N"]:
+    """Tell which points' paths differ in source and target by `MOVED`, on average over the frames that count."""
     apart = np.linalg.norm(source.xy - wanted.xy, axis=-1)
-    edited = (apart * both).sum(axis=1) > MOVED * diagonal * both.sum(axis=1)
-    return metrics.identity_copy_rate(found, source, Tracks(wanted.xy, counted), edited & both.any(axis=1))
+    return both.any(axis=1) & ((apart * both).sum(axis=1) > MOVED * diagonal * both.sum(axis=1))
 
 
 def _jerk(xy: Float[np.ndarray, "N T 2"], counted: Bool[np.ndarray, "N T"]) -> float:
@@ -210,13 +268,15 @@ class Group(NamedTuple):
 GROUPS = {
     "pictures": Group(1, pictures),
     "tracks": Group(1, tracks),
+    "objects": Group(1, trajectories.measure),
     "motion": Group(1, motion),
     "lpips": Group(1, appearance),
+    "clip": Group(clip_scores.VERSION, clip_scores.measure),
+    "vbench": Group(clip_scores.VERSION, clip_scores.measure_background),
 }
 
-ELSEWHERE = {
-    "FVD": "I3D of Kinetics-400: i3d_k400.flax, or i3d_pretrained_400.pt",
-    "FID": "pt_inception-2015-12-05-6726825d.pth",
-    "CLIP similarities": "CLIP ViT-B/32 as transformers saves it (model.safetensors, vocab.json, merges.txt)",
-}
+TRACKED = ("tracks", "objects")
+"""Groups that track the target's points again."""
+
+ELSEWHERE = {"TRAJAN": "track_autoencoder_ckpt.npz of tapnet, Apache-2.0: an autoencoder of tracks"}
 """Metrics of networks that are not here, and the files of weights that they would take."""

@@ -13,6 +13,7 @@ from motionv2v import files
 from motionv2v.evaluation import measures, scoring
 from motionv2v.evaluation.measures import METRICS
 from motionv2v.evaluation.scoring import Row, Scores
+from motionv2v.evaluation.sets import SETS
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; padding: 0 1em; max-width: 1500px; color: #202124 }
@@ -51,18 +52,20 @@ def content(scores: Scores) -> dict:
         "items": scores.ids,
         "methods": {row.name: row.about for row in methods},
         "missing": {row.name: row.missing for row in methods if row.missing},
+        "not_measured": scores.lacking,
         "notes": notes(scores),
     }
 
 
 def table_of_videos(scores: Scores) -> str:
-    """Return scores.csv: a line for each video, a column for each metric, and how the video was altered."""
+    """Return scores.csv: a line for each video, a column for each metric of videos, and how the video was altered."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "item", *scores.metrics, "note"])
+    metrics = _of_videos(scores)
+    writer.writerow(["row", "item", *metrics, "note"])
     for row in scores.rows:
         for name in scores.ids:
-            values = (row.scores[name][metric] for metric in scores.metrics)
+            values = (row.scores[name][metric] for metric in metrics)
             told = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
             writer.writerow([row.name, name, *told, "; ".join(row.notes[name])])
     return text.getvalue()
@@ -88,7 +91,7 @@ def notes(scores: Scores) -> list[str]:
         found.append(f"Of {total} items of the suite, {len(scores.ids)} are scored: those that all methods have.")
     if scores.suite.left_out:
         found.append(f"{len(scores.suite.left_out)} videos made no item when the suite was built (manifest.json).")
-    if any(METRICS[metric].group == "tracks" for metric in scores.metrics):
+    if any(METRICS[metric].group in measures.TRACKED for metric in scores.metrics):
         shares = list(scores.usable.values())
         points = f"{settings['num_points']} points an item, tracked by {settings['tracker']}, again by {scores.tracker}"
         limit = f"{measures.TRACKABLE[0]:g} px or {measures.TRACKABLE[1]:.2%} of the diagonal"
@@ -97,9 +100,12 @@ def notes(scores: Scores) -> list[str]:
             found.append("The tracker is the one that found the targets' points: the target's own error is no floor.")
     how = "frame i of F is frame round(i (G - 1) / (F - 1)) of G, pixels by area or cubic interpolation, stretched"
     found.append(f"Outputs of another length or size are resampled: {how}.")
-    if scores.network:
-        found.append(f"LPIPS by {scores.network}.")
-    found += [f"{metric}: {METRICS[metric].words}." for metric in scores.metrics]
+    if "lpips" in scores.networks:
+        found.append(f"LPIPS by {scores.networks['lpips']}.")
+    if by := scores.networks.get("clip", scores.networks.get("vbench")):
+        found.append(f"{by}; the sides of frames that are wider than high are not seen.")
+    found += [f"{metric}: {METRICS[metric].words}{_of_sets(scores, metric)}." for metric in scores.metrics]
+    found += [f"{metric} is not measured: {why}." for metric, why in scores.lacking.items()]
     for row in (row for row in scores.rows if not row.is_reference):
         for name, why in list(row.missing.items())[:5]:
             found.append(f"{row.title} lacks {name}: {why}.")
@@ -139,7 +145,7 @@ def _item(scores: Scores, name: str, prompt: str, out: Path, is_open: bool) -> s
     for row in scores.rows:
         source = quote(Path(os.path.relpath(row.videos[name], out)).as_posix())
         values = ", ".join(
-            f"{m} {_number(row.scores[name][m], m)}" for m in scores.metrics[:1] + _first_of_tracks(scores)
+            f"{m} {_number(row.scores[name][m], m)}" for m in _of_videos(scores)[:1] + _first_of_tracks(scores)
         )
         players.append(
             f'<figure><video controls muted loop playsinline preload="none" src="{source}"></video>'
@@ -154,7 +160,24 @@ def _item(scores: Scores, name: str, prompt: str, out: Path, is_open: bool) -> s
 
 
 def _first_of_tracks(scores: Scores) -> list[str]:
-    return [metric for metric in scores.metrics[1:] if METRICS[metric].group == "tracks"][:1]
+    return [metric for metric in _of_videos(scores)[1:] if METRICS[metric].group == "tracks"][:1]
+
+
+def _of_videos(scores: Scores) -> list[str]:
+    """List the metrics of which each video has a number."""
+    return [metric for metric in scores.metrics if metric not in SETS and metric not in scores.lacking]
+
+
+def _of_sets(scores: Scores, metric: str) -> str:
+    """Say what a number of whole sets cannot be read without."""
+    if metric not in scores.about:
+        return ""
+    rows, floor, warnings = scores.about[metric]
+    told = f"; {rows} rows of features each"
+    if not math.isnan(floor):
+        told += f", floor {floor:.4f} (two random halves of the targets)"
+    words = scores.networks[METRICS[metric].group]
+    return f"{told}; by {words}{''.join(f'; {warning}' for warning in warnings)}"
 
 
 def _head(metric: str) -> str:

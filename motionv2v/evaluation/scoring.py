@@ -25,8 +25,10 @@ import numpy as np
 from motionv2v import ROOT, draft, files, progress, trackers, video
 from motionv2v.data.videos.files import SUFFIXES
 from motionv2v.editing import inputs
-from motionv2v.evaluation import footage, measures, suite
+from motionv2v.evaluation import footage, measures, networks, sets, suite
 from motionv2v.evaluation.measures import GROUPS, METRICS, Truth
+from motionv2v.evaluation.networks import Loaded
+from motionv2v.evaluation.sets import FEATURES, SETS
 from motionv2v.evaluation.suite import Item, Suite
 from motionv2v.typing import UInt8
 
@@ -50,6 +52,7 @@ class Row:
     Attributes:
         name: as the folder's. title: for people. about: of method.json; empty for references.
         videos: of the scored items, by id: its file for the page. scores: {id: {metric: value}}.
+        sets: {metric of the whole set: value and rows of features}.
         notes: {id: how the video was altered before it was measured}. missing: {id: why there is none}.
     """
 
@@ -58,6 +61,7 @@ class Row:
     about: dict[str, Any] = field(default_factory=dict)
     videos: dict[str, Path] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    sets: dict[str, tuple[float, int]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)
@@ -68,15 +72,22 @@ class Row:
         return self.name in REFERENCES
 
     def mean(self, metric: str) -> tuple[float, int]:
-        """Return a metric's mean over the items that have it, NaN for none, and their number."""
-        values = [each[metric] for each in self.scores.values() if not math.isnan(each[metric])]
+        """Return a metric's mean over the items that have it, NaN for none, and their number.
+
+        Of a metric of the whole set its value, and the rows of features that it was made of.
+        """
+        if metric in SETS:
+            return self.sets.get(metric, (math.nan, 0))
+        values = [each.get(metric, math.nan) for each in self.scores.values()]
+        values = [value for value in values if not math.isnan(value)]
         return (float(np.mean(values)) if values else math.nan), len(values)
 
 
 class Scores(NamedTuple):
     """What `score` found: the suite, the ids of the items that count, the rows, the metrics, and the tracker's name.
 
-    `usable` is each item's share of points that count, `network` names LPIPS' network and files, "" without it.
+    `usable` is each item's share of points that count. `networks` names those that were taken, with their files, by
+    group. `about` is what stands beside the numbers of whole sets. `lacking` says why metrics were not measured.
     """
 
     suite: Suite
@@ -85,7 +96,9 @@ class Scores(NamedTuple):
     metrics: list[str]
     tracker: str
     usable: dict[str, float]
-    network: str = ""
+    networks: dict[str, str] = {}
+    about: dict[str, sets.About] = {}
+    lacking: dict[str, str] = {}
 
 
 class _Unreadable(ValueError):
@@ -109,34 +122,43 @@ def score(
     draws: bool = True,
     weights: str | Path | None = None,
     net: str = "alex",
+    clip_net: str = "ViT-B/32",
+    clip_activation: str | None = None,
+    i3d_source: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Scores:
     """Score a folder of outputs against a suite.
 
     Args:
         of: the suite's folder. outputs: a folder with one folder for each method.
-        metrics: names of `measures.METRICS`; None takes all, LPIPS only with `weights`.
+        metrics: names of `measures.METRICS`; None takes all that need no weights and, with `weights`, those of LPIPS
+            and CLIP and `sets.USUAL` as far as their files are there.
         out: where kept scores and the page's videos go; None is `outputs/scores`.
         tracker: as for `trackers.named`, tracks points again.
         draws: whether to draw the drafts, which takes some seconds for each item, once.
-        weights: the folder with LPIPS' files (`convert.perceptual`). net: its network, "alex", "vgg" or "squeeze".
+        weights: the folder with the networks' files (`networks`). net, clip_net, clip_activation, i3d_source: as for
+            `networks.load`.
         say: called with lines on how long the rest takes.
 
     Raises:
         ValueError: in one line, for what is no suite or no folder, names that are taken, metrics that there are not,
-            weights that are missing, and where the methods have no item in common.
+            weights that are missing for what was named, and where the methods have no item in common.
     """
-    free = [name for name in METRICS if METRICS[name].group != "lpips"]
-    found, chosen = suite.load(of), list(metrics or (METRICS if weights else free))
+    found, chosen = suite.load(of), list(metrics or _usual(weights is not None))
     if unknown := [name for name in chosen if name not in METRICS]:
         raise ValueError(f"there is no metric {unknown[0]!r}; available: {', '.join(METRICS)}")
     out = Path(outputs) / SCORES if out is None else Path(out)
     rows = _references(found, draws) + _methods(Path(outputs), found, out)
     methods = [row for row in rows if not row.is_reference]
     common = [item for item in found.items if all(item.id not in row.missing for row in methods)]
-    bench = _Bench(found, Path(outputs), out, tracker, chosen)
-    if "lpips" in bench.groups:
-        bench.network = _network(weights, net)
+    few = {name: sets.obstacle(name, len(common), found.settings["frames"]) for name in chosen if name in SETS}
+    lacking = {name: why for name, why in few.items() if why}
+    groups = {name: METRICS[name].group for name in chosen if name not in lacking}
+    options = {"net": net, "clip_net": clip_net, "clip_activation": clip_activation, "i3d_source": i3d_source}
+    loaded, absent = networks.load_all(groups, weights, must=bool(metrics), **options)
+    lacking |= absent
+    here = [name for name in chosen if name not in lacking]
+    bench = _Bench(found, Path(outputs), out, tracker, here, loaded)
     ids, usable = [], {}
     for item in progress.counted(common, "item", say):
         # Methods first: an item that one of them has, and that cannot be read, costs nothing more.
@@ -145,20 +167,24 @@ def score(
             ids.append(item.id)
             usable[item.id] = bench.share(truth)
     if not ids:
-        lacking = [f"{row.name} lacks {', '.join(list(row.missing)[:3])}" for row in methods if row.missing]
-        raise ValueError(f"the methods have no item of {of} in common: {'; '.join(lacking)}")
+        without = [f"{row.name} lacks {', '.join(list(row.missing)[:3])}" for row in methods if row.missing]
+        raise ValueError(f"the methods have no item of {of} in common: {'; '.join(without)}")
     for row in rows:
         row.scores = {name: values for name, values in row.scores.items() if name in ids}
-    return Scores(found, ids, rows, chosen, suite.describe(tracker), usable, bench.described)
+    values, about = bench.sets.distances("target", [row.name for row in rows], ids)
+    for row in rows:
+        row.sets = {metric: (value, about[metric].rows) for metric, value in values[row.name].items()}
+    words = {group: network.words for group, network in loaded.items()}
+    # What was asked for by its name has a column, with or without numbers.
+    shown = chosen if metrics else here
+    return Scores(found, ids, rows, shown, suite.describe(tracker), usable, words, about, lacking)
 
 
-def _network(weights: str | Path | None, net: str) -> Any:
-    """Load LPIPS. Raises ValueError where no folder was named, and as `convert.perceptual.load`."""
-    if weights is None:
-        raise ValueError("lpips takes a network's weights: name their folder (--weights); `list` says which files")
-    from motionv2v.convert import perceptual  # which loads jax
-
-    return perceptual.load(Path(weights), net)
+def _usual(has_weights: bool) -> list[str]:
+    """List the metrics that are measured where none is named."""
+    free = [name for name in METRICS if METRICS[name].group not in networks.GROUPS]
+    taking = [name for name in METRICS if name not in free and (name in sets.USUAL or name not in SETS)]
+    return free + (taking if has_weights else [])
 
 
 def _references(found: Suite, draws: bool) -> list[Row]:
@@ -243,29 +269,35 @@ def _resampled(count: int, wanted: int) -> list[int]:
 class _Bench:
     """Measures videos, or finds what was measured before in a folder of kept scores."""
 
-    def __init__(self, found: Suite, outputs: Path, out: Path, tracker: str, metrics: Sequence[str]):
+    def __init__(
+        self,
+        found: Suite,
+        outputs: Path,
+        out: Path,
+        tracker: str,
+        metrics: Sequence[str],
+        loaded: dict[str, Loaded],
+    ):
         files.check_place(out, is_folder=True)
         self._shape = (found.settings["frames"], tuple(found.settings["size"]))
         self._outputs, self._out = outputs, out
         self._tracker, self._name = trackers.named(tracker), suite.describe(tracker)
         self.groups = [name for name in GROUPS if any(METRICS[metric].group == name for metric in metrics)]
-        self.network: Any = None
-
-    @property
-    def described(self) -> str:
-        """Name LPIPS' network and the files it was read from; "" where it is not asked for."""
-        if self.network is None:
-            return ""
-        return f"{self.network.module.net}, {' and '.join(map(str, dict.fromkeys(self.network.sources.values())))}"
+        self.sets = sets.Comparison([metric for metric in metrics if metric in SETS], loaded, out / "kept", self._shape)
+        self._loaded = loaded
+        for group in loaded.keys() & {"clip", "vbench"}:
+            loaded[group].network.folder = out / "kept"
 
     def truth(self, item: Item) -> Truth:
         """Return what an item's videos are measured against, with the points that count if they are known."""
         known = self._kept(self._usable_key(item))
-        return Truth(item, self._tracker, None if known is None else np.array(known, bool), self.network)
+        nets = {group: self._loaded[group].network for group in self._loaded}
+        known = None if known is None else np.array(known, bool)
+        return Truth(item, self._tracker, known, nets.get("lpips"), nets.get("clip", nets.get("vbench")))
 
     def share(self, truth: Truth) -> float:
         """Return the share of an item's points that count, NaN where points are not asked for; keep which they are."""
-        if "tracks" not in self.groups:
+        if not set(measures.TRACKED) & set(self.groups):
             return math.nan
         key = self._usable_key(truth.item)
         if self._kept(key) is None:
@@ -276,31 +308,32 @@ class _Bench:
         """Score a row's video of an item; False where it cannot be read, which the row then says."""
         try:
             made = _reference(row.name, item) if row.is_reference else self._made(row.name, item)
-            found = self._measure(row, item, truth, made)
+            found, notes = self._measure(row, item, truth, made)
         except _Unreadable as error:
             row.missing[item.id] = str(error).replace(f"{self._outputs}/", "")
             return False
-        row.scores[item.id] = {name: value for part in found for name, value in part["scores"].items()}
-        row.notes[item.id] = found[0]["notes"]
+        row.scores[item.id], row.notes[item.id] = found, notes
         return True
 
-    def _measure(self, row: Row, item: Item, truth: Truth, made: _Made) -> list[dict[str, Any]]:
-        """Return each group's scores and notes, and see to it that the page has a video to show."""
-        parts, loaded = [], functools.cache(made.read)
+    def _measure(self, row: Row, item: Item, truth: Truth, made: _Made) -> tuple[dict[str, float], list[str]]:
+        """Return a video's scores and notes, keep its features, and see to it that the page has a video to show."""
+        found, notes, loaded = {}, [], functools.cache(made.read)
         for name in self.groups:
             key = self._key(name, GROUPS[name].version, made.digest, item)
             if (part := self._kept(key)) is None:
                 frames, notes = loaded()
                 part = {"scores": GROUPS[name].measure(frames, truth), "notes": notes}
                 self._keep(key, part)
-            parts.append(part)
+            found, notes = found | part["scores"], part["notes"]
+        for name in self.sets.names:
+            notes = self.sets.take(row.name, item.id, name, made.digest, loaded)
         shown = self._out / "videos" / row.name / item.id / f"{made.digest[:12]}.mp4"
         if not shown.exists():
             for old in shown.parent.glob("*.mp4"):
                 old.unlink()
             video.write(shown, loaded()[0], item.fps, notify=lambda line: None)
         row.videos[item.id] = shown
-        return parts
+        return found, notes
 
     def _made(self, method: str, item: Item) -> _Made:
         """Return what a method made of an item, as long and as large as the target."""
@@ -321,8 +354,10 @@ class _Bench:
 
     def _key(self, what: str, version: int, content: str, item: Item) -> Path:
         """Return where a score is kept: everything that it depends on is in the name."""
-        by = self._name if what in ("tracks", "usable") else self.described if what == "lpips" else ""
+        by = self._name if what in (*measures.TRACKED, "usable") else ""
+        by = self._loaded[what].digest if what in self._loaded else by
         parts = [what, version, content, by, item.fps, sorted(item.files.items())]
+        parts += [item.prompt] if what == "clip" else []
         return self._out / "kept" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
 
     def _kept(self, path: Path) -> Any:
@@ -379,14 +414,21 @@ def protocol(scores: Scores, metric: str) -> dict[str, Any]:
     settings = scores.suite.settings
     told = {name: settings[name] for name in ("protocol", "frames", "size", "fps", "seed")}
     group = METRICS[metric].group
-    told |= {"metric": METRICS[metric].words, "version": GROUPS[group].version, "items": len(scores.ids)}
+    how = FEATURES[SETS[metric].features] if metric in SETS else GROUPS[group]
+    told |= {"metric": METRICS[metric].words, "version": how.version, "items": len(scores.ids)}
     told |= {"suite_items": len(scores.suite.items), "resize": "area or cubic, stretched", "average": "over items"}
-    if group == "tracks":
+    if group in measures.TRACKED:
         share = np.nanmean(list(scores.usable.values()))
         told |= {"num_points": settings["num_points"], "suite_tracker": settings["tracker"], "tracker": scores.tracker}
         told |= {"usable_points": round(float(share), 4), "trackable": list(measures.TRACKABLE)}
-    if group == "lpips":
-        told["network"] = scores.network
+    if group in scores.networks:
+        told["network"] = scores.networks[group]
+    if metric in scores.lacking:
+        told["not_measured"] = scores.lacking[metric]
+    if metric in scores.about:
+        rows, floor, notes = scores.about[metric]
+        told |= {"average": "none, a distance of sets", "rows": rows, "divisor": SETS[metric].divisor or None}
+        told |= {"network_resize": how.resize, "floor": None if math.isnan(floor) else floor, "notes": list(notes)}
     return told
 
 

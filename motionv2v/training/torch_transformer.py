@@ -36,7 +36,7 @@ def transformer(settings: tuple, x: Tensors) -> torch.Tensor:
             if step == "attention":
                 y = _attention(p, y, heads, x["input/cosine"], x["input/sine"], dtype)
             else:
-                y = F.gelu(_linear(p, "mlp_up", y, dtype), approximate="tanh")
+                y = _Gelu.apply(_linear(p, "mlp_up", y, dtype))
                 y = _linear(p, "mlp_down", y, dtype)
             stream = stream + y * gate
         return stream
@@ -60,7 +60,45 @@ def transformer(settings: tuple, x: Tensors) -> torch.Tensor:
 
 
 def _linear(p: Tensors, name: str, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return x.to(dtype) @ p[f"{name}/kernel"].to(dtype) + p[f"{name}/bias"].to(dtype)
+    return _Linear.apply(x.to(dtype), p[f"{name}/kernel"].to(dtype), p[f"{name}/bias"].to(dtype))
+
+
+class _Linear(torch.autograd.Function):
+    """x kernel + bias, whose bias gets its gradient by a product: compiled sums over all tokens are slow."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, kernel)
+        return x @ kernel + bias
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x, kernel = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        ones = torch.ones(1, rows.shape[0], dtype=grad.dtype)
+        return grad @ kernel.mT, x.flatten(0, -2).mT @ rows, (ones @ rows)[0]
+
+
+class _Gelu(torch.autograd.Function):
+    """GELU with its tanh approximation, as x sigmoid(2 u): compiled code has no quick tanh, and needs it once a way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        wide = x.float()
+        return (wide * _half(wide)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        wide = x.float()
+        half = _half(wide)
+        slope = 1.5957691216 + 0.2140644488 * wide * wide
+        return (grad.float() * (half + wide * half * (1 - half) * slope)).to(x.dtype)
+
+
+def _half(x: torch.Tensor) -> torch.Tensor:
+    return 1 / (1 + torch.exp(-x * (1.5957691216 + 0.0713548163 * x * x)))
 
 
 def _norm(p: Tensors, name: str, x: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -77,20 +115,22 @@ def _by_stream(values: torch.Tensor, length: int, stream: torch.Tensor) -> torch
 def _attention(
     p: Tensors, x: torch.Tensor, heads: int, cosine: torch.Tensor, sine: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
-    query, key, value = (
-        _linear(p, f"attention/{name}", x, dtype).unflatten(2, (heads, -1)).transpose(1, 2) for name in "qkv"
-    )  # [B K S d] each
-    query, key = (
-        _rotated(_norm(p, f"attention/{name}_norm", of, 1e-6), cosine, sine).to(dtype)
-        for name, of in (("q", query), ("k", key))
-    )
-    out = _Attend.apply(query, key, value).transpose(1, 2).flatten(2)
+    # Even channels before odd ones, so that rotated pairs lie in two halves; scores are the same in any order.
+    def sorted_channels(values, count):
+        return values.unflatten(-1, (count, -1, 2)).transpose(-1, -2).flatten(-3)
+
+    def rotated(name):
+        names = (f"attention/{name}/kernel", f"attention/{name}/bias")
+        kernel, bias = (sorted_channels(p[n], heads).to(dtype) for n in names)
+        y = (x.to(dtype) @ kernel + bias).unflatten(2, (heads, -1))
+        scale, shift = (sorted_channels(p[f"attention/{name}_norm/{n}"], 1) for n in ("scale", "bias"))
+        even, odd = F.layer_norm(y.float(), scale.shape, scale, shift, 1e-6).chunk(2, -1)
+        c, s = cosine[:, None], sine[:, None]
+        return torch.cat([even * c - odd * s, odd * c + even * s], -1).to(dtype).transpose(1, 2)
+
+    value = _linear(p, "attention/v", x, dtype).unflatten(2, (heads, -1)).transpose(1, 2)
+    out = _Attend.apply(rotated("q"), rotated("k"), value).transpose(1, 2).flatten(2)
     return _linear(p, "attention/o", out, dtype)
-
-
-def _rotated(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], -1).flatten(-2)
 
 
 class _Attend(torch.autograd.Function):

@@ -14,9 +14,10 @@ import tiny_model
 from launching import launch
 from ml_collections import ConfigDict
 
-from motionv2v import backbone, checkpoints, convert, editing, files
+from motionv2v import backbone, checkpoints, convert, editing, files, sampling
 from motionv2v.convert import export
 from motionv2v.devices import memory
+from motionv2v.editing import refine
 
 RUN = """
 import json, pathlib, sys
@@ -80,6 +81,62 @@ def test_programs_run_without_the_package(saved, programs, batch, tmp_path):
     for name, value in expected.items():
         # Compiled in another process with other fusions: float32's rounding through a few layers.
         np.testing.assert_allclose(out[name], value, rtol=0, atol=2e-5 * float(jnp.abs(value).max()), err_msg=name)
+
+
+HELD = """
+import json, pathlib, sys
+import jax, jax.export, numpy as np
+from safetensors.numpy import load_file
+
+folder, inputs = pathlib.Path(sys.argv[1]), np.load(sys.argv[2])
+manifest = json.loads((folder / "manifest.json").read_text())
+weights = load_file(folder / "weights.safetensors")
+
+def call(name, *args):
+    exported = jax.export.deserialize((folder / f"{name}.jaxexport").read_bytes())
+    return exported.call({n: weights[n] for n in manifest["functions"][name]["weights"]}, *args)
+
+reference, text, null = call("encode", inputs["video"]), call("text", inputs["tokens"]), call("text", inputs["null"])
+plan, start, batch = manifest["refine"], int(inputs["start"]), len(text)
+levels = np.asarray(plan["levels"], np.float32)
+x = levels[start, 0] * reference + levels[start, 1] * inputs["noise"]
+for timestep, level in list(zip(plan["timesteps"], levels))[start:]:
+    times, rows = np.full(batch, timestep, np.int32), np.repeat(level[None], batch, 0)
+    x = call("refine", x, times, text, null, reference, inputs["noise"], inputs["clock"], rows)
+assert not any(name.split(".")[0] == "motionv2v" for name in sys.modules)
+np.savez(sys.argv[3], x=x)
+"""
+
+
+def test_a_draft_is_refined_without_the_package(tmp_path):
+    """A base's `refine` program, called step by step by a process that knows only jax, makes the package's sample."""
+    config = tiny_model.config("base")
+    config.sample.num_steps = 5
+    params = tiny_model.random_params(memory.parameter_shapes(config))
+    saved = checkpoints.save_model(tmp_path / "base", config, params, "float32")
+    folder = export.stablehlo(saved, tmp_path / "out", platforms=["cpu"], dtype="float32", say=lambda line: None)
+    refiner = refine.load(saved, say=lambda line: None)
+    settings, rng = refiner.settings(), np.random.default_rng(0)
+    assert settings.guidance.kind == "constant" and settings.num_steps == 5
+    video = rng.uniform(-1, 1, (2, *backbone.clip_shape(refiner.model))).astype(np.float32)
+    tokens, null = (
+        refiner.tokenizer.encode(["a", "b"]),
+        refiner.tokenizer.encode([refiner.config.sample.negative_prompt] * 2),
+    )
+    reference = jitted(backbone.encode, refiner.model)(refiner.params, video)
+    noise = rng.normal(size=reference.shape).astype(np.float32)
+    clock = rng.choice([0, 0.4, 0.98], (*reference.shape[:-1], 1)).astype(np.float32)
+    given = {"video": video, "tokens": tokens, "null": null, "noise": noise, "clock": clock, "start": 1}
+    np.savez(tmp_path / "in.npz", **given)
+    (tmp_path / "run.py").write_text(HELD)
+    command = [sys.executable, tmp_path / "run.py", folder, tmp_path / "in.npz", tmp_path / "out.npz"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    texts = (jitted(backbone.embed_text, refiner.model)(refiner.params, t) for t in (tokens, null))
+    functions = refiner.denoisers(refiner.params, *texts, None, False)
+    hold = sampling.Hold(reference, clock, 1)
+    made = sampling.sample(jax.random.key(0), functions[0], noise, refiner.model.schedule, settings, functions[1], hold)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npz")["x"], made, rtol=0, atol=1e-4 * float(np.abs(made).max()))
 
 
 def test_manifest_says_what_is_there(saved, programs):

@@ -183,3 +183,42 @@ def test_files_that_are_not_torchs_are_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"1")
     with pytest.raises(ConvertError, match="damaged or cut off"):
         open_state_dict(tmp_path / "x.safetensors")
+
+
+def test_a_scripts_tensors_are_read_by_the_names_of_its_modules(tmp_path):
+    """Numbers, lists and hooks among them are left out, and the program, which is none here, is not looked at."""
+    rng = np.random.default_rng(0)
+    expected = {
+        name: rng.normal(size=shape) for name, shape in (("a.0.weight", (2, 3)), ("a.1.b.bias", (4,)), ("c", ()))
+    }
+    path = torch_files.scripted(tmp_path / "x.pt", expected, program=b"raise SystemExit")
+    assert pickled.is_scripted(path)
+    found = pickled.open_scripted(path)
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found.read(name), array)
+    with pytest.raises(ConvertError, match=r"TorchScript archive, .* torch.jit.load"):
+        open_state_dict(path)
+    for size in range(0, path.stat().st_size, 7):
+        (tmp_path / "cut.pt").write_bytes(path.read_bytes()[:size])
+        with pytest.raises(ConvertError):
+            pickled.open_scripted(tmp_path / "cut.pt")
+
+
+def test_nothing_in_a_script_is_run_and_nothing_but_modules_is_named(tmp_path):
+    mark, extra = tmp_path / "mark", [("constants.pkl", b"")]
+    evil = pickle.dumps({"a": Evil(mark)}, protocol=2)
+    with pytest.raises(ConvertError, match=r"names \S+open, which no state dict needs"):
+        pickled.open_scripted(torch_files.zipped(tmp_path / "x.pt", arrays(), evil, extra=extra))
+    assert not mark.exists()
+    module = torch_files.name("__torch__.os", "system") + b")\x81"
+    header, text = torch_files.HEADER, torch_files.text
+    itself = header + module + b"q\x00}" + text("a") + b"h\x00sb."
+    never_filled = header + module + b"."
+    marked = header + torch_files.name("__torch__", "Net") + b"}" + text("mark") + text("yes") + b"sb."
+    for content, words in ((itself, "no tensor at none"), (never_filled, "damaged"), (marked, "damaged")):
+        with pytest.raises(ConvertError, match=words):
+            pickled.open_scripted(torch_files.zipped(tmp_path / "x.pt", arrays(), content, extra=extra))
+    with pytest.raises(ConvertError, match="is no TorchScript archive"):
+        pickled.open_scripted(torch_files.zipped(tmp_path / "x.pt", arrays()))
+    assert not pickled.is_scripted(tmp_path / "nothing.pt")

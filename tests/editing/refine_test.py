@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from motionv2v import backbone, checkpoints, draft, sampling, video
 from motionv2v.convert import lora
-from motionv2v.devices import memory
+from motionv2v.devices import fit, memory
 from motionv2v.editing import refine
 from motionv2v.editing.refine import Clocks, Provenance
 
@@ -186,7 +186,20 @@ def test_low_rank_updates_are_merged_into_either_kind_of_base(in_channels, tmp_p
     assert np.abs(
         merged["blocks"]["attention"]["v"]["kernel"] - params["dit"]["blocks"]["attention"]["v"]["kernel"]
     ).any()
-    assert said == ["mine.safetensors: 1 of 22 Linear layers, rank 2, scale 1, weight 0.5"]
+    assert said[0].startswith("memory for sample: ")
+    assert said[1:] == ["lora mine.safetensors: 1 of 22 Linear layers, rank 2, scale 1, weight 0.5"]
+
+
+@pytest.mark.parametrize("in_channels", [16, 32])
+def test_a_base_that_does_not_fit_is_refused_before_its_weights_are_read(in_channels, tmp_path, monkeypatch):
+    config = tiny_model.config("base")
+    config.dit.in_channels = in_channels
+    params = tiny_model.random_params(memory.parameter_shapes(config))
+    folder = checkpoints.save_model(tmp_path / "base", config, params, "float32")
+    (folder / checkpoints.WEIGHTS).write_bytes(b"damaged")
+    monkeypatch.setattr(fit, "capacity", lambda device=None: 1e5)
+    with pytest.raises(ValueError, match=r"sample needs about .* GiB on each device"):
+        refine.load(folder, say=lambda line: None)
 
 
 def test_few_steps_that_cannot_tell_the_clocks_apart_are_told(refiner):

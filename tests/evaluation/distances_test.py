@@ -121,3 +121,16 @@ def test_kid_is_unbiased_and_subsets_agree_with_the_whole():
         distances.kid(rng, a, b, num_subsets=0, subset_size=1)
     with pytest.raises(ValueError, match="at least 2"):
         distances.kid(rng, a[:1], b)
+
+
+def test_rows_that_belong_together_stay_in_one_half_of_the_floor():
+    """Clips of equal frames: halves that divide them would nearly be equal."""
+    rng = np.random.default_rng(8)
+    clips = rng.normal(size=(12, 1, 5)).repeat(10, axis=1).reshape(120, 5)
+    apart = distances.frechet_floor(np.random.default_rng(0), clips, notify=quiet)
+    whole = distances.frechet_floor(np.random.default_rng(0), clips, together=10, notify=quiet)
+    assert whole > 3 * apart
+    with pytest.raises(ValueError, match="120 rows are no multiple of 7"):
+        distances.frechet_floor(rng, clips, together=7, notify=quiet)
+    with pytest.raises(ValueError, match="0 and 0 rows"):
+        distances.frechet_floor(rng, clips, together=120, notify=quiet)

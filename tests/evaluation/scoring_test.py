@@ -5,8 +5,10 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from urllib.parse import unquote
 
+import clip_files
 import lpips_files
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from safetensors.numpy import save_file
 from suite_test import FRAMES, SIZE, SMALL, STEPS, draw
 
 from motionv2v import draft, trackers, tracks, video
-from motionv2v.evaluation import measures, report, scoring, suite
+from motionv2v.convert import contrastive
+from motionv2v.evaluation import measures, networks, report, scoring, suite
 from motionv2v.evaluation.measures import METRICS
+from motionv2v.models.features import clip
 from motionv2v.tracks import Tracks
 
 DIAGONAL = float(np.hypot(*SIZE))
@@ -62,11 +66,17 @@ def test_rows_of_reference_score_what_they_must(built, drawn):
     scores, _ = drawn
     assert [row.name for row in scores.rows] == ["target", "source", "held", "draft"]
     assert scores.ids == ["down", "left", "right"] and min(scores.usable.values()) > 0.5
-    target = {metric: values(scores, metric)["target"] for metric in METRICS if METRICS[metric].group != "lpips"}
+    free = [metric for metric in METRICS if METRICS[metric].group not in networks.GROUPS]
+    target = {metric: values(scores, metric)["target"] for metric in free}
     assert target["psnr"] == target["psnr_later"] == 100 and target["ssim"] == 1 and target["l2"] == 0
     assert target["follow_epe"] < 0.2 and target["acc_01"] == target["acc_05"] == 1 and target["lost"] == 0
     # At 8 frames a second "down" goes a pixel a frame, less than 6/256 of its 64 rows.
-    assert target["identity_copy_rate"] == 0 and target["dynamic_dis"] == pytest.approx(2 / 3)
+    assert (
+        target["ctd"] < 0.2
+        and target["objmc"] < 1
+        and target["identity_copy_rate"] == 0
+        and target["dynamic_dis"] == pytest.approx(2 / 3)
+    )
     held = scores.rows[2].scores
     for item in built.items:
         true, paths = item.target().astype(np.float64) / 255, item.target_tracks()
@@ -82,6 +92,9 @@ def test_rows_of_reference_score_what_they_must(built, drawn):
         assert held[item.id]["follow_epe"] == pytest.approx(gone.mean(), abs=0.02)
         assert held[item.id]["acc_01"] == pytest.approx((gone <= 0.01 * DIAGONAL).mean(), abs=0.03)
         assert held[item.id]["track_jerk"] == pytest.approx(0, abs=0.02)
+        assert held[item.id]["ctd"] == pytest.approx(held[item.id]["follow_epe"], abs=0.2)
+        # What should move and what should not stay together; in the target, points go as the square does, or nowhere.
+        assert held[item.id]["bg_obj_ctd"] < 0.05 < 1 < scores.rows[0].scores[item.id]["bg_obj_ctd"]
     epe, copied = values(scores, "follow_epe"), values(scores, "identity_copy_rate")
     assert epe["target"] < epe["draft"] < epe["held"] < epe["source"] and copied["source"] == 1
     assert values(scores, "psnr")["draft"] > values(scores, "psnr")["held"] + 3
@@ -105,9 +118,9 @@ def test_a_second_run_reads_what_is_kept(built, outputs, monkeypatch):
     render = draft.render
     monkeypatch.setattr(draft, "render", lambda *of, **more: tracked.append(1) or render(*of, **more))
     first = scoring.score(built.folder, outputs)
-    # Of each item: the points that count, the rows of reference and two methods, of which two equal rows of reference,
-    # whose files differ; and a draft is drawn.
-    assert len(tracked) == 3 * (1 + 4 + 2 + 1) and len(written) == 3 * 6
+    # Of each item: the points that count; the rows of reference and two methods, of which two equal rows of reference,
+    # whose files differ, each with its points, and these again and the background; and a draft is drawn.
+    assert len(tracked) == 3 * (1 + 3 * (4 + 2) + 1) and len(written) == 3 * 6
     tracked.clear()
     written.clear()
     second = scoring.score(built.folder, outputs)
@@ -117,7 +130,7 @@ def test_a_second_run_reads_what_is_kept(built, outputs, monkeypatch):
     changed[0, 0, 0] ^= 255
     save(outputs / "copies", "left", changed)
     third = scoring.score(built.folder, outputs, draws=False)
-    assert len(tracked) == 1 and len(written) == 1 and written[0].parent.parts[-2:] == ("copies", "left")
+    assert len(tracked) == 3 and len(written) == 1 and written[0].parent.parts[-2:] == ("copies", "left")
     assert len(list(written[0].parent.iterdir())) == 1, "what it showed before is gone"
     assert values(third, "psnr")["copies"] > values(first, "psnr")["copies"]
     tracked.clear()
@@ -192,7 +205,7 @@ def test_outputs_that_cannot_be_understood_are_refused(built, outputs, spoil, me
 
 
 def test_unknown_metrics_are_refused(built, outputs):
-    with pytest.raises(ValueError, match="there is no metric 'fvd'; available: psnr, psnr_later, ssim"):
+    with pytest.raises(ValueError, match=r"there is no metric 'fvd'; available: psnr, psnr_later, ssim.*, fvd_tf,"):
         scoring.score(built.folder, outputs, ["fvd"])
 
 
@@ -290,9 +303,10 @@ def test_lpips_is_measured_with_the_weights_that_are_named(built, outputs, tmp_p
     assert of["target"] == 0 < of["held"]
     held = next(row for row in scores.rows if row.name == "held")
     assert held.mean("lpips_later")[0] > of["held"]  # the first frame is right
-    assert scores.network.startswith("squeeze, trunk.safetensors (sha256 ") and "unverified" in scores.network
-    assert any(scores.network in line for line in report.notes(scores))
-    assert next(iter(scoring.entries(scores)))["protocol"]["network"] == scores.network
+    network = scores.networks["lpips"]
+    assert network.startswith("squeeze, trunk.safetensors (sha256 ") and "unverified" in network
+    assert any(network in line for line in report.notes(scores))
+    assert next(iter(scoring.entries(scores)))["protocol"]["network"] == network
     # Other weights are another metric: nothing that was kept is taken for theirs.
     save_file(lpips_files.random_part("squeeze", "heads", seed=1), weights / "heads.safetensors")
     again = scoring.score(built.folder, outputs, ["lpips"], **options)
@@ -303,3 +317,68 @@ def test_lpips_without_weights_is_not_measured(built, outputs):
     assert "lpips" not in scoring.score(built.folder, outputs, draws=False).metrics
     with pytest.raises(ValueError, match="lpips takes a network's weights: name their folder"):
         scoring.score(built.folder, outputs, ["lpips"], draws=False)
+
+
+@pytest.fixture
+def sees(tmp_path, monkeypatch, weights):
+    """A folder with a small CLIP of random weights, and its name as an option; the vocabulary is the real one."""
+    monkeypatch.setitem(clip.NETS, "ViT-B/32", clip_files.TINY)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_file(clip_files.random_arrays(), folder / "model.safetensors")
+    name = contrastive.VOCABULARIES[0]
+    (folder / name).write_bytes((weights / name).read_bytes())
+    return {"draws": False, "weights": folder, "clip_activation": "quick_gelu"}
+
+
+CLIP_METRICS = ["clip_text", "clip_consec", "clip_allpairs", "vbench_background"]
+
+
+def with_prompts(built, *prompts):
+    items = [replace(item, prompt=prompt) for item, prompt in zip(built.items, prompts, strict=True)]
+    return replace(built, items=items)
+
+
+def test_clip_is_measured_with_the_weights_that_are_named(built, outputs, sees, monkeypatch):
+    prompted = with_prompts(built, "a square goes along", "a square goes along", "")
+    monkeypatch.setattr(suite, "load", lambda folder: prompted)
+    scores = scoring.score(built.folder, outputs, CLIP_METRICS, **sees)
+    by_name = {row.name: row for row in scores.rows}
+    for metric in CLIP_METRICS[1:]:
+        assert by_name["held"].mean(metric)[0] == pytest.approx(1, abs=1e-5)
+        assert by_name["target"].mean(metric)[0] < 0.99999
+        assert by_name["perfect"].mean(metric) == by_name["target"].mean(metric)
+    assert by_name["held"].mean("clip_text")[1] == 2, "an item without a prompt shows none"
+    network = scores.networks["clip"]
+    assert network == scores.networks["vbench"] and "CLIP ViT-B/32, quick_gelu, model.safetensors (sha256 " in network
+    (note,) = [line for line in report.notes(scores) if network in line]
+    assert "the sides of frames that are wider than high are not seen" in note
+    assert [e["protocol"]["network"] for e in scoring.entries(scores)] == [network] * 4 * len(scores.rows)
+    # Nothing is seen again, but another prompt is another number.
+    monkeypatch.setattr(contrastive, "load", lambda found: pytest.fail("weights are read again"))
+    again = scoring.score(built.folder, outputs, CLIP_METRICS, **sees)
+    np.testing.assert_equal(again.rows[0].scores, scores.rows[0].scores)
+    monkeypatch.undo()
+    monkeypatch.setitem(clip.NETS, "ViT-B/32", clip_files.TINY)
+    another = with_prompts(built, "a dog", "a square goes along", "")
+    monkeypatch.setattr(suite, "load", lambda folder: another)
+    other = scoring.score(built.folder, outputs, ["clip_text"], **sees)
+    first = built.items[0].id
+    assert other.rows[0].scores[first]["clip_text"] != scores.rows[0].scores[first]["clip_text"]
+    gelu = scoring.score(built.folder, outputs, ["clip_consec"], **(sees | {"clip_activation": "gelu"}))
+    assert gelu.rows[0].scores[first]["clip_consec"] != scores.rows[0].scores[first]["clip_consec"]
+
+
+def test_what_has_no_weights_is_told_and_the_rest_is_measured(built, outputs, sees):
+    scores = scoring.score(built.folder, outputs, **sees)
+    assert "clip_consec" in scores.metrics and "lpips" not in scores.metrics
+    assert "psnr" in scores.metrics and {"lpips", "lpips_later"} <= set(scores.lacking)
+    assert not set(CLIP_METRICS) & set(scores.lacking)
+    told = "lpips is not measured: LPIPS alex needs its trunk: put alexnet-owt-7be5be79.pth"
+    assert any(line.startswith(told) for line in report.notes(scores))
+    assert report.content(scores)["not_measured"] == scores.lacking
+    (sees["weights"] / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"CLIP ViT-B/32 is not there: put ViT-B-32.pt \(from .*; licence: MIT\)"):
+        scoring.score(built.folder, outputs, ["clip_text"], **sees)
+    with pytest.raises(ValueError, match="clip_text takes a network's weights: name their folder"):
+        scoring.score(built.folder, outputs, ["clip_text"], draws=False)

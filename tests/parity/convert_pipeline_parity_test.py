@@ -297,7 +297,9 @@ def test_a_folder_of_diffusers_refines_a_clip(reads_image, tokenizer, tmp_path):
     """Text to video and image to video alike: held to the end a sample is the clip, held to nothing it is not."""
     kind = {"pipeline": "CogVideoXImageToVideoPipeline", "in_channels": 8} if reads_image else {}
     assemble(tokenizer, **kind).save_pretrained(tmp_path / "pipe")
-    refiner = refine.load(tmp_path / "pipe")
+    said = []
+    refiner = refine.load(tmp_path / "pipe", say=said.append)
+    assert said[0].startswith("memory for sample: ")
     assert refiner.reads_image == reads_image
     assert opening.refines(tmp_path / "pipe") and opening.refines(f"{refine.PREFIX}{tmp_path / 'pipe'}")
     clip = np.random.default_rng(0).integers(0, 255, (1, FRAMES, *SIZE, 3)).astype(np.uint8)
@@ -312,3 +314,32 @@ def test_a_folder_of_diffusers_refines_a_clip(reads_image, tokenizer, tmp_path):
     )
     assert np.abs(np.asarray(held).astype(int) - through).max() <= 1
     assert np.abs(np.asarray(free).astype(int) - through).mean() > 1
+
+
+@pytest.mark.parametrize("strength", [0.4, 0.8])
+def test_video_to_video_from_the_same_noise(strength, tokenizer, tmp_path):
+    """diffusers' video-to-video is SDEdit: a clip with noise, from a step in the middle on; so is a hold of clock 0."""
+    run = assemble(tokenizer, pipeline="CogVideoXVideoToVideoPipeline")
+    run.save_pretrained(tmp_path / "pipe")
+    refiner = refine.load(tmp_path / "pipe", say=lambda line: None)
+    clip = np.random.default_rng(1).integers(0, 255, (2, FRAMES, *SIZE, 3)).astype(np.uint8)
+    reference = backbone.encode(refiner.model, {"vae": refiner.params["vae"]}, clip.astype(np.float32) / 127.5 - 1)
+    noise = draw_noise()
+    start = STEPS - int(STEPS * strength)
+    run.scheduler.set_timesteps(STEPS)
+    first = run.scheduler.timesteps[start : start + 1]
+    begun = run.scheduler.add_noise(to_torch(np.asarray(reference)), to_torch(noise), first)
+    with torch.no_grad():
+        frames = run(
+            prompt=PROMPTS, negative_prompt=[NEGATIVE] * 2, num_inference_steps=STEPS, strength=strength,
+            guidance_scale=SCALE, latents=begun, max_sequence_length=LENGTH, output_type="latent", height=SIZE[0],
+            width=SIZE[1],
+        ).frames  # fmt: skip
+    params, tokens = refiner.params, refiner.tokenizer.encode([*PROMPTS, NEGATIVE])
+    text = backbone.embed_text(refiner.model, params, tokens)
+    denoise, guided = refiner.denoisers(params, text[:-1], jnp.repeat(text[-1:], 2, axis=0), None, False)
+    settings = sampling.Settings(STEPS, "ddim", sampling.Guidance(SCALE))
+    for clock in (0.0, 1e-3):  # below the start's share of signal a clock holds nothing
+        hold = sampling.Hold(jnp.asarray(reference), jnp.full((1, 1, 1, 1, 1), clock), start)
+        made = sampling.sample(jax.random.key(0), denoise, noise, refiner.model.schedule, settings, guided, hold)
+        assert relative_error(made, to_numpy(frames)) < TOLERANCE

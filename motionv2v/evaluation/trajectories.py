@@ -1,0 +1,77 @@
+"""How far things go from their trajectories, by the measures of papers on dragging: CTD, BG-Obj CTD and ObjMC.
+
+    ctd             mean over points of each point's mean distance to where it should be, in the frames in which it
+                    should be seen (MotionPro's co-tracking distance; no code of it is published)
+    bg_obj_ctd      mean over the frames after the first of how differently the background and what was moved are
+                    displaced since the first frame (Time-to-Move); small where the background is dragged along. Which
+                    displacement is meant, from the first frame or from the one before, the paper leaves open
+    objmc           mean distance over all points and frames, hidden ones as well (DragAnything)
+
+A thing is a point here, for a suite has no masks. Background are those points of a grid of 16x16 in the first frame
+that are far (`AWAY`) from all points that were edited. Of positions that a tracker has lost its last guess counts.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from motionv2v import metrics
+from motionv2v.evaluation import retracked
+from motionv2v.tracks import Tracks
+from motionv2v.typing import Bool, Float, UInt8
+
+GRID = 16
+AWAY = 0.1
+"""Share of the diagonal by which the background's points are apart from what was edited, in the first frame."""
+
+
+def measure(frames: UInt8[np.ndarray, "T H W 3"], truth: Any) -> dict[str, float]:
+    """Track a video's points and its background, of a `measures.Truth`; NaN where there are none that count."""
+    wanted, usable, moved = truth.tracks, truth.usable, truth.edited
+    found, counted = retracked.follow(frames, wanted, truth.tracker)
+    where = Tracks(np.asarray(found.xy)[usable], np.asarray(found.visible)[usable])
+    scores = {
+        "ctd": ctd(where.xy, wanted.xy[usable], counted[usable]),
+        "objmc": objmc(where.xy, wanted.xy[usable]),
+        "bg_obj_ctd": float("nan"),
+    }
+    grid = background(wanted.xy[moved, 0], frames.shape[1:3])
+    if moved.any() and len(grid):
+        queries = np.insert(grid, 0, 0, axis=1).astype(np.float32)
+        behind = np.asarray(truth.tracker.track(frames, queries).xy)
+        scores["bg_obj_ctd"] = bg_obj_ctd(behind, np.asarray(found.xy)[moved])
+    return scores
+
+
+def ctd(
+    found: Float[np.ndarray, "N T 2"], wanted: Float[np.ndarray, "N T 2"], counted: Bool[np.ndarray, "N T"]
+) -> float:
+    """Return the mean over points of their mean distances, in pixels; points that are never counted are left out."""
+    distance, some = np.linalg.norm(found.astype(np.float64) - wanted, axis=-1), counted.any(axis=1)
+    each = (distance * counted).sum(axis=1)[some] / counted.sum(axis=1)[some]
+    return float(each.mean()) if each.size else float("nan")
+
+
+def objmc(found: Float[np.ndarray, "N T 2"], wanted: Float[np.ndarray, "N T 2"]) -> float:
+    """Return the mean distance over all points and frames, in pixels; of several clips' points, give them together."""
+    return metrics.epe(found, wanted)
+
+
+def bg_obj_ctd(background: Float[np.ndarray, "J T 2"], things: Float[np.ndarray, "N T 2"]) -> float:
+    """Return the mean length of differences of displacements since the first frame, in pixels.
+
+    Over all frames but the first, all points of the background and all things. NaN for a single frame, and where either
+    has no points.
+    """
+    moved = [(xy.astype(np.float64) - xy[:, :1])[:, 1:] for xy in (background, things)]
+    apart = np.linalg.norm(moved[0][:, None] - moved[1][None], axis=-1)  # [J N T-1]
+    return float(apart.mean()) if apart.size else float("nan")
+
+
+def background(things: Float[np.ndarray, "N 2"], size: tuple[int, ...]) -> Float[np.ndarray, "J 2"]:
+    """Return the centres of 16x16 cells of a frame (H, W) that are far from things; positions are in pixels."""
+    steps = (np.arange(GRID) + 0.5) / GRID
+    x, y = np.meshgrid(steps * size[1], steps * size[0])
+    grid = np.stack([x.ravel(), y.ravel()], axis=1)
+    nearest = np.linalg.norm(grid[:, None] - things[None], axis=-1).min(axis=1, initial=np.inf)
+    return grid[nearest > AWAY * np.hypot(*size)]
