@@ -70,7 +70,7 @@ def score() -> tuple[str, dict[str, Any]]:
 def list_metrics() -> tuple[str, dict[str, Any]]:
     """Say what can be measured here, and what more there would be with which files."""
     told = lambda groups: [f"  {name:20s} {m.words}" for name, m in measures.METRICS.items() if m.group in groups]  # noqa: E731
-    lines = ["measured, without weights:", *told(measures.GROUPS.keys() - networks.GROUPS)]
+    lines = ["measured, without weights:", *told({m.group for m in measures.METRICS.values()} - {*networks.GROUPS})]
     for group in networks.GROUPS:
         lines += [f"with weights in a folder, --weights ({_network(group)}):", *told([group])]
     lines.append("not measured, for their networks are not here yet; the weights that they would take:")

@@ -9,7 +9,7 @@
     lpips      against the target, by a network's features, where a folder holds its weights (`networks`)
     clip       of the video alone and its text, by another network's features (`clip_scores`); vbench: VBench's way
 
-and named here, for the tables, those of whole sets of videos, by networks' features (`sets`): groups i3d, inception.
+and named here, for the tables, those of whole sets of videos, by features (`sets`): groups i3d, inception, fvmd.
 
 Static videos win at flicker, track_jerk, clip_consec, clip_allpairs and vbench_background: look at dynamic_dis beside
 them.
@@ -99,6 +99,9 @@ METRICS = {
     "kid_tf": Metric("", False, "inception", "KID of the same features"),
     "fid_clean": Metric("", False, "inception", "FID as clean-fid: Pillow's smoothed bicubic resize of floats"),
     "kid_clean": Metric("", False, "inception", "KID of the same features"),
+    "fvmd": Metric(
+        "", False, "fvmd", "Frechet video motion distance (Liu et al. 2024) by a tracker: compare within one only"
+    ),
 }
 """By name, in the order of tables."""
 

@@ -131,8 +131,8 @@ def score(
 
     Args:
         of: the suite's folder. outputs: a folder with one folder for each method.
-        metrics: names of `measures.METRICS`; None takes all that need no weights and, with `weights`, those of LPIPS
-            and CLIP and `sets.USUAL` as far as their files are there.
+        metrics: names of `measures.METRICS`; None takes those of single videos that need no weights and, with
+            `weights`, those of LPIPS and CLIP and `sets.USUAL` as far as their files are there.
         out: where kept scores and the page's videos go; None is `outputs/scores`.
         tracker: as for `trackers.named`, tracks points again.
         draws: whether to draw the drafts, which takes some seconds for each item, once.
@@ -157,6 +157,9 @@ def score(
     options = {"net": net, "clip_net": clip_net, "clip_activation": clip_activation, "i3d_source": i3d_source}
     loaded, absent = networks.load_all(groups, weights, must=bool(metrics), **options)
     lacking |= absent
+    if sets.TRACKER in groups.values():
+        by = suite.describe(tracker)
+        loaded[sets.TRACKER] = Loaded(trackers.named(tracker), f"the tracker {by}", by)
     here = [name for name in chosen if name not in lacking]
     bench = _Bench(found, Path(outputs), out, tracker, here, loaded)
     ids, usable = [], {}
@@ -182,9 +185,8 @@ def score(
 
 def _usual(has_weights: bool) -> list[str]:
     """List the metrics that are measured where none is named."""
-    free = [name for name in METRICS if METRICS[name].group not in networks.GROUPS]
-    taking = [name for name in METRICS if name not in free and (name in sets.USUAL or name not in SETS)]
-    return free + (taking if has_weights else [])
+    usual = [name for name in METRICS if name in sets.USUAL or name not in SETS]
+    return [name for name in usual if has_weights or METRICS[name].group not in networks.GROUPS]
 
 
 def _references(found: Suite, draws: bool) -> list[Row]:
@@ -422,7 +424,7 @@ def protocol(scores: Scores, metric: str) -> dict[str, Any]:
         told |= {"num_points": settings["num_points"], "suite_tracker": settings["tracker"], "tracker": scores.tracker}
         told |= {"usable_points": round(float(share), 4), "trackable": list(measures.TRACKABLE)}
     if group in scores.networks:
-        told["network"] = scores.networks[group]
+        told["tracker" if group == sets.TRACKER else "network"] = scores.networks[group]
     if metric in scores.lacking:
         told["not_measured"] = scores.lacking[metric]
     if metric in scores.about:

@@ -1,4 +1,4 @@
-"""What a set of videos is worth beside the set of the true ones: FVD, FID and KID, by networks' features of videos.
+"""What a set of videos is worth beside the set of the true ones: FVD, FID and KID by networks, FVMD by a tracker.
 
 A number belongs to a whole row of the table, and none to one video. Named by the program that it is to be compared
 with, for each has its own resize, divisor and epsilon; numbers of different names cannot be compared.
@@ -8,6 +8,7 @@ with, for each has its own resize, divisor and epsilon; numbers of different nam
     fvd_cd_i3d      cd-fvd's I3D, VideoGPT; its epsilon of the batch norms is not the one they were trained with
     fid_, kid_      a row of features for each frame of each clip, which are not independent of one another;
                     pytorch (pytorch-fid), tf (the original, torch-fidelity), clean (clean-fid)
+    fvmd            a row of features for each window of each clip, of how points of a tracker move (`fvmd`)
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motionv2v import files
-from motionv2v.evaluation import distances
+from motionv2v.evaluation import distances, fvmd
 from motionv2v.evaluation.networks import Loaded
 from motionv2v.typing import Float, UInt8
 
@@ -30,7 +31,10 @@ Rows = Float[np.ndarray, "M F"]
 
 
 class Features(NamedTuple):
-    """How a video becomes rows of features; `version` counts up when their numbers change, and kept ones expire."""
+    """How a video becomes rows of features; `version` counts up when their numbers change, and kept ones expire.
+
+    `network` is a group of `networks`, or TRACKER: what tracks points takes a network's place.
+    """
 
     network: str
     resize: str
@@ -45,6 +49,8 @@ class SetMetric(NamedTuple):
     divisor: str = ""
 
 
+TRACKER = "fvmd"
+"""The group of what needs no weights but a tracker."""
 FEATURES = {
     "i3d_tf": Features("i3d", "tf1"),
     "i3d_torch": Features("i3d", "torch"),
@@ -52,6 +58,7 @@ FEATURES = {
     "inception_torch": Features("inception", "torch"),
     "inception_tf": Features("inception", "tf1"),
     "inception_pillow": Features("inception", "pillow"),
+    "windows": Features(TRACKER, "area or cubic"),
 }
 SETS = {
     "fvd_tf": SetMetric("i3d_tf", "n-1"),
@@ -63,12 +70,13 @@ SETS = {
     "kid_tf": SetMetric("inception_tf"),
     "fid_clean": SetMetric("inception_pillow", "n-1"),
     "kid_clean": SetMetric("inception_pillow"),
+    "fvmd": SetMetric("windows", "n-1"),
 }
 """By the names of `measures.METRICS`."""
 USUAL = ("fvd_tf", "fid_pytorch", "kid_pytorch")
 """Those that are measured where no metric is named; the others cost as much again and say nearly the same."""
-FEWEST_FRAMES = 9
-"""Frames of a clip that I3D needs."""
+FEWEST_FRAMES = {"i3d": (9, "I3D"), "inception": (1, "Inception"), TRACKER: (fvmd.WINDOW, "FVMD")}
+"""Frames of a clip that features need, and who does."""
 
 
 class About(NamedTuple):
@@ -86,21 +94,25 @@ class About(NamedTuple):
 def obstacle(metric: str, num_clips: int, num_frames: int) -> str:
     """Say why a metric cannot be measured on so many clips of so many frames each; "" where it can."""
     network = FEATURES[SETS[metric].features].network
-    if network == "i3d" and num_frames < FEWEST_FRAMES:
-        return f"I3D takes clips of at least {FEWEST_FRAMES} frames, here they have {num_frames}"
-    rows, what = (num_clips, "clips") if network == "i3d" else (num_clips * num_frames, "frames")
+    fewest, who = FEWEST_FRAMES[network]
+    if num_frames < fewest:
+        return f"{who} takes clips of at least {fewest} frames, here they have {num_frames}"
+    rows, what = (num_clips, "clips") if network == "i3d" else (num_clips * (num_frames - fewest + 1), "frames")
+    what = "windows" if network == TRACKER else what
     fewest = distances.FEWEST if SETS[metric].divisor else 2
     return f"{rows} {what} are too few, it needs at least {fewest}" if rows < fewest else ""
 
 
 def features(name: str, network: Any, frames: UInt8[np.ndarray, "T H W 3"]) -> Rows:
-    """Return a video's features, [1 400] of a clip or [T 2048] of its frames, float32.
+    """Return a video's features, [1 400] of a clip, [T 2048] of its frames or [T-15 1024] of its windows.
 
     Args:
-        name: one of `FEATURES`. network: as `convert.i3d.load` or `convert.inception.load` returns it.
+        name: one of `FEATURES`. network: as `convert.i3d.load` or `convert.inception.load` returns it, or a tracker.
         frames: RGB in 0..255.
     """
     how = FEATURES[name]
+    if how.network == TRACKER:
+        return fvmd.features(frames, network)
     if how.network == "i3d":
         from motionv2v.models.features import i3d  # which loads jax, as the next
 

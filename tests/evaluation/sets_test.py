@@ -1,4 +1,4 @@
-"""FVD, FID and KID of a suite: numbers of whole rows, what stands beside them, what is kept, refused and missing.
+"""FVD, FID, KID and FVMD of a suite: numbers of whole rows, what stands beside them, what is kept, refused and missing.
 
 Networks are compared with torch in tests/parity; here features are drawn from the pixels, but for one FID at the end.
 """
@@ -12,10 +12,12 @@ from frechet_files import i3d_leaves, i3d_state, inception_leaves, inception_sta
 from moving_square import textured
 
 from motionv2v import files, video
-from motionv2v.evaluation import distances, measures, networks, report, scoring, sets, suite
+from motionv2v.evaluation import distances, fvmd, measures, networks, report, scoring, sets, suite
 from motionv2v.evaluation.sets import SETS
+from motionv2v.tracks import Tracks
 
 FRAMES, SIZE, ITEMS = 9, (32, 48), 8
+OF_NETWORKS = {name: how for name, how in SETS.items() if name != "fvmd"}
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +75,12 @@ def score(built, folder, metrics, weights, **options):
 
 
 def test_numbers_of_sets_are_the_distances_of_their_features(built, weights, seen, tmp_path):
-    scores = score(built, outputs(built, tmp_path), [*SETS, "l2"], weights)
-    assert len(set(seen)) == len(sets.FEATURES) and len(seen) == len(sets.FEATURES) * 3 * ITEMS
+    scores = score(built, outputs(built, tmp_path), [*OF_NETWORKS, "l2"], weights)
+    assert len(set(seen)) == len(sets.FEATURES) - 1 and len(seen) == (len(sets.FEATURES) - 1) * 3 * ITEMS
     dark = next(row for row in scores.rows if row.name == "dark")
     targets = [item.target() for item in built.items]
     shown = [scoring.read(tmp_path / "outputs" / "dark" / f"{item.id}.mp4", FRAMES, SIZE)[0] for item in built.items]
-    for metric, how in SETS.items():
+    for metric, how in OF_NETWORKS.items():
         made, true = (np.concatenate([sets.features(how.features, None, x) for x in each]) for each in (shown, targets))
         if metric.startswith("kid"):
             expected = distances.kid(np.random.default_rng(0), made, true)
@@ -171,6 +173,9 @@ def test_what_cannot_be_measured_is_known_before():
     assert sets.obstacle("fvd_tf", 8, 8) == "I3D takes clips of at least 9 frames, here they have 8"
     assert sets.obstacle("fid_tf", 1, 7) == "7 frames are too few, it needs at least 8"
     assert sets.obstacle("kid_tf", 1, 1) == "1 frames are too few, it needs at least 2"
+    assert sets.obstacle("fvmd", 8, 15) == "FVMD takes clips of at least 16 frames, here they have 15"
+    assert sets.obstacle("fvmd", 3, 17) == "6 windows are too few, it needs at least 8"
+    assert sets.obstacle("fvmd", 4, 17) == sets.obstacle("fvmd", 1, 23) == ""
 
 
 def test_missing_files_are_named_and_nothing_stands_in_for_them(built, tmp_path):
@@ -203,7 +208,7 @@ def test_networks_are_told_with_their_files(tmp_path):
 
 
 def test_every_metric_of_sets_has_its_network_and_words():
-    grouped = {name for name, metric in measures.METRICS.items() if metric.group in ("i3d", "inception")}
+    grouped = {name for name, metric in measures.METRICS.items() if metric.group in ("i3d", "inception", "fvmd")}
     assert grouped == set(SETS) and set(sets.USUAL) < grouped
     for metric, how in SETS.items():
         assert measures.METRICS[metric].group == sets.FEATURES[how.features].network
@@ -217,3 +222,48 @@ def test_features_of_a_video_are_the_networks(tmp_path):
     rows = sets.features("inception_torch", loaded.network, np.concatenate([frames, frames]))
     assert rows.shape == (2, 2048) and rows.std() > 0
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-3, atol=1e-5)
+
+
+class Counting:
+    """Says that all points stand still but for a tremble, and counts how often it is asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def track(self, frames, queries):
+        self.asked += 1
+        # It goes with the picture's brightness, so that what is darker moves otherwise.
+        rng = np.random.default_rng(int(frames[0].mean() * 100))
+        steps = np.arange(len(frames))[:, None] * (frames.mean() / 50 * np.array([1.0, 0.3]))
+        xy = queries[:, None, 1:] + steps + rng.normal(0, 0.3, (len(queries), len(frames), 2))
+        return Tracks(xy.astype(np.float32), np.ones(xy.shape[:2], bool))
+
+
+def test_fvmd_is_a_row_by_the_tracker_that_is_named(tmp_path, monkeypatch):
+    """Four clips of 17 frames are eight windows; the targets themselves are at 0, what is darker moves otherwise."""
+    for index in range(4):
+        wide = textured(np.random.default_rng(index), (SIZE[0], SIZE[1] + 34))
+        frames = np.stack([wide[:, 2 * t : 2 * t + SIZE[1]] for t in range(17)])
+        video.write(tmp_path / "videos" / f"{index}.mp4", frames, fps=8, lossless=True)
+    options = {"num_frames": 17, "size": SIZE, "num_points": 4, "tracker": "lk"}
+    made, tracker = suite.build("motion_prompting", tmp_path / "videos", tmp_path / "suite", **options), Counting()
+    monkeypatch.setattr(scoring.trackers, "named", lambda name: tracker)
+    scores = score(made, outputs(made, tmp_path), ["fvmd"], None)
+    found = {row.name: row.mean("fvmd") for row in scores.rows}
+    assert found["target"] == (pytest.approx(0, abs=1e-6), 8) and found["dark"][0] > scores.about["fvmd"].floor > 0
+    true, dark = (
+        np.concatenate([fvmd.features(each, tracker) for each in clips])
+        for clips in (
+            [item.target() for item in made.items],
+            [scoring.read(tmp_path / "outputs" / "dark" / f"{item.id}.mp4", 17, SIZE)[0] for item in made.items],
+        )
+    )
+    assert found["dark"][0] == pytest.approx(distances.frechet(dark, true, "n-1"))
+    (line,) = (note for note in report.notes(scores) if note.startswith("fvmd: "))
+    assert "; 8 rows of features each, floor " in line and "; by the tracker lk" in line
+    told = scoring.protocol(scores, "fvmd")
+    assert told["tracker"] == "the tracker lk" and told["divisor"] == "n-1" and "network" not in told
+    asked = tracker.asked
+    again = score(made, tmp_path / "outputs", ["fvmd"], None)
+    assert tracker.asked == asked and again.rows[-1].mean("fvmd") == found["dark"], "windows are kept"
+    assert not {"fvmd", "fid_pytorch"} & set(score(made, tmp_path / "outputs", None, None).metrics), "only when named"
