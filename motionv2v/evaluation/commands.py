@@ -12,14 +12,15 @@ from absl import flags
 
 from motionv2v import cli
 from motionv2v.evaluation import measures, networks, report, scoring, suite
+from motionv2v.evaluation.protocols import PROTOCOLS
 
 SUITE = flags.DEFINE_string("suite", None, "build, score: folder of the suite")
-PROTOCOL = flags.DEFINE_enum("protocol", "motionv2v", list(suite.PROTOCOLS), "build: what an item is")
+PROTOCOL = flags.DEFINE_enum("protocol", "motionv2v", list(PROTOCOLS), "build: what an item is")
 OUTPUTS = flags.DEFINE_string("outputs", None, "score: folder of METHOD/ID.mp4, or METHOD/ID/00000.png")
 METRIC = flags.DEFINE_multi_string("metric", [], "score: one of `list`'s; default: all")
 SIZE = flags.DEFINE_string("size", "480x720", "build: HEIGHTxWIDTH of the items, in pixels")
 FPS = flags.DEFINE_float("fps", None, "build: rate of the items; default: each video's own", lower_bound=0.1)
-NUM_TRACKS = flags.DEFINE_integer("num_tracks", None, "build: points of each item; default: 25, or 64", lower_bound=1)
+NUM_TRACKS = flags.DEFINE_integer("num_tracks", None, "build: points of each item; default: protocol's", lower_bound=1)
 MIN_HIDDEN = flags.DEFINE_integer(
     "min_hidden", None, "build: points hidden at the end of source and target; default: 10 (motionv2v)", lower_bound=0
 )
@@ -30,6 +31,8 @@ CLIP_ACTIVATION = flags.DEFINE_enum(
     "clip_activation", None, networks.ACTIVATIONS, "score, list: of a CLIP whose file does not tell; quick_gelu: OpenAI"
 )
 I3D_SOURCE = flags.DEFINE_enum("i3d_source", None, networks.ORIGINS, "score, list: what a state dict of I3D comes from")
+PROMPTS = flags.DEFINE_string("prompts", None, "build: table (.csv) of video and prompt; an item for each line")
+EDITS = flags.DEFINE_string("edits", None, "build --protocol=revideo: folder of ID/first.png, mask.png, tracks.npz")
 DRAFT = flags.DEFINE_bool("draft", True, "score: a row of drafts, some seconds for each item, once")
 
 
@@ -42,6 +45,7 @@ def build() -> tuple[str, dict[str, Any]]:
     if not (height.isdigit() and width.isdigit()):
         raise ValueError(f"--size is HEIGHTxWIDTH, such as 480x720, given {SIZE.value}")
     options: dict[str, Any] = {"fps": FPS.value, "num_points": NUM_TRACKS.value, "min_hidden": MIN_HIDDEN.value}
+    options |= {"prompts": PROMPTS.value, "edits": EDITS.value}
     # Flags that other benchmarks have too, with defaults of theirs.
     shared = {"num_frames": "num_frames", "tracker": "tracker", "seed": "seed", "num_clips": "most"}
     options |= {name: flags.FLAGS[flag].value for flag, name in shared.items() if cli.is_given(flag)}

@@ -1,5 +1,6 @@
 """The clips of a folder, for benchmarks: videos and folders of numbered pictures, brought to one size."""
 
+import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from motionv2v import stacks, video
 from motionv2v.data.videos import files
 from motionv2v.editing import inputs
-from motionv2v.typing import UInt8
+from motionv2v.typing import Float, UInt8
 
 PICTURES = (".jpg", ".jpeg", ".png")
 PICTURE_RATE = 24.0
@@ -16,12 +17,13 @@ PICTURE_RATE = 24.0
 
 
 class Found(NamedTuple):
-    """A clip of a folder: what it is called, where it is, what it shows, and why it cannot be used, or ""."""
+    """A clip of a folder: what it is called, where it is, what it shows, why it cannot be used, or "", and its edit."""
 
     id: str
     path: Path
     prompt: str
     problem: str = ""
+    edit: Path | None = None
 
 
 def find(folder: str | Path) -> list[Found]:
@@ -55,6 +57,52 @@ def find(folder: str | Path) -> list[Found]:
         if taken.setdefault(each.id, each.path) != each.path:
             found[index] = each._replace(id=_id(Path(each.path.name)), problem=f"named as {taken[each.id].name} is")
     return found
+
+
+def with_prompts(found: list[Found], path: str | Path) -> list[Found]:
+    """Give clips the prompts of a CSV file with the columns video (an id) and prompt; a clip for each, ID-1, ID-2, ...
+
+    Raises ValueError for a file that is no such table, and for a video that is not there.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+    if not rows or not {"video", "prompt"} <= rows[0].keys():
+        raise ValueError(f"{path}: expected a table with the columns video and prompt")
+    prompts: dict[str, list[str]] = {each.id: [] for each in found}
+    for row in rows:
+        if row["video"] not in prompts:
+            raise ValueError(f"{path}: there is no video {row['video']!r}; available: {', '.join(prompts)}")
+        prompts[row["video"]].append((row["prompt"] or "").strip())
+    made = [each._replace(problem=each.problem or f"has no prompt in {Path(path).name}") for each in found]
+    made = [each for each in made if not prompts[each.id]]
+    for each in found:
+        made += [each._replace(id=f"{each.id}-{k}", prompt=text) for k, text in enumerate(prompts[each.id], 1)]
+    return sorted(made, key=lambda each: each.id)
+
+
+def with_edits(found: list[Found], folder: str | Path) -> list[Found]:
+    """Give clips a person's edits of them: FOLDER/ID/first.png, mask.png, tracks.npz and, if you like, prompt.txt.
+
+    Pictures are as large as the video, and tracks in its pixels, for as many frames as an item has or more. Raises
+    ValueError where there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of edits")
+    made = []
+    for each in found:
+        edit, needed = folder / each.id, ("first.png", "mask.png", "tracks.npz")
+        missing = [name for name in needed if not (edit / name).is_file()]
+        if missing:
+            made.append(each._replace(problem=each.problem or f"its edit lacks {each.id}/{missing[0]}"))
+            continue
+        text = edit / "prompt.txt"
+        prompt = text.read_text(encoding="utf-8").strip() if text.is_file() else each.prompt
+        made.append(each._replace(prompt=prompt, edit=edit))
+    return made
 
 
 def read(
@@ -114,13 +162,26 @@ def _cover(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
 
 def _fitted(frames: UInt8[np.ndarray, "T H W 3"] | stacks.Lazy, size: tuple[int, int]) -> stacks.Frames:
     """Return frames whose middle, of a size's proportions, is cut out and brought to it when they are asked for."""
+    return stacks.Frames((len(frames), *size, 3), lambda t: fit(frames[t], size))
 
-    def fit(t: int) -> UInt8[np.ndarray, "H W 3"]:
-        picture = frames[t]
-        height, width = picture.shape[:2]
-        share = min(height / size[0], width / size[1])
-        rows, columns = (max(1, round(side * share)) for side in size)
-        top, left = (height - rows) // 2, (width - columns) // 2
-        return video.resize(picture[top : top + rows, left : left + columns], size)
 
-    return stacks.Frames((len(frames), *size, 3), fit)
+def fit(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """Return the middle of a picture that has a size's proportions (H, W), brought to it."""
+    top, left, rows, columns = _middle(picture.shape, size)
+    return video.resize(picture[top : top + rows, left : left + columns], size)
+
+
+def fit_points(
+    xy: Float[np.ndarray, "N T 2"], shape: tuple[int, ...], size: tuple[int, int]
+) -> Float[np.ndarray, "N T 2"]:
+    """Return where points of a picture of a shape (H, W, ...) are in what `fit` makes of it."""
+    top, left, rows, columns = _middle(shape, size)
+    return (xy - np.array([left, top])) * np.array([size[1] / columns, size[0] / rows])
+
+
+def _middle(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the first row and column of what `fit` cuts out, and how many of both."""
+    height, width = shape[:2]
+    share = min(height / size[0], width / size[1])
+    rows, columns = (max(1, round(side * share)) for side in size)
+    return (height - rows) // 2, (width - columns) // 2, rows, columns

@@ -5,6 +5,8 @@
     tracks     the target's points, tracked again in the video (`retracked`): a point counts in its longest visible
                run, if the tracker follows it on the true target itself (`usable`)
     objects    the same points as things that are dragged, and the background behind them (`trajectories`)
+    fidelity   whether a video moves as the source does (`motion_fidelity`), for protocols without a target
+    kept       psnr against the source, outside of the region that an edit changes, for protocols with a mask
     motion     of the video alone: flicker, dynamic_dis
     lpips      against the target, by a network's features, where a folder holds its weights (`networks`)
     clip       of the video alone and its text, by another network's features (`clip_scores`); vbench: VBench's way
@@ -25,6 +27,7 @@ import numpy as np
 
 from motionv2v import metrics
 from motionv2v.evaluation import clip_scores, retracked, trajectories
+from motionv2v.evaluation.motion_fidelity import motion_fidelity
 from motionv2v.evaluation.suite import Item
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float, UInt8
@@ -71,6 +74,12 @@ METRICS = {
         "objects",
         "how much less the background goes along with what is edited (Time-to-Move); 0 if it does",
     ),
+    "motion_fidelity": Metric(
+        "", True, "fidelity", "motion fidelity to the source by tracks (Motion Inversion's equation 6, halved)"
+    ),
+    "motion_fidelity_floor": Metric("", None, "fidelity", "the same to the source of another video: a wrong pairing"),
+    "kept_psnr": Metric("dB", True, "kept", f"PSNR to the source outside the mask (ReVideo), {PSNR_MOST:.0f} at most"),
+    "kept_psnr_8": Metric("dB", True, "kept", "the same 8 pixels away from the mask"),
     "flicker": Metric("", None, "motion", "(255 - mean absolute difference of neighbouring frames) / 255 (VBench)"),
     "dynamic_dis": Metric("", None, "motion", "whether it moves: VBench's dynamic degree, DIS flow in place of RAFT"),
     "lpips": Metric("", False, "lpips", "LPIPS v0.1 (Zhang et al. 2018), mean over frames, at the suite's size"),
@@ -116,11 +125,14 @@ class Truth:
         usable: Bool[np.ndarray, "N"] | None = None,
         network: Any = None,
         clip: Any = None,
+        other: Item | None = None,
     ):
         """Take the item and what tracks points again; `usable` if known.
 
-        `network` is LPIPS, a `convert.perceptual.Network`, `clip` a `clip_scores.Sight`.
+        `network` is LPIPS, a `convert.perceptual.Network`, `clip` a `clip_scores.Sight`, `other` an item of another
+        video.
         """
+        self.other = other
         self.item, self.tracker, self.network, self.clip = item, tracker, network, clip
         if usable is not None:
             self.usable = usable
@@ -207,6 +219,30 @@ def motion(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, floa
     return {"flicker": flicker(frames), "dynamic_dis": dynamic_degree(frames, truth.item.fps)}
 
 
+def fidelity(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, float]:
+    """Track the source's points in a video, from its first frame on, and compare how both move."""
+    source = truth.item.source_tracks()
+    found = truth.tracker.track(frames, np.insert(source.xy[:, 0], 0, 0, axis=1).astype(np.float32))
+    other = float("nan") if truth.other is None else motion_fidelity(truth.other.source_tracks(), found)
+    return {"motion_fidelity": motion_fidelity(source, found), "motion_fidelity_floor": other}
+
+
+def kept(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, float]:
+    """Compare a video with the source where the edit changes nothing; NaN where it changes all."""
+    near = cv2.dilate(truth.item.mask().astype(np.uint8), np.ones((17, 17), np.uint8)) > 0
+    errors = np.stack(
+        [
+            np.square((made.astype(np.float64) - true) / 255).mean(axis=-1)
+            for made, true in zip(frames, truth.item.source(), strict=True)
+        ]
+    ).mean(axis=0)
+    found = {}
+    for name, outside in (("kept_psnr", ~truth.item.mask()), ("kept_psnr_8", ~near)):
+        error = float(errors[outside].mean()) if outside.any() else float("nan")
+        found[name] = PSNR_MOST if error == 0 else min(PSNR_MOST, -10 * float(np.log10(error)))
+    return found
+
+
 def appearance(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, float]:
     """Compare a video with the target by the features of `truth.network`."""
     from motionv2v.models.features import lpips  # which loads jax; other metrics need none of it
@@ -272,6 +308,8 @@ GROUPS = {
     "pictures": Group(1, pictures),
     "tracks": Group(1, tracks),
     "objects": Group(1, trajectories.measure),
+    "fidelity": Group(1, fidelity),
+    "kept": Group(1, kept),
     "motion": Group(1, motion),
     "lpips": Group(1, appearance),
     "clip": Group(clip_scores.VERSION, clip_scores.measure),

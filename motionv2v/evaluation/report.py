@@ -12,6 +12,7 @@ from urllib.parse import quote
 from motionv2v import files
 from motionv2v.evaluation import measures, scoring
 from motionv2v.evaluation.measures import METRICS
+from motionv2v.evaluation.protocols import PROTOCOLS
 from motionv2v.evaluation.scoring import Row, Scores
 from motionv2v.evaluation.sets import SETS
 
@@ -98,6 +99,9 @@ def notes(scores: Scores) -> list[str]:
         found.append(f"{points}; {sum(shares) / len(shares):.0%} of them count: those it follows to {limit}.")
         if scores.tracker == settings["tracker"]:
             found.append("The tracker is the one that found the targets' points: the target's own error is no floor.")
+    if any(METRICS[metric].group == "fidelity" for metric in scores.metrics):
+        by = f"{settings['num_points']} points an item, tracked by {settings['tracker']}, again by {scores.tracker}"
+        found.append(f"{by}: motion fidelity grows with their number.")
     how = "frame i of F is frame round(i (G - 1) / (F - 1)) of G, pixels by area or cubic interpolation, stretched"
     found.append(f"Outputs of another length or size are resampled: {how}.")
     if "lpips" in scores.networks:
@@ -175,7 +179,7 @@ def _of_sets(scores: Scores, metric: str) -> str:
     rows, floor, warnings = scores.about[metric]
     told = f"; {rows} rows of features each"
     if not math.isnan(floor):
-        told += f", floor {floor:.4f} (two random halves of the targets)"
+        told += f", floor {floor:.4f} (two random halves of the {PROTOCOLS[scores.suite.settings['protocol']].true}s)"
     words = scores.networks[METRICS[metric].group]
     return f"{told}; by {words}{''.join(f'; {warning}' for warning in warnings)}"
 

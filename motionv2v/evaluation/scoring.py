@@ -4,7 +4,8 @@
     OUTPUTS/METHOD/method.json                                  what it says of itself; may be left out
 
 Rows of reference are always there: the target itself (where it is not perfect, that is the tracker's floor), the
-source copied, the first frame held, and the draft of the edit, drawn without a network (`motionv2v.draft`).
+source copied, the first frame held, and the draft of the edit, drawn without a network (`motionv2v.draft`); without the
+first and the last where a protocol has no target.
 
 Only the items that all methods have are scored. A video of another length or size is resampled, frame i of F from frame
 round(i (G - 1) / (F - 1)) of G, stretched to the suite's size, and its row says so. What was measured once is kept, by
@@ -28,6 +29,7 @@ from motionv2v.editing import inputs
 from motionv2v.evaluation import footage, measures, networks, sets, suite
 from motionv2v.evaluation.measures import GROUPS, METRICS, Truth
 from motionv2v.evaluation.networks import Loaded
+from motionv2v.evaluation.protocols import PROTOCOLS, Protocol
 from motionv2v.evaluation.sets import FEATURES, SETS
 from motionv2v.evaluation.suite import Item, Suite
 from motionv2v.typing import UInt8
@@ -144,9 +146,13 @@ def score(
         ValueError: in one line, for what is no suite or no folder, names that are taken, metrics that there are not,
             weights that are missing for what was named, and where the methods have no item in common.
     """
-    found, chosen = suite.load(of), list(metrics or _usual(weights is not None))
+    found = suite.load(of)
+    kind = PROTOCOLS[found.settings["protocol"]]
+    chosen = list(metrics or _usual(kind, weights is not None))
     if unknown := [name for name in chosen if name not in METRICS]:
         raise ValueError(f"there is no metric {unknown[0]!r}; available: {', '.join(METRICS)}")
+    if other := [name for name in chosen if name not in SETS and METRICS[name].group not in kind.groups]:
+        raise ValueError(f"{other[0]} is not measured on items of {found.settings['protocol']}, for want of its truth")
     out = Path(outputs) / SCORES if out is None else Path(out)
     rows = _references(found, draws) + _methods(Path(outputs), found, out)
     methods = [row for row in rows if not row.is_reference]
@@ -174,7 +180,7 @@ def score(
         raise ValueError(f"the methods have no item of {of} in common: {'; '.join(without)}")
     for row in rows:
         row.scores = {name: values for name, values in row.scores.items() if name in ids}
-    values, about = bench.sets.distances("target", [row.name for row in rows], ids)
+    values, about = bench.sets.distances(kind.true, [row.name for row in rows], ids)
     for row in rows:
         row.sets = {metric: (value, about[metric].rows) for metric, value in values[row.name].items()}
     words = {group: network.words for group, network in loaded.items()}
@@ -183,9 +189,9 @@ def score(
     return Scores(found, ids, rows, shown, suite.describe(tracker), usable, words, about, lacking)
 
 
-def _usual(has_weights: bool) -> list[str]:
+def _usual(kind: Protocol, has_weights: bool) -> list[str]:
     """List the metrics that are measured where none is named."""
-    usual = [name for name in METRICS if name in sets.USUAL or name not in SETS]
+    usual = [name for name in METRICS if name in sets.USUAL or METRICS[name].group in kind.groups]
     return [name for name in usual if has_weights or METRICS[name].group not in networks.GROUPS]
 
 
@@ -194,6 +200,8 @@ def _references(found: Suite, draws: bool) -> list[Row]:
     names = [name for name in REFERENCES if draws or name != "draft"]
     if not any("source.mp4" in item.files for item in found.items):
         names.remove("source")
+    if PROTOCOLS[found.settings["protocol"]].true != "target":
+        names = [name for name in names if name not in ("target", "draft")]
     return [Row(name, REFERENCES[name]) for name in names]
 
 
@@ -282,7 +290,7 @@ class _Bench:
     ):
         files.check_place(out, is_folder=True)
         self._shape = (found.settings["frames"], tuple(found.settings["size"]))
-        self._outputs, self._out = outputs, out
+        self._outputs, self._out, self._items = outputs, out, found.items
         self._tracker, self._name = trackers.named(tracker), suite.describe(tracker)
         self.groups = [name for name in GROUPS if any(METRICS[metric].group == name for metric in metrics)]
         self.sets = sets.Comparison([metric for metric in metrics if metric in SETS], loaded, out / "kept", self._shape)
@@ -295,7 +303,14 @@ class _Bench:
         known = self._kept(self._usable_key(item))
         nets = {group: self._loaded[group].network for group in self._loaded}
         known = None if known is None else np.array(known, bool)
-        return Truth(item, self._tracker, known, nets.get("lpips"), nets.get("clip", nets.get("vbench")))
+        clip = nets.get("clip", nets.get("vbench"))
+        return Truth(item, self._tracker, known, nets.get("lpips"), clip, self._other(item))
+
+    def _other(self, item: Item) -> Item | None:
+        """Return the next item in turn that is made of another video."""
+        at = self._items.index(item)
+        turned = self._items[at:] + self._items[:at]
+        return next((each for each in turned if each.video_sha256 != item.video_sha256), None)
 
     def share(self, truth: Truth) -> float:
         """Return the share of an item's points that count, NaN where points are not asked for; keep which they are."""
@@ -356,10 +371,12 @@ class _Bench:
 
     def _key(self, what: str, version: int, content: str, item: Item) -> Path:
         """Return where a score is kept: everything that it depends on is in the name."""
-        by = self._name if what in (*measures.TRACKED, "usable") else ""
+        by = self._name if what in (*measures.TRACKED, "usable", "fidelity") else ""
         by = self._loaded[what].digest if what in self._loaded else by
         parts = [what, version, content, by, item.fps, sorted(item.files.items())]
         parts += [item.prompt] if what == "clip" else []
+        if what == "fidelity":
+            parts += [None if (other := self._other(item)) is None else other.files["source_tracks.npz"]]
         return self._out / "kept" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
 
     def _kept(self, path: Path) -> Any:
@@ -387,13 +404,11 @@ def _reference(name: str, item: Item) -> _Made:
     if name == "source":
         return _Made(of, lambda: (item.source(), []))
     if name == "held":
-        return _Made(_joined("held", of), lambda: (_held(item.source()), []))
+        of = item.files.get("first.png", of)
+        frames = lambda: np.repeat(item.first()[None], len(item.source()), axis=0)  # noqa: E731
+        return _Made(_joined("held", of), lambda: (frames(), []))
     paths = [item.files.get("source_tracks.npz", ""), item.files["target_tracks.npz"]]
     return _Made(_joined("draft", _drawn_by(), of, *paths), lambda: (_drafted(item), []))
-
-
-def _held(frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
-    return np.repeat(frames[:1], len(frames), axis=0)
 
 
 def _drafted(item: Item) -> UInt8[np.ndarray, "T H W 3"]:
@@ -423,6 +438,8 @@ def protocol(scores: Scores, metric: str) -> dict[str, Any]:
         share = np.nanmean(list(scores.usable.values()))
         told |= {"num_points": settings["num_points"], "suite_tracker": settings["tracker"], "tracker": scores.tracker}
         told |= {"usable_points": round(float(share), 4), "trackable": list(measures.TRACKABLE)}
+    if group == "fidelity":
+        told |= {"num_points": settings["num_points"], "suite_tracker": settings["tracker"], "tracker": scores.tracker}
     if group in scores.networks:
         told["tracker" if group == sets.TRACKER else "network"] = scores.networks[group]
     if metric in scores.lacking:

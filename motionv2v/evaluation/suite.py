@@ -1,18 +1,13 @@
 """Benchmarks on disk, made from any folder of videos: what a method is given, and what it should make of it.
 
     SUITE/manifest.json       protocol, seed, frames, size, rate, and the items with the SHA-256 of their files
-    SUITE/items/ID/           source.mp4, or source.png (one frame); target.mp4
+    SUITE/items/ID/           source.mp4, or source.png (one frame); target.mp4; first.png, mask.png
                               source_tracks.npz, target_tracks.npz: xy [N T 2] in pixels, visible [N T]
+                              as far as the protocol has them
 
 Videos are H.264 in RGB without loss: `video.read` gives the exact pixels, and few browsers play them.
 
-`motionv2v` (MotionV2V, section 4 and figure 11): of F frames up to the middle of a video, in reversed order, the input,
-and F frames from the middle on, the target; they share their first frame. Points on a grid in that frame are tracked
-through both. The paper keeps videos in which a substantial number of points is hidden at the end of input and of
-target, and does not say how many; here `min_hidden` at each, 10 of 25.
-
-`motion_prompting` (Motion Prompting, section 5): the first frame and the tracks of N points, drawn at random among
-those seen in it, are given; the target is the video.
+What an item is, each protocol says: `protocols`.
 """
 
 import hashlib
@@ -20,15 +15,16 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from motionv2v import figures, files, progress, trackers, tracks, video
 from motionv2v.editing import inputs
 from motionv2v.evaluation import footage
+from motionv2v.evaluation.protocols import PROTOCOLS
 from motionv2v.tracks import Tracks
-from motionv2v.typing import Bool, Float, UInt8
+from motionv2v.typing import Bool, UInt8
 
 MANIFEST, VERSION = "manifest.json", 1
 _SETTINGS = ("protocol", "seed", "frames", "size", "fps", "num_points", "min_hidden", "tracker")
@@ -42,7 +38,7 @@ class Item:
         id: its name, and of the files that are made for it. folder: where its files are.
         prompt: what the video shows; may be empty. fps: of both videos.
         files: the SHA-256 of each by name. video, video_sha256: what it was made from.
-        hidden: how many points are hidden at the end of source and of target.
+        hidden: how many points are hidden at the end of source and of target. edit_sha256: of a person's edit of it.
     """
 
     id: str
@@ -53,6 +49,7 @@ class Item:
     video: str
     video_sha256: str
     hidden: list[int] = field(default_factory=list)
+    edit_sha256: str = ""
 
     def target(self) -> UInt8[np.ndarray, "T H W 3"]:
         """Read what a method should make."""
@@ -68,6 +65,15 @@ class Item:
             return np.asarray(video.read(self.folder / "source.mp4").frames)
         picture = inputs.read_image(self.folder / "source.png")
         return np.repeat(picture[None], self.target_tracks().xy.shape[1], axis=0)
+
+    def first(self) -> UInt8[np.ndarray, "H W 3"]:
+        """Read the first frame that a method is given, edited where the protocol has that."""
+        name = next((name for name in ("first.png", "source.png") if name in self.files), None)
+        return inputs.read_image(self.folder / name) if name else self.source()[0]
+
+    def mask(self) -> Bool[np.ndarray, "H W"]:
+        """Read which region changes, where a protocol says so."""
+        return inputs.read_image(self.folder / "mask.png")[..., 0] > 0
 
     def source_tracks(self) -> Tracks:
         """Read where the points are in the source, [N T 2]; in a held frame they rest."""
@@ -105,6 +111,8 @@ def build(
     tracker: str = trackers.DEFAULT,
     seed: int = 0,
     most: int | None = None,
+    prompts: str | Path | None = None,
+    edits: str | Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Suite:
     """Build a suite, or go on where it stopped: an item that is whole is not made again.
@@ -115,7 +123,8 @@ def build(
             until they cover it, and their middle is cut out. fps: of the items; None leaves each video its own.
         num_points: of an item, for `motionv2v` a square number. min_hidden: how many must be hidden at the end of
             source and of target each. tracker: as for `trackers.named`. seed: of the points that are drawn.
-        most: take so many items at most. say: called with lines on what is left out, and how long the rest takes.
+        most: take so many items at most. prompts, edits: as for `footage.with_prompts` and `with_edits`.
+        say: called with lines on what is left out, and how long the rest takes.
 
     Returns:
         The suite. What could not be made of a video stands in `left_out`, and in the manifest.
@@ -127,6 +136,10 @@ def build(
     chosen, folder = trackers.named(tracker), Path(out)
     settings = _settings(protocol, num_frames, size, fps, num_points, min_hidden, tracker, seed)
     found = footage.find(videos)
+    found = found if prompts is None else footage.with_prompts(found, prompts)
+    found = found if edits is None else footage.with_edits(found, edits)
+    if protocol == "revideo" and edits is None:
+        raise ValueError("revideo's items are edits: name their folder (edits, ID/first.png, mask.png, tracks.npz)")
     files.check_place(folder, is_folder=True)
     if not found:
         raise ValueError(f"{videos} holds no videos, nor folders with two pictures or more")
@@ -190,7 +203,7 @@ def _settings(protocol, num_frames, size, fps, num_points, min_hidden, tracker, 
     default = PROTOCOLS[protocol]
     num_points = default.num_points if num_points is None else num_points
     min_hidden = default.min_hidden if min_hidden is None else min_hidden
-    if num_points < 1 or (default.is_grid and round(num_points**0.5) ** 2 != num_points):
+    if num_points < min(1, default.num_points) or (default.is_grid and round(num_points**0.5) ** 2 != num_points):
         raise ValueError(f"{protocol}'s points are a grid: expected a square number such as 25, given {num_points}")
     values = (protocol, seed, num_frames, list(size), fps, num_points, min_hidden, describe(tracker))
     return dict(zip(_SETTINGS, values, strict=True))
@@ -248,10 +261,13 @@ def _record(each: footage.Found, folder: Path, settings: dict[str, Any], tracker
     if each.problem:
         return {"video": each.path.name, "video_sha256": "", "reason": each.problem}
     of = {"video": each.path.name, "video_sha256": digest(each.path)}
+    of |= {"edit_sha256": digest(each.edit)} if each.edit else {}
     place = folder / "items" / each.id
-    if known is not None and known["video_sha256"] == of["video_sha256"]:
-        if "reason" in known or _wrong_file(place, known) is None:
+    if known is not None and all(known.get(name) == of.get(name) for name in ("video_sha256", "edit_sha256")):
+        if "reason" in known:
             return known
+        if _wrong_file(place, known) is None:
+            return known | {"prompt": each.prompt}
     try:
         content, rate, hidden = PROTOCOLS[settings["protocol"]].make(each, settings, tracker)
     except ValueError as error:
@@ -266,72 +282,3 @@ def _record(each: footage.Found, folder: Path, settings: dict[str, Any], tracker
                 video.write(unfinished / name, part, fps=rate, lossless=True)
         sums = {name: files.sha256(unfinished / name) for name in content}
     return {"prompt": each.prompt, "fps": rate, "files": sums, **of, "hidden": hidden}
-
-
-def _motionv2v(each: footage.Found, settings: dict[str, Any], tracker: Any) -> tuple[dict, float, list[int]]:
-    """Cut a video in halves, and track the points of a grid in both from the frame that they share."""
-    clip, count = footage.read(each.path, tuple(settings["size"]), settings["fps"]), settings["frames"]
-    if len(clip.frames) < 2 * count - 1:
-        needed = f"{2 * count - 1} for two halves of {count} that share one"
-        raise ValueError(f"has {len(clip.frames)} frames, expected at least {needed}")
-    middle = len(clip.frames) // 2
-    source = np.stack([clip.frames[t] for t in range(middle, middle - count, -1)])
-    target = np.stack([clip.frames[t] for t in range(middle, middle + count)])
-    queries = _grid(settings["num_points"], source.shape[1:3])
-    found = [tracker.track(frames, queries) for frames in (source, target)]
-    hidden = [int((~_visible(of)[:, -1]).sum()) for of in found]
-    if min(hidden) < settings["min_hidden"]:
-        ends = (
-            f"{hidden[0]} of {len(queries)} points are hidden at the end of the source and {hidden[1]} of the target's"
-        )
-        raise ValueError(f"{ends}, expected {settings['min_hidden']} or more at each (min_hidden)")
-    content = {"source.mp4": source, "target.mp4": target}
-    content |= {"source_tracks.npz": found[0], "target_tracks.npz": found[1]}
-    return content, float(clip.fps), hidden
-
-
-def _motion_prompting(each: footage.Found, settings: dict[str, Any], tracker: Any) -> tuple[dict, float, list[int]]:
-    """Take the first frames of a video, and track points drawn at random in the first of them."""
-    size, count = tuple(settings["size"]), settings["frames"]
-    clip = footage.read(each.path, size, settings["fps"], count)
-    if len(clip.frames) < count:
-        raise ValueError(f"has {len(clip.frames)} frames, expected at least {count}")
-    target = np.stack([clip.frames[t] for t in range(count)])
-    # What is drawn for a video does not depend on which others there are.
-    rng = np.random.default_rng([settings["seed"], *hashlib.sha256(each.id.encode()).digest()[:4]])
-    places = rng.uniform((0, 0), size[::-1], (settings["num_points"], 2))
-    found = tracker.track(target, np.insert(places, 0, 0, axis=1).astype(np.float32))
-    hidden = int((~_visible(found)[:, -1]).sum())
-    if hidden < settings["min_hidden"]:
-        raise ValueError(
-            f"{hidden} points are hidden at the end, expected {settings['min_hidden']} or more (min_hidden)"
-        )
-    return {"source.png": target[0], "target.mp4": target, "target_tracks.npz": found}, float(clip.fps), [0, hidden]
-
-
-class Protocol(NamedTuple):
-    """How an item is made of a video: the function that does, points by default, and whether they lie on a grid."""
-
-    make: Callable[[footage.Found, dict[str, Any], Any], tuple[dict[str, Any], float, list[int]]]
-    num_points: int
-    min_hidden: int
-    is_grid: bool
-
-
-PROTOCOLS = {
-    "motionv2v": Protocol(_motionv2v, num_points=25, min_hidden=10, is_grid=True),
-    "motion_prompting": Protocol(_motion_prompting, num_points=64, min_hidden=0, is_grid=False),
-}
-"""By name, as the paper's method is called."""
-
-
-def _visible(found: Tracks) -> Bool[np.ndarray, "N T"]:
-    return np.asarray(found.visible)
-
-
-def _grid(count: int, size: tuple[int, int]) -> Float[np.ndarray, "N 3"]:
-    """Return queries at the centres of the cells that a frame is cut into, in frame 0."""
-    side = round(count**0.5)
-    steps = (np.arange(side) + 0.5) / side
-    x, y = np.meshgrid(steps * size[1], steps * size[0])
-    return np.stack([np.zeros(count), x.ravel(), y.ravel()], axis=1).astype(np.float32)
