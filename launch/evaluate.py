@@ -1,4 +1,4 @@
-"""Measure a model: python launch/evaluate.py --checkpoint=tiny --json=out.json; or any method: build, score, list."""
+"""Measure a model: python launch/evaluate.py --checkpoint=tiny --json=out.json; or any method: build, score, study."""
 
 from absl import app, flags
 from rich.progress import track

@@ -1,7 +1,10 @@
-"""The commands of launch/evaluate.py that work on suites, and their flags: build, score, list.
+"""The commands of launch/evaluate.py that work on suites, and their flags.
 
 build --protocol=motionv2v --videos=FOLDER --suite=SUITE     make a suite of the videos, or go on
 score --suite=SUITE --outputs=OUTPUTS                        score OUTPUTS/METHOD/ID.mp4
+export --suite=SUITE --format=ati --out=FOLDER               first frames and tracks for another method's program
+study --suite=SUITE --outputs=A --outputs=B --out=STUDY      a sheet on which people choose, not knowing whose it is
+study --out=STUDY --answers=ONE.csv --answers=OTHER.csv      what they chose
 list                                                         what can be measured here, and what would add more
 """
 
@@ -11,12 +14,16 @@ from typing import Any
 from absl import flags
 
 from motionv2v import cli
-from motionv2v.evaluation import measures, networks, report, scoring, suite
+from motionv2v.evaluation import measures, networks, report, scoring, study, suite, track_files
 from motionv2v.evaluation.protocols import PROTOCOLS
 
 SUITE = flags.DEFINE_string("suite", None, "build, score: folder of the suite")
 PROTOCOL = flags.DEFINE_enum("protocol", "motionv2v", list(PROTOCOLS), "build: what an item is")
-OUTPUTS = flags.DEFINE_string("outputs", None, "score: folder of METHOD/ID.mp4, or METHOD/ID/00000.png")
+OUTPUTS = flags.DEFINE_multi_string(
+    "outputs", [], "score: folder of METHOD/ID.mp4, or METHOD/ID/00000.png; study: METHOD, two or more"
+)
+FORMAT = flags.DEFINE_enum("format", None, list(track_files.FORMATS), "export: whose program reads it")
+ANSWERS = flags.DEFINE_multi_string("answers", [], "study: answers to read (.csv), one file a person")
 METRIC = flags.DEFINE_multi_string("metric", [], "score: one of `list`'s; default: all")
 SIZE = flags.DEFINE_string("size", "480x720", "build: HEIGHTxWIDTH of the items, in pixels")
 FPS = flags.DEFINE_float("fps", None, "build: rate of the items; default: each video's own", lower_bound=0.1)
@@ -62,13 +69,33 @@ def score() -> tuple[str, dict[str, Any]]:
 
     Raises ValueError as `scoring.score`, and for flags that are missing.
     """
-    out = flags.FLAGS["out"].value or f"{_given('outputs')}/{scoring.SCORES}"
+    outputs = _given("outputs")
+    if len(outputs) > 1:
+        raise ValueError(f"score takes one folder with a folder for each method, given --outputs {len(outputs)} times")
+    out = flags.FLAGS["out"].value or f"{outputs[0]}/{scoring.SCORES}"
     tracker = flags.FLAGS["tracker"].value if cli.is_given("tracker") else scoring.TRACKER
     options = {"out": out, "tracker": tracker, "draws": DRAFT.value, "say": print}
     options |= {"weights": WEIGHTS.value, **_nets()}
-    found = scoring.score(_given("suite"), _given("outputs"), METRIC.value, **options)
+    found = scoring.score(_given("suite"), outputs[0], METRIC.value, **options)
     folder = report.write(found, out)
     return f"{report.markdown(found)}\nwrote {folder}/scores.html, .md, .csv and .json", report.content(found)
+
+
+def export() -> tuple[str, dict[str, Any]]:
+    """Write a suite's first frames, tracks and prompts for another method's program; raises as `track_files.export`."""
+    ids = track_files.export(_given("suite"), _given("format"), _given("out"))
+    return f"{len(ids)} items in {_given('out')} for {FORMAT.value}", {"items": ids}
+
+
+def ask() -> tuple[str, dict[str, Any]]:
+    """Write a study's sheet, or read answers to it; raises ValueError as `study.make` and `study.read`."""
+    out = _given("out")
+    if ANSWERS.value:
+        shares = study.read(out, ANSWERS.value)
+        return study.markdown(shares), {"shares": [each._asdict() for each in shares]}
+    options = {name: flags.FLAGS[f].value for name, f in (("seed", "seed"), ("most", "num_clips")) if cli.is_given(f)}
+    count = study.make(_given("suite"), _given("outputs"), out, **options)
+    return f"{count} pairs: hand out {out}/sheet, open its index.html; keep {out}/key.json", {"pairs": count}
 
 
 def list_metrics() -> tuple[str, dict[str, Any]]:
@@ -82,7 +109,13 @@ def list_metrics() -> tuple[str, dict[str, Any]]:
     return "\n".join(lines), {"measured": list(measures.METRICS), "not_measured": measures.ELSEWHERE}
 
 
-COMMANDS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {"build": build, "score": score, "list": list_metrics}
+COMMANDS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
+    "build": build,
+    "score": score,
+    "export": export,
+    "study": ask,
+    "list": list_metrics,
+}
 """By the word on the command line."""
 
 
@@ -104,6 +137,6 @@ def _nets() -> dict[str, str | None]:
 def _given(name: str) -> str:
     """Return a flag's value; raises ValueError where it is missing."""
     value = flags.FLAGS[name].value
-    if value is None:
+    if value is None or value == []:
         raise ValueError(f"--{name} is missing")
     return value

@@ -215,7 +215,7 @@ def _methods(outputs: Path, found: Suite, out: Path) -> list[Row]:
             continue
         if folder.name in REFERENCES:
             raise ValueError(f"{folder}: a row of the table is named so; expected another name for a method")
-        missing = {item.id: "no video" for item in found.items if _output(folder, item.id) is None}
+        missing = {item.id: "no video" for item in found.items if find_output(folder, item.id) is None}
         inside = [p.stem if p.suffix.lower() in SUFFIXES else p.name for p in sorted(folder.iterdir()) if _is_video(p)]
         row = Row(folder.name, folder.name, _about(folder / "method.json"), missing=missing)
         row.strangers = [name for name in inside if name not in ids]
@@ -240,7 +240,7 @@ def _about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _output(folder: Path, name: str) -> Path | None:
+def find_output(folder: Path, name: str) -> Path | None:
     """Find what a method made of an item; raises ValueError for two of them."""
     candidates = [folder / f"{name}{suffix}" for suffix in sorted(SUFFIXES)] + [folder / name]
     there = [path for path in candidates if path.exists()]
@@ -354,7 +354,7 @@ class _Bench:
 
     def _made(self, method: str, item: Item) -> _Made:
         """Return what a method made of an item, as long and as large as the target."""
-        path = _output(self._outputs / method, item.id)
+        path = find_output(self._outputs / method, item.id)
         if path is None:
             raise _Unreadable("no video")
 

@@ -1,4 +1,4 @@
-"""What launch/evaluate.py does with build, score and list: the page's own commands, and those that are refused."""
+"""What launch/evaluate.py does with its commands on suites: the page's own, and those that are refused."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def test_the_commands_of_the_page(tmp_path):
     for name, step in STEPS.items():
         video.write(tmp_path / "my_videos" / f"{name}.mp4", draw(step), fps=8, lossless=True)
     (tmp_path / "my_videos" / "broken.mp4").write_bytes(b"no video at all")
-    listing, build, score = commands()
+    listing, build, export, score, ask, count = commands()
     done = run(tmp_path, *listing)
     assert done.returncode == 0, done.stderr
     assert re.search(r"follow_epe +mean distance", done.stdout)
@@ -45,6 +45,9 @@ def test_the_commands_of_the_page(tmp_path):
     target = video.read(item / "target.mp4")
     video.write(tmp_path / "outputs" / "mine" / "left.mp4", target)
     assert json.loads((item.parents[1] / "manifest.json").read_text())["min_hidden"] == 0
+    done = run(tmp_path, *export)
+    assert done.returncode == 0 and "3 items in for_wan_move for wan_move" in done.stdout, done.stderr
+    assert len(list((tmp_path / "for_wan_move" / "MoveBench" / "en" / "track" / "single").iterdir())) == 2 * 3
     done = run(tmp_path, *score, "--json=all.json", "--metric=psnr", "--metric=follow_epe")
     assert done.returncode == 0, done.stderr
     assert "| | psnr (dB) ↑ | follow_epe (px) ↓ |" in done.stdout and "\n| mine | " in done.stdout
@@ -54,6 +57,17 @@ def test_the_commands_of_the_page(tmp_path):
     assert content == json.loads((tmp_path / "outputs" / "scores" / "scores.json").read_text())
     (psnr,) = (e["value"] for e in content["scores"] if (e["row"], e["metric"]) == ("mine", "psnr"))
     assert 20 < psnr < 60
+    video.write(tmp_path / "outputs" / "other" / "left.mp4", target.frames // 2, fps=8)
+    done = run(tmp_path, *ask)
+    assert done.returncode == 0, done.stderr
+    assert "1 pairs: hand out study/sheet, open its index.html; keep study/key.json" in done.stdout
+    key = json.loads((tmp_path / "study" / "key.json").read_text())["pairs"]["001"]
+    side = "left" if key["left"] == "mine" else "right"
+    empty = (tmp_path / "study" / "sheet" / "answers.csv").read_text()
+    (tmp_path / "ann.csv").write_text(empty.replace("content,", f"content,{side}"))
+    (tmp_path / "bob.csv").write_text(empty.replace("motion,", f"motion,{side}"))
+    done = run(tmp_path, *count)
+    assert "| content | mine | other | 100% | 21% to 100% | 1 |" in done.stdout, done.stderr
     done = run(tmp_path, *build, *SHORT[:1], "--size=32x48")
     assert done.returncode == 2 and "was built with size [64, 96], now [32, 48]" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -62,10 +76,13 @@ def test_the_commands_of_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["scor"], "unexpected argument 'scor'; available: build, score, list"),
-        (["score", "list"], "unexpected argument 'list'; available: build, score, list"),
+        (["scor"], "unexpected argument 'scor'; available: build, score, export, study, list"),
+        (["score", "list"], "unexpected argument 'list'; available: build, score, export, study, list"),
         (["score"], "evaluate: --outputs is missing"),
         (["build", "--videos=."], "evaluate: --suite is missing"),
+        (["export", "--suite=."], "evaluate: --format is missing"),
+        (["study", "--suite=.", "--out=s", "--outputs=a"], "evaluate: . holds no manifest.json"),
+        (["score", "--suite=.", "--outputs=a", "--outputs=b"], "evaluate: score takes one folder with a folder for"),
         (
             ["build", "--videos=.", "--suite=s", "--size=64"],
             "evaluate: --size is HEIGHTxWIDTH, such as 480x720, given 64",
