@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from motionv2v import cli
-from motionv2v.evaluation import measures, networks, report, scoring, study, suite, track_files
+from motionv2v.evaluation import exported_tracks, measures, networks, report, scoring, study, suite
 from motionv2v.evaluation.protocols import PROTOCOLS
 
 SUITE = flags.DEFINE_string("suite", None, "build, score: folder of the suite")
@@ -22,7 +22,7 @@ PROTOCOL = flags.DEFINE_enum("protocol", "motionv2v", list(PROTOCOLS), "build: w
 OUTPUTS = flags.DEFINE_multi_string(
     "outputs", [], "score: folder of METHOD/ID.mp4, or METHOD/ID/00000.png; study: METHOD, two or more"
 )
-FORMAT = flags.DEFINE_enum("format", None, list(track_files.FORMATS), "export: whose program reads it")
+FORMAT = flags.DEFINE_enum("format", None, list(exported_tracks.FORMATS), "export: whose program reads it")
 ANSWERS = flags.DEFINE_multi_string("answers", [], "study: answers to read (.csv), one file a person")
 METRIC = flags.DEFINE_multi_string("metric", [], "score: one of `list`'s; default: all")
 SIZE = flags.DEFINE_string("size", "480x720", "build: HEIGHTxWIDTH of the items, in pixels")
@@ -82,8 +82,8 @@ def score() -> tuple[str, dict[str, Any]]:
 
 
 def export() -> tuple[str, dict[str, Any]]:
-    """Write a suite's first frames, tracks and prompts for another method's program; raises as `track_files.export`."""
-    ids = track_files.export(_given("suite"), _given("format"), _given("out"))
+    """Write a suite for another method's program; raises as `exported_tracks.export`."""
+    ids = exported_tracks.export(_given("suite"), _given("format"), _given("out"))
     return f"{len(ids)} items in {_given('out')} for {FORMAT.value}", {"items": ids}
 
 

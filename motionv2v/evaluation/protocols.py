@@ -112,6 +112,7 @@ class Protocol(NamedTuple):
         make: returns an item's files by name, their rate, and how many points are hidden at the end of source and of
             target. num_points, min_hidden: by default. is_grid: whether the points lie on a grid.
         groups: of `measures.METRICS` that apply, besides those of whole sets. true: the row that sets are held against.
+        needs_edits: whether an item needs a person's edit of the video.
     """
 
     make: Callable[[Found, dict[str, Any], Any], tuple[dict[str, Any], float, list[int]]]
@@ -120,6 +121,7 @@ class Protocol(NamedTuple):
     is_grid: bool
     groups: tuple[str, ...] = ("pictures", "tracks", "objects", "motion", "lpips", "clip", "vbench")
     true: str = "target"
+    needs_edits: bool = False
 
 
 PROTOCOLS = {
@@ -128,7 +130,15 @@ PROTOCOLS = {
     "motion_inversion": Protocol(
         _motion_inversion, 400, 0, is_grid=True, groups=("fidelity", "motion", "clip", "vbench"), true="source"
     ),
-    "revideo": Protocol(_revideo, 0, 0, is_grid=False, groups=("kept", "motion", "clip", "vbench"), true="source"),
+    "revideo": Protocol(
+        _revideo,
+        num_points=0,
+        min_hidden=0,
+        is_grid=False,
+        groups=("kept", "motion", "clip", "vbench"),
+        true="source",
+        needs_edits=True,
+    ),
 }
 """By name, as the paper's method is called."""
 

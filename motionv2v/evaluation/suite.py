@@ -138,8 +138,8 @@ def build(
     found = footage.find(videos)
     found = found if prompts is None else footage.with_prompts(found, prompts)
     found = found if edits is None else footage.with_edits(found, edits)
-    if protocol == "revideo" and edits is None:
-        raise ValueError("revideo's items are edits: name their folder (edits, ID/first.png, mask.png, tracks.npz)")
+    if PROTOCOLS[protocol].needs_edits and edits is None:
+        raise ValueError(f"{protocol}'s items are edits: name their folder (edits, ID/first.png, mask.png, tracks.npz)")
     files.check_place(folder, is_folder=True)
     if not found:
         raise ValueError(f"{videos} holds no videos, nor folders with two pictures or more")

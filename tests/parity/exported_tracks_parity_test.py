@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from motionv2v.evaluation import track_files
+from motionv2v.evaluation import exported_tracks
 from motionv2v.tracks import Tracks
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parit
 def test_torch_loads_the_bytes_of_an_archive(tmp_path):
     rng = np.random.default_rng(0)
     tracks = Tracks(rng.uniform(0, 400, (5, 121, 2)).astype(np.float32), rng.random((5, 121)) > 0.5)
-    track_files.FORMATS["ati"].write(tmp_path, "a", np.zeros((480, 832, 3), np.uint8), tracks, "")
+    exported_tracks.FORMATS["ati"].write(tmp_path, "a", np.zeros((480, 832, 3), np.uint8), tracks, "")
     with np.load(io.BytesIO(torch.load(tmp_path / "tracks" / "a.pth", weights_only=True))) as found:
         array = found["array"] / 8
     np.testing.assert_allclose(array[:, :, 0, :2], tracks.xy, rtol=1e-6)

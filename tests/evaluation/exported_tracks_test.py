@@ -11,8 +11,8 @@ from PIL import Image
 from suite_test import FRAMES, SIZE, SMALL, STEPS, draw
 
 from motionv2v import video
-from motionv2v.evaluation import suite, track_files
-from motionv2v.evaluation.track_files import FORMATS
+from motionv2v.evaluation import exported_tracks, suite
+from motionv2v.evaluation.exported_tracks import FORMATS
 from motionv2v.tracks import Tracks
 
 
@@ -34,7 +34,7 @@ def expected(item, size, num_frames):
 
 
 def test_ati_reads_bytes_of_an_archive_from_a_file_of_torch(built, tmp_path):
-    assert track_files.export(built.folder, "ati", tmp_path) == ["left", "right"]
+    assert exported_tracks.export(built.folder, "ati", tmp_path) == ["left", "right"]
     first, second = json.loads((tmp_path / "test.yaml").read_text())
     assert first["image"] == "images/left.png" and second["text"] == "a square, to the right"
     with zipfile.ZipFile(tmp_path / second["track"]) as archive:
@@ -52,7 +52,7 @@ def test_ati_reads_bytes_of_an_archive_from_a_file_of_torch(built, tmp_path):
 
 
 def test_wan_move_runs_a_suite_as_its_own_benchmark(built, tmp_path):
-    track_files.export(built.folder, "wan_move", tmp_path)
+    exported_tracks.export(built.folder, "wan_move", tmp_path)
     lines = (tmp_path / "MoveBench" / "en" / "single_track.txt").read_text().splitlines()
     assert lines == ["left.mp4,left", "right.mp4,a square, to the right"]
     assert Image.open(tmp_path / "MoveBench" / "en" / "first_frame" / "left.jpg").size == (832, 480)
@@ -66,7 +66,7 @@ def test_wan_move_runs_a_suite_as_its_own_benchmark(built, tmp_path):
 
 
 def test_diffusion_as_shader_sees_points_in_the_colours_of_their_first_places(built, tmp_path):
-    track_files.export(built.folder, "das", tmp_path)
+    exported_tracks.export(built.folder, "das", tmp_path)
     frames = np.asarray(video.read(tmp_path / "right" / "tracking.mp4").frames)
     assert frames.shape == (49, 480, 720, 3)
     item = built.items[1]
@@ -85,7 +85,7 @@ def test_diffusion_as_shader_sees_points_in_the_colours_of_their_first_places(bu
 
 def test_a_point_is_seen_as_in_the_nearest_frame():
     xy = np.array([[[0, 0], [10, 20]]], np.float32)
-    found = track_files.resampled(Tracks(xy, np.array([[True, False]])), (480, 832), FORMATS["wan_move"])
+    found = exported_tracks.resampled(Tracks(xy, np.array([[True, False]])), (480, 832), FORMATS["wan_move"])
     np.testing.assert_allclose(found.xy[0, :, 0], np.linspace(0, 10, 81), atol=1e-5)
     np.testing.assert_allclose(found.xy[0, :, 1], np.linspace(0, 20, 81), atol=1e-5)
     assert found.visible[0, :41].all() and not found.visible[0, 41:].any()
@@ -93,14 +93,14 @@ def test_a_point_is_seen_as_in_the_nearest_frame():
 
 def test_what_cannot_be_exported_is_told(built, tmp_path):
     with pytest.raises(ValueError, match="unknown format 'tora'; available: ati, wan_move, das"):
-        track_files.export(built.folder, "tora", tmp_path / "out")
+        exported_tracks.export(built.folder, "tora", tmp_path / "out")
     video.write(tmp_path / "videos" / "a.mp4", draw((1, 0)), fps=8, lossless=True)
     options = {"num_frames": FRAMES, "size": SIZE, "tracker": "lk", "num_points": 4}
     made = suite.build("motion_inversion", tmp_path / "videos", tmp_path / "suite", **options)
     with pytest.raises(ValueError, match="items of motion_inversion have no target tracks to export, such as a"):
-        track_files.export(made.folder, "ati", tmp_path / "out")
+        exported_tracks.export(made.folder, "ati", tmp_path / "out")
     (tmp_path / "videos" / "a.mp4").rename(tmp_path / "videos" / "a,b.mp4")
     made = suite.build("motion_prompting", tmp_path / "videos", tmp_path / "commas", **options)
     with pytest.raises(ValueError, match="'a,b' cannot stand in a list of items"):
-        track_files.export(made.folder, "wan_move", tmp_path / "out")
+        exported_tracks.export(made.folder, "wan_move", tmp_path / "out")
     assert not (tmp_path / "out").exists()
