@@ -218,26 +218,28 @@ class Derived(History):
         """Draw the draft, with what is uncertain of it."""
         with self._drawing:
             moment = self._moment()
-            if moment.key not in self._drawn:
+            found = self._drawn.get(moment.key)  # another clip may be opened, and all forgotten, at any time
+            if found is None:
                 prepared, hints = self._prepare(moment)
                 made = drafted.draw_prepared(prepared, moment.spec, moment.source, hints, notify=_quiet)
                 found = Drawn(np.asarray(made.frames), np.uint8(np.asarray(made.uncertain) * 255))
                 self._drawn = {moment.key: found}
-            return self._drawn[moment.key]
+            return found
 
     def masks(self) -> Carried:
         """Carry what is said of things to all frames; things are in the order of `things`."""
         with self._drawing:
             moment = self._moment()
-            if self._carried is None or self._carried[0] != moment.key:
+            carried = self._carried
+            if carried is None or carried[0] != moment.key:
                 prepared, hints = self._prepare(moment)
                 found = drafted.masks_prepared(prepared, moment.spec, moment.source, hints)
                 order = dict.fromkeys([*moment.spec.divide().order, *range(len(found))])
                 doubts = [
                     drafted.doubts(found[place], hint.frames if (hint := hints[place]) else []) for place in order
                 ]
-                self._carried = (moment.key, Carried([found[place] for place in order], doubts))
-            return self._carried[1]
+                carried = self._carried = (moment.key, Carried([found[place] for place in order], doubts))
+            return carried[1]
 
     def _moment(self) -> _Moment:
         with self._lock:
@@ -248,10 +250,12 @@ class Derived(History):
 
     def _prepare(self, of: _Moment) -> tuple[draft.Prepared, list[draft.Hint | None]]:
         """Return the clip at the size of drafts, taken apart as far as it was, and what is said of its things."""
-        if self._prepared is None or self._prepared[0] != of.path:
-            self._prepared = (of.path, draft.Prepared(video.resize(of.clip.frames, self._small(of.clip))))
+        prepared = self._prepared
+        if prepared is None or prepared[0] != of.path:
+            prepared = (of.path, draft.Prepared(video.resize(of.clip.frames, self._small(of.clip))))
+            self._prepared = prepared
         whole, length = of.clip.frames.shape[1:3], len(of.clip.frames)
-        return self._prepared[1], drafted.read_hints(of.spec, of.spec.divide(), whole, length, _quiet)
+        return prepared[1], drafted.read_hints(of.spec, of.spec.divide(), whole, length, _quiet)
 
     def proxy_size(self) -> tuple[int, int]:
         """Return the size (H, W) that drafts are drawn at."""

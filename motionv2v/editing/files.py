@@ -105,13 +105,12 @@ def run(
         tracker: as for `trackers.named`.
         masks, boxes: where the one thing is that the edit moves, for the draft: see `drafted.with_shape`. prompt: what
             the video shows; None takes the edit's.
-        num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. clocks, loras: of a base
-            that refines the draft, "weak,strong" (`refine.Clocks`) and FILE or FILE:weight of what is merged into it
-            (`convert.lora`). seed: None takes the edit's. The draft has none of these.
+        num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. seed: None: the edit's.
+            clocks, loras: of a base that refines the draft, "weak,strong" (`refine.Clocks`) and FILE or FILE:weight of
+            what is merged into it (`convert.lora`). The draft has none of these.
         devices: how many share the edit, as `memory.sampling_sizes` divides it; -1 takes all.
         overwrite: whether to replace the result of another edit in `out`. say: called with each step and notice.
-        keep: a folder where a model's edit writes how far it is and what it has so far (`watching.Kept`); the same edit
-            goes on from there if it was stopped. It keeps the steps or views of an edit model; others begin anew.
+        keep: a folder for what an edit model has done so far (`watching.Kept`), from which the same edit goes on.
 
     Returns:
         The clips, tracks and files; `example.score` measures those of the example.
@@ -125,19 +124,16 @@ def run(
     video_path, edit_path = inputs.paths(video_path, edit_path)
     settings: dict[str, Any] = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views}
     settings |= {"clocks": clocks, "loras": tuple(loras) or None}
-    if model == DRAFT:
-        _check_no_settings(settings | {"seed": seed}, devices)
+    _check_settings(model, settings | {"seed": seed}, devices)
     check_folder(out, inputs=(video_path, edit_path))
     follow = trackers.named(tracker, lambda line: say(f"tracks  {line}"))
-    shape = {"masks": masks, "boxes": boxes, "prompt": prompt}
-    given = inputs.read(video_path, edit_path, **shape, say=say, stream=model == DRAFT)
+    given = inputs.read(video_path, edit_path, masks=masks, boxes=boxes, prompt=prompt, say=say, stream=model == DRAFT)
     clip, spec, frames = given.clip, given.spec, given.clip.frames
     video.check_writable(out / EDITED, clip.fps)
-    seed = spec.seed if seed is None else seed
-    is_drawn = model == DRAFT or checkpoint is None or _reads_draft(model)
+    seed, is_drawn = spec.seed if seed is None else seed, checkpoint in (None, DRAFT) or _reads_draft(model)
     hints = _hints(given, is_drawn, notify)
-    record = make_record(given, describe(checkpoint or DRAFT, settings, len(frames)), seed, tracker)
-    record |= _told_hints(hints, masks, boxes)
+    made_by = describe(checkpoint or DRAFT, settings, len(frames))
+    record = make_record(given, made_by, seed, tracker) | _told_hints(hints, masks, boxes)
     if again := check_record(out, record, overwrite):
         notify(again)
     sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say, (keep, record))
@@ -145,14 +141,13 @@ def run(
         say(_DRAWN if model != DRAFT else _DRAWN + _REFINED)
     target = spec.apply(source := follow.track(frames, spec.queries), notify=notify)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
-    drawn = None
-    if is_drawn:
-        left = lambda line: say(f"draft   {line}")  # noqa: E731
-        drawn = drafted.draw(frames, spec, source, hints, notify=notify, say=left, stream=sample is None)
+    left = lambda line: say(f"draft   {line}")  # noqa: E731
+    options = {"notify": notify, "say": left, "stream": sample is None}
+    drawn = drafted.draw(frames, spec, source, hints, **options) if is_drawn else None
     shown = drawn and video.Clip(drawn.frames, clip.fps)
     made = sample(source, target, drawn=drawn) if sample else None
-    both = (shown, made) if checkpoint is None else (made or shown, None)
-    result = Result(clip, both[0], source, target, {}, shown, both[1])
+    first, second = (shown, made) if checkpoint is None else (made or shown, None)
+    result = Result(clip, first, source, target, {}, shown, second)
     result.files = write(out, result, record, sound=video_path, notify=notify, say=say)
     if sample and keep:
         _watch(keep, record, say).clear()
@@ -194,11 +189,11 @@ def _reads_draft(checkpoint: str) -> bool:
     return opening.reads_draft(checkpoint)
 
 
-def _check_no_settings(settings: dict[str, Any], devices: int) -> None:
-    """Raise ValueError for settings of a model where none is asked for."""
+def _check_settings(model: str, settings: dict[str, Any], devices: int) -> None:
+    """Raise ValueError for settings of a model where a draft is asked for."""
     given = [_MODEL_FLAGS[name] for name, value in settings.items() if value is not None]
     given += ["--devices"] if devices != 1 else []
-    if given:
+    if given and model == DRAFT:
         what = "is a setting" if len(given) == 1 else "are settings"
         raise ValueError(
             f"{', '.join(given)} {what} of a model, and the draft is drawn without one: name a model "

@@ -123,6 +123,7 @@ class Gestures(Results):
             bent = operation_list.bending(project, names)
             if bent is None:
                 bent = self._pinned(project, names, now, {0, last} - {frame})
+            bent.pop("drawn", None)  # it is no longer what was drawn
             bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in now[frame] + (dx, dy)]
             self._check(project)
 

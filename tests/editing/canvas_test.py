@@ -205,6 +205,7 @@ def test_delete_takes_one_keyframe_and_shift_delete_the_point(browser, serve):
     page.page.keyboard.press("Delete")
     page.steps(session, 5)
     assert sorted(session.project["operations"][0]["op"]["keyframes"]) == ["0", "2", "8"]
+    page.page.get_by_role("button", name="p1, frame 5: keyframe").wait_for(state="detached")
     tick = page.page.get_by_role("button", name="p1, frame 2: keyframe").bounding_box()
     width = page.page.locator(".track").bounding_box()["width"] / 9
     page.page.mouse.move(tick["x"] + 12, tick["y"] + 12)
@@ -351,6 +352,7 @@ def test_all_can_be_done_by_keys_and_found_in_the_sheet_and_the_palette(browser,
     page.page.locator("#source").focus()
     page.page.keyboard.press("Shift+ArrowDown")
     page.steps(session, 3)
+    page.page.get_by_role("button", name="p1, frame 1: keyframe").wait_for()  # the page knows of it
     page.page.keyboard.press("]")
     page.wait("document.getElementById('where').textContent === '8 / 8'")
     page.page.keyboard.press("\\")

@@ -130,9 +130,11 @@ def test_a_drawn_path_is_followed_smoothed_and_thinned_out_again_and_again(sessi
     session.redraw_path(name, few=False)
     session.redraw_path(name, smoothing=0)
     assert json.dumps(session.project) == raw, "from the stroke as it was drawn, however often"
-    session.remove_key(name, 5)
-    with pytest.raises(ValueError, match="was not drawn by hand"):
-        session.redraw_path(name, smoothing=1)
+    for change in (lambda: session.remove_key(name, 5), lambda: session.bend(["p1"], 5, 7, 0)):
+        change()
+        with pytest.raises(ValueError, match="was not drawn by hand"):
+            session.redraw_path(name, smoothing=1)
+        session.undo()
     for bad in ([[1, 2, 0]], [[1, 2], [3, 4]], [[1, 2, 5], [3, 4, 1]], [[1, 2, 0], [3, float("nan"), 1]]):
         with pytest.raises(ValueError):
             session.draw_path(["p1"], 2, bad)

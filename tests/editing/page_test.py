@@ -241,7 +241,7 @@ def test_operations_are_added_changed_and_moved_and_the_draft_follows(browser, s
     page.points(1)
     by("button", "Select p1").click()
     before = len(drafts)
-    page.page.get_by_text("Add operation").click()
+    page.page.get_by_text("Add operation", exact=True).click()
     kinds = page.page.locator("#add-kind option").all_text_contents()
     assert kinds == [each["op"] for each in table.vocabulary()]
     page.page.locator("#add-kind").select_option("drag")
@@ -259,7 +259,7 @@ def test_operations_are_added_changed_and_moved_and_the_draft_follows(browser, s
     form.get_by_label("start frame").fill("6")
     by("button", "Add it").click()
     edited(steps=4, at=1, op="hide", start_frame=6)
-    page.page.get_by_text("Add operation").click()
+    page.page.get_by_text("Add operation", exact=True).click()
 
     by("button", "drag p1").click()
     own = page.page.locator("#operations .fields")

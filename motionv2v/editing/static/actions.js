@@ -34,7 +34,13 @@ export function written(event) {
   return [...parts.filter(Boolean), name].join("+");
 }
 
-const lettersOff = () => localStorage.getItem(LETTERS_OFF) === "yes";
+function lettersOff() {
+  try {
+    return localStorage.getItem(LETTERS_OFF) === "yes";
+  } catch {
+    return false; // a notebook's frame may have no storage
+  }
+}
 
 /** Do what a key means; returns whether it means anything here. */
 export function key(event) {
@@ -43,10 +49,11 @@ export function key(event) {
   const writes = target.matches("input[type=text], input[type=number], input[type=search], textarea");
   const name = written(event);
   const isPlain = !/^(Ctrl|Alt)\+/.test(name) && !/^(Shift\+)?(Arrow|Home|End|Delete|Escape|Enter|Tab|F\d|Page)/.test(name);
-  if (writes && (isPlain || /^Ctrl\+(Shift\+)?[zy]$/.test(name) || /^(Shift\+)?(Arrow|Home|End|Delete|Enter|Page)/.test(name))) return false;
+  if (writes && (isPlain || /^Ctrl\+(Shift\+)?[azy]$/.test(name) || /^(Shift\+)?(Arrow|Home|End|Delete|Enter|Page)/.test(name))) return false;
   if (target.matches("select") && isPlain) return false;
   if (name === "Space" && target.matches("button, input, a, summary, select")) return false;
   if (/^(Shift\+)?(Home|End|Page)/.test(name) && target.matches("input[type=range], select")) return false;
+  if (/^(Shift\+)?Arrow/.test(name) && target.matches("input[type=range]:not(#frame), select")) return false;
   if (isPlain && name !== "Space" && lettersOff()) return false;
   if (document.querySelector("dialog[open]")) return false;
   const action = byKey.get(name);
@@ -75,7 +82,13 @@ function row(action) {
   return made;
 }
 
-$("letters-off").addEventListener("change", (event) => localStorage.setItem(LETTERS_OFF, event.target.checked ? "yes" : "no"));
+$("letters-off").addEventListener("change", (event) => {
+  try {
+    localStorage.setItem(LETTERS_OFF, event.target.checked ? "yes" : "no");
+  } catch {
+    tell("this browser keeps nothing for this page: letters stay keys");
+  }
+});
 $("sheet-close").addEventListener("click", () => $("sheet").close());
 
 // --- the palette: actions by what they are called ---

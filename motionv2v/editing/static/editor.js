@@ -87,6 +87,8 @@ document.addEventListener("keyup", (event) => {
   if (event.key === "`") tools.hold(false);
 });
 
+addEventListener("blur", () => (pointer.holdSpace(false), tools.hold(false))); // keys are let go elsewhere
+
 // --- panels ---
 
 /** Select a point alone. */
@@ -134,7 +136,7 @@ function play() {
 }
 
 const page = { list, go: show, show: () => show(view.frame), select, fix: () => view.fixing || tools.choose("fixing"), undo: () => turn("undo"), turn, play };
-pointer.start(list);
+pointer.start(list, () => view.playing && play());
 pointer.onWheel((by) => show(view.frame + by));
 for (const part of [groups, layers, timeline, tools]) part.start(page);
 

@@ -73,6 +73,7 @@ function rename(each, shown, change) {
   field.addEventListener("keydown", (event) => {
     if (event.key === "Escape") field.value = each.name;
     if (event.key !== "Escape" && event.key !== "Enter") return;
+    event.stopPropagation(); // it ends the name alone
     field.blur();
     if (shown.isConnected) shown.focus();
   });

@@ -12,11 +12,11 @@ const DRAG = { mouse: 3, pen: 3, touch: 8 }; // screen pixels before a press is 
 const canvas = $("source");
 const touches = new Map(); // fingers on the canvas, by their ids
 let pinch = null;
-let act = { list: () => {}, space: false };
+let act = { list: () => {}, pause: () => {}, space: false };
 
-/** Begin: `list()` is called when what is selected has changed. */
-export function start(list) {
-  act.list = list;
+/** Begin: `list()` is called when what is selected has changed, `pause()` before something is done at a frame. */
+export function start(list, pause) {
+  Object.assign(act, { list, pause });
 }
 
 export const holdSpace = (held) => (act.space = held);
@@ -77,6 +77,7 @@ canvas.addEventListener("pointerdown", (event) => {
     return;
   }
   if (event.button) return;
+  act.pause();
   view.cross = null;
   if (view.boxing || view.brushing) {
     if (view.brushing) boxes.begin(press.from);

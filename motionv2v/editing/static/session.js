@@ -89,12 +89,17 @@ export function toast(words, back) {
 }
 
 let last = Promise.resolve(); // commands wait for one another: each is for the project that the one before made
+let waiting = 0; // how many of them
 
 export function queue(work) {
+  waiting += 1;
   // What goes wrong in one, or where its answer is shown, is told; those behind it are done all the same.
-  last = last.then(work).catch((error) => (tell(error), null));
+  last = last.then(work).catch((error) => (tell(error), null)).finally(() => (waiting -= 1));
   return last;
 }
+
+/** Tell whether commands are under way: what can be done after them is not known yet. */
+export const isWaiting = () => waiting > 0;
 
 /** Send a command; returns {answer}, or null where it went wrong, which `say` is told. */
 export function attempt(command, content = {}, say = tell) {

@@ -8,7 +8,7 @@ import * as pointer from "./pointer.js";
 import * as stage from "./stage.js";
 import * as timeline from "./timeline.js";
 import * as layers from "./layers.js";
-import { $, ask, choose as chooseIds, chosen, run, state, tell, view, whenChanged } from "./session.js";
+import { $, ask, choose as chooseIds, chosen, run, state, tell, view, whenChanged, isWaiting } from "./session.js";
 
 let page = {};
 const TOOLS = { point: "point", select: "select", draw: "draw", boxing: "box", brushing: "brush", fixing: "fix", hand: "hand", visibility: "visibility" };
@@ -249,8 +249,8 @@ export function start(given) {
     ["round-back", "Part of the page before", "Shift+F6", () => round(-1)],
   ]);
   offer("All", [
-    ["undo", "Undo", "Ctrl+z", () => page.turn("undo"), () => state.undo.length > 0],
-    ["redo", "Redo", "Ctrl+Shift+z  Ctrl+y", () => page.turn("redo"), () => state.redo.length > 0],
+    ["undo", "Undo", "Ctrl+z", () => page.turn("undo"), () => isWaiting() || state.undo.length > 0],
+    ["redo", "Redo", "Ctrl+Shift+z  Ctrl+y", () => page.turn("redo"), () => isWaiting() || state.redo.length > 0],
     ["run", "Run at full size", "Ctrl+Enter", () => $("run").click(), () => !$("run").disabled],
     ["sheet", "All actions and their keys", "?", openSheet],
     ["palette", "Find an action by its name", "Ctrl+k", openPalette],
