@@ -75,8 +75,8 @@ class Derived(History):
         self._carried: tuple[str, Carried] | None = None
         self._drawing = threading.Lock()
 
-    def _save(self) -> None:
-        super()._save()
+    def _save(self, event: dict[str, Any] | None = None) -> None:
+        super()._save(event)
         if self.project["points"]:
             files.write(self.workspace / EDIT, json.dumps(self.edit_json(), indent=1) + "\n")
 

@@ -36,8 +36,8 @@ class Results(Derived):
         self._past[self.revision] = self.project
         self.runs = Runs(self.workspace / "runs")
 
-    def _save(self) -> None:
-        super()._save()
+    def _save(self, event: dict[str, Any] | None = None) -> None:
+        super()._save(event)
         self._past[self.revision] = self.project
         while len(self._past) > MOST_PAST:
             self._past.pop(next(iter(self._past)))

@@ -104,6 +104,7 @@ COMMANDS: dict[str, dict[str, _Parser]] = {
     "use_result": {"run": _a_text},
     "undo": {},
     "redo": {},
+    "take_branch": {"number": _frame_number},
 }
 """Methods of a session that a page may call, and how each argument is read."""
 HEADERS = {
@@ -220,7 +221,7 @@ async def _copy(request: Request) -> Response:
         raise ValueError("a copy is of a base, and of a command that is an object")
     base = _frame_number(given.get("base"), "base")
     name, arguments = read_command(session, given["command"]) if given.get("command") else ("", {})
-    if name in ("undo", "redo"):
+    if name in ("undo", "redo", "take_branch"):
         raise ValueError(f"there is nothing to {name} in a copy")
     arguments.pop("base", None)
     made = await run_in_threadpool(session.keep_copy, base, name, arguments)

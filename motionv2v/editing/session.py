@@ -292,6 +292,7 @@ class Session(Gestures):
             shown: dict[str, Any] = {"revision": self.revision, "project": self.project}
             shown["undo"] = [step["label"] for step in self._undo]
             shown["redo"] = [step["label"] for step in self._redo]
+            shown["branches"] = self.branches()
             if not self.project["clip"]:
                 return shown | {"clip": None}
             length, height, width = self.clip.frames.shape[:3]

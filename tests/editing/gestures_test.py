@@ -1,6 +1,7 @@
 """Groups, drawn paths, brushed visibility, keyframes, masks of files and layers: the session without a page."""
 
 import json
+import shutil
 import zipfile
 
 import moving_square
@@ -234,12 +235,19 @@ def test_layers_are_ordered_and_an_order_of_what_is_no_thing_is_left_out(session
 
 def test_a_workspace_of_an_earlier_editor_is_opened(session, tmp_path):
     path = tmp_path / "workspace" / "project.json"
-    kept = json.loads(path.read_text())
+    projects, steps = [session.project], []
+    while session.state()["undo"]:
+        steps.insert(0, session.undo())
+        projects.insert(0, session.project)
+    undo = [{**step, "project": project} for step, project in zip(steps, projects, strict=False)]
+    kept = json.loads(json.dumps({"project": projects[-1], "revision": 3, "undo": undo, "redo": []}))
     for each in (kept, *kept["undo"]):
         for word in ("groups", "order"):
             del each["project"][word]
     for step in kept["undo"]:
         del step["names"]
+    shutil.rmtree(tmp_path / "workspace")
+    path.parent.mkdir()
     path.write_text(json.dumps(kept))
     again = Session(tmp_path / "workspace")
     assert again.make_group(["p1"]) == "g4"

@@ -14,7 +14,7 @@ import "./runs.js";
 import * as stage from "./stage.js";
 import * as timeline from "./timeline.js";
 import * as tools from "./tools.js";
-import { $, ask, busily, choose, queue, refresh, run, state, take, tell, view, whenChanged } from "./session.js";
+import { $, ask, busily, button, choose, make, queue, refill, refresh, run, state, take, tell, view, whenChanged } from "./session.js";
 
 whenChanged((before) => {
   if (!before.clip || !state.clip || before.project.clip !== state.project.clip) {
@@ -30,9 +30,9 @@ whenChanged((before) => {
   show(view.frame);
 });
 
-/** Undo or redo, and go to the frame where that is seen. */
-async function turn(command) {
-  const found = await run(command);
+/** Undo, redo or take up a branch, and go to the frame where that is seen. */
+async function turn(command, content = {}) {
+  const found = await run(command, content);
   if (!found) return;
   const named = found.names.flatMap((name) => state.project.groups.find((group) => group.id === name)?.points ?? [name]);
   const known = named.filter((name) => state.project.points.some((point) => point.id === name));
@@ -97,6 +97,12 @@ function select(id) {
   list();
 }
 
+/** What was undone and left for another edit. */
+function branch({ steps, label }, number) {
+  const words = `Other branch (${steps} ${steps === 1 ? "step" : "steps"}, to ${label})`;
+  return make("li", {}, make("span", { text: words }), button("Take it up", () => turn("take_branch", { number }), `Take up: ${words}`));
+}
+
 function list() {
   $("clip-name").textContent = state.clip ? `${state.clip.name}: ${state.clip.frames} frames, ${state.clip.width}x${state.clip.height}` : "no clip";
   $("hint").textContent = tools.hint();
@@ -104,6 +110,7 @@ function list() {
     $(id).disabled = !steps.length;
     $(id).title = steps.length ? steps[steps.length - 1] : "nothing";
   }
+  refill($("branches"), (state.branches || []).map(branch));
   groups.list();
   layers.list();
   drawn.list();

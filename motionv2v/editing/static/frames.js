@@ -38,7 +38,7 @@ export async function picture(which, index) {
   const answer = await request(`/api/frame/${which}/${index}`);
   if (!answer.ok) {
     const found = await answer.json().catch(() => ({}));
-    if (clip !== opened) return null;
+    if (clip !== opened || (which !== "source" && asked !== generation)) return null;
     throw new Error(found.error || `no frame ${index}`);
   }
   const bitmap = await createImageBitmap(await answer.blob());

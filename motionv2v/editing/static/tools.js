@@ -14,13 +14,13 @@ let page = {};
 const TOOLS = { point: "point", select: "select", draw: "draw", boxing: "box", brushing: "brush", fixing: "fix", hand: "hand", visibility: "visibility" };
 const HINTS = {
   point: "Drag a point where it shall be at this frame, or a path where it shall be at that time. Shift: along one axis. Alt: put the tracker right. Arrows: one pixel. Comma and full stop: frames.",
-  select: "Drag about points to select them; with Ctrl, round them. Drag a point to move all that are selected. Escape: bend again.",
-  draw: "Draw where the selected points shall go from this frame on, at the pace of your hand. Escape: bend again.",
-  boxing: "Drag a box about the selected point's thing in this frame: it lies inside. By keys: Enter begins a box, arrows move it, Shift with arrows sizes it, Enter keeps it. Escape: bend again.",
-  brushing: "Brush over what is the selected point's thing in this frame, or over what is not (X). Escape: bend again.",
-  fixing: "Where the tracker is wrong: drag a square to where its point is, or select a point and click there. Escape: bend again.",
-  hand: "Drag to shift what is seen; the wheel enlarges, 0 fits. Escape: bend again.",
-  visibility: "Brush over frames in the timeline, over several rows if you like, to hide what is shown or show what is hidden. X: show only. Escape: bend again.",
+  select: "Drag about points to select them; with Ctrl, round them. Drag a point to move all that are selected. Escape, with nothing selected: bend again.",
+  draw: "Draw where the selected points shall go from this frame on, at the pace of your hand. Escape, with nothing selected: bend again.",
+  boxing: "Drag a box about the selected point's thing in this frame: it lies inside. By keys: Enter begins a box, arrows move it, Shift with arrows sizes it, Enter keeps it. Escape, with nothing selected: bend again.",
+  brushing: "Brush over what is the selected point's thing in this frame, or over what is not (X). Escape, with nothing selected: bend again.",
+  fixing: "Where the tracker is wrong: drag a square to where its point is, or select a point and click there. Escape, with nothing selected: bend again.",
+  hand: "Drag to shift what is seen; the wheel enlarges, 0 fits. Escape, with nothing selected: bend again.",
+  visibility: "Brush over frames in the timeline, over several rows if you like, to hide what is shown or show what is hidden. X: show only. Escape, with nothing selected: bend again.",
   cross: "Arrows move the cross, Shift with arrows by ten; Enter names a point there. Escape: no point.",
 };
 
@@ -127,8 +127,8 @@ function escape() {
     pointer.release();
     return page.list();
   }
-  if (view.tool !== "point") return choose(null);
-  page.select(null);
+  if (chosen().length) return page.select(null);
+  choose(null);
 }
 
 function nextPoint(by) {
@@ -229,7 +229,7 @@ export function start(given) {
     ["flip", "Flip the brush: is or is not", "x", flip],
     ["smaller", "Smaller brush", "-", () => brushSize(-1)],
     ["larger", "Larger brush", "=", () => brushSize(1)],
-    ["escape", "Cancel: the gesture, then the tool, then the selection", "Escape", escape],
+    ["escape", "Cancel: the gesture, then the selection, then the tool", "Escape", escape],
   ]);
   offer("View", [
     ["fit", "Fit the clip", "0", () => stage.fit(), hasClip],

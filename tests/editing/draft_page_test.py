@@ -1,0 +1,149 @@
+"""The draft on the page: replies that come late or swapped; rows of steps that were left; ends of drags."""
+
+import json
+import time
+
+import moving_square
+import pytest
+import served_page
+from served_page import Page
+
+from motionv2v import video
+from motionv2v.editing.session import Session
+
+pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
+pytestmark = pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
+X, Y = (float(side) + 10 for side in moving_square.corners()[0])
+SIZE = {"width": 1280, "height": 1000}
+SHOWN = "[...document.getElementById('draft').getContext('2d').getImageData(0, 0, 400, 300).data].join()"
+WATCH = """() => {
+    window.blanks = 0;
+    const look = () => {
+        const canvas = document.getElementById("draft");
+        const at = [canvas.width >> 1, canvas.height >> 1, 1, 1];
+        if (canvas.width < 2 || canvas.getContext("2d").getImageData(...at).data[3] === 0) window.blanks += 1;
+        requestAnimationFrame(look);
+    };
+    look();
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with served_page.launched() as found:
+        yield found
+
+
+@pytest.fixture
+def session(tmp_path):
+    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
+    made = Session(tmp_path / "workspace")
+    made.open(tmp_path / "square.mp4")
+    made.add_point(0, X, Y)
+    return made
+
+
+@pytest.fixture
+def address(session):
+    with served_page.served(session) as found:
+        yield found
+
+
+def until(condition, what, seconds=60):
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline, what
+        time.sleep(0.02)
+
+
+def there(page, frame):
+    asked = f"import('/static/frames.js').then((frames) => Boolean(frames.there('draft', {frame})))"
+    deadline = time.time() + 120
+    while not page.page.evaluate(asked):
+        assert time.time() < deadline, f"no draft of frame {frame}"
+        page.page.wait_for_timeout(50)
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (0, 2, 1)])
+def test_replies_that_come_late_or_swapped_leave_the_draft_of_the_last_edit(browser, session, address, order):
+    page = Page(browser, address, viewport=SIZE)
+    page.button("Select p1").click()
+    there(page, 0)
+    page.page.evaluate(WATCH)
+    held = []
+    page.page.route("**/api/frame/draft/0", lambda route: held.append((route, route.fetch())))
+    page.page.locator("#source").focus()
+    for count in range(3):
+        page.page.keyboard.press("Shift+ArrowDown")
+        deadline = time.time() + 60
+        while len(held) <= count:
+            assert time.time() < deadline, "the draft is asked for after each edit"
+            page.page.wait_for_timeout(20)
+    for which in order:
+        route, late = held[which]
+        route.fulfill(response=late)
+        page.page.wait_for_timeout(300)
+    page.page.unroute("**/api/frame/draft/0")
+    there(page, 0)
+    page.page.wait_for_timeout(300)
+    shown = page.page.evaluate(SHOWN)
+    assert page.page.evaluate("window.blanks") == 0, "never a blank canvas"
+    page.page.reload()
+    page.ready()
+    there(page, 0)
+    page.page.wait_for_timeout(300)
+    assert page.page.evaluate(SHOWN) == shown, "the picture is of the last edit"
+    assert page.errors == [] and session.revision == 5
+    page.context.close()
+
+
+def test_a_row_of_steps_that_was_left_is_taken_up_again(browser, session, address):
+    session.bend(["p1"], 4, 0, 9)
+    other = json.dumps(session.project)
+    page = Page(browser, address, viewport=SIZE)
+    page.page.keyboard.press("Control+z")
+    page.wait("document.querySelectorAll('#operations > li').length === 0")
+    page.main.locator("#prompt").fill("instead")
+    page.main.locator("#prompt").blur()
+    page.button("Take up: Other branch (1 step, to Bend p1 at 4)").click()
+    page.wait("document.querySelectorAll('#operations > li').length === 1")
+    page.wait("document.getElementById('where').textContent === '4 / 8'")
+    assert json.dumps(session.project) == other and page.main.locator("#branches li").count() == 0
+    page.page.keyboard.press("Control+z")
+    page.wait("document.getElementById('prompt').value === 'instead'")
+    assert page.errors == []
+    page.context.close()
+
+
+def test_escape_ends_the_gesture_then_the_selection_then_the_tool(browser, session, address):
+    page, kept = Page(browser, address, viewport=SIZE), json.dumps(session.project)
+    page.main.locator("#tools #select").click()
+    page.button("Select p1").click()
+    page.page.mouse.move(*page.at(session, X, Y))
+    page.page.mouse.down()
+    page.page.mouse.move(*page.at(session, X + 20, Y), steps=4)
+    seen = "import('/static/session.js').then(({ view, chosen }) => [Boolean(view.drag), chosen().length, view.tool])"
+    assert page.page.evaluate(seen) == [True, 1, "select"]
+    for expected in ([False, 1, "select"], [False, 0, "select"], [False, 0, "point"]):
+        page.page.keyboard.press("Escape")
+        assert page.page.evaluate(seen) == expected
+    page.page.mouse.up()
+    assert json.dumps(session.project) == kept and len(session.state()["undo"]) == 2
+    page.context.close()
+
+
+def test_a_drag_that_is_let_go_outside_the_window_ends_once(browser, session, address):
+    page = Page(browser, address, viewport=SIZE)
+    page.page.mouse.move(*page.at(session, X, Y))
+    page.page.mouse.down()
+    page.page.mouse.move(*page.at(session, X - 5, Y), steps=3)
+    page.page.mouse.move(-30, page.at(session, X, Y)[1], steps=3)
+    page.page.mouse.up()
+    until(lambda: len(session.state()["undo"]) == 3, "it is one step")
+    page.page.mouse.move(*page.at(session, X + 30, Y + 10), steps=3)
+    page.page.mouse.move(-30, 300)
+    page.page.wait_for_timeout(300)
+    assert len(session.state()["undo"]) == 3 and session.state()["undo"][-1] == "Bend p1 at 0"
+    assert page.page.evaluate("import('/static/session.js').then(({ view }) => view.press)") is None
+    page.context.close()
