@@ -262,7 +262,8 @@ class _Follower:
             normal = np.einsum("hwci,hwcj,hw->ij", slopes, slopes, weight, optimize=True)
             right = np.einsum("hwci,hwc,hw->i", slopes, difference, weight, optimize=True)
             # Turn and zoom are held back as by a tenth of all pixels' evidence: small templates say little of them.
-            hold = 0.1 * max(normal[2, 2], normal[3, 3]) * spread**2
+            # Where all is of one colour nothing says anything, and all stays as it is.
+            hold = max(0.1 * max(normal[2, 2], normal[3, 3]) * spread**2, 1e-6)
             normal += np.diag([hold, hold, 1e-3 * normal[2, 2] + 1e-6, 1e-3 * normal[3, 3] + 1e-6])
             a, b, dx, dy = np.linalg.solve(normal, right)
             # In the template's coordinates z -> z + (a + ib) (z - middle) + d comes before the motion.
