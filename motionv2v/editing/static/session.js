@@ -133,6 +133,25 @@ export function take(next) {
   for (const work of listeners) work(before);
 }
 
+// --- what this browser remembers ---
+
+const own = new Map(); // where the browser lets nobody keep anything, as in a notebook's frame: until the page goes
+
+export function remember(name, value) {
+  own.set(name, value);
+  try {
+    localStorage.setItem(name, value);
+  } catch {} // `own` has it
+}
+
+export function remembered(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return own.get(name) ?? null;
+  }
+}
+
 // --- elements ---
 
 /** Make an element with attributes; a `text` goes in as text. */
