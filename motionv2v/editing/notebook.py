@@ -26,7 +26,7 @@ from motionv2v.editing.session import Session
 
 PART = 384 << 10
 """Bytes of a part: as base64 half a MiB, which Colab and widgets carry."""
-MOST_OPEN = 8
+MOST_OPEN = 32
 """Uploads that are not finished, and answers that are not read to the end."""
 HEIGHT = 620
 """Pixels of the page in its cell."""
@@ -73,9 +73,9 @@ frame.srcdoc = {page};
 class Bridge:
     """Answers the page's messages by the server's application, in this process.
 
-    A message is {do: "part", upload, data}, a part of what is sent; {do: "ask", method, path, upload}, a request with
-    what was sent; or {do: "more", answer, from}, the next part of a long answer. Answers are {status, headers, size,
-    data, answer}, of which "part" has nothing unless it is refused, and "more" the data.
+    A message is {do: "part", upload, data}, a part of what is sent; {do: "ask", method, path, upload, once}, a request
+    with what was sent (`receiving.Once`); or {do: "more", answer, from}, the next part of a long answer. Answers are
+    {status, headers, size, data, answer}, of which "part" has nothing unless it is refused, and "more" the data.
     """
 
     def __init__(self, session: Session):
@@ -94,7 +94,7 @@ class Bridge:
         self._folder.cleanup()
 
     def call(self, message: Any) -> dict[str, Any]:
-        """Answer a message; one that is none is an answer of status 400, and no error."""
+        """Answer a message: with status 400 one that is none, with 503 where anything else goes wrong; never raises."""
         try:
             what = message["do"]
             if what == "part":
@@ -103,10 +103,13 @@ class Bridge:
                 return {"data": self._more(str(message["answer"]), int(message["from"]))}
             if what == "ask":
                 upload = message.get("upload")
-                return self._ask(str(message["method"]), str(message["path"]), None if upload is None else str(upload))
+                asked = str(message["method"]), str(message["path"]), None if upload is None else str(upload)
+                return self._ask(*asked, str(message.get("once") or ""))
             raise ValueError(f"there is no message {what!r}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             return _refusal(400, f"the message is none: {' '.join(str(error).split())[:200]}")
+        except Exception as error:  # a page that gets no answer waits for ever
+            return _refusal(503, f"the editor could not answer ({type(error).__name__}): try again")
 
     def _take(self, name: str, part: bytes) -> dict[str, Any]:
         if len(part) > PART:
@@ -124,16 +127,18 @@ class Bridge:
         return {}
 
     def _more(self, name: str, start: int) -> str:
+        if name not in self._answers:
+            raise ValueError("that answer is no longer kept: ask again")
         content = self._answers[name]
         part = content[start : start + PART]
         if start + PART >= len(content):
             del self._answers[name]
         return base64.b64encode(part).decode()
 
-    def _ask(self, method: str, path: str, upload: str | None) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, upload: str | None, once: str) -> dict[str, Any]:
         sent = None if upload is None else self._uploads.pop(upload)
         try:
-            work = self._request(method, path, sent)
+            work = self._request(method, path, sent, once)
             status, headers, content = asyncio.run_coroutine_threadsafe(work, self._loop).result()
         finally:
             if sent is not None:
@@ -147,11 +152,12 @@ class Bridge:
             self._answers[answer["answer"]] = content
         return answer
 
-    async def _request(self, method: str, path: str, sent: Path | None) -> tuple[int, dict[str, str], bytes]:
+    async def _request(self, method: str, path: str, sent: Path | None, once: str) -> tuple[int, dict[str, str], bytes]:
         """Hand a request to the application, its body from a file; returns (status, headers, body)."""
         parts, size = urlsplit(path), 0 if sent is None else sent.stat().st_size
         cookie = f"{server.cookie_name(None)}={self._app.state.token}"
         headers = {"host": _HOST, "origin": f"http://{_HOST}", "cookie": cookie, "content-length": str(size)}
+        headers |= {receiving.ONCE: once}
         scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": ""}
         scope |= {"method": method, "path": parts.path, "raw_path": parts.path.encode(), "client": None, "server": None}
         scope |= {"query_string": parts.query.encode()}

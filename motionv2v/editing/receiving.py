@@ -1,5 +1,6 @@
 """What requests to the editor page carry: commands as json, files as bodies. Read as they come, and bounded."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,7 +11,9 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 
 from motionv2v.editing import projects
 from motionv2v.editing.history import StaleError
@@ -18,6 +21,41 @@ from motionv2v.editing.history import StaleError
 MOST_UPLOAD, MOST_COMMAND = 512 << 20, 1 << 20
 """Bytes of an uploaded clip, and of a command. Longer clips are opened where they lie, with --video."""
 MOST_PROJECT = projects.MOST_CLIP + projects.MOST_RECORD
+
+ONCE = "x-once"
+"""The header of a command that is to be done once, however often it comes: a name of the page's own."""
+MOST_ANSWERS = 16
+"""Answers to such commands that are remembered."""
+
+
+class Once(BaseHTTPMiddleware):
+    """Answer a command that comes again, because its answer got lost, with what the first one was answered."""
+
+    def __init__(self, app: Any):
+        """Take the application; nothing is remembered yet."""
+        super().__init__(app)
+        self._answers: dict[str, asyncio.Future[tuple[int, dict[str, str], bytes] | None]] = {}
+
+    async def dispatch(self, request: Request, call_next: Any) -> Response:
+        """Answer one request; one that comes while the first is at work waits for it."""
+        name = request.headers.get(ONCE, "")
+        if request.method != "POST" or not 0 < len(name) <= 64:
+            return await call_next(request)
+        if name in self._answers and (found := await asyncio.shield(self._answers[name])):
+            status, headers, content = found
+            return Response(content, status, headers)
+        told = self._answers[name] = asyncio.get_running_loop().create_future()
+        while len(self._answers) > MOST_ANSWERS:
+            self._answers.pop(next(iter(self._answers)))
+        try:
+            response = await call_next(request)
+            content = b"".join([part async for part in response.body_iterator])
+            told.set_result((response.status_code, dict(response.headers), content))
+        finally:
+            if not told.done():  # it went wrong on the way: whoever waits tries by itself
+                self._answers.pop(name, None)
+                told.set_result(None)
+        return Response(content, response.status_code, dict(response.headers))
 
 
 async def body(request: Request) -> dict[str, Any]:

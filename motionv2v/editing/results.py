@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Results(Derived):
     def __init__(self, workspace: str | Path, tracker: str = trackers.DEFAULT):
         """Open a workspace, where one was left, or begin one. Raises ValueError for a folder that cannot be written."""
         self._past: dict[int, dict[str, Any]] = {}
+        self._drift_lock = threading.Lock()  # the page asks for the tree often, and one measure takes seconds
         super().__init__(workspace, tracker)
         self._past[self.revision] = self.project
         self.runs = Runs(self.workspace / "runs")
@@ -122,7 +124,8 @@ class Results(Derived):
         about = self.runs.status(run)
         edit = json.loads((place.parent / EDIT).read_text(encoding="utf-8"))
         clip = video.read(place, notify=lambda line: None)
-        own = {"run": run, "checkpoint": about["checkpoint"], "seed": about["seed"], "prompt": about["prompt"] or ""}
+        said = {word: edit.get(word, 0) if about[word] is None else about[word] for word in ("seed", "prompt")}
+        own = {"run": run, "checkpoint": about["checkpoint"], "seed": said["seed"], "prompt": said["prompt"] or ""}
         own |= {"edit": edit, "drift": self.drift(run)}
         with self._step(f"Use the result of run {run}", base) as project:
             before = self._made_from(about["video"])
@@ -139,14 +142,23 @@ class Results(Derived):
         return next((each.get("made_from", []) for each in known if each["clip"] == clip), [])
 
     def drift(self, run: str) -> float | None:
-        """Return how like its first source a result still is where no edit touched it, in dB (`drift.psnr`)."""
+        """Return how like its first source a result still is where no edit touched it, in dB (`drift.psnr`).
+
+        None where that says nothing, where the first source is gone, and where a run did not keep its paths.
+        """
+        with self._drift_lock:
+            return self._drift(run)
+
+    def _drift(self, run: str) -> float | None:
         place = self.runs.result(run)
         kept = place.parent / DRIFT
         if kept.is_file() and kept.stat().st_mtime >= place.stat().st_mtime:
             return json.loads(kept.read_text(encoding="utf-8"))["psnr"]
         paths, first, name = [], "", run
         while name is not None:
-            with np.load(self.runs.folder / name / drift.PATHS) as found:
+            if not (own := self.runs.folder / name / drift.PATHS).is_file():  # a run of an earlier version
+                return None
+            with np.load(own) as found:
                 paths.append(found["xy"])
             first = self.runs.status(name)["video"]
             name = self.runs.of_clip(first)

@@ -36,6 +36,8 @@ STATE = "state"
 """Folder in a run's, of what it keeps while it works."""
 MOST_SEEDS = 16
 """Runs that one command may start."""
+_PATIENCE = 0.5
+"""Seconds between two looks at a run that is no child of this process."""
 _FLAGS = {"num_steps": "num_steps", "guidance": "guidance", "clocks": "clocks"}
 _CODE = """
 import json, sys, time
@@ -61,6 +63,7 @@ class Runs:
         """Take the folder that they lie in; it need not exist. Runs that wait there do so until `go_on`."""
         self.folder = Path(folder).resolve()
         self._processes: dict[str, subprocess.Popen] = {}
+        self._adopted: set[str] = set()  # runs of an editor that is gone, whose end is waited for
         self._lock = threading.RLock()
         self._is_closed = False
         self.is_held = bool(self.queue())
@@ -148,11 +151,30 @@ class Runs:
     def _pump(self) -> None:
         """Start the next run if none is at work."""
         with self._lock:
-            if self._is_closed or self.is_held or any(self._alive(name) for name in self._names()):
+            if self._is_closed or self.is_held:
+                return
+            if live := [name for name in self._names() if self._alive(name) is not None]:
+                for name in set(live) - set(self._processes):
+                    self._adopt(name)
                 return
             if names := self.queue():
                 self._write_queue(names[1:])
                 self._launch(names[0])
+
+    def _adopt(self, name: str) -> None:
+        """Wait for the end of a run that another editor started and did not live to see."""
+        if name in self._adopted:
+            return
+        self._adopted.add(name)
+
+        def wait() -> None:
+            with contextlib.suppress(OSError, ValueError):  # the workspace may be gone
+                while self._alive(name) is not None and not self._is_closed:
+                    time.sleep(_PATIENCE)
+                self._adopted.discard(name)
+                self._pump()
+
+        threading.Thread(target=wait, daemon=True).start()
 
     def _launch(self, name: str) -> None:
         out = self._folder(name)
@@ -197,6 +219,8 @@ class Runs:
             state = self.status(name)["state"]
             if state not in ("cancelled", "interrupted", "failed"):
                 raise ValueError(f"run {name} is {state}: there is nothing to go on with")
+            if "given" not in self._about(name):
+                raise ValueError(f"run {name} is of an earlier version of the editor: start it anew instead")
             (self._folder(name) / CANCELLED).unlink(missing_ok=True)
             self._processes.pop(name, None)
             files.write(self._folder(name) / RUN, json.dumps(self._about(name) | {"pid": None}))
@@ -213,7 +237,7 @@ class Runs:
 
     def _alive(self, name: str) -> int | None:
         """Return the process of a run, which may have been started by an editor that is gone; None if it has ended."""
-        pid = self._about(name)["pid"]
+        pid = self._about(name).get("pid")
         if pid is None:
             return None
         if name in self._processes:
@@ -235,7 +259,8 @@ class Runs:
         """Tell how a run stands.
 
         Returns {id, checkpoint, state, log, seed, prompt, video, begun, seconds, progress, has_preview, command};
-        states are queued, running, done, failed, cancelled, or interrupted: killed without a word.
+        states are queued, running, done, failed, cancelled, or interrupted: killed without a word. A run of an earlier
+        version of the editor has no command, and cannot be resumed.
         """
         with self._lock:
             out, about = self._folder(name), self._about(name)
@@ -248,7 +273,7 @@ class Runs:
                 state = "running"
             elif (out / CANCELLED).exists():
                 state = "cancelled"
-            elif ended and (out / EDITED).is_file():
+            elif (ended or "given" not in about) and (out / EDITED).is_file():
                 state = "done"
             elif (process and process.poll() == 2) or (lines and lines[-1].startswith("failed  ")):
                 state = "failed"
@@ -259,9 +284,11 @@ class Runs:
             told |= {"seconds": ended.get("seconds"), "progress": _read(out / STATE / PROGRESS) or None}
             return told | {"has_preview": (out / STATE / PREVIEW).is_file(), "command": self.command(name)}
 
-    def command(self, name: str) -> str:
-        """Return the command line that makes a run's result again, in a folder beside it."""
-        given = self._about(name)["given"]
+    def command(self, name: str) -> str | None:
+        """Return the command line that makes a run's result again, in a folder beside it; None if that is not kept."""
+        given = self._about(name).get("given")
+        if given is None:
+            return None
         words = [f"--video={given['video_path']}", f"--edit={given['edit_path']}"]
         words += [f"--checkpoint={given['checkpoint']}", f"--tracker={given['tracker']}"]
         words += [f"--{flag}={given[word]}" for word, flag in _FLAGS.items() if given.get(word) is not None]

@@ -171,7 +171,8 @@ def make_app(session: Session, token: str | None = None) -> Starlette:
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     handlers = {ValueError: _bad, HTTPException: _refused, OSError: _failed, Exception: _broken}
-    app = Starlette(routes=routes, middleware=[Middleware(Guard)], exception_handlers=handlers)
+    middleware = [Middleware(Guard), Middleware(receiving.Once)]
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
     app.state.session, app.state.token = session, token or secrets.token_urlsafe(16)
     return app
 

@@ -12,6 +12,8 @@ path of a file perhaps, and marks where a person puts the tracker right (`point_
 
 import contextlib
 import copy
+import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -290,6 +292,7 @@ class Session(Gestures):
         """Return all that a page shows, as json."""
         with self._lock:
             shown: dict[str, Any] = {"revision": self.revision, "project": self.project}
+            shown["session"] = hashlib.sha256(os.fsencode(self.workspace.resolve())).hexdigest()[:16]  # of its tabs
             shown["undo"] = [step["label"] for step in self._undo]
             shown["redo"] = [step["label"] for step in self._redo]
             shown["branches"] = self.branches()

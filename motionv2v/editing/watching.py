@@ -78,7 +78,7 @@ class Kept(Watch):
     def begin(self, pieces: dict[str, int], views: int = 1) -> windows.Done:
         """Begin to count pieces of work; what was kept of an earlier try is not counted as to do."""
         done = super().begin(pieces)
-        self._counted = max(pieces, key=pieces.__getitem__, default="")
+        self._counted = "predict" if "predict" in pieces else max(pieces, key=pieces.__getitem__, default="")
         self._total, self._skipped, made = pieces.get(self._counted, 0), 0, dict.fromkeys(pieces, 0)
         kept = self._kept_views(views)
         for kind, count in pieces.items():

@@ -214,10 +214,10 @@ class Sampler:
         if use_control:
             conditions = self._conditions(params, draw_key, batch, plan, done)
         predict = self._joint(params, texts, conditions, settings, plan, use_control, done)
+        look = partial(self._look, params, plan, jax.config.jax_default_device)  # read here: not the host's
         with sharding.on_host():
             noise = self._noise(noise_key, batch if use_control else {}, len(tokens), plan)
             functions = partial(predict, False), partial(predict, True)
-            look = partial(self._look, params, plan, jax.config.jax_default_device)
             heard = sampling.ALONE if turns is None else turns(look)
             parts = (sample_key, functions[0], noise, model.schedule, settings, functions[1])
             state = sampling.sample_in_turn(*parts, turns=heard)

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import moving_square
@@ -101,6 +102,61 @@ def test_one_run_is_at_work_and_the_others_wait_in_a_line_that_can_be_changed(se
     assert states(again)["3"] == "cancelled"
     again.runs.discard("3")
     assert "3" not in states(again) and not (tmp_path / "workspace" / "runs" / "3").exists()
+
+
+def test_the_line_goes_on_behind_a_run_of_an_editor_that_was_killed(session, tmp_path, monkeypatch):
+    idle(monkeypatch)
+    first, second = session.run(), session.run()
+    session.runs._is_closed = True  # as if killed: it waits for nothing any more
+    again = Session(tmp_path / "workspace")
+    again.runs.go_on()
+    again.runs.go_on()
+    assert states(again) == {first: "running", second: "queued"}
+    os.killpg(again.runs._alive(first), signal.SIGKILL)
+    until(lambda: states(again)[second] == "running", 20)
+    assert states(again)[first] == "interrupted" and again.runs._adopted == set()
+    again.runs.close()
+
+
+def test_runs_of_an_earlier_version_are_shown_and_not_resumed(session):
+    """They have no settings in `run.json`, no `ended.json`, no paths."""
+    place = session.workspace / "runs"
+    name, other = session.run(), session.run()
+    assert ended(session, name)["state"] == ended(session, other)["state"] == "done"
+    for each in (name, other):
+        about = json.loads((place / each / "run.json").read_text())
+        about = {word: about[word] for word in ("checkpoint", "video", "begun", "pid")}
+        (place / each / "run.json").write_text(json.dumps(about))
+        for gone in ("ended.json", drift.PATHS):
+            (place / each / gone).unlink()
+    (place / other / "edited.mp4").unlink()
+    session.runs._processes.clear()
+    assert states(session) == {other: "interrupted", name: "done"}
+    assert {each["command"] for each in session.runs.all()} == {None}
+    assert session.estimate()["seconds"] is None
+    assert [node.get("drift") for node in session.tree()] == [None, None, None]
+    with pytest.raises(ValueError, match="earlier version of the editor: start it anew"):
+        session.runs.resume(other)
+    session.use_result(name)
+    assert [(each["seed"], each["prompt"], each["drift"]) for each in session.project["made_from"]] == [(0, "", None)]
+    session.runs.discard(other)
+    assert states(session) == {name: "done"}
+
+
+def test_drift_is_measured_once_however_many_ask(session, monkeypatch):
+    name = session.run()
+    ended(session, name)
+    measure, calls = drift.psnr, []
+
+    def slow(*given):
+        calls.append(given)
+        time.sleep(0.3)
+        return measure(*given)
+
+    monkeypatch.setattr(drift, "psnr", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: session.drift(name), range(4)))
+    assert len(calls) == 1 and len(set(found)) == 1
 
 
 def test_seeds_are_runs_of_their_own_and_bad_settings_are_told(session, monkeypatch):

@@ -196,6 +196,20 @@ def test_windows_share_noise_and_every_step(editor, monkeypatch, solver):
         np.testing.assert_allclose(state[0], mean[places], atol=1e-4)
 
 
+def test_what_is_shown_on_the_way_is_decoded_where_the_edit_is(editor, monkeypatch):
+    """Steps are added in the host's memory; previews are a model's work, and made on the device."""
+    devices = []
+    monkeypatch.setattr(editor._windows, "_look", lambda params, plan, device, x0: devices.append(device))
+
+    def turns(look):
+        look(None)
+        return sampling.ALONE
+
+    assert jax.config.jax_default_device is None
+    sampled(editor, batch(9), editor.settings(2), turns=turns)
+    assert devices == [None]
+
+
 def test_pictures_of_windows_fade_into_one_another(editor, monkeypatch):
     laid = editor.plan(20)
     levels = iter(np.linspace(-1, 1, len(laid.starts)))

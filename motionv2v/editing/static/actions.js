@@ -1,6 +1,6 @@
 // Everything that the page can be told to do, in one table: keys, the sheet of keys, and the palette are made of it.
 
-import { $, button, make, refill, tell } from "./session.js";
+import { $, button, make, refill, remember, remembered, tell } from "./session.js";
 
 const LETTERS_OFF = "motionv2v.letters-off"; // in this browser
 export const actions = []; // {id, group, label, keys, run, works}
@@ -34,13 +34,7 @@ export function written(event) {
   return [...parts.filter(Boolean), name].join("+");
 }
 
-function lettersOff() {
-  try {
-    return localStorage.getItem(LETTERS_OFF) === "yes";
-  } catch {
-    return false; // a notebook's frame may have no storage
-  }
-}
+const lettersOff = () => remembered(LETTERS_OFF) === "yes";
 
 /** Do what a key means; returns whether it means anything here. */
 export function key(event) {
@@ -82,13 +76,7 @@ function row(action) {
   return made;
 }
 
-$("letters-off").addEventListener("change", (event) => {
-  try {
-    localStorage.setItem(LETTERS_OFF, event.target.checked ? "yes" : "no");
-  } catch {
-    tell("this browser keeps nothing for this page: letters stay keys");
-  }
-});
+$("letters-off").addEventListener("change", (event) => remember(LETTERS_OFF, event.target.checked ? "yes" : "no"));
 $("sheet-close").addEventListener("click", () => $("sheet").close());
 
 // --- the palette: actions by what they are called ---

@@ -21,10 +21,13 @@ $("conflict-load").addEventListener("click", () => {
 });
 
 $("conflict-copy").addEventListener("click", () => queue(async () => {
-  const found = await busily("keeping a copy", () => post("/api/copy", late));
+  if (!late) return;
+  const { base, command } = late;
+  const isTurn = ["undo", "redo"].includes(command.do); // the copy is what one saw then: it has no steps to go back to
+  const found = await busily("keeping a copy", () => post("/api/copy", isTurn ? { base } : { base, command }));
+  if (!found) return; // the box stays, with what can still be done
   close();
   await refresh();
-  if (!found) return;
   $("hint").textContent = `Yours is kept as ${found.name}: open it under "As a file".`;
   list(found.projects);
 }));
@@ -40,14 +43,16 @@ $("kept-open").addEventListener("click", () => queue(async () => {
   if (found) take(found.state);
 }));
 
-const channel = "BroadcastChannel" in window ? new BroadcastChannel("motionv2v") : null;
+let channel = null; // of the tabs of this session: a notebook may show several
 
-whenChanged((before) => before.revision !== state.revision && channel?.postMessage(state.revision));
-
-if (channel) {
-  channel.onmessage = ({ data }) => {
-    if (data > state.revision) $("hint").textContent = "Changed in another tab: what you do next asks whether to load it.";
-  };
-}
+whenChanged((before) => {
+  if (!channel && "BroadcastChannel" in window) {
+    channel = new BroadcastChannel(`motionv2v.${state.session}`);
+    channel.onmessage = ({ data }) => {
+      if (data > state.revision) $("hint").textContent = "Changed in another tab: what you do next asks whether to load it.";
+    };
+  }
+  if (before.revision !== state.revision) channel?.postMessage(state.revision);
+});
 
 ask("/api/projects").then(list, tell);

@@ -1,12 +1,14 @@
 // Runs of models: what they need, started once for each seed, watched while they work, gone on with, shown, exported.
 
 import { $, ask, busily, button, make, post, refill, run, state, tell, whenChanged } from "./session.js";
-import { address, save } from "./transport.js";
+import { drop, save, show } from "./transport.js";
 
 const FORMATS = [["mp4", "mp4"], ["webm", "webm"], ["gif", "gif"], ["zip", "PNG pictures (zip)"], ["png", "contact sheet (png)"]];
 const SAID = { queued: "waits", interrupted: "stopped in the middle" };
-const MOST = 12; // runs that are listed
+const MOST = 12; // runs that are listed; those at work and in the line always are
+const PAUSE = 700, LONG = 3000; // milliseconds between two looks at runs, and behind one that failed
 let shown = "";
+let told = ""; // how the runs stood when the tree was asked for
 let watching = null;
 let ended = 0; // runs that are done
 
@@ -59,14 +61,14 @@ function clock(seconds) {
 const order = (path, content = {}) => busily("", () => post(path, content)).then(watch);
 
 async function watch() {
-  clearTimeout(watching);
   const found = await ask("/api/runs").catch(() => null);
-  if (!found) return;
+  clearTimeout(watching);
+  if (!found) return void (watching = setTimeout(watch, LONG));
   const now = JSON.stringify(found);
   if (now !== shown) {
     shown = now;
     // What is being watched goes on playing: only rows that changed are made anew.
-    const rows = found.runs.slice(0, MOST).map((each) => kept(each, found.queue));
+    const rows = found.runs.filter((each, at) => at < MOST || ["running", "queued"].includes(each.state)).map((each) => kept(each, found.queue));
     if (rows.some((row, at) => $("runs").children[at] !== row) || $("runs").children.length !== rows.length) refill($("runs"), rows);
     $("line").hidden = !found.queue.length;
     $("line-go").hidden = !found.is_held;
@@ -74,22 +76,27 @@ async function watch() {
     if (done !== ended) later(); // the next run's time is told by it
     ended = done;
     sources(found.runs);
-    tree();
+    const stand = JSON.stringify(found.runs.map(({ id, state }) => [id, state]));
+    if (stand !== told) tree();
+    told = stand;
   }
   const works = found.runs.some((each) => each.state === "running") || (found.queue.length && !found.is_held);
-  if (works) watching = setTimeout(watch, 700);
+  if (works) watching = setTimeout(watch, PAUSE);
 }
 
 const rows = new Map(); // by id: what a row was made of, and the row
 
 function kept(each, queue) {
   const made = JSON.stringify([each, queue.indexOf(each.id), queue.length]);
-  if (rows.get(each.id)?.made !== made) rows.set(each.id, { made, element: row(each, queue) });
+  const was = rows.get(each.id);
+  if (was?.made === made) return was.element;
+  was?.element.querySelectorAll("img, video").forEach(drop);
+  rows.set(each.id, { made, element: row(each, queue) });
   return rows.get(each.id).element;
 }
 
 function row(each, queue) {
-  const title = `Run ${each.id}: ${each.checkpoint}${each.checkpoint === "draft" ? "" : `, seed ${each.seed}`}`;
+  const title = `Run ${each.id}: ${each.checkpoint}${each.checkpoint === "draft" || each.seed === null ? "" : `, seed ${each.seed}`}`;
   const made = make("li", { class: "run" }, make("span", { class: "name", text: `${title}, ${SAID[each.state] || each.state}` }));
   const at = `/api/runs/${each.id}`;
   const does = (text, path, content) => made.append(button(text, () => order(path, content), `${text} run ${each.id}`));
@@ -105,8 +112,9 @@ function row(each, queue) {
   }
   if (["cancelled", "interrupted", "failed"].includes(each.state)) {
     const how = each.progress ? `Stopped at ${each.progress.where}: ` : "";
-    made.append(make("small", { text: `${how}it goes on with the same result as if it had not stopped.` }));
-    does("Resume", `${at}/resume`);
+    const what = each.command ? `${how}it goes on with the same result as if it had not stopped.` : "An earlier version of the editor began it: start it anew.";
+    made.append(make("small", { text: what }));
+    if (each.command) does("Resume", `${at}/resume`);
     does("Discard", `${at}/discard`);
   }
   if (each.state === "done") finished(made, each);
@@ -121,25 +129,36 @@ function progress(made, { id, progress: told, has_preview: has, log }) {
   made.append(bar, make("small", { class: "where", text: told ? `${told.where}${left}` : log[log.length - 1] || "starting" }));
   if (!has) return;
   const picture = make("img", { class: "preview", alt: `What run ${id} has so far` });
-  address(`/api/runs/${id}/preview.webp?of=${told.done}`).then((found) => (picture.src = found));
+  show(picture, `/api/runs/${id}/preview.webp?of=${told.done}`);
   made.append(picture);
 }
+
+// In a notebook a film comes whole, in parts: those that nobody looks at are not asked for.
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    seen.unobserve(target);
+    target.dispatchEvent(new Event("seen"));
+  }
+});
 
 function finished(made, each) {
   const film = make("video", { "aria-label": `Result of run ${each.id}` });
   film.controls = film.loop = film.muted = true;
   film.preload = "metadata";
-  const show = (name) => address(`/api/runs/${each.id}/${name}`).then((found) => (film.src = found));
-  show("edited.mp4");
+  const play = (name) => show(film, `/api/runs/${each.id}/${name}`);
+  film.addEventListener("seen", () => play("edited.mp4"), { once: true });
+  seen.observe(film);
   const beside = button("Beside the source", () => {
     const was = beside.getAttribute("aria-pressed") === "true";
     beside.setAttribute("aria-pressed", String(!was));
-    show(was ? "edited.mp4" : "comparison.mp4");
+    play(was ? "edited.mp4" : "comparison.mp4");
   }, `Show the result of run ${each.id} beside the source`);
   beside.setAttribute("aria-pressed", "false");
   const use = button("Use as source", () => run("use_result", { run: each.id }), `Use the result of run ${each.id} as source`);
-  const copy = button("Copy command", () => copied(each.command), `Copy the command line of run ${each.id}`);
-  made.append(make("small", { text: `took ${clock(each.seconds)}` }), beside, use, copy, film);
+  const copy = each.command ? button("Copy command", () => copied(each.command), `Copy the command line of run ${each.id}`) : "";
+  const took = each.seconds === null || each.seconds === undefined ? "" : `took ${clock(each.seconds)}`;
+  made.append(make("small", { text: took }), beside, use, copy, film);
 }
 
 /** Copy a text, or show it where the browser lets nobody copy. */
@@ -151,12 +170,23 @@ function copied(text) {
 
 // --- what came from what ---
 
+let asking = false;
+let stale = false; // something changed since the tree was asked for
+
 async function tree() {
-  const found = await ask("/api/tree").catch(() => []);
+  stale = true;
+  if (asking) return;
+  asking = true;
+  let found = [];
+  while (stale) {
+    stale = false;
+    found = await ask("/api/tree").catch(() => []);
+  }
+  asking = false;
   const items = found.map((node) => {
     const drift = node.drift === null || node.drift === undefined ? "" : `, ${node.drift.toFixed(1)} dB like the first source where no edit was`;
-    const text = node.kind === "clip" ? node.label : `run ${node.run}: ${node.label}; ${node.checkpoint}, seed ${node.seed}${node.prompt ? `, “${node.prompt}”` : ""}${drift}`;
-    const item = make("li", { style: "" }, make("span", { class: "name", text }));
+    const text = node.kind === "clip" ? node.label : `run ${node.run}: ${node.label}; ${node.checkpoint}${node.seed === null ? "" : `, seed ${node.seed}`}${node.prompt ? `, “${node.prompt}”` : ""}${drift}`;
+    const item = make("li", {}, make("span", { class: "name", text }));
     item.style.paddingInlineStart = `${node.depth}rem`;
     if (node.is_open) item.setAttribute("aria-current", "true");
     else if (node.state === "done") item.append(button("Use", () => run("use_result", { run: node.run }), `Use run ${node.run}`));
@@ -197,10 +227,11 @@ $("run").addEventListener("click", async () => {
 });
 $("dice").addEventListener("click", () => {
   $("seeds").value = [$("seeds").value.trim(), crypto.getRandomValues(new Uint32Array(1))[0] % 100_000].filter((each) => each !== "").join(", ");
+  later();
 });
 $("line-go").addEventListener("click", () => order("/api/line/go_on"));
 $("line-clear").addEventListener("click", () => order("/api/line/clear"));
-for (const id of ["checkpoint", "num-steps", "guidance"]) $(id).addEventListener("input", later);
+for (const id of ["checkpoint", "seeds", "num-steps", "guidance"]) $(id).addEventListener("input", later);
 
 whenChanged((before) => {
   const of = ({ clip, project }) => [project.clip, clip?.frames, project.points.length > 0, project.points.length > 20].join();

@@ -1,6 +1,6 @@
 // What the page knows of the session, and how it sends commands. `state` is the session's, `view` this tab's own.
 
-import { request } from "./transport.js";
+import { ONCE, isNotebook, request } from "./transport.js";
 
 export const $ = (id) => document.getElementById(id);
 
@@ -39,21 +39,33 @@ export async function ask(path, options = {}) {
   return found;
 }
 
-let gone = 0; // requests that wait for an answer
+const PATIENCE = 10_000; // in a notebook nothing fails while a cell is at work: milliseconds until that is told
+const late = new Set(); // requests that wait for an answer
+
+function wait(asked, is) {
+  if (is) late.add(asked);
+  else late.delete(asked);
+  $("gone").hidden = late.size === 0;
+}
 
 async function reach(path, options) {
-  for (let wait = 500; ; wait = Math.min(2 * wait, 8000)) {
-    try {
-      return await request(path, options);
-    } catch (error) {
-      if (options.body instanceof Blob) throw new Error(`the editor does not take the file (${error.message}): is it still running, and the file not too large?`);
-      gone += 1;
-      $("gone").hidden = false;
-      await new Promise((done) => setTimeout(done, wait));
-      gone -= 1;
-    } finally {
-      $("gone").hidden = gone === 0;
+  // An answer may get lost behind the work: what is sent again is not to be done again.
+  const id = options.method === "POST" ? { [ONCE]: `${Date.now()}-${Math.random()}` } : {};
+  const asked = { ...options, headers: { ...options.headers, ...id } };
+  const timer = isNotebook ? setTimeout(() => wait(asked, true), PATIENCE) : 0;
+  try {
+    for (let pause = 500; ; pause = Math.min(2 * pause, 8000)) {
+      try {
+        return await request(path, asked);
+      } catch (error) {
+        if (options.body instanceof Blob) throw new Error(`the editor does not take the file (${error.message}): is it still running, and the file not too large?`);
+        wait(asked, true);
+        await new Promise((done) => setTimeout(done, pause));
+      }
     }
+  } finally {
+    clearTimeout(timer);
+    wait(asked, false);
   }
 }
 
@@ -136,6 +148,25 @@ export function take(next) {
   const kept = chosen();
   if (kept.length < view.chosen.size) choose(kept);
   for (const work of listeners) work(before);
+}
+
+// --- what this browser remembers ---
+
+const own = new Map(); // where the browser lets nobody keep anything, as in a notebook's frame: until the page goes
+
+export function remember(name, value) {
+  own.set(name, value);
+  try {
+    localStorage.setItem(name, value);
+  } catch {} // `own` has it
+}
+
+export function remembered(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return own.get(name) ?? null;
+  }
 }
 
 // --- elements ---

@@ -2,6 +2,7 @@
 
 import { about } from "./operations.js";
 import { $, button, isChosen, make, refill, run, state, tell, toast, view } from "./session.js";
+import { show } from "./transport.js";
 
 const MOST = 12; // lanes: of more points, those that are edited, and the selected one
 let page = { go: () => {}, select: () => {}, undo: () => {} };
@@ -228,6 +229,6 @@ export function range() {
 /** Show small frames of the clip above the lanes. */
 export function showStrip() {
   const strip = $("filmstrip");
-  strip.src = `/api/filmstrip?clip=${encodeURIComponent(state.project.clip)}`;
+  show(strip, `/api/filmstrip?clip=${encodeURIComponent(state.project.clip)}`);
   strip.onclick = (event) => page.go(Math.floor((event.offsetX / strip.clientWidth) * state.clip.frames));
 }

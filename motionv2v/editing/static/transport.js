@@ -4,6 +4,8 @@
 // message to the session in the kernel and returns its answer: Colab's invokeFunction, or a widget's messages. Both
 // carry json of bounded size, so that bytes go as base64, in parts.
 
+/** The header of a request that may come twice and is to be done once: an answer that got lost is given again. */
+export const ONCE = "X-Once";
 const PART = 384 * 1024; // bytes of a part; a multiple of 3, so that parts of base64 can be joined
 
 const invoke = (() => {
@@ -22,7 +24,7 @@ export async function request(path, options = {}) {
   return invoke ? ask(path, options) : fetch(path, options);
 }
 
-async function ask(path, { method = "GET", body = null } = {}) {
+async function ask(path, { method = "GET", body = null, headers = {} } = {}) {
   let upload = null;
   if (body !== null) {
     const content = new Uint8Array(await new Response(body).arrayBuffer());
@@ -35,12 +37,13 @@ async function ask(path, { method = "GET", body = null } = {}) {
       from += PART;
     } while (from < content.length);
   }
-  const answer = await invoke({ do: "ask", method, path, upload });
+  const answer = await invoke({ do: "ask", method, path, upload, once: headers[ONCE] });
   const parts = [fromBase64(answer.data)];
   let size = parts[0].length;
   while (size < answer.size) {
-    const { data } = await invoke({ do: "more", answer: answer.answer, from: size });
-    parts.push(fromBase64(data));
+    const part = await invoke({ do: "more", answer: answer.answer, from: size });
+    if (part.status) return response(part, [fromBase64(part.data)]); // it is no longer kept
+    parts.push(fromBase64(part.data));
     size += parts[parts.length - 1].length;
   }
   return response(answer, parts);
@@ -56,11 +59,28 @@ function toBase64(bytes) {
 
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-/** Turn a path into an address that an element can show: its own, or of the content, fetched once. */
-export async function address(path) {
+/** Turn a path into an address that an element can show: its own, or of the content; "" where there is none. */
+async function address(path) {
   if (!invoke) return path;
-  const answer = await request(path);
-  return answer.ok ? URL.createObjectURL(await answer.blob()) : path;
+  const answer = await request(path).catch(() => null);
+  return answer?.ok ? URL.createObjectURL(await answer.blob()) : "";
+}
+
+const revoke = (found) => found.startsWith("blob:") && URL.revokeObjectURL(found);
+
+/** Let a picture or a film show what lies at a path, in place of what it showed. */
+export async function show(element, path) {
+  element.dataset.shows = path;
+  const found = await address(path);
+  if (element.dataset.shows !== path) return revoke(found); // something else was asked for meanwhile
+  revoke(element.src);
+  if (found) element.src = found;
+}
+
+/** Let go of what an element shows, for it goes itself. */
+export function drop(element) {
+  element.dataset.shows = "";
+  revoke(element.src);
 }
 
 /** Give the person a file of the session; returns what was adapted in it. Throws an Error that says why there is none. */
