@@ -107,6 +107,28 @@ def test_messages_that_are_none_are_refused_and_leave_nothing(bridge, session, m
     assert len(bridge._uploads) == notebook.MOST_OPEN
 
 
+def test_whatever_goes_wrong_is_an_answer(bridge, monkeypatch):
+    def full(*given):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bridge, "_take", full)
+        answer = bridge.call({"do": "part", "upload": "a", "data": ""})
+    assert answer["status"] == 503 and "OSError" in json.loads(base64.b64decode(answer["data"]))["error"]
+    gone = bridge.call({"do": "more", "answer": "x", "from": 0})
+    assert gone["status"] == 400 and "no longer kept" in json.loads(base64.b64decode(gone["data"]))["error"]
+
+
+def test_a_message_that_comes_again_is_done_once(bridge, session):
+    command = json.dumps({"do": "add_point", "frame": 0, "x": X, "y": Y, "base": session.revision}).encode()
+    for _ in range(2):
+        data = base64.b64encode(command).decode()
+        bridge.call({"do": "part", "upload": "u", "data": data})
+        asked = {"do": "ask", "method": "POST", "path": "/api/do", "upload": "u", "once": "one"}
+        assert bridge.call(asked)["status"] == 200
+    assert len(session.project["points"]) == 1
+
+
 def test_the_document_needs_nothing_else():
     page = notebook.document()
     assert "/static/" not in page and "motionv2v/editor.js" in page
@@ -173,6 +195,7 @@ def use(page, session, tmp_path):
     np.testing.assert_allclose(session.target().xy[0, 4], (x, y + 20), atol=1)
     page.button("Run at full size").click()
     page.says("runs", "took", 120)
+    page.main.locator("#runs video").scroll_into_view_if_needed()
     page.wait("document.querySelector('#runs video').src.startsWith('blob:')")
     page.wait("document.querySelector('#runs video').readyState >= 1")
     page.download(lambda: page.main.get_by_role("link", name="Save project").click()).save_as(tmp_path / "a.mv2v")

@@ -136,8 +136,30 @@ def test_two_tabs_lose_nothing(browser, session, address):
     first.button("Load it").click()
     first.wait("document.getElementById('prompt').value === 'mine'")
     assert session.project["prompt"] == "mine"
-    assert [error for error in first.errors + second.errors if "409" not in error] == []
+    session.set(prompt="of another")
+    first.button("Undo", exact=True).click()
+    first.button("Keep mine as a copy").click()
+    first.says("hint", "Yours is kept as square-copy-2.mv2v")
+    assert session.project["prompt"] == "of another"
+    session.set(prompt="of a third")
+    first.button("Undo", exact=True).click()
+    first.page.route("**/api/copy", lambda route: route.fulfill(status=503, json={"error": "the disk is full"}))
+    first.button("Keep mine as a copy").click()
+    first.says("error", "the disk is full")
+    assert first.button("Keep mine as a copy").is_visible(), "what can still be done stays there"
+    found = first.errors + second.errors
+    assert [error for error in found if "409" not in error and "503" not in error] == []
     first.context.close()
+
+
+def test_the_page_keeps_its_own_policy(browser, session, address):
+    context, found = browser.new_context(), []
+    page = context.new_page()
+    page.on("console", lambda said: found.append(said.text) if said.type == "error" else None)
+    page.goto(address)
+    page.locator("#tree li").first.wait_for(state="attached")
+    assert found == []
+    context.close()
 
 
 def test_what_is_done_while_the_editor_is_gone_is_done_when_it_is_back(browser, session, address):

@@ -56,6 +56,19 @@ def test_without_the_token_nothing_is_given(app):
     assert "HttpOnly" in cookie and "samesite=strict" in cookie.lower()
 
 
+def test_a_command_that_comes_again_is_done_once(client, app):
+    session, command = app.state.session, {"do": "add_point", "frame": 0, "x": X, "y": Y, "base": 1}
+    headers = ORIGIN | {"x-once": "one"}
+    answers = [client.post("/api/do", json=command, headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert answers[0].json() == answers[1].json() == answers[2].json()
+    assert len(session.project["points"]) == 1
+    other = client.post("/api/do", json=command, headers=ORIGIN | {"x-once": "two"})
+    assert other.status_code == 409, "another command is another, and late"
+    stranger = client.post("/api/do", json=command, headers={"x-once": "one"})
+    assert stranger.status_code == 403, "who is let in is asked before"
+
+
 def test_commands_of_other_sites_are_refused(client):
     for headers in (
         {},
