@@ -6,6 +6,7 @@ Scalars of a step go to `workdir/metrics.jsonl` ({"step": .., "loss": ..} one ob
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -46,7 +47,8 @@ class MetricsWriter:
         self._file.write(json.dumps({"step": step, **{k: float(v) for k, v in scalars.items()}}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
-            self._board.add_scalar(name, float(value), step)
+            if math.isfinite(value):  # a probe says NaN of what its few scenes do not show
+                self._board.add_scalar(name, float(value), step)
 
     def close(self) -> None:
         """Write out what is buffered and close the files."""

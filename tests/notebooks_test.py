@@ -126,6 +126,17 @@ def test_editor_runs(quick, tmp_path):
     assert {"project.json", "edit.json", "runs"} <= {path.name for path in quick.iterdir()}
 
 
+@pytest.mark.slow
+def test_train_tiny_runs(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOTIONV2V_STEPS", "4")
+    monkeypatch.setenv("MOTIONV2V_TRAINING_PAIRS", "512")
+    done = execute(FOLDER / "train_tiny.ipynb", tmp_path)
+    # A pair, the curve of the loss, an edit; the probe.
+    assert len(pictures(done)) == 3 and players(done) == 1
+    assert "4 steps, " in printed(done) and "\nthis branch " in printed(done)
+    assert (quick / "train_tiny" / "model" / "model.safetensors").is_file()
+
+
 def test_all_rows_of_the_evaluation_are_scored_on_the_same_points():
     """Every score in the notebook counts the points that the tracker follows on the truth, as the benchmark does."""
     manager, sources = TransformerManager(), code_cells(read(FOLDER / "evaluate_checkpoint.ipynb"))

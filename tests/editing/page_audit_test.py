@@ -150,6 +150,8 @@ def shoot(session, page, place, name, path):
         page.says("runs", "took", 300)
         page.button("Show the result of run 1 beside the source").click()
         page.wait("document.querySelector('#runs video').readyState >= 2")
+    canvas = "document.getElementById('draft')"
+    page.wait(f"{canvas}.width && {canvas}.getContext('2d').getImageData(20, 20, 1, 1).data[0] > 30")
     page.page.wait_for_timeout(3000)
     with Image.open(io.BytesIO(page.page.screenshot())) as picture:
         picture.convert("RGB").save(path, "WEBP", quality=60, method=6)

@@ -239,7 +239,7 @@ def test_thirty_bad_inputs_are_sentences_within_two_seconds(session, address, tm
         assert len(said) > 15 and "\n" not in said and "Error" not in said and "object at" not in said, (name, said)
     real = session._save
     monkeypatch.setattr(
-        session, "_save", lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+        session, "_save", lambda *event: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
     )
     status, content = client.do(do="set", prompt="x")
     assert status == 503 and "No space left on device" in json.loads(content)["error"]
