@@ -289,7 +289,8 @@ def _settled(file: Found, said: str | None) -> str:
     if file.activation is None and said is None:
         raise ConvertError(
             f"{file.source} may be OpenAI's CLIP {file.net} or another training of it, which differ in their "
-            "activation: say which, quick_gelu (OpenAI's) or gelu (LAION's and DataComp's)"
+            "activation: say which, as its config has it: quick_gelu (OpenAI's, and open_clip's models of that "
+            "name) or gelu"
         )
     if None not in (file.activation, said) and file.activation != said:
         raise ConvertError(f"{file.source} takes the activation {file.activation}, not {said}")

@@ -239,7 +239,8 @@ def kept(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, float]
     found = {}
     for name, outside in (("kept_psnr", ~truth.item.mask()), ("kept_psnr_8", ~near)):
         error = float(errors[outside].mean()) if outside.any() else float("nan")
-        found[name] = PSNR_MOST if error == 0 else min(PSNR_MOST, -10 * float(np.log10(error)))
+        # NaN stays NaN: `min` would answer with the most.
+        found[name] = PSNR_MOST if error == 0 else float(np.minimum(PSNR_MOST, -10 * np.log10(error)))
     return found
 
 
@@ -307,9 +308,9 @@ class Group(NamedTuple):
 GROUPS = {
     "pictures": Group(1, pictures),
     "tracks": Group(1, tracks),
-    "objects": Group(1, trajectories.measure),
+    "objects": Group(2, trajectories.measure),
     "fidelity": Group(1, fidelity),
-    "kept": Group(1, kept),
+    "kept": Group(2, kept),
     "motion": Group(1, motion),
     "lpips": Group(1, appearance),
     "clip": Group(clip_scores.VERSION, clip_scores.measure),

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motionv2v import tracks
+from motionv2v import tracks, video
 from motionv2v.editing import inputs
 from motionv2v.evaluation import footage
 from motionv2v.evaluation.footage import Found
@@ -81,6 +81,11 @@ def _revideo(each: Found, settings: dict[str, Any], tracker: Any) -> tuple[dict,
         raise ValueError("has no folder of an edit")
     first, mask = (inputs.read_image(each.edit / name) for name in ("first.png", "mask.png"))
     paths = tracks.load(each.edit / "tracks.npz")
+    shape = inputs.read_image(footage.pictures_in(each.path)[0]).shape if each.path.is_dir() else None
+    height, width = shape[:2] if shape else video.measure(each.path)[1]
+    if first.shape[:2] != (height, width):  # another cut of it would be compared
+        was = f"{first.shape[1]}x{first.shape[0]}"
+        raise ValueError(f"first.png has {was} pixels and the video {width}x{height}, expected as many")
     if mask.shape != first.shape:
         sizes = (f"{picture.shape[1]}x{picture.shape[0]}" for picture in (mask, first))
         raise ValueError("mask.png has {} pixels and first.png {}, expected as many".format(*sizes))

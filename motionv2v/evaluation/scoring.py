@@ -157,7 +157,8 @@ def score(
     rows = _references(found, draws) + _methods(Path(outputs), found, out)
     methods = [row for row in rows if not row.is_reference]
     common = [item for item in found.items if all(item.id not in row.missing for row in methods)]
-    few = {name: sets.obstacle(name, len(common), found.settings["frames"]) for name in chosen if name in SETS}
+    distinct = len({item.video_sha256 for item in common})  # items may share a video, and differ in their prompts
+    few = {name: sets.obstacle(name, distinct, found.settings["frames"]) for name in chosen if name in SETS}
     lacking = {name: why for name, why in few.items() if why}
     groups = {name: METRICS[name].group for name in chosen if name not in lacking}
     options = {"net": net, "clip_net": clip_net, "clip_activation": clip_activation, "i3d_source": i3d_source}
@@ -180,7 +181,7 @@ def score(
         raise ValueError(f"the methods have no item of {of} in common: {'; '.join(without)}")
     for row in rows:
         row.scores = {name: values for name, values in row.scores.items() if name in ids}
-    values, about = bench.sets.distances(kind.true, [row.name for row in rows], ids)
+    values, about = bench.sets.distances(kind.true, [row.name for row in rows], ids, tuple(REFERENCES))
     for row in rows:
         row.sets = {metric: (value, about[metric].rows) for metric, value in values[row.name].items()}
     words = {group: network.words for group, network in loaded.items()}

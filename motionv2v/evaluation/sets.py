@@ -122,7 +122,7 @@ def features(name: str, network: Any, frames: UInt8[np.ndarray, "T H W 3"]) -> R
     return inception.frame_features(network.module, network.params, frames, how.resize)
 
 
-def distance(metric: str, made: Rows, true: Rows, notify: Callable[[str], None]) -> float:
+def distance(metric: str, made: Rows, true: Float[np.ndarray, "N F"], notify: Callable[[str], None]) -> float:
     """Return a metric of two sets of features; `notify` is called as `distances.frechet` does."""
     if divisor := SETS[metric].divisor:
         return distances.frechet(made, true, divisor, notify=notify)
@@ -152,6 +152,7 @@ class Comparison:
         self._metrics, self._networks, self._folder, self._shape = metrics, networks, folder, shape
         self.names = list(dict.fromkeys(SETS[metric].features for metric in metrics))
         self._rows: dict[tuple[str, str, str], Rows] = {}
+        self._digests: dict[tuple[str, str], str] = {}
 
     def take(self, row: str, item: str, name: str, digest: str, read: Callable[[], tuple[Any, list[str]]]) -> list[str]:
         """Take a video's features into a row's set, and return the notes on how it was altered.
@@ -160,6 +161,7 @@ class Comparison:
             name: one of `names`. digest: the SHA-256 of the video. read: returns frames and notes; called where nothing
                 is kept.
         """
+        self._digests[row, item] = digest
         how = FEATURES[name]
         network = self._networks[how.network]
         told = json.dumps([name, how, network.digest, digest, self._shape])
@@ -177,19 +179,25 @@ class Comparison:
         return notes
 
     def distances(
-        self, true: str, rows: Sequence[str], items: Sequence[str]
+        self, true: str, rows: Sequence[str], items: Sequence[str], references: Sequence[str] = ()
     ) -> tuple[dict[str, dict[str, float]], dict[str, About]]:
         """Compare rows with the row of the true videos; return {row: {metric: value}} and what stands beside them.
 
+        A video that several items have, for they differ in their prompts, counts once in the true row and in
+        `references`: copies of it would stand on both sides of the floor, and beside one another in the kernel's sums.
         Of a metric that is not to be had of so few items there is no value, and `About.notes` says why.
         """
         values: dict[str, dict[str, float]] = {row: {} for row in rows}
         about = {}
         for metric in self._metrics:
             name = SETS[metric].features
-            sets = {row: [self._rows[row, item, name] for item in items] for row in {true, *rows}}
+            distinct = list({self._digests[true, item]: item for item in items}.values())
+            sets = {
+                row: [self._rows[row, item, name] for item in (distinct if row in {true, *references} else items)]
+                for row in {true, *rows}
+            }
             count, heard = sum(map(len, sets[true])), []
-            if why := obstacle(metric, len(items), self._shape[0]):
+            if why := obstacle(metric, len(distinct), self._shape[0]):
                 about[metric] = About(count, math.nan, (why,))
                 continue
             for row in rows:

@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from motionv2v import files, video
+from motionv2v import figures, files, video
 from motionv2v.evaluation import scoring, suite
+from motionv2v.typing import UInt8
 
 QUESTIONS = {
     "content": "Which one keeps the content of the first video better?",
@@ -32,6 +33,7 @@ QUESTIONS = {
     "overall": "Which one is better overall?",
 }
 SIDES = ("left", "right")
+_TITLES = {"given": "first video", "wanted": "wanted motion", "left": "left", "right": "right"}
 _COLUMNS = ("sheet", "pair", "question", "answer")
 _Z = 1.959964
 """Standard deviations of a 95 % interval."""
@@ -107,8 +109,8 @@ def make(
     with files.partial_folder(out) as unfinished:
         for number, (item, two) in enumerate(trials, 1):
             sides = two if rng.random() < 0.5 else two[::-1]
-            name, place = f"{number:03d}", unfinished / "sheet" / "videos"
-            shown = {"given": item.source()}
+            name, place = f"p{number:03d}", unfinished / "sheet" / "videos"
+            shown = {"given": item.source()} | _wanted(item)
             for side, folder in zip(SIDES, sides, strict=True):
                 path = scoring.find_output(folder, item.id)
                 shown[side] = scoring.read(path, *shape)[0]  # type: ignore[arg-type]
@@ -116,12 +118,24 @@ def make(
                 video.write(place / f"{name}_{part}.mp4", frames, item.fps, notify=lambda line: None)
             pairs[name] = {"item": item.id, **{s: f.name for s, f in zip(SIDES, sides, strict=True)}}
         content = {"suite": found.folder.name, "seed": seed, "methods": names, "pairs": pairs}
-        sheet = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+        # Names begin with letters: programs for tables make numbers of others.
+        sheet = "s" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
         files.write(unfinished / "key.json", json.dumps({"sheet": sheet, **content}, indent=1) + "\n")
-        prompts = {name: item.prompt for name, (item, _) in zip(pairs, trials, strict=True)}
-        files.write(unfinished / "sheet" / "index.html", _page(sheet, prompts))
+        shown = {
+            name: (item.prompt, "target_tracks.npz" in item.files)
+            for name, (item, _) in zip(pairs, trials, strict=True)
+        }
+        files.write(unfinished / "sheet" / "index.html", _page(sheet, shown))
         files.write(unfinished / "sheet" / "answers.csv", _empty(sheet, pairs))
     return len(pairs)
+
+
+def _wanted(item: suite.Item) -> dict[str, UInt8[np.ndarray, "T H W 3"]]:
+    """Draw the motion that a video shall have, paths over its first frame; nothing where it is the first video's."""
+    if "target_tracks.npz" not in item.files:
+        return {}
+    wanted = item.target_tracks()
+    return {"wanted": figures.draw_tracks(np.repeat(item.first()[None], wanted.xy.shape[1], axis=0), wanted)}
 
 
 def read(out: str | Path, answers: Sequence[str | Path]) -> list[Share]:
@@ -170,7 +184,8 @@ def markdown(shares: Sequence[Share]) -> str:
 def _answers(path: Path, sheet: str, pairs: dict[str, dict[str, str]]) -> list[tuple[str, str, str]]:
     """Read one person's answers: (pair, question, side)."""
     try:
-        table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        text = path.read_text(encoding="utf-8-sig")
+        table = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in text.partition("\n")[0] else ",")
         rows = list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read ({error})") from None
@@ -198,13 +213,15 @@ def _empty(sheet: str, pairs: Sequence[str] | dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _page(sheet: str, prompts: dict[str, str]) -> str:
+def _page(sheet: str, pairs: dict[str, tuple[str, bool]]) -> str:
+    """Lay out the sheet: of each pair its prompt, and whether a video shows the wanted motion."""
     parts = []
-    for pair, prompt in prompts.items():
+    for pair, (prompt, has_wanted) in pairs.items():
         shown = "".join(
             f'<figure><video controls muted loop playsinline preload="metadata" src="videos/{pair}_{part}.mp4"></video>'
             f"<figcaption>{title}</figcaption></figure>"
-            for part, title in (("given", "first video"), ("left", "left"), ("right", "right"))
+            for part, title in _TITLES.items()
+            if has_wanted or part != "wanted"
         )
         asked = "".join(
             f'<fieldset data-pair="{pair}" data-question="{question}">{words} '

@@ -170,6 +170,11 @@ def load(folder: str | Path) -> Suite:
         raise ValueError(f"{folder}: building it was interrupted; the same build again goes on")
     made = {name: record for name, record in manifest["items"].items() if "reason" not in record}
     for name, record in made.items():
+        # Suites are handed around: nothing outside their folder is read or written by what a manifest says.
+        if strange := [
+            word for word in (name, *record["files"]) if word in ("", ".", "..") or set(word) & set("/\\\0")
+        ]:
+            raise ValueError(f"{folder / MANIFEST} names {strange[0]!r}, which is no name of a file")
         if (wrong := _wrong_file(folder / "items" / name, record)) is not None:
             raise ValueError(f"{wrong} is not what {folder / MANIFEST} says; the same build again makes it anew")
     left_out = {name: record["reason"] for name, record in manifest["items"].items() if "reason" in record}

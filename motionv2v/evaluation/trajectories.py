@@ -5,7 +5,8 @@
     bg_obj_ctd      mean over the frames after the first of how differently the background and what was moved are
                     displaced since the first frame (Time-to-Move); small where the background is dragged along. Which
                     displacement is meant, from the first frame or from the one before, the paper leaves open
-    objmc           mean distance over all points and frames, hidden ones as well (DragAnything)
+    objmc           mean distance over all points and frames, hidden ones as well (DragAnything); of points that the
+                    first frame shows, as bg_obj_ctd, from where they are followed
 
 A thing is a point here, for a suite has no masks. Background are those points of a grid of 16x16 in the first frame
 that are far (`AWAY`) from all points that were edited. Of positions that a tracker has lost its last guess counts.
@@ -17,7 +18,6 @@ import numpy as np
 
 from motionv2v import metrics
 from motionv2v.evaluation import retracked
-from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float, UInt8
 
 GRID = 16
@@ -29,18 +29,22 @@ def measure(frames: UInt8[np.ndarray, "T H W 3"], truth: Any) -> dict[str, float
     """Track a video's points and its background, of a `measures.Truth`; NaN where there are none that count."""
     wanted, usable, moved = truth.tracks, truth.usable, truth.edited
     found, counted = retracked.follow(frames, wanted, truth.tracker)
-    where = Tracks(np.asarray(found.xy)[usable], np.asarray(found.visible)[usable])
-    scores = {
-        "ctd": ctd(where.xy, wanted.xy[usable], counted[usable]),
-        "objmc": objmc(where.xy, wanted.xy[usable]),
-        "bg_obj_ctd": float("nan"),
-    }
-    grid = background(wanted.xy[moved, 0], frames.shape[1:3])
-    if moved.any() and len(grid):
-        queries = np.insert(grid, 0, 0, axis=1).astype(np.float32)
-        behind = np.asarray(truth.tracker.track(frames, queries).xy)
-        scores["bg_obj_ctd"] = bg_obj_ctd(behind, np.asarray(found.xy)[moved])
-    return scores
+    scores = {"ctd": ctd(np.asarray(found.xy)[usable], wanted.xy[usable], counted[usable])}
+    # The other two are of whole paths from the first frame on: `follow` begins a point where it is seen longest.
+    begun = usable & np.asarray(wanted.visible)[:, 0]
+    followed = _from_first(frames, wanted.xy[begun, 0], truth.tracker)
+    scores["objmc"] = objmc(followed, wanted.xy[begun]) if begun.any() else float("nan")
+    things = followed[np.asarray(moved)[begun]]
+    grid = background(wanted.xy[np.asarray(moved) & begun, 0], frames.shape[1:3])
+    apart = bg_obj_ctd(_from_first(frames, grid, truth.tracker), things) if len(things) and len(grid) else float("nan")
+    return {**scores, "bg_obj_ctd": apart}
+
+
+def _from_first(frames, places, tracker):
+    """Follow places [N 2] of the first frame; positions [N T 2]."""
+    if not len(places):
+        return np.zeros((0, len(frames), 2), np.float32)
+    return np.asarray(tracker.track(frames, np.insert(places, 0, 0, axis=1).astype(np.float32)).xy)
 
 
 def ctd(

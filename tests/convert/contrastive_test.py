@@ -77,7 +77,7 @@ def test_what_is_missing_is_named_with_its_place_and_licence(tmp_path):
 def test_the_activation_is_told_or_must_be_said(tmp_path):
     """Nothing in a file tells OpenAI's training from LAION's."""
     save_file(random_arrays(), tmp_path / "model.safetensors")
-    assert "differ in their activation: say which, quick_gelu (OpenAI's) or gelu" in refusal(tmp_path)
+    assert "differ in their activation: say which, as its config has it: quick_gelu (OpenAI's" in refusal(tmp_path)
     assert contrastive.find(tmp_path, "tiny", "quick_gelu").activation == "quick_gelu"
     config(tmp_path)
     assert contrastive.find(tmp_path, "tiny").activation == "quick_gelu", "transformers' default"

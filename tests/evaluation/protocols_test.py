@@ -78,7 +78,7 @@ def edit_of(folder, name, frames):
     (folder / name / "prompt.txt").write_text("a red box\n")
 
 
-def test_what_lies_outside_of_an_edit_should_stay(videos, tmp_path):
+def test_what_lies_outside_of_an_edit_should_stay(videos, tmp_path, monkeypatch):
     frames = draw(STEPS["right"])[:FRAMES]
     edit_of(tmp_path / "edits", "right", frames)
     made = suite.build("revideo", videos, tmp_path / "suite", **OPTIONS, edits=tmp_path / "edits")
@@ -104,6 +104,9 @@ def test_what_lies_outside_of_an_edit_should_stay(videos, tmp_path):
     assert psnr["near"] == pytest.approx(-10 * np.log10(share * (64 / 255) ** 2), abs=1e-6) and far["near"] == 100
     assert psnr["held"] < 30 and values(scores, "flicker")["held"] == 1
     assert report.write(scores, tmp_path / "scores") == tmp_path / "scores"
+    monkeypatch.setattr(suite.Item, "mask", lambda self: np.ones(SIZE, bool))
+    whole = scoring.score(made.folder, tmp_path / "outputs", ["kept_psnr", "kept_psnr_8"], out=tmp_path / "whole")
+    assert all(np.isnan(value) for name in whole.metrics for value in values(whole, name).values()), "nothing is kept"
     edit_of(tmp_path / "edits", "right", textured(np.random.default_rng(0), SIZE)[None])
     (again,) = suite.build("revideo", videos, tmp_path / "suite", **OPTIONS, edits=tmp_path / "edits").items
     assert again.files["first.png"] != item.files["first.png"], "another edit is another item"
@@ -136,5 +139,7 @@ def test_edits_that_do_not_fit_are_told(videos, tmp_path):
     edit_of(tmp_path / "edits", "right", frames)
     tracks.save(tmp_path / "edits" / "right" / "tracks.npz", Tracks(np.zeros((1, 2, 2)), np.ones((1, 2), bool)))
     edit_of(tmp_path / "edits", "left", draw(STEPS["left"])[:FRAMES])
+    edit_of(tmp_path / "edits", "down", np.repeat(draw(STEPS["down"])[:FRAMES], 2, axis=2))
     made = suite.build("revideo", videos, tmp_path / "suite2", **OPTIONS, edits=tmp_path / "edits")
+    assert made.left_out["down"] == "first.png has 192x64 pixels and the video 96x64, expected as many"
     assert made.left_out["right"] == "tracks.npz has 2 frames, expected at least 5"

@@ -119,8 +119,9 @@ def test_a_second_run_reads_what_is_kept(built, outputs, monkeypatch):
     monkeypatch.setattr(draft, "render", lambda *of, **more: tracked.append(1) or render(*of, **more))
     first = scoring.score(built.folder, outputs)
     # Of each item: the points that count; the rows of reference and two methods, of which two equal rows of reference,
-    # whose files differ, each with its points, and these again and the background; and a draft is drawn.
-    assert len(tracked) == 3 * (1 + 3 * (4 + 2) + 1) and len(written) == 3 * 6
+    # whose files differ, each with its points, and these again, once from the first frame on, and the background; and a
+    # draft is drawn.
+    assert len(tracked) == 3 * (1 + 4 * (4 + 2) + 1) and len(written) == 3 * 6
     tracked.clear()
     written.clear()
     second = scoring.score(built.folder, outputs)
@@ -130,7 +131,7 @@ def test_a_second_run_reads_what_is_kept(built, outputs, monkeypatch):
     changed[0, 0, 0] ^= 255
     save(outputs / "copies", "left", changed)
     third = scoring.score(built.folder, outputs, draws=False)
-    assert len(tracked) == 3 and len(written) == 1 and written[0].parent.parts[-2:] == ("copies", "left")
+    assert len(tracked) == 4 and len(written) == 1 and written[0].parent.parts[-2:] == ("copies", "left")
     assert len(list(written[0].parent.iterdir())) == 1, "what it showed before is gone"
     assert values(third, "psnr")["copies"] > values(first, "psnr")["copies"]
     tracked.clear()

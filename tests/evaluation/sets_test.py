@@ -151,6 +151,25 @@ def test_features_are_kept_by_video_and_network(built, weights, seen, tmp_path):
     assert again.rows[-1].mean("fid_tf")[0] > 0
 
 
+def test_a_true_video_of_several_items_counts_once(tmp_path, monkeypatch):
+    """Copies of it, one for each prompt, would lie on both sides of the floor."""
+    monkeypatch.setattr(sets, "features", lambda name, network, frames: frames)
+    comparison = sets.Comparison(["fid_pytorch"], {"inception": networks.Loaded(None, "", "")}, tmp_path, (4, (32, 32)))
+    (name,), rng = comparison.names, np.random.default_rng(0)
+    videos = {row: rng.normal(size=(10, 4, 8)).astype(np.float32) for row in ("target", "made")}
+    items = [f"{number}-{prompt}" for number in range(10) for prompt in range(3)]
+    for item in items:
+        for row, shown in videos.items():
+            number = int(item[0])
+            comparison.take(row, item, name, f"{row} {number}", lambda rows=shown[number]: (rows, []))
+    values, about = comparison.distances("target", ["target", "made"], items)
+    assert about["fid_pytorch"].rows == 40
+    assert about["fid_pytorch"].floor == sets.floor("fid_pytorch", list(videos["target"]))
+    made = np.repeat(videos["made"], 3, axis=0).reshape(-1, 8)
+    expected = distances.frechet(made, videos["target"].reshape(-1, 8), "n-1", notify=str)
+    assert values["made"]["fid_pytorch"] == pytest.approx(expected)
+
+
 def test_few_clips_are_refused_and_the_rest_is_measured(built, weights, seen, tmp_path):
     folder = outputs(built, tmp_path, count=7)
     scores = score(built, folder, ["l2", "fvd_tf", "fid_pytorch"], weights)

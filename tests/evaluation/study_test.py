@@ -60,6 +60,7 @@ def test_a_sheet_shows_pairs_and_does_not_say_whose(built, tmp_path):
         assert not path.is_file() or not re.search(rb"bright|dark|key\.json", path.read_bytes()), path
     assert "http" not in page and page.count("<section>") == 3
     assert set(re.findall(r'src="([^"]*)"', page)) == {f"videos/{p.name}" for p in (sheet / "videos").iterdir()}
+    assert {f"{name}_wanted.mp4" for name in key["pairs"]} <= {path.name for path in (sheet / "videos").iterdir()}
     lines = (sheet / "answers.csv").read_text().splitlines()
     assert lines[0] == "sheet,pair,question,answer" and len(lines) == 1 + 3 * 3
     study.make(built.folder, outputs(built, "bright", "dark"), tmp_path / "same", seed=3)
@@ -87,6 +88,9 @@ def test_answers_are_counted_by_the_key(built, tmp_path):
     moved = found["motion", ("dark", "third")]
     assert moved[2:5] == (2, 4, 0.5) and moved.low == pytest.approx(1 - moved.high)
     assert len(found) == 3 * 3
+    # As programs for tables save it where a comma is for decimals.
+    likes.write_text(likes.read_text().replace(",", ";"))
+    assert {(each.question, each.methods): each for each in study.read(folder, [likes, motion])} == found
     table = study.markdown(study.read(folder, [motion])).splitlines()
     assert table[2] == "| content | bright | dark | - | 0% to 100% | 0 |"
     assert "| motion | bright | dark | 0% | 0% to 66% | 2 |" in table
@@ -121,9 +125,9 @@ def test_what_is_no_study_and_no_answer_is_told(built, tmp_path):
     good = fill(folder, tmp_path / "good.csv", lambda *_: "left").read_text()
     bad = tmp_path / "bad.csv"
     for text, message in (
-        (good.replace(",left", ",middle", 1), r"line 2: expected a pair, .* given '001', 'content', 'middle'"),
-        (good.replace(good.splitlines()[1][:12], "0" * 12), r"line 2: of sheet '000000000000', expected '"),
-        (good + good.splitlines()[-1], r"line 11: pair 003 has two answers to overall"),
+        (good.replace(",left", ",middle", 1), r"line 2: expected a pair, .* given 'p001', 'content', 'middle'"),
+        (good.replace(good.splitlines()[1][:13], "0" * 13), r"line 2: of sheet '0000000000000', expected '"),
+        (good + good.splitlines()[-1], r"line 11: pair p003 has two answers to overall"),
         ("nothing", "bad.csv: expected a table with the columns sheet, pair, question, answer"),
     ):
         bad.write_text(text)

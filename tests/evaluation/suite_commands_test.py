@@ -61,7 +61,7 @@ def test_the_commands_of_the_page(tmp_path):
     done = run(tmp_path, *ask)
     assert done.returncode == 0, done.stderr
     assert "1 pairs: hand out study/sheet, open its index.html; keep study/key.json" in done.stdout
-    key = json.loads((tmp_path / "study" / "key.json").read_text())["pairs"]["001"]
+    key = json.loads((tmp_path / "study" / "key.json").read_text())["pairs"]["p001"]
     side = "left" if key["left"] == "mine" else "right"
     empty = (tmp_path / "study" / "sheet" / "answers.csv").read_text()
     (tmp_path / "ann.csv").write_text(empty.replace("content,", f"content,{side}"))

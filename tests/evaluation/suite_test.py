@@ -196,6 +196,15 @@ def test_settings_that_make_no_suite_are_refused(videos, tmp_path, change, messa
     assert not (tmp_path / "suite").exists()
 
 
+def test_a_manifest_names_nothing_outside_its_folder(videos, tmp_path):
+    made = suite.build("motionv2v", videos, tmp_path / "suite", **SMALL)
+    text = (made.folder / "manifest.json").read_text()
+    for strange in ("../right", "..", "a\\\\b"):
+        (made.folder / "manifest.json").write_text(text.replace('"right"', f'"{strange}"'))
+        with pytest.raises(ValueError, match="which is no name of a file"):
+            suite.load(made.folder)
+
+
 def test_a_folder_without_videos_or_suite_is_told(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no videos, nor folders with two pictures or more"):

@@ -4,8 +4,8 @@ Both are transformers whose blocks normalise first. The one of pictures reads pa
 the features come; the one of texts reads `byte_pairs` from left to right, and the features come from the first end of
 the text. A projection takes both to one space, in which a picture and a text are compared by their cosine.
 
-OpenAI's weights take `quick_gelu`, x sigmoid(1.702 x); those of LAION and DataComp `gelu`, the exact one. Names and
-shapes are the same, and with the wrong one everything works and the numbers are wrong.
+OpenAI's weights take `quick_gelu`, x sigmoid(1.702 x), and so do open_clip's models of that name; others `gelu`, the
+exact one. Names and shapes are the same, and with the wrong one everything works and the numbers are wrong.
 
 Parameters are as transformers names parts, with the blocks stacked: "vision/blocks/q/kernel" [depth, in, out].
 """
