@@ -42,7 +42,8 @@ _FLAGS = {"num_steps": "num_steps", "guidance": "guidance", "clocks": "clocks"}
 _CODE = """
 import json, sys, time
 from pathlib import Path
-from motionv2v import cli, files as written
+import motionv2v.files
+from motionv2v import cli
 from motionv2v.editing import files
 given, out = json.loads(sys.argv[1]), sys.argv[2]
 begun, say = time.time(), lambda line: print(line, flush=True)
@@ -52,7 +53,7 @@ try:
 except cli.expected() as error:
     print(f"failed  {cli.line(error)}", flush=True)
     sys.exit(2)
-written.write(Path(out) / "ended.json", json.dumps({"seconds": time.time() - begun}))
+motionv2v.files.write(Path(out) / "ended.json", json.dumps({"seconds": time.time() - begun}))
 """
 
 

@@ -9,22 +9,12 @@ import pytest
 
 from motionv2v import tracks, video
 from motionv2v.editing import files, point_paths
-from motionv2v.editing.session import Session
 from motionv2v.edits import track_files
 from motionv2v.edits.document import MAX_POINTS
 from motionv2v.tracks import Tracks
 
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])
 SIZE = moving_square.SIZE
-
-
-@pytest.fixture
-def session(tmp_path):
-    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
-    made = Session(tmp_path / "workspace")
-    made.open(tmp_path / "square.mp4")
-    yield made
-    made.runs.close()
 
 
 def truth(*shifts):
@@ -72,7 +62,7 @@ def test_a_fix_changes_the_tracked_path_between_the_marks_beside_it_alone(sessio
     apart = np.linalg.norm(after.xy[0] - before.xy[0], axis=-1)
     assert (apart[[0, 1, 2, 6, 7, 8]] == 0).all() and (apart[[3, 4, 5]] > 0.5).all()
     assert session.project["operations"] == operations == []
-    assert session.undo() == {"label": "Correct p1 at 4", "frame": 4}
+    assert session.undo() == {"label": "Correct p1 at 4", "frame": 4, "names": ["p1"]}
     np.testing.assert_array_equal(session.source().xy, before.xy)
     session.redo()
     session.fix("p1", 4, X + 16, Y)

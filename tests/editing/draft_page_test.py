@@ -8,9 +8,6 @@ import pytest
 import served_page
 from served_page import Page
 
-from motionv2v import video
-from motionv2v.editing.session import Session
-
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
 pytestmark = pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
@@ -29,25 +26,10 @@ WATCH = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with served_page.launched() as found:
-        yield found
-
-
 @pytest.fixture
-def session(tmp_path):
-    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
-    made = Session(tmp_path / "workspace")
-    made.open(tmp_path / "square.mp4")
-    made.add_point(0, X, Y)
-    return made
-
-
-@pytest.fixture
-def address(session):
-    with served_page.served(session) as found:
-        yield found
+def session(session):
+    session.add_point(0, X, Y)
+    return session
 
 
 def until(condition, what, seconds=60):

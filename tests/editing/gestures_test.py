@@ -19,14 +19,10 @@ X, Y = (float(side) + 10 for side in moving_square.corners()[0])
 
 
 @pytest.fixture
-def session(tmp_path):
-    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
-    made = Session(tmp_path / "workspace")
-    made.open(tmp_path / "square.mp4")
+def session(session):
     for x, y in ((X, Y), (X + 6, Y + 6), (100, 80)):
-        made.add_point(0, x, y)
-    yield made
-    made.runs.close()
+        session.add_point(0, x, y)
+    return session
 
 
 def overlap(found):

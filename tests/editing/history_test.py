@@ -11,7 +11,7 @@ import moving_square
 import numpy as np
 import pytest
 
-from motionv2v import files, video
+from motionv2v import files
 from motionv2v.editing import history, patches, projects
 from motionv2v.editing.session import Session
 
@@ -19,13 +19,10 @@ X, Y = (float(side) + 10 for side in moving_square.corners()[0])
 
 
 @pytest.fixture
-def session(tmp_path):
-    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
-    made = Session(tmp_path / "workspace")
-    made.open(tmp_path / "square.mp4")
-    made.add_point(0, X, Y)
-    made.add_point(0, 100, 80)
-    return made
+def session(session):
+    session.add_point(0, X, Y)
+    session.add_point(0, 100, 80)
+    return session
 
 
 def edits(session):

@@ -23,15 +23,6 @@ needs_browser = pytest.mark.skipif(served_page.BROWSER is None, reason=served_pa
 
 
 @pytest.fixture
-def session(tmp_path):
-    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
-    made = Session(tmp_path / "workspace")
-    made.open(tmp_path / "square.mp4")
-    yield made
-    made.runs.close()
-
-
-@pytest.fixture
 def bridge(session):
     made = notebook.Bridge(session)
     yield made

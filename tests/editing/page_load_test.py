@@ -13,11 +13,8 @@ from urllib.parse import quote, urlsplit
 import moving_square
 import numpy as np
 import pytest
-import served_page
 
-from motionv2v import video
 from motionv2v.editing import receiving
-from motionv2v.editing.session import Session
 
 pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])
@@ -25,18 +22,9 @@ SECRET = b"nobody may read this"
 
 
 @pytest.fixture
-def session(tmp_path):
-    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
-    made = Session(tmp_path / "workspace")
-    made.open(tmp_path / "square.mp4")
-    made.add_point(0, X, Y)
-    return made
-
-
-@pytest.fixture
-def address(session):
-    with served_page.served(session) as found:
-        yield found
+def session(session):
+    session.add_point(0, X, Y)
+    return session
 
 
 class Client:

@@ -36,14 +36,10 @@ def same_bytes(monkeypatch, repeatable):
 
 
 @pytest.fixture
-def session(tmp_path):
-    video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4)
-    made = Session(tmp_path / "workspace")
-    made.open(tmp_path / "square.mp4")
-    made.add_point(0, X, Y)
-    made.bend(["p1"], 4, 0, 20)
-    yield made
-    made.runs.close()
+def session(session):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 0, 20)
+    return session
 
 
 @pytest.fixture(scope="module")
