@@ -19,7 +19,7 @@ from motionv2v.convert import export
 from motionv2v.devices import memory
 from motionv2v.editing import refine
 
-RUN = """
+CALL = """
 import json, pathlib, sys
 import jax, jax.export, numpy as np
 from safetensors.numpy import load_file
@@ -31,7 +31,10 @@ weights = load_file(folder / "weights.safetensors")
 def call(name, *args):
     exported = jax.export.deserialize((folder / f"{name}.jaxexport").read_bytes())
     return exported.call({n: weights[n] for n in manifest["functions"][name]["weights"]}, *args)
-
+"""
+RUN = (
+    CALL
+    + """
 latents = call("encode", inputs["video"])
 text = call("text", inputs["tokens"])
 streams = {name: latents for name in manifest["functions"]["denoise"]["arguments"][3]}
@@ -40,6 +43,7 @@ video = call("decode", v)
 assert not any(name.split(".")[0] == "motionv2v" for name in sys.modules)
 np.savez(sys.argv[3], latents=latents, text=text, v=v, video=video)
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +87,9 @@ def test_programs_run_without_the_package(saved, programs, batch, tmp_path):
         np.testing.assert_allclose(out[name], value, rtol=0, atol=2e-5 * float(jnp.abs(value).max()), err_msg=name)
 
 
-HELD = """
-import json, pathlib, sys
-import jax, jax.export, numpy as np
-from safetensors.numpy import load_file
-
-folder, inputs = pathlib.Path(sys.argv[1]), np.load(sys.argv[2])
-manifest = json.loads((folder / "manifest.json").read_text())
-weights = load_file(folder / "weights.safetensors")
-
-def call(name, *args):
-    exported = jax.export.deserialize((folder / f"{name}.jaxexport").read_bytes())
-    return exported.call({n: weights[n] for n in manifest["functions"][name]["weights"]}, *args)
-
+HELD = (
+    CALL
+    + """
 reference, text, null = call("encode", inputs["video"]), call("text", inputs["tokens"]), call("text", inputs["null"])
 plan, start, batch = manifest["refine"], int(inputs["start"]), len(text)
 levels = np.asarray(plan["levels"], np.float32)
@@ -106,6 +100,7 @@ for timestep, level in list(zip(plan["timesteps"], levels))[start:]:
 assert not any(name.split(".")[0] == "motionv2v" for name in sys.modules)
 np.savez(sys.argv[3], x=x)
 """
+)
 
 
 def test_a_draft_is_refined_without_the_package(tmp_path):
