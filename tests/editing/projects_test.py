@@ -46,7 +46,7 @@ def saved(session, tmp_path):
 def without_places(state):
     """Leave out what names the workspace."""
     state = json.loads(json.dumps(state))
-    state["project"]["clip"] = state["command"] = state["revision"] = None
+    state["project"]["clip"] = state["command"] = state["revision"] = state["session"] = None
     return state
 
 
