@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Bool, Float, Int, Num
+from motionv2v.typing import AnyArray, Bool, Float, Int, Num, UInt8
 
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 
@@ -80,6 +80,11 @@ def _frame_ssim(a: Float[AnyArray, "H W C"], b: Float[AnyArray, "H W C"], data_r
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     return float((luminance * (2 * covariance + c2) / (var_a + var_b + c2)).mean())
+
+
+def gradients(videos: UInt8[AnyArray, "M T H W 3"]) -> float:
+    """Return the mean difference of neighbouring pixels along both sides, in levels: blur makes it smaller."""
+    return float(np.mean([np.abs(np.diff(videos.astype(np.float32), axis=axis)).mean() for axis in (2, 3)]))
 
 
 def l2(

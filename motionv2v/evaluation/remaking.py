@@ -25,7 +25,8 @@ from motionv2v import editing, figures, metrics, trackers, tracks, video
 from motionv2v.data import regions
 from motionv2v.data.scenes.pairs import make_pair
 from motionv2v.editing import opening, remade
-from motionv2v.evaluation import retracked, synthetic, text_to_video
+from motionv2v.evaluation import retracked, synthetic
+from motionv2v.evaluation.autoencoded import Autoencoder
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float, UInt8
 
@@ -226,8 +227,7 @@ def _of_clip(frames: UInt8[np.ndarray, "T H W 3"], of: Case, tracker: Any) -> di
 def _autoencoder(editor: editing.Editor, given: Sequence[Case]) -> float:
     """Return the PSNR around the regions of sources that went through the autoencoder."""
     sources = np.stack([each.source for each in given])
-    encoder = text_to_video.Encoder(editor)
-    through = encoder.decode(encoder.encode(sources))
+    through = Autoencoder(editor).through(sources)
     return float(np.mean([metrics.clip_psnr(a, c.source, ~c.region) for a, c in zip(through, given, strict=True)]))
 
 

@@ -10,6 +10,7 @@ target position where a point's longest visible run begins, and followed to that
     PSNR         against the true target video, of the squared error pooled over the clip: per frame, the exact first
                  frame of a copy would count as infinitely good; its mean over the pairs, and the 5th percentile: how
                  bad the bad ones are
+    gradients    mean difference of neighbouring pixels, of what the true targets have: below 1 is blurred
 
 A point counts only if the same tracker follows it on the true target to within a pixel (`trackable`): otherwise the
 number would measure the tracker. The share of points that count is reported.
@@ -17,7 +18,8 @@ number would measure the tracker. The share of points that count is reported.
 A model is an `editing.Editor`, or a `Drafts` that answers with drafts, drawn without a network.
 
 "Copy" rows give the source video to the same protocol. `truth` is the same tracker on the true target: the floor that
-tracking itself sets. `exact` distances need no tracker: the source's exact paths against the target's.
+tracking itself sets. "Through the autoencoder" is the true target encoded and decoded: the ceiling that a model's
+autoencoder sets. `exact` distances need no tracker: the source's exact paths against the target's.
 """
 
 import math
@@ -34,6 +36,7 @@ from motionv2v.data.tokenizer import NULL_PROMPT
 from motionv2v.devices import fit
 from motionv2v.editing import opening, refine, repair
 from motionv2v.evaluation import joins, retracked
+from motionv2v.evaluation.autoencoded import Autoencoder
 from motionv2v.evaluation.drafts import Drafts, PairDrafts, Refined
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float, UInt8
@@ -140,7 +143,7 @@ def score(
     tracker: Any,
     usable: list[Bool[np.ndarray, "N"]] | None = None,
 ) -> dict[str, float]:
-    """Score videos against the pairs they should equal: follow-EPE and keep-EPE (px), PSNR and its 5th percentile (dB).
+    """Score videos against the pairs they should equal, by the measures that the module's docstring names.
 
     Distances are averaged within a pair, then over the pairs that have such points; NaN if none has. `usable` names the
     points that count, all by default. `identity_copy_rate` is the share of edited points, of all pairs, that stayed on
@@ -162,7 +165,8 @@ def score(
     # One of the pairs, not a mean of two, because a perfect one is infinitely good.
     worst = float(np.percentile(psnr, 5, method="lower"))
     scores = {"follow_epe": _mean(follow), "keep_epe": _mean(keep), "psnr": _mean(psnr), "psnr_p5": worst}
-    return scores | {"identity_copy_rate": _mean(copied)}
+    sharp = metrics.gradients(videos) / metrics.gradients(np.stack([pair.target for pair in pairs]))
+    return scores | {"gradients": sharp, "identity_copy_rate": _mean(copied)}
 
 
 def _copied(found: Float[np.ndarray, "N T 2"], pair: Pair, counted: Bool[np.ndarray, "N T"]) -> list[float]:
@@ -225,9 +229,9 @@ def synthetic(
 def measure(videos: UInt8[np.ndarray, "M T H W 3"], pairs: list[Pair]) -> dict[str, float]:
     """Score edits of pairs, and beside them what the source and the true target score.
 
-    Keys: `follow_epe`, `keep_epe`, `psnr`, `psnr_p5` of the edits; the same with `_copy` for the source video and
-    `_truth` for the target video; `identity_copy_rate` of the edits; `follow_epe_copy_exact`; `trackable_share` of the
-    points, those that count.
+    Keys: `follow_epe`, `keep_epe`, `psnr`, `psnr_p5`, `gradients` of the edits; the same with `_copy` for the source
+    video and `_truth` for the target video; `identity_copy_rate` of the edits; `follow_epe_copy_exact`;
+    `trackable_share` of the points, those that count.
     """
     tracker = trackers.get("classical")
     usable = trackable(pairs, tracker)
@@ -281,21 +285,34 @@ COLUMNS = {
     "keep_epe": "keep-EPE (px)",
     "psnr": "PSNR (dB)",
     "psnr_p5": "PSNR, 5th percentile",
+    "gradients": "gradients",
 }
 
 
-def run_rows(name: str, editor: editing.Editor | Drafts, drafts: dict[Any, PairDrafts], **options: Any) -> list[Row]:
-    """Run the synthetic benchmark as `run_row`; a model that reads drafts has a second row, `repair.paste` of its own.
+PASTED = "pasted into the draft"
 
-    `drafts` holds those drawn for other rows, by what pairs they are of.
+
+def run_rows(
+    name: str, editor: editing.Editor | Drafts, drafts: dict[Any, PairDrafts], *, ceiling: bool = False, **options: Any
+) -> list[Row]:
+    """Run the synthetic benchmark as `run_row`; what a model that reads drafts makes also stands pasted into these.
+
+    `drafts` holds those drawn for other rows, by what pairs they are of. `ceiling` asks for a row of the true target
+    through the model's autoencoder, too, and of that pasted into the drafts (`repair.paste`).
     """
     shape = (editor.size, options.get("num_frames") or editor.num_frames)
     pairs = held_out_pairs(editor, options["num_pairs"], options["seed"], options["num_points"], shape[1])
     drawn = drafts.setdefault(shape, PairDrafts(pairs))
     rows = [run_row(name, editor, pairs=pairs, drawn=drawn, **options)]
-    if editor.reads_draft and not isinstance(editor, Drafts):
-        videos = np.stack([repair.paste(*both) for both in zip(drawn, rows[0].videos, strict=True)])
-        rows.append(Row(f"{name}, pasted into the draft", measure(videos, pairs), videos, pairs))
+    if isinstance(editor, Drafts):
+        return rows
+    if ceiling:
+        targets = Autoencoder(editor).through(np.stack([pair.target for pair in pairs]))
+        rows.append(Row("the true target through the autoencoder", measure(targets, pairs), targets, pairs))
+    if editor.reads_draft:
+        for row in list(rows):
+            videos = np.stack([repair.paste(*both) for both in zip(drawn, row.videos, strict=True)])
+            rows.append(Row(f"{row.name}, {PASTED}", measure(videos, pairs), videos, pairs))
     return rows
 
 
@@ -307,7 +324,7 @@ def format_table(rows: list[Row]) -> str:
     first, pairs = rows[0].results, rows[0].pairs
     lines = [(row.name, *(row.results[key] for key in COLUMNS)) for row in rows]
     lines.append(("copy the source", *(first[f"{key}_copy"] for key in COLUMNS)))
-    floor = (first["follow_epe_truth"], first["keep_epe_truth"], math.inf, math.inf)
+    floor = (first["follow_epe_truth"], first["keep_epe_truth"], math.inf, math.inf, 1.0)
     lines.append(("the true target (tracker's floor)", *floor))
     text = [
         f"{len(pairs)} held-out pairs, {len(pairs[0].edited)} points each, of which the tracker can follow "
@@ -383,14 +400,15 @@ def table(
     views = num_views and int(num_views)
     editor = _load(checkpoint, devices)
     drafts: dict[Any, PairDrafts] = {}
-    rows = run_rows(checkpoint, editor, drafts, num_views=views, **options)
+    rows = run_rows(checkpoint, editor, drafts, ceiling=True, num_views=views, **options)
     if not isinstance(editor, Drafts):
         rows.append(run_row("frozen base, no control", editor, use_control=False, **options))
     for name in compare:
         rows += run_rows(name, _load(name, devices), drafts, num_views=views, **options)
     text, results = format_table(rows), rows[0].results
-    if rows[1:] and rows[1].name.startswith(f"{checkpoint}, "):
-        results |= {f"{key}_pasted": rows[1].results[key] for key in COLUMNS}
+    for row in rows:
+        if row.name == f"{checkpoint}, {PASTED}":
+            results |= {f"{key}_pasted": row.results[key] for key in COLUMNS}
     if not isinstance(editor, Drafts) and len((plan := editor.plan(len(rows[0].videos[0]))).starts) > 1:
         found = joins.score(rows[0].videos, rows[0].pairs, plan)
         text += f"\n\n{joins.format_table(found, plan)}"

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import jax
 import numpy as np
 
-from motionv2v import backbone, editing, figures
+from motionv2v import editing, figures, metrics
 from motionv2v.data.scenes import shapes
 from motionv2v.editing import opening
 from motionv2v.evaluation import distances, scene_reader, synthetic
+from motionv2v.evaluation.autoencoded import Autoencoder
 from motionv2v.typing import AnyArray, Float, UInt8
 
 Videos = UInt8[np.ndarray, "M T H W 3"]
@@ -90,11 +90,6 @@ def incoherence(frames: UInt8[np.ndarray, "T H W 3"]) -> float:
     return float(np.mean(errors)) if errors else math.nan
 
 
-def gradients(videos: Videos) -> float:
-    """Return the mean difference of neighbouring pixels along both sides, in levels."""
-    return float(np.mean([np.abs(np.diff(videos.astype(np.float32), axis=axis)).mean() for axis in (2, 3)]))
-
-
 def clip_features(latents: Float[AnyArray, "M t h w z"]) -> Float[np.ndarray, "M F"]:
     """Describe clips by their latents: each channel's mean, its spread over the clip, and its change in time."""
     latents = np.asarray(latents, np.float64)
@@ -122,26 +117,6 @@ def sample(
         sampled = editor.text_to_video(padded, seed + first, num_steps, notify=lambda line: None)
         videos.append(np.asarray(sampled)[: len(chunk)])
     return np.concatenate(videos)
-
-
-class Encoder:
-    """An autoencoder as what measures need of it: clips to latents, and there and back."""
-
-    def __init__(self, editor: editing.Editor):
-        """Take the autoencoder of a model."""
-        self._params, model = {"vae": editor.params["vae"]}, editor.model
-        self._encode = jax.jit(lambda params, x: backbone.encode(model, params, x))
-        self._decode = jax.jit(lambda params, z: backbone.decode(model, params, z))
-
-    def encode(self, videos: Videos) -> Float[np.ndarray, "M t h w z"]:
-        """Encode clips one by one."""
-        scaled = (clip[None].astype(np.float32) / 127.5 - 1 for clip in videos)
-        return np.concatenate([np.asarray(self._encode(self._params, clip)) for clip in scaled])
-
-    def decode(self, latents: Float[np.ndarray, "M t h w z"]) -> Videos:
-        """Decode clips one by one."""
-        clips = (np.asarray(self._decode(self._params, latent[None])) for latent in latents)
-        return np.concatenate([np.clip(np.round((clip + 1) * 127.5), 0, 255).astype(np.uint8) for clip in clips])
 
 
 def table(
@@ -172,7 +147,7 @@ def table(
     editor = opening.load(checkpoint)
     held_out = synthetic.held_out_pairs(editor, 2 * num_clips, seed, num_points=1)
     scenes, others = held_out[:num_clips], held_out[num_clips:]
-    captions, encoder = [scene.caption for scene in scenes], Encoder(editor)
+    captions, encoder = [scene.caption for scene in scenes], Autoencoder(editor)
     reference = clip_features(encoder.encode(np.stack([other.target for other in others])))
     reader = scene_reader.train(synthetic.scene_config(editor, num_points=1), progress=progress)
     real = encoder.decode(encoder.encode(np.stack([scene.target for scene in scenes])))
@@ -180,7 +155,7 @@ def table(
     def row(name: str, videos: Videos) -> Row:
         scores = faithfulness(videos, captions, reader)
         scores["coherence"] = float(np.mean([incoherence(frames) for frames in videos]))
-        scores["gradients"] = gradients(videos) / gradients(real)
+        scores["gradients"] = metrics.gradients(videos) / metrics.gradients(real)
         scores["latent_frechet"] = latent_frechet(clip_features(encoder.encode(videos)), reference)
         return Row(name, videos, scores)
 

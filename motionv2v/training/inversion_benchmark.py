@@ -28,6 +28,7 @@ from motionv2v import figures, schema, trackers
 from motionv2v.data.scenes import shapes
 from motionv2v.editing import motions, opening, transfer
 from motionv2v.evaluation import motion_fidelity, scene_reader, synthetic, text_to_video
+from motionv2v.evaluation.autoencoded import Autoencoder
 from motionv2v.tracks import Tracks
 from motionv2v.training import inversion
 from motionv2v.typing import UInt8
@@ -93,7 +94,7 @@ def table(
         for name, videos in found.items():
             made[name].append(videos)
     reader = scene_reader.train(synthetic.scene_config(editor, num_points=1))
-    encoder = text_to_video.Encoder(editor)
+    encoder = Autoencoder(editor)
     rows = {name: _score(sources, prompts, videos, reader, encoder) for name, videos in made.items()}
     floor = _fidelity(sources[1:] + sources[:1], made["learned"]) if num_clips > 1 else float("nan")
     results = dict(rows["learned"]) | {f"{name}_base": value for name, value in rows["the base alone"].items()}

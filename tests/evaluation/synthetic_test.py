@@ -201,7 +201,7 @@ def test_a_copy_scores_the_copy_rows_and_the_truth_is_near_perfect():
 
 
 def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor(pairs):
-    names = ("follow_epe", "keep_epe", "psnr", "psnr_p5")
+    names = ("follow_epe", "keep_epe", "psnr", "psnr_p5", "gradients")
     results = {f"{name}{end}": float(i) for i, name in enumerate(names) for end in ("", "_copy")}
     results |= {
         "identity_copy_rate": 0.25,
@@ -217,7 +217,9 @@ def test_table_has_a_row_for_each_model_the_copy_and_the_trackers_floor(pairs):
     del body[4:6]
     assert "50%" in head and "9.00 px" in body[4]
     assert [line.split(" | ")[0].strip("| ") for line in body[:3]] == ["tiny", "base", "copy the source"]
-    assert body[0] == "| tiny | 0.00 | 1.00 | 2.00 | 3.00 |" and body[3].endswith("| 0.25 | 0.12 | inf | inf |")
+    assert body[0] == "| tiny | 0.00 | 1.00 | 2.00 | 3.00 | 4.00 |" and body[3].endswith(
+        "| 0.25 | 0.12 | inf | inf | 1.00 |"
+    )
     mean = np.mean([metrics.clip_psnr(pair.source, pair.target) for pair in pairs])
     assert body[6:] == [
         "| PSNR (dB) by kind of pair | object (3) |",
@@ -260,6 +262,18 @@ def test_the_worst_pairs_have_a_column(pairs):
     videos = np.stack([pairs[0].source, *(pair.target for pair in pairs[1:])])
     scores = synthetic.score(videos, pairs, trackers.get("classical"))
     assert scores["psnr"] == np.inf and scores["psnr_p5"] == metrics.clip_psnr(pairs[0].source, pairs[0].target)
+
+
+def test_blur_lowers_the_gradients(pairs):
+    """Clips twice as bright as they should be have twice the gradients; blocks of 4x4 pixels, each of one colour, less."""
+    targets = np.stack([pair.target for pair in pairs])
+    doubled = [dataclasses.replace(pair, target=pair.target // 2) for pair in pairs]
+    halves = np.stack([pair.target for pair in doubled])
+    blurred = halves.reshape(3, 9, 16, 4, 16, 4, 3).mean((3, 5)).repeat(4, 2).repeat(4, 3).astype(np.uint8)
+    tracker = trackers.get("classical")
+    assert synthetic.score(halves, doubled, tracker)["gradients"] == 1
+    assert 1.9 < synthetic.score(targets, doubled, tracker)["gradients"] < 2.1
+    assert synthetic.score(blurred, doubled, tracker)["gradients"] < 0.9
 
 
 def test_drafts_are_measured_as_a_model_is(pairs):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from motionv2v import editing
+from motionv2v import editing, metrics
 from motionv2v.data.scenes.pairs import SceneConfig, make_pair
 from motionv2v.evaluation import scene_reader, text_to_video
 
@@ -74,7 +74,7 @@ def test_what_moves_evenly_is_coherent_and_what_flickers_is_not():
 def test_gradients_of_a_ramp():
     ramp = np.zeros((1, 2, 8, 8, 3), np.uint8)
     ramp[:] = (3 * np.arange(8))[:, None]
-    assert text_to_video.gradients(ramp) == pytest.approx(1.5)
+    assert metrics.gradients(ramp) == pytest.approx(1.5)
 
 
 def test_features_see_colours_spread_and_motion():
