@@ -11,6 +11,7 @@ import sys
 
 from absl import app, flags, logging
 
+from motionv2v import checkpoints
 from motionv2v.convert import export
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a training work dir, a model folder or a released name")
@@ -20,6 +21,7 @@ WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "averaged or raw w
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "number type of the stored weights")
 PLATFORMS = flags.DEFINE_list("platforms", list(export.PLATFORMS), "which to lower for (stablehlo)")
 DROP = flags.DEFINE_bool("drop_control", False, "leave the control branch out (diffusers)")
+SHARES = flags.DEFINE_enum("shares", "", ["", *checkpoints.RELEASED], "leave out what this model holds (model)")
 NOTE = flags.DEFINE_string("licence_note", "", "text of the licence note; default: a general one")
 
 
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> None:
     settings = {"dtype": DTYPE.value, "ema": WEIGHTS.value == "ema"}
     try:
         if FORMAT.value == "model":
-            folder = export.model_folder(CHECKPOINT.value, OUT.value, note=NOTE.value, **settings)
+            folder = export.model_folder(CHECKPOINT.value, OUT.value, note=NOTE.value, shares=SHARES.value, **settings)
         elif FORMAT.value == "diffusers":
             folder = export.diffusers_folder(CHECKPOINT.value, OUT.value, drop_control=DROP.value, **settings)
         else:

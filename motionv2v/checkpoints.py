@@ -11,6 +11,9 @@ A *model folder* is what `load_model` reads anywhere, without the training code'
     folder/config.json              the config, and shape, number type and sha256 of the weights
     folder/model.safetensors        every parameter by its path, "dit/blocks/qkv/kernel"
 
+One that stands on a released model may leave out what it has in common with it: config.json then names that model, the
+sha256 of its weights, and the parts of the tree that are read from there ("vae", "dit/blocks").
+
 `RELEASED` names the model folders that ship inside this package.
 """
 
@@ -19,9 +22,9 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -153,22 +156,26 @@ def save_model(
     params: PyTree,
     dtype: str = "bfloat16",
     beside: dict[str, str | Path] | None = None,
+    shares: str = "",
 ) -> Path:
     """Write a model folder and return it; floating-point leaves are stored as `dtype`, others as they are.
 
     The folder appears complete or not at all; one of that name is replaced. `beside` is what else belongs to the
-    model, {name: a text to write, or the path of a file or folder to copy}. CheckpointError for an unknown `dtype`, or
-    one that a number is too large for.
+    model, {name: a text to write, or the path of a file or folder to copy}. `shares` is the name of a released model:
+    weights that are bit for bit the same there are left out. CheckpointError for an unknown `dtype`, one that a number
+    is too large for, and a model to share with that is none, or has nothing in common.
     """
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     folder = Path(folder).resolve()
     flat = {path: np.asarray(leaf) for path, leaf in parameters.flatten(params).items()}
     flat = {path: _narrow(path, x, dtype) if _is_float(x) else x for path, x in flat.items()}
+    count, shared = parameters.count(flat), _find_shared(flat, shares) if shares else None
+    own = {path: x for path, x in flat.items() if not shared or not is_within(path, shared["parts"])}
     with files.partial_folder(folder) as unfinished:
-        _write_weights(flat, unfinished / WEIGHTS)
+        _write_weights(own, unfinished / WEIGHTS)
         weights = {"file": WEIGHTS, "sha256": files.sha256(unfinished / WEIGHTS)}
-        weights |= {"dtype": dtype, "parameters": parameters.count(flat)}
+        weights |= {"dtype": dtype, "parameters": count} | ({"shares": shared} if shared else {})
         _write_json(unfinished / CONFIG, {"config": config_to_json(config), "weights": weights})
         for name, content in (beside or {}).items():
             if isinstance(content, str):
@@ -193,21 +200,90 @@ def load_model(
     if (folder / CHECKPOINTS).is_dir():
         config, params = load_workdir(folder, ema)
     else:
-        weights = _read_json(folder / CONFIG).get("weights")
-        if not isinstance(weights, dict) or "sha256" not in weights:
-            raise CheckpointError(f"{folder / CONFIG} has no 'config' and 'weights' with a sha256: not a model folder")
+        found, flat = weight_files(folder), {}
         config = read_config(folder)
-        path = folder / WEIGHTS
-        if not path.is_file():
-            raise CheckpointError(nothing_found(folder))
-        if files.sha256(path) != weights["sha256"]:
-            raise CheckpointError(f"{path} is not the file its config.json describes (sha256 differs): copy it again")
-        params = _read_weights(path)
-        check_finite(params, str(path))
+        for path, sha256, parts in found:
+            if files.sha256(path) != sha256:
+                raise CheckpointError(
+                    f"{path} is not the file that {folder / CONFIG} describes (sha256 differs): copy it again"
+                )
+            read = _read_weights(path)
+            check_finite(read, str(path))
+            flat |= {name: x for name, x in parameters.flatten(read).items() if is_within(name, parts)}
+        params = parameters.unflatten(flat)
         params = params if as_stored else _to_float32(params)
     if expected is not None:
         check_shapes(params, expected, str(name_or_folder))
     return config, params
+
+
+class WeightFile(NamedTuple):
+    """A file of weights that a model folder is read from: what it should be, and which parts of its tree are read."""
+
+    path: Path
+    sha256: str
+    parts: tuple[str, ...]
+
+
+EVERYTHING = ("",)
+
+
+def weight_files(folder: Path) -> list[WeightFile]:
+    """List the files that a model folder's weights lie in: its own, after that of the model it shares some with.
+
+    CheckpointError for a folder that is none, or one whose files are not there.
+    """
+    weights = _read_json(folder / CONFIG).get("weights")
+    if not isinstance(weights, dict) or "sha256" not in weights:
+        raise CheckpointError(f"{folder / CONFIG} has no 'config' and 'weights' with a sha256: not a model folder")
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(nothing_found(folder))
+    own, shares = WeightFile(folder / WEIGHTS, weights["sha256"], EVERYTHING), weights.get("shares")
+    if shares is None:
+        return [own]
+    try:
+        name, sha256, parts = (shares[key] for key in ("model", "sha256", "parts"))
+        is_right = len(shares) == 3 and name in RELEASED and all(isinstance(part, str) for part in parts)
+    except (LookupError, TypeError):
+        is_right = False
+    if not is_right:
+        raise CheckpointError(
+            f"{folder / CONFIG}: 'shares' should name a released model, its 'sha256' and 'parts' of its tree"
+        )
+    path = resolve(name) / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(nothing_found(path.parent))
+    return [WeightFile(path, sha256, tuple(parts)), own]
+
+
+def _find_shared(flat: dict[str, np.ndarray], name: str) -> dict[str, Any]:
+    """Find what a released model has in common with a tree, as config.json says it."""
+    folder = ROOT / RELEASED[name].folder if name in RELEASED else None
+    if folder is None:
+        raise CheckpointError(f"shares is {name!r}, expected a released model: {', '.join(RELEASED)}")
+    if len(found := weight_files(folder)) > 1:
+        raise CheckpointError(f"{name} shares weights itself, with {found[0].path.parent.name}: name that one")
+    parts = _equal_parts(parameters.unflatten(flat), _read_weights(found[0].path), "")
+    if not parts:
+        raise CheckpointError(f"{name} has no weights in common with this model, in this number type")
+    return {"model": name, "sha256": found[0].sha256, "parts": parts}
+
+
+def _equal_parts(a: PyTree, b: PyTree, at: str) -> list[str]:
+    """Name the largest subtrees of two trees that are the same bit for bit, by their paths."""
+    if not isinstance(a, dict) or not isinstance(b, dict):
+        is_equal = not isinstance(a, dict) and not isinstance(b, dict) and (a.dtype, a.shape) == (b.dtype, b.shape)
+        return [at] if is_equal and a.tobytes() == b.tobytes() else []
+    inside = {key: f"{at}/{key}" if at else key for key in a}
+    found = {key: _equal_parts(a[key], b[key], path) for key, path in inside.items() if key in b}
+    if at and set(a) == set(b) and all(found[key] == [path] for key, path in inside.items()):
+        return [at]
+    return [path for paths in found.values() for path in paths]
+
+
+def is_within(path: str, parts: Sequence[str]) -> bool:
+    """Tell whether a parameter lies in one of the parts of a tree; "" is all of it."""
+    return any(part in ("", path) or path.startswith(f"{part}/") for part in parts)
 
 
 def stored_paths(name_or_folder: str | os.PathLike) -> set[str]:
@@ -224,16 +300,13 @@ def stored_paths(name_or_folder: str | os.PathLike) -> set[str]:
         handlers, steps = {"trainable": ocp.StandardCheckpointHandler()}, (folder / CHECKPOINTS).resolve()
         with _quiet(), ocp.CheckpointManager(steps, item_handlers=handlers) as manager:
             paths |= set(parameters.flatten(_stored_tree(manager, step, "trainable", steps / str(step))))
-        files = [folder / FROZEN] if (folder / FROZEN).exists() else []
+        found = [(folder / FROZEN, EVERYTHING)] if (folder / FROZEN).exists() else []
     else:
-        _read_json(folder / CONFIG)
-        files = [folder / WEIGHTS]
-    for path in files:
-        if not path.is_file():
-            raise CheckpointError(nothing_found(folder))
+        found = [(path, parts) for path, _, parts in weight_files(folder)]
+    for path, parts in found:
         try:
             with safe_open(path, "numpy") as file:
-                paths |= set(file.keys())
+                paths |= {name for name in file.keys() if is_within(name, parts)}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
     return paths

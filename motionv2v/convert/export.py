@@ -75,6 +75,7 @@ def model_folder(
     dtype: str = "bfloat16",
     ema: bool = True,
     note: str = "",
+    shares: str = "",
     say: Callable[[str], None] = print,
 ) -> Path:
     """Write a checkpoint as one model folder that `editing.load` reads, and return it.
@@ -84,15 +85,16 @@ def model_folder(
         folder: where to write; appears complete or not at all, and replaces one of that name.
         dtype: "bfloat16", "float16" or "float32". ema: averaged weights, or the raw ones (work dirs have both).
         note: the licence note; by default the checkpoint's own, or a general one.
+        shares: a released model whose weights the new folder may read instead of holding the same ones again.
         say: called with a line when something of the checkpoint's folder is not part of the new one.
 
     Raises:
-        checkpoints.CheckpointError: if there is no such checkpoint, or it has no raw weights to give.
+        checkpoints.CheckpointError: if there is no such checkpoint, it has no raw weights to give, or nothing to share.
     """
     config, params = _load(name_or_folder, ema)
     source = checkpoints.resolve(name_or_folder)
     beside = {**_beside(source, ema, say), NOTE: note or _own_note(source, config)}
-    return checkpoints.save_model(folder, config, params, dtype=dtype, beside=beside)
+    return checkpoints.save_model(folder, config, params, dtype=dtype, beside=beside, shares=shares)
 
 
 def _beside(source: Path, ema: bool, say: Callable[[str], None]) -> dict[str, str | Path]:

@@ -191,7 +191,10 @@ def _to_theirs(
     say: Callable[[str], None],
 ) -> Path:
     config = checkpoints.read_config(folder)
-    tensors = Tensors(read_header(folder / checkpoints.WEIGHTS), str(folder))
+    entries: dict[str, Any] = {}
+    for path, _, parts in checkpoints.weight_files(folder):
+        entries |= {name: entry for name, entry in read_header(path).items() if checkpoints.is_within(name, parts)}
+    tensors = Tensors(entries, str(folder))
     kept_folder = folder / KEPT
     kept = {str(p.relative_to(kept_folder)): p.read_bytes() for p in sorted(kept_folder.rglob("*")) if p.is_file()}
     given: dict[str, Any] = dict(tensors)

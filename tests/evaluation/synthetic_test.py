@@ -265,7 +265,7 @@ def test_the_worst_pairs_have_a_column(pairs):
 
 
 def test_blur_lowers_the_gradients(pairs):
-    """Clips twice as bright as they should be have twice the gradients; blocks of 4x4 pixels, each of one colour, less."""
+    """Clips twice as bright as they should be have twice the gradients; blocks of one colour have less."""
     targets = np.stack([pair.target for pair in pairs])
     doubled = [dataclasses.replace(pair, target=pair.target // 2) for pair in pairs]
     halves = np.stack([pair.target for pair in doubled])

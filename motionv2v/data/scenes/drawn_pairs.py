@@ -57,7 +57,11 @@ class SyntheticSource:
         return sample | drawn.arrays()
 
     def _used_points(self, index: int) -> Bool[np.ndarray, "N 1"]:
-        """Leave a uniformly drawn number of points in use (paper, section 3.2: N ~ U(1, 64))."""
+        """Leave a drawn number of points in use (paper, section 3.2: N ~ U(1, 64))."""
         rng = np.random.default_rng([self.seed, SPLITS[self.split], index, 1])
-        used = int(rng.integers(self.config.min_points, self.config.num_points + 1))
+        least, most = self.config.min_points, self.config.num_points
+        if self.config.log_points:
+            used = int(np.exp(rng.uniform(np.log(least), np.log(most + 1))))
+        else:
+            used = int(rng.integers(least, most + 1))
         return (np.arange(self.config.num_points) < used)[:, None]

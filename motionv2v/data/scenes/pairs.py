@@ -35,6 +35,7 @@ class SceneConfig:
     Attributes:
         num_frames, size: frames T and (H, W) in pixels.
         num_points: points N per sample; `min_points`..N of them are in use, the others are hidden everywhere.
+        log_points: draw that number evenly in its logarithm: few points as often as many.
         num_sprites: inclusive range. radius: sprite radius range in frame heights.
         edge: width in pixels of the ramp between a sprite and what is behind it.
         speed: largest displacement over the clip of a sprite, in frame heights. camera_speed: the same for the camera.
@@ -50,6 +51,7 @@ class SceneConfig:
     size: tuple[int, int] = (64, 64)
     num_points: int = 16
     min_points: int = 1
+    log_points: bool = False
     num_sprites: tuple[int, int] = (1, 3)
     radius: tuple[float, float] = (0.17, 0.25)
     edge: float = 2.0

@@ -1,6 +1,7 @@
 """Synthetic scenes: what is drawn, where points are said to be, and what hides them agree with slow loops."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -381,3 +382,13 @@ def test_paths_rest_outside_their_window_and_meet_their_anchor():
     # From rest to rest it makes its whole way; the sway is back where it began.
     np.testing.assert_allclose(position[4] - position[0], (0.5, -0.2), atol=1e-12)
     np.testing.assert_allclose((angle[4] - angle[0], scale[4] / scale[0]), (0.8, np.exp(0.2)), atol=1e-12)
+
+
+@pytest.mark.parametrize(("is_log", "few"), [(False, 8 / 64), (True, math.log(9) / math.log(65))])
+def test_how_many_points_are_in_use(is_log, few):
+    """Of 400 samples the share with at most 8 of 64 points is what the draw says, within four deviations."""
+    config = SceneConfig(num_frames=5, size=(8, 8), num_points=64, log_points=is_log)
+    source = drawn_pairs.SyntheticSource(config, seed=1)
+    counts = np.array([source._used_points(index).sum() for index in range(400)])
+    assert counts.min() >= 1 and counts.max() > 50
+    assert abs((counts <= 8).mean() - few) < 4 * math.sqrt(few * (1 - few) / 400)
