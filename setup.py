@@ -26,7 +26,8 @@ setup(
         "grain>=0.2.12",
         "jax>=0.10.0",
         "jaxtyping>=0.3.2",
-        # Brings IPython and matplotlib, which the notebooks show pictures with.
+        "matplotlib>=3.10.0",
+        # Brings IPython, which the notebooks show pictures with.
         "mediapy>=1.2.4",
         "ml_collections>=1.0.0",
         "ml_dtypes>=0.5.0",

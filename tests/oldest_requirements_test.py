@@ -55,6 +55,7 @@ QUICK_TESTS = (
     "tests/metrics_test.py",
     "tests/models/layers_test.py",
     "tests/trackers/classical_test.py",
+    "tests/training/curves_test.py",
     "tests/training/optimizer_test.py",
     "tests/video/colours_test.py",
     "tests/video/decoding_test.py",

@@ -28,12 +28,18 @@ SHIFT = 4
 _SHIFTS = ((0, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (0, 1), (-1, 0))
 
 
-def first(count: int) -> list[View]:
-    """List the first `count` views, the clip as it is before others. Raises ValueError for no count of `VIEWS`."""
+def first(count: int, keeps_time: bool = False) -> list[View]:
+    """List the first `count` views, the clip as it is before others. Raises ValueError for no count of `VIEWS`.
+
+    With `keeps_time` none is backwards: the eight are four that are turned, each shifted in two ways.
+    """
     if count not in VIEWS:
         raise ValueError(f"views={count!r}; it must be one of {', '.join(map(str, VIEWS))}")
     shifts = [(SHIFT * down, SHIFT * right) for down, right in _SHIFTS[:count]]
-    return [View(bool(i & 1), bool(i & 2), bool(i & 4), *shift) for i, shift in enumerate(shifts)]
+    turns = [
+        (False, bool(i & 1), bool(i & 2)) if keeps_time else (bool(i & 1), bool(i & 2), bool(i & 4)) for i in range(8)
+    ]
+    return [View(*turn, *shift) for turn, shift in zip(turns, shifts, strict=False)]
 
 
 def turn_back(videos: AnyArray, view: View) -> tuple[AnyArray, Bool[np.ndarray, "1 1 H W 1"]]:
@@ -64,7 +70,7 @@ def average(
     Raises:
         ValueError: for another count, and for more views than one of a field that cannot be turned.
     """
-    views, total, counts = first(count), 0.0, 0
+    views, total, counts = first(count, any(field.keeps_time for field in read.values())), 0.0, 0
     if count == 1:
         return generate(key, batch)
     size = next(x.shape[2:4] for x in batch.values() if np.ndim(x) == 5)

@@ -36,11 +36,13 @@ class Field(NamedTuple):
         arrays: {name: (shape in letters, dtype)}; the letters are T, H, W, N, the latents' t, h, w, or numbers.
         turn: (arrays of a batch, view, (height, width)) -> the same of the turned clip; None if it cannot be turned.
         optional: arrays that `conditions` uses where a batch has them.
+        keeps_time: it cannot be turned round in time, as a clip of which the first frame alone is read.
     """
 
     arrays: Mapping[str, tuple[tuple[Any, ...], Any]]
     turn: Callable[[dict[str, np.ndarray], View, tuple[int, int]], dict[str, np.ndarray]] | None
     optional: tuple[str, ...] = ()
+    keeps_time: bool = False
 
 
 def turn_pictures(arrays: dict[str, np.ndarray], view: View, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -164,6 +166,8 @@ def turn(batch: Mapping[str, AnyArray], chosen: Mapping[str, Field], view: View,
     for name, field in chosen.items():
         if field.turn is None:
             raise ValueError(f"the method reads {name!r}, which cannot be turned: it has one view only (views=1)")
+        if view.time and field.keeps_time:
+            raise ValueError(f"the method reads {name!r} from its first frame on: it cannot be turned round in time")
         turned |= field.turn({key: turned[key] for key in field.arrays if key in turned}, view, size)
     return turned
 

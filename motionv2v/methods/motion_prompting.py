@@ -152,7 +152,7 @@ METHOD = Method(
     make_conditioner=make_conditioner,
     settings=SETTINGS,
     # A clip that is turned round in time starts with another frame than the one that is given.
-    turn={"target": fields.FIELDS["target"]._replace(turn=None)},
+    turn={"target": fields.FIELDS["target"]._replace(keeps_time=True)},
     start_from=start_from,
     probe=probe,
     max_points=lambda config: MAX_TRACKS,

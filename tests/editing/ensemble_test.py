@@ -51,6 +51,17 @@ def test_views_of_a_model_without_errors_are_equal(count):
     np.testing.assert_array_equal(ensemble.average(jax.random.key(0), draw, given, count, READ), draw(None, given))
 
 
+def test_views_of_a_model_that_starts_from_a_first_frame_keep_time():
+    """Each of eight is another, none backwards, and those of a model without errors are equal."""
+    read = {name: field._replace(keeps_time=True) for name, field in READ.items()}
+    views = ensemble.first(8, keeps_time=True)
+    assert len(set(views)) == 8 and not any(view.time for view in views) and views[0] == methods.fields.View()
+    made, given = [], batch()
+    note = lambda key, batch: made.append(batch) or draw(key, batch)  # noqa: E731
+    np.testing.assert_array_equal(ensemble.average(jax.random.key(0), note, given, 8, read), draw(None, given))
+    assert len({each["source"].tobytes() for each in made}) == 8
+
+
 @pytest.mark.parametrize("count", sections.VIEWS)
 def test_every_view_is_another_and_is_turned_back(count):
     """Every pixel that a view says it has is as it was; no other view is needed for the first, and none has nothing."""

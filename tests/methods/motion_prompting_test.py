@@ -183,7 +183,10 @@ def test_a_new_model_predicts_what_its_base_does(first_frame):
     )
 
 
-def test_a_first_frame_cannot_be_turned():
-    read = methods.get("motion_prompting").fields(CONFIG)
-    with pytest.raises(ValueError, match="reads 'target', which cannot be turned"):
-        fields.turn(sample(1), read, fields.View(columns=True), SIZE)
+def test_a_first_frame_is_mirrored_and_not_turned_round_in_time():
+    read, given = methods.get("motion_prompting").fields(CONFIG), sample(1)
+    mirrored = fields.turn(given, read, fields.View(columns=True), SIZE)
+    np.testing.assert_array_equal(mirrored["target"][:, 0], given["target"][:, 0, :, ::-1])
+    np.testing.assert_array_equal(mirrored["target_xy"][..., 0], SIZE[1] - given["target_xy"][..., 0])
+    with pytest.raises(ValueError, match="reads 'target' from its first frame on: it cannot be turned round in time"):
+        fields.turn(given, read, fields.View(time=True), SIZE)
