@@ -184,8 +184,10 @@ class Derived(History):
         return self._drafts.all(self._moment)
 
     def draft_frame(self, index: int, full: bool = False) -> UInt8[np.ndarray, "H W 3"]:
-        """Draw one frame of the draft, at the clip's own size where it shall be `full`: the others come after it."""
-        return (self._full if full else self._drafts).frame(self._moment, index).frames[index]
+        """Draw one frame of the draft, and others after it; `full`: at the clip's own size, that one alone."""
+        if full:
+            return self._full.single(self._moment, index)
+        return self._drafts.frame(self._moment, index).frames[index]
 
     def uncertain_frame(self, index: int) -> UInt8[np.ndarray, "h w"]:
         """Return how uncertain each pixel of a frame of the draft is."""

@@ -8,16 +8,19 @@ that is expected (`Drafts.expect`), so that the bend itself waits for nothing bu
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from motionv2v import draft, video
+from motionv2v import draft, stacks, video
 from motionv2v.editing import drafted
 from motionv2v.edits.document import EditSpec
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float, UInt8
 
+KEPT = 2**26
+"""Bytes of single frames, with their maps, that are kept."""
 SCENES = 3
 """Ways of taking a clip apart that are kept: for what is bent, and for what was or may be bent beside it."""
 
@@ -57,12 +60,17 @@ class Carried(NamedTuple):
 
 
 class _Edit:
-    """A draft in the making: its frames as far as they are drawn, and which are `left`."""
+    """A draft in the making: its frames as far as they are drawn, and which are `left`; or `one` of them at a time."""
 
     def __init__(self, key: str, drawing: draft.Drawing):
-        shape = drawing.clip.frames.shape
-        self.key, self._drawing, self.left = key, drawing, set(range(shape[0]))
-        self.drawn = Drawn(np.zeros(shape, np.uint8), np.zeros(shape[:3], np.uint8))
+        self.key, self._drawing = key, drawing
+        self.left = set(range(len(drawing.clip.frames)))
+        self.one = stacks.Kept(drawing.frame, KEPT)
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        shape = self._drawing.clip.frames.shape
+        return Drawn(np.zeros(shape, np.uint8), np.zeros(shape[:3], np.uint8))
 
     def draw(self, t: int) -> None:
         if t in self.left:
@@ -115,6 +123,11 @@ class Drafts:
             self._behind = (of, index) if edit.left else None
         self._wake()
         return edit.drawn
+
+    def single(self, moment: Callable[[], Moment], index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Draw one frame and no other: of a long clip at its own size not all can be kept."""
+        with self._hurrying():
+            return self._plan(moment()).one(index)[0]
 
     def all(self, moment: Callable[[], Moment]) -> Drawn:
         """Draw all frames; who waits for a single one goes first."""

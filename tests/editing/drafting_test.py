@@ -123,7 +123,7 @@ def test_an_edit_that_cannot_be_drawn_is_told_to_who_asks_and_stops_nothing(bent
     assert not bent._drafts._edit.left
 
 
-def test_a_frame_at_full_size_is_that_of_a_run(tmp_path):
+def test_a_frame_at_full_size_is_that_of_a_run(tmp_path, drawn):
     frames = moving_square.draw().repeat(2, axis=1).repeat(2, axis=2)
     video.write(tmp_path / "square.mp4", frames, fps=8, crf=4)
     session = Session(tmp_path / "workspace")
@@ -131,7 +131,11 @@ def test_a_frame_at_full_size_is_that_of_a_run(tmp_path):
     session.add_point(0, 2 * X, 2 * Y)
     session.bend(["p1"], 4, 0, 40)
     assert session.draft_frame(4).shape == (180, 240, 3)
+    rest(session)
+    drawn.clear()
     made = session.draft_frame(4, full=True)
+    np.testing.assert_array_equal(session.draft_frame(4, full=True), made)
+    assert [t for _, t in drawn] == [4], "once, and no other"
     spec = session._moment().spec
     own = drafted.draw(session.clip.frames, spec, session.source(), [None], notify=str)
     assert made.shape == (192, 256, 3)
