@@ -26,6 +26,7 @@ from motionv2v import draft, figures, metrics, trackers, video
 from motionv2v.data.scenes.pairs import SceneConfig, make_pair
 from motionv2v.editing import drafted
 from motionv2v.edits import document
+from motionv2v.tracks import Tracks
 
 FRAMES = 49
 LENGTHS = (49, 196, 1000)
@@ -75,9 +76,9 @@ def print_draft(options: Namespace) -> None:
     """Print what drafts of real clips cost, the score of the pair whose truth is known, and write their sheets."""
     if options.clips is None:
         shape = (5, 48, 72) if options.quick else (FRAMES, 480, 720)
-        _print_costs(*_drawn_clip(shape), "a drawn scene", options.markdown)
+        _print_costs(*drawn_clip(shape), "a drawn scene", options.markdown)
         if options.quick:
-            _print_lengths(_drawn_clip(shape)[0], [[0, 20, 20], [0, 24, 24]], (5, 9), "a drawn scene", options.markdown)
+            _print_lengths(drawn_clip(shape)[0], [[0, 20, 20], [0, 24, 24]], (5, 9), "a drawn scene", options.markdown)
         return
     folder, rows = Path(options.clips), []
     for name in list(EDITS)[: 1 if options.quick else None]:
@@ -142,7 +143,8 @@ def _of_clip(folder):
     return frames, source, target
 
 
-def _drawn_clip(shape):
+def drawn_clip(shape: tuple[int, int, int]) -> tuple[np.ndarray, Tracks, Tracks]:
+    """Draw a scene of T frames (H, W): its frames, the paths of points in it, and others that they shall take."""
     config = SceneConfig(num_frames=shape[0], size=shape[1:], num_points=8)
     pair = make_pair(config, 1, 0, "test")
     return pair.source, pair.source_tracks, pair.target_tracks

@@ -5,6 +5,7 @@
     convert     published weights there and back                             vae_memory the autoencoder's work space
     trackers    scores and seconds of trackers without weights               render     drawing tracks
     backends    training steps with the transformer in JAX and in PyTorch
+    page        how long a person at the editor page waits for a draft
 
     python benchmarks/run.py --size tiny small --compile-limit 300 --markdown
     python benchmarks/run.py --size 5b --out speed_5b.json          # a GPU: 13x60x90 latents, 50 steps, a training step
@@ -54,7 +55,7 @@ def main() -> None:
             getattr(__import__(module), f"print_{table}")(options)
 
 
-TABLES = ("speed", "data", "starts", "convert", "vae_memory", "trackers", "render", "draft", "backends")
+TABLES = ("speed", "data", "starts", "convert", "vae_memory", "trackers", "render", "draft", "backends", "page")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

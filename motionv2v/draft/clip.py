@@ -29,8 +29,8 @@ class Prepared:
         say: called with a line about how long the rest takes, where it takes long; None for nothing.
     """
 
-    def __init__(self, frames: AnyArray | stacks.Stored, say: Callable[[str], None] | None = None):
-        """Raise ValueError for anything but uint8 [T H W 3] with pixels in it."""
+    def __init__(self, frames: AnyArray | stacks.Stored, say: Callable[[str], None] | None = None, keep: int = 1):
+        """Raise ValueError for anything but uint8 [T H W 3] with pixels in it; `keep`: as `kept` says."""
         self.say = say
         frames = frames if isinstance(frames, stacks.Stored) else np.asarray(frames)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
@@ -38,7 +38,8 @@ class Prepared:
         self.frames, self.size = frames, frames.shape[1:3]
         larger = classical.enlargement(self.size, ENLARGED)
         self.scale = float(larger) if larger > 1 else min(1.0, SHORT_SIDE / min(self.size))
-        self._kept: tuple[Any, Any] | None = None
+        self._kept: dict[Any, Any] = {}
+        self._keep = keep
         self.small_size = tuple(round(side * self.scale) for side in self.size)
 
     def resized(self, picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -122,11 +123,17 @@ class Prepared:
         return background.Plate(self.small, self.to_small(self.cameras))
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what was made for a key last time, or make it: the clip taken apart stays while a path is bent."""
-        if self._kept is None or self._kept[0] != key:
-            self._kept = None
-            self._kept = (key, make())
-        return self._kept[1]
+        """Return what was made for a key, or make it: the clip taken apart stays while a path is bent.
+
+        The last `keep` are kept.
+        """
+        found = self._kept.pop(key, None)
+        if found is None:
+            while len(self._kept) >= self._keep:
+                self._kept.pop(next(iter(self._kept)))
+            found = make()
+        self._kept[key] = found
+        return found
 
     @property
     def is_still(self) -> bool:

@@ -43,6 +43,45 @@ class Draft:
     uncertain: Float[np.ndarray, "S H W"]
 
 
+@dataclass
+class Drawing:
+    """An edit that is ready to be drawn: any of its frames, in any order.
+
+    Attributes:
+        clip: what it is drawn of. groups: the points of each thing.
+        times: [T], the time of the clip that a frame shows as it is, NaN where it is put together.
+        paint: puts a frame together: picture, hole, layer and uncertain as `Draft` has them.
+    """
+
+    clip: Prepared
+    groups: list[list[int]]
+    times: Float[np.ndarray, "T"]
+    paint: Callable[[int], tuple[AnyArray, AnyArray, AnyArray, AnyArray]] | None = None
+
+    def frame(
+        self, t: int
+    ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"], Int[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+        """Draw a frame: its picture, and the maps hole, layer and uncertain as `Draft` has them."""
+        if self.paint is None or np.isfinite(self.times[t]):
+            nothing = (np.zeros(self.clip.size, kind) for kind in (bool, np.int16, np.float32))
+            return self.clip.between(float(self.times[t])), *nothing
+        return self.paint(t)
+
+    def draw(self, notify: Callable[[str], None], stream: bool = False) -> Draft:
+        """Draw all frames; arguments as for `render`."""
+        result = _empty(self.clip.frames.shape, stream)
+        made_up = np.zeros(len(self.times))
+        for t in self.clip.counted(range(len(self.times)), "drawn frame"):
+            result.frames[t], hole, layer, unsure = self.frame(t)
+            made_up[t] = hole.mean()
+            if not stream:
+                result.hole[t], result.layer[t], result.uncertain[t] = hole, layer, unsure
+        for line in notices.of_holes(made_up):
+            notify(line)
+        result.groups = self.groups
+        return result
+
+
 def render(
     clip: AnyArray | Lazy | Prepared,
     source: Tracks,
@@ -57,11 +96,7 @@ def render(
     """Draw an edit without a network. No edit gives the clip itself, bit for bit.
 
     Args:
-        clip: its frames, uint8 [T H W 3], or what was prepared of them.
-        source, target: the points' paths in the clip and in the edit, [N T 2] in pixels.
-        groups: which points move as one thing each; the others are the background's. None guesses.
-        hints: where each group's thing is, as far as a person says so; one for each group, or None in its place.
-        order: groups from front to back, as far as it is known; the others are ordered by what hides what.
+        clip, source, target, groups, hints, order: as for `plan`.
         notify: called with a sentence for what had to be guessed or made up.
         stream: for who takes the frames one by one and nothing else: they are a stack, not in memory if the clip is
             long (`stacks.zeros`), and the maps have no frames.
@@ -69,25 +104,46 @@ def render(
     Raises:
         ValueError: for a clip that is none, and for tracks that do not belong to it.
     """
+    return plan(clip, source, target, groups=groups, hints=hints, order=order, notify=notify).draw(notify, stream)
+
+
+def plan(
+    clip: AnyArray | Lazy | Prepared,
+    source: Tracks,
+    target: Tracks,
+    *,
+    groups: Sequence[Sequence[int]] | None = None,
+    hints: Sequence[Hint | None] | None = None,
+    order: Sequence[int] | None = None,
+    notify: Callable[[str], None] = warnings.warn,
+) -> Drawing:
+    """Find out how an edit is drawn, and draw no frame of it yet.
+
+    Args:
+        clip: its frames, uint8 [T H W 3], or what was prepared of them.
+        source, target: the points' paths in the clip and in the edit, [N T 2] in pixels.
+        groups: which points move as one thing each; the others are the background's. None guesses.
+        hints: where each group's thing is, as far as a person says so; one for each group, or None in its place.
+        order: groups from front to back, as far as it is known; the others are ordered by what hides what.
+        notify: called with a sentence for what had to be guessed.
+
+    Raises:
+        ValueError: as `render`.
+    """
     clip = clip if isinstance(clip, Prepared) else Prepared(clip)
     _check(clip, source, target)
-    result = _empty(clip.frames.shape, stream)
     before, after = layers.places(source), layers.places(target)
     if np.array_equal(before, after) and np.array_equal(source.visible, target.visible):
-        for t, frame in enumerate(clip.frames):
-            result.frames[t] = frame
-        return result
+        return Drawing(clip, [], np.arange(len(clip.frames), dtype=np.float64))
     shown = np.full(len(clip.frames), np.nan)
     if groups is None or _moves_the_rest(before, after, groups):
         shown = times.find(before, after, np.asarray(source.visible), np.asarray(target.visible))
     if np.isfinite(shown).all():
-        for t in clip.counted(range(len(shown)), "drawn frame"):
-            result.frames[t] = clip.between(float(shown[t]))
-        return result
-    behind, result.groups = _grouped(clip, source, target, groups)
-    _check_said(clip, result.groups, hints, order)
-    scene, told = _taken_apart(clip, source, result.groups, hints)
-    if unseen := len(result.groups) - len(scene.things):
+        return Drawing(clip, [], shown)
+    behind, groups = _grouped(clip, source, target, groups)
+    _check_said(clip, groups, hints, order)
+    scene, told = _taken_apart(clip, source, groups, hints)
+    if unseen := len(groups) - len(scene.things):
         notify(f"{unseen} things are never visible in the clip, so there is nothing to draw them from")
     views, is_camera = _views(scene.cameras, behind, source, target)
     if is_camera:
@@ -102,20 +158,12 @@ def render(
     for line in told + notices.of_things(choices, scene):
         notify(line)
     painter = Painter(scene, choices, stays, _order(scene, choices, stays, source, target, order or ()))
-    made_up = np.zeros(len(shown))
-    for t in clip.counted(range(len(shown)), "drawn frame"):
-        time = shown[t]
-        if np.isfinite(time):
-            result.frames[t] = clip.between(float(time))
-            continue
-        result.frames[t], hole, layer, unsure = painter.draw(t, views[t], int(base[t]))
-        made_up[t] = hole.mean()
-        if not stream:
-            result.hole[t], result.layer[t] = hole, layer
-            result.uncertain[t] = np.maximum(unsure, _missed(layer, t, target, result.groups, scene.names, stays))
-    for line in notices.of_holes(made_up):
-        notify(line)
-    return result
+
+    def paint(t):
+        picture, hole, layer, unsure = painter.draw(t, views[t], int(base[t]))
+        return picture, hole, layer, np.maximum(unsure, _missed(layer, t, target, groups, scene.names, stays))
+
+    return Drawing(clip, groups, shown, paint)
 
 
 def _empty(shape, stream) -> Draft:

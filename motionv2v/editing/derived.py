@@ -1,62 +1,26 @@
 """What follows from a project, worked out when asked for and kept: its clip, paths, `edit.json` and draft."""
 
+import copy
 import json
 import shlex
-import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from motionv2v import draft, files, trackers, tracks, video
-from motionv2v.editing import drafted, point_paths, projects
+from motionv2v import files, trackers, tracks, video
+from motionv2v.editing import operation_list, point_paths, projects
+from motionv2v.editing.drafting import Carried, Drafts, Drawn, Moment
 from motionv2v.editing.history import History
 from motionv2v.edits import document, track_files
 from motionv2v.tracks import Tracks
-from motionv2v.typing import Bool, Float, UInt8
+from motionv2v.typing import UInt8
 
 EDIT, TRACKS = "edit.json", "tracks.npz"
 PROXY = 180
 """Rows of the picture that drafts are drawn at while a path is bent."""
-
-
-class Drawn(NamedTuple):
-    """A draft: `frames` uint8 [T h w 3], and how `uncertain` each pixel is, uint8 [T h w] of 255."""
-
-    frames: UInt8[np.ndarray, "T h w 3"]
-    uncertain: UInt8[np.ndarray, "T h w"]
-
-
-class Carried(NamedTuple):
-    """Where things are: `masks` bool [T h w] of each at the draft's working size, and the `doubts` [T] of its frames.
-
-    A doubt is 0 where something was said, and grows with what changed since (`drafted.doubts`).
-    """
-
-    masks: list[Bool[np.ndarray, "T h w"]]
-    doubts: list[Float[np.ndarray, "T"]]
-
-    def labels(self, frame: int) -> UInt8[np.ndarray, "h w"]:
-        """Return what is seen in a frame: 0 for no thing, else its place in the list from 1; the foremost counts."""
-        made = np.zeros(self.masks[0].shape[1:] if self.masks else (1, 1), np.uint8)
-        for place in range(min(len(self.masks), 255) - 1, -1, -1):
-            made[np.asarray(self.masks[place][frame])] = place + 1
-        return made
-
-
-class _Moment(NamedTuple):
-    """What a draft is drawn from, all of one moment; `key` tells it from that of another."""
-
-    key: str
-    path: str
-    clip: video.Clip
-    spec: document.EditSpec
-    source: Tracks
-
-
-def _quiet(line: str) -> None:
-    """Tell nobody."""
 
 
 class Derived(History):
@@ -70,21 +34,20 @@ class Derived(History):
         self._tracks: dict[tuple[float, ...], Tracks] = {}
         self._imported: dict[str, Tracks] = {}
         self._given = ""  # what the file of tracks was last written of
-        self._prepared: tuple[str, draft.Prepared] | None = None
-        self._drawn: dict[str, Drawn] = {}
-        self._carried: tuple[str, Carried] | None = None
-        self._drawing = threading.Lock()
+        self._drafts, self._full = Drafts(PROXY), Drafts(None)
 
     def _save(self, event: dict[str, Any] | None = None) -> None:
         super()._save(event)
+        for drafts in (self._drafts, self._full):
+            drafts.cancel()
         if self.project["points"]:
             files.write(self.workspace / EDIT, json.dumps(self.edit_json(), indent=1) + "\n")
 
     def _forget(self) -> None:
         """Forget what was worked out of another clip."""
-        self._prepared = self._carried = None
+        for drafts in (self._drafts, self._full):
+            drafts.forget()
         self._tracks.clear()
-        self._drawn.clear()
 
     @property
     def clip(self) -> video.Clip:
@@ -210,59 +173,62 @@ class Derived(History):
                 self._given = key
             return f"{trackers.GIVEN}:{path}"
 
+    # --- drafts ---
+
     def draft_frames(self) -> UInt8[np.ndarray, "T h w 3"]:
         """Draw the draft of the edit at a small size, `PROXY` rows; the clip taken apart is kept while paths change."""
         return self.drawn().frames
 
     def drawn(self) -> Drawn:
         """Draw the draft, with what is uncertain of it."""
-        with self._drawing:
-            moment = self._moment()
-            found = self._drawn.get(moment.key)  # another clip may be opened, and all forgotten, at any time
-            if found is None:
-                prepared, hints = self._prepare(moment)
-                made = drafted.draw_prepared(prepared, moment.spec, moment.source, hints, notify=_quiet)
-                found = Drawn(np.asarray(made.frames), np.uint8(np.asarray(made.uncertain) * 255))
-                self._drawn = {moment.key: found}
-            return found
+        return self._drafts.all(self._moment)
+
+    def draft_frame(self, index: int, full: bool = False) -> UInt8[np.ndarray, "H W 3"]:
+        """Draw one frame of the draft, and others after it; `full`: at the clip's own size, that one alone."""
+        if full:
+            return self._full.single(self._moment, index)
+        return self._drafts.frame(self._moment, index).frames[index]
+
+    def uncertain_frame(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        """Return how uncertain each pixel of a frame of the draft is."""
+        return self._drafts.frame(self._moment, index).uncertain[index]
 
     def masks(self) -> Carried:
         """Carry what is said of things to all frames; things are in the order of `things`."""
-        with self._drawing:
-            moment = self._moment()
-            carried = self._carried
-            if carried is None or carried[0] != moment.key:
-                prepared, hints = self._prepare(moment)
-                found = drafted.masks_prepared(prepared, moment.spec, moment.source, hints)
-                order = dict.fromkeys([*moment.spec.divide().order, *range(len(found))])
-                doubts = [
-                    drafted.doubts(found[place], hint.frames if (hint := hints[place]) else []) for place in order
-                ]
-                carried = self._carried = (moment.key, Carried([found[place] for place in order], doubts))
-            return carried[1]
+        return self._drafts.masks(self._moment)
 
-    def _moment(self) -> _Moment:
+    def expect(self, names: Sequence[str] = (), frame: int = 0) -> None:
+        """Get ready, meanwhile, for a bend of points that are selected, as far as there are such; nothing changes."""
+        if not self.project["clip"]:
+            return
         with self._lock:
-            clip, path, spec = self.clip, self.project["clip"], self._check(self.project)
-            # The marks as well, with which the same edit is another one.
-            marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in self.project["points"]]
-            return _Moment(json.dumps([path, marks, self.edit_json()]), path, clip, spec, self.source())
+            clip, path, known = self.clip, self.project["clip"], self.project["points"]
+            rows = [row for row, point in enumerate(known) if point["id"] in set(names)]
+            if not rows:
+                return self._drafts.expect(path, clip)
+            project = copy.deepcopy(self.project)
+            names = [known[row]["id"] for row in rows]
+            if operation_list.bending(project, names) is None:
+                away = self.target().xy[rows].mean(axis=0, dtype=np.float64)
+                away += np.where(away > np.array(clip.frames.shape[2:0:-1]) / 2, -1, 1) * clip.frames.shape[2] / 8
+                bend = {"op": "keyframes", "points": names, "keep_motion": True}
+                bend["keyframes"] = {str(t): away[t].tolist() for t in (0, len(away) - 1)}
+                operation_list.new(project, bend)
+            self._drafts.expect(path, clip, self._moment(project), frame)
 
-    def _prepare(self, of: _Moment) -> tuple[draft.Prepared, list[draft.Hint | None]]:
-        """Return the clip at the size of drafts, taken apart as far as it was, and what is said of its things."""
-        prepared = self._prepared
-        if prepared is None or prepared[0] != of.path:
-            prepared = (of.path, draft.Prepared(video.resize(of.clip.frames, self._small(of.clip))))
-            self._prepared = prepared
-        whole, length = of.clip.frames.shape[1:3], len(of.clip.frames)
-        return prepared[1], drafted.read_hints(of.spec, of.spec.divide(), whole, length, _quiet)
+    def is_getting_ready(self) -> bool:
+        """Tell whether something is drawn that nobody waits for."""
+        return self._drafts.is_at_work
+
+    def _moment(self, project: dict[str, Any] | None = None) -> Moment:
+        with self._lock:
+            project = self.project if project is None else project
+            clip, path, spec = self.clip, project["clip"], self._check(project)
+            # The marks as well, with which the same edit is another one.
+            marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in project["points"]]
+            key = json.dumps([path, marks, self.edit_json(project)])
+            return Moment(key, path, clip, spec, self.source(project))
 
     def proxy_size(self) -> tuple[int, int]:
         """Return the size (H, W) that drafts are drawn at."""
-        return self._small(self.clip)
-
-    @staticmethod
-    def _small(clip: video.Clip) -> tuple[int, int]:
-        height, width = clip.frames.shape[1:3]
-        scale = min(1.0, PROXY / height)
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        return self._drafts.size(self.clip)

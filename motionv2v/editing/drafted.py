@@ -140,6 +140,18 @@ def draw_prepared(
 
     `source` and `hints` are of the spec's size.
     """
+    return plan_prepared(clip, spec, source, hints, notify=notify).draw(notify, stream)
+
+
+def plan_prepared(
+    clip: draft.Prepared,
+    spec: EditSpec,
+    source: Tracks,
+    hints: Sequence[Hint | None] = (),
+    *,
+    notify: Callable[[str], None],
+) -> draft.Drawing:
+    """Find out how an edit is drawn, frame by frame; arguments as for `draw_prepared`."""
     source, target, groups, behind, hints = _arranged(clip, spec, source, hints, notify)
     division = spec.divide()
     used = sorted({point for group in [behind, *groups] for point in group})
@@ -149,17 +161,16 @@ def draw_prepared(
         options["hints"] = [*hints, *[None] * (len(groups) - len(hints))]
     if division.order:
         options["order"] = division.order
-    drawn = draft.render(
+    drawing = draft.plan(
         clip,
         tracks.select(source, used),
         tracks.select(target, used),
         # Where the whole clip is edited, in time or as a camera, what moves by itself is guessed.
         groups=[[place[point] for point in group] for group in groups] if division.things else None,
         notify=notify,
-        stream=stream,
         **options,
     )
-    return replace(drawn, groups=[[used[point] for point in group] for group in drawn.groups])
+    return replace(drawing, groups=[[used[point] for point in group] for group in drawing.groups])
 
 
 def masks_prepared(

@@ -21,8 +21,6 @@ from motionv2v.editing import patches, projects
 PROJECT, JOURNAL = "project.json", "steps.jsonl"
 MOST_STEPS = 200
 """Steps that can be undone."""
-MOST_BRANCHES = 5
-"""Rows of steps that are kept which were undone and not done again before another step."""
 MOST_JOURNAL = 1 << 20
 """Bytes of lines from which the whole is written anew."""
 _DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError)
@@ -122,7 +120,7 @@ class History:
     def _put(self, steps: list[dict[str, Any]], project: dict[str, Any]) -> None:
         """Do steps in place of those that were undone, which are kept as a branch."""
         if self._redo:
-            self._branches = [*self._branches, self._redo][-MOST_BRANCHES:]
+            self._branches = [*self._branches, self._redo][-projects.MOST_BRANCHES :]
         self._undo, self._redo, self.project = [*self._undo, *steps][-MOST_STEPS:], [], project
 
     def _do(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +174,7 @@ class History:
     def branches(self) -> list[dict[str, Any]]:
         """List what was undone and then left for another step, the last one last: {steps: how many, label: the last}.
 
-        The last `MOST_BRANCHES` are kept.
+        The last `projects.MOST_BRANCHES` are kept.
         """
         return [{"steps": len(steps), "label": steps[0]["label"]} for steps in self._branches]
 

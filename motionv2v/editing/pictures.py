@@ -12,28 +12,33 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from motionv2v.editing import receiving
 from motionv2v.editing.session import Session
+from motionv2v.edits import fields
 from motionv2v.typing import UInt8
 
 STRIP, STRIP_ROWS = 16, 40
 """Frames of the filmstrip, and its height in pixels."""
 _PICTURES: dict[str, Callable[[Session, int], UInt8[np.ndarray, "..."]]] = {
     "source": lambda session, index: np.asarray(session.clip.frames[index]),
-    "draft": lambda session, index: session.draft_frames()[index],
-    "uncertain": lambda session, index: session.drawn().uncertain[index],
+    "draft": lambda session, index: session.draft_frame(index),
+    "full": lambda session, index: session.draft_frame(index, full=True),
+    "uncertain": lambda session, index: session.uncertain_frame(index),
     "masks": lambda session, index: session.masks().labels(index),
 }
-"""What frames there are to see; the last two are maps, a number for each pixel."""
+"""What frames there are to see, `full` a draft at the clip's own size; the last two are maps: numbers for pixels."""
 
 
 async def _frame(request: Request) -> Response:
-    """Give one frame of `_PICTURES`: pictures as WebP, maps as PNG, which loses nothing."""
+    """Give one frame of `_PICTURES`, or nothing without points: pictures as WebP, maps as PNG, which loses nothing."""
     session, which, index = request.app.state.session, request.path_params["which"], request.path_params["index"]
     if which not in _PICTURES:
         raise HTTPException(404, f"there are frames of {', '.join(_PICTURES)}")
     length = await run_in_threadpool(lambda: len(session.clip.frames))
     if not 0 <= index < length:
         raise HTTPException(404, f"there is no frame {index}: the clip has frames 0..{length - 1}")
+    if which != "source" and not session.project["points"]:
+        return Response(status_code=204)  # they may just have been taken away
     made = await run_in_threadpool(_PICTURES[which], session, index)
     if made.ndim == 3:
         return Response(await run_in_threadpool(webp, made), media_type="image/webp")
@@ -75,9 +80,20 @@ def webp(frame: UInt8[np.ndarray, "H W 3"], most: int = 1280) -> bytes:
     return kept.getvalue()
 
 
+async def _expect(request: Request) -> Response:
+    """Get ready for a bend of {"names": points that are selected}, from {"frame"} outwards."""
+    given = await receiving.body(request)
+    names, frame = given.get("names", []), fields.integer(given.get("frame", 0), "frame", 0)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("names must be a list of points")
+    await run_in_threadpool(request.app.state.session.expect, names, frame)
+    return JSONResponse({})
+
+
 ROUTES = [
     Route("/api/frame/{which}/{index:int}", _frame),
     Route("/api/uncertain", _uncertain),
+    Route("/api/expect", _expect, methods=["POST"]),
     Route("/api/masks", _carried),
     Route("/api/filmstrip", _filmstrip),
 ]

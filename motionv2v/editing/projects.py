@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 """Endings of clips that a page may send. Others, such as playlists, would let a file name further files to be read."""
 MOST_NAME = 200
 """Bytes of a clip's name: file systems take 255, and numbers and endings may be added to it."""
+MOST_BRANCHES = 5
+"""Rows of steps that are kept which were undone and not done again before another step."""
 MOST_GENERATIONS = 50
 """Edits one after the other, each of the result of the one before, that a project remembers."""
 _POINT = ("id", "name", "color", "t", "x", "y", "marks", "tracks", "row", "locked")
@@ -180,9 +182,12 @@ def check_tracks(project: dict[str, Any], tracks: dict[str, Tracks], length: int
                 raise ValueError(f"the imported path of {point['name']} is not in the file, or of another length")
 
 
-def check_masks(project: dict[str, Any], masks: dict[str, Path], length: int, size: tuple[int, int]) -> None:
-    """Raise ValueError where masks that a project names are not in its file, or not of a clip of T frames (H, W)."""
-    for name in mask_files.named(project):
+def check_masks(states: Sequence[dict[str, Any]], masks: dict[str, Path], length: int, size: tuple[int, int]) -> None:
+    """Raise ValueError where masks that a project names in any of its states are not in its file, or of another clip.
+
+    The clip has T frames (H, W). Each file is read once, however many states name it.
+    """
+    for name in dict.fromkeys(name for project in states for name in mask_files.named(project)):
         if name not in masks:
             raise ValueError(f"the file of masks {name} is not in the project")
         mask_files.read(masks[name], size, length, 0, lambda line: None)
@@ -241,11 +246,17 @@ def free_path(path: Path) -> Path:
 
 
 def write(
-    path: str | Path, workspace: Path, project: dict[str, Any], steps: dict[str, list[dict[str, Any]]], tracker: str
+    path: str | Path,
+    workspace: Path,
+    project: dict[str, Any],
+    steps: dict[str, list[dict[str, Any]]],
+    branches: Sequence[list[dict[str, Any]]],
+    tracker: str,
 ) -> Path:
-    """Write a project, its `undo` and `redo` steps as far as they are about its clip, its clip and its imported paths.
+    """Write a project, its clip, its imported paths, and its steps as far as they are about that clip.
 
-    Returns the path. Raises ValueError where the clip is gone or too large, and OSError as writing does.
+    `steps` are those to `undo` and to `redo`, `branches` rows of such that were left for others. Returns the path.
+    Raises ValueError where the clip is gone or too large, and OSError as writing does.
     """
     clip = Path(project["clip"])
     if not clip.is_file() or clip.stat().st_size > MOST_CLIP:
@@ -256,9 +267,14 @@ def write(
     if not any(pattern.fullmatch(name) for pattern in _MEMBERS) or len(os.fsencode(clip.name)) > MOST_NAME:
         name = f"clip/clip{clip.suffix}"
     record = {"version": VERSION, "tracker": tracker.partition(":")[0], "project": _about(project, name)}
-    for word, taken in steps.items():
-        of_clip = itertools.takewhile(lambda step: step["project"]["clip"] in ("", str(clip)), reversed(taken))
-        record[word] = [{**step, "project": _about(step["project"], name)} for step in of_clip][::-1]
+
+    def travelling(row):
+        of_clip = itertools.takewhile(lambda step: step["project"]["clip"] in ("", str(clip)), reversed(row))
+        return [{**step, "project": _about(step["project"], name)} for step in of_clip][::-1]
+
+    record |= {word: travelling(row) for word, row in steps.items()}
+    if rows := [row for row in map(travelling, branches) if row]:
+        record["branches"] = rows
     used = {point["tracks"] for each in _projects(record) for point in each["points"] if "tracks" in point}
     with files.partial(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         archive.writestr(RECORD, json.dumps(record), zipfile.ZIP_DEFLATED)
@@ -277,8 +293,9 @@ def _about(project: dict[str, Any], clip: str) -> dict[str, Any]:
 def _projects(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the project of a record and those of its steps."""
     yield record["project"]
-    for step in (*record["undo"], *record["redo"]):
-        yield step["project"]
+    for row in (record["undo"], record["redo"], *record.get("branches", ())):
+        for step in row:
+            yield step["project"]
 
 
 @dataclass
@@ -286,8 +303,8 @@ class Unpacked:
     """A project out of a file, in a folder that is there for a while: `keep` puts its files into the workspace.
 
     Attributes:
-        record: {project, undo, redo, tracker}. clip: its clip. tracks: the imported paths by their files' names.
-        masks: files of masks by what operations call them.
+        record: {project, undo, redo, branches, tracker}. clip: its clip. tracks: the imported paths by the names of
+            their files. masks: files of masks by what operations call them.
     """
 
     record: dict[str, Any]
@@ -409,24 +426,34 @@ def _record(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{RECORD}: is not valid JSON ({error})") from None
     names = ("version", "tracker", "project", "undo", "redo")
-    fields.check_object(found, names, RECORD, required=names)
+    fields.check_object(found, (*names, "branches"), RECORD, required=names)
     if found["version"] != VERSION:
         raise ValueError(f"{RECORD}: is of version {fields.shown(found['version'])}; this program reads {VERSION}")
     _text(found["tracker"], "tracker")
+    found["branches"] = _list(found.get("branches", []), "branches", MOST_BRANCHES)
     for word in ("undo", "redo"):
-        for index, step in enumerate(_list(found[word], word, 1000)):
-            where = f"{word}[{index}]"
-            words = ("label", "frame", "project")
-            fields.check_object(step, (*words, "names"), where, required=words)
-            _text(step["label"], f"{where}.label")
-            for name in _list(step.get("names", []), f"{where}.names", 2 * document.MAX_POINTS):
-                _text(name, f"{where}.names")
-            fields.integer(step["frame"], f"{where}.frame", 0)
-            step["project"] = check(step["project"])
+        _check_steps(found[word], word)
+    for number, row in enumerate(found["branches"]):
+        _check_steps(row, f"branches[{number}]")
+        if not row:
+            raise ValueError(f"branches[{number}]: has no steps")
     found["project"] = check(found["project"])
     if not found["project"]["clip"]:
         raise ValueError(f"{RECORD}: the project has no clip")
     return found
+
+
+def _check_steps(steps: Any, where: str) -> None:
+    """Raise ValueError, with the place, for steps of undo that are none, and put their projects right."""
+    for index, step in enumerate(_list(steps, where, 1000)):
+        place = f"{where}[{index}]"
+        words = ("label", "frame", "project")
+        fields.check_object(step, (*words, "names"), place, required=words)
+        _text(step["label"], f"{place}.label")
+        for name in _list(step.get("names", []), f"{place}.names", 2 * document.MAX_POINTS):
+            _text(name, f"{place}.names")
+        fields.integer(step["frame"], f"{place}.frame", 0)
+        step["project"] = check(step["project"])
 
 
 def _no_number(name: str) -> float:

@@ -183,7 +183,7 @@ class Runs:
         command = [sys.executable, "-c", _CODE, json.dumps(about["given"]), str(out)]
         with (out / LOG).open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        files.write(out / RUN, json.dumps(about | {"pid": process.pid}))
+        files.write(out / RUN, json.dumps(about | {"pid": process.pid, "editor": os.getpid()}))
         self._processes[name] = process
 
         def wait() -> None:
@@ -250,11 +250,24 @@ class Runs:
         return pid if os.fsencode(self.folder / name) in told.split(b"\0") else None
 
     def close(self) -> None:
-        """Stop what is running; what waits goes on waiting."""
+        """Stop what is running, also what an editor left behind that is gone; what waits goes on waiting.
+
+        What was stopped can be resumed. Runs of another editor on the same workspace, which is there, are its own.
+        """
         self._is_closed = True
-        for name in list(self._processes):
-            if (self.folder / name / RUN).is_file():
+        for name in self._names():
+            pid = self._alive(name)
+            if pid is not None and (name in self._processes or self._is_left_behind(name, pid)):
                 self.cancel(name)
+
+    def _is_left_behind(self, name: str, pid: int) -> bool:
+        """Tell whether a process has another parent than the editor that started it."""
+        try:
+            told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        parent = int(told.rpartition(")")[2].split()[1])
+        return parent != self._about(name).get("editor", parent)
 
     def status(self, name: str) -> dict[str, Any]:
         """Tell how a run stands.

@@ -177,7 +177,8 @@ class Session(Gestures):
         self.clip  # noqa: B018  raises where there is none
         with self._lock:
             steps = {"undo": self._undo, "redo": self._redo}
-            return projects.write(path, self.workspace, self.project, steps, self._tracker_name)
+            given = self.project, steps, self._branches, self._tracker_name
+            return projects.write(path, self.workspace, *given)
 
     def open_project(self, path: str | Path, base: int | None = None) -> list[str]:
         """Open what `save_project` wrote: the same project with its steps, behind those there are; returns notices.
@@ -189,9 +190,10 @@ class Session(Gestures):
                 clip = video.read(found.clip, notify=lambda line: None)
             except video.VideoError as error:
                 raise ValueError(str(error).replace(str(found.clip), f"{Path(path).name}, {found.clip.name}")) from None
+            length, *size = clip.frames.shape[:3]
+            projects.check_masks(found.projects(), found.masks, length, tuple(size))
             for project in found.projects():
-                projects.check_tracks(project, found.tracks, len(clip.frames), clip.frames.shape[1:3])
-                projects.check_masks(project, found.masks, len(clip.frames), clip.frames.shape[1:3])
+                projects.check_tracks(project, found.tracks, length, tuple(size))
                 if project["points"]:
                     self._check(project, clip)
                     projects.check_off(project)
@@ -204,6 +206,7 @@ class Session(Gestures):
                 opening = self._undo[-1:] if before else []
                 self._undo = [*before, *opening, *found.record["undo"]][-MOST_STEPS:]
                 self._redo = found.record["redo"]
+                self._branches = [*self._branches, *found.record["branches"]][-projects.MOST_BRANCHES :]
                 self._save()
                 self._forget()
                 self._loaded = (place, clip)

@@ -283,8 +283,8 @@ def test_a_thing_that_rests_is_cut_out_as_a_person_says(way, own, tmp_path):
 
 def test_order_says_what_lies_in_front(own, monkeypatch):
     calls = []
-    plain = draft.render
-    monkeypatch.setattr(draft, "render", lambda *a, **k: (calls.append(k), plain(*a, **k))[1])
+    plain = draft.plan
+    monkeypatch.setattr(draft, "plan", lambda *a, **k: (calls.append(k), plain(*a, **k))[1])
     own({**DRAG, "points": [0, 1, 2]}, {**DRAG, "points": [3, 4]}, more={"order": [1]})
     assert calls[0]["order"] == (1,) and calls[0]["groups"] == [[0, 1, 2], [3, 4]]
 

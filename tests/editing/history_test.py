@@ -219,7 +219,7 @@ def test_an_undone_row_of_steps_is_kept_and_taken_up_again(session, tmp_path):
         again.undo()
         again.set(prompt=f"kept {turn}")
     labels = [each["steps"] for each in Session(tmp_path / "workspace").branches()]
-    assert len(labels) == history.MOST_BRANCHES == 5
+    assert len(labels) == projects.MOST_BRANCHES == 5
 
 
 def test_a_patch_makes_one_state_of_the_other_and_leaves_it_as_it_is():

@@ -45,7 +45,7 @@ def test_preview_draws_paths_and_tells_of_each_point(own):
 
 def test_preview_needs_no_jax_and_no_mask_that_can_be_read(own, monkeypatch):
     """It draws nothing of them; an edit that is none is one line all the same."""
-    monkeypatch.setattr(draft, "render", lambda *_, **__: pytest.fail("a draft is drawn"))
+    monkeypatch.setattr(draft, "plan", lambda *_, **__: pytest.fail("a draft is drawn"))
     edit = json.loads((own / "edit.json").read_text())
     edit["operations"][0]["masks"] = "none.npz"
     (own / "edit.json").write_text(json.dumps(edit))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from motionv2v import video
-from motionv2v.editing import projects
+from motionv2v.editing import mask_files, projects
 from motionv2v.editing.session import Session
 from motionv2v.edits import track_files
 from motionv2v.tracks import Tracks
@@ -75,6 +75,59 @@ def test_a_project_travels(session, saved, tmp_path):
     again.redo()
     assert again.project["prompt"] == "a red square"
     assert not [name for name in files_in(tmp_path / "second") if name.startswith(".")], "nothing is left over"
+
+
+def test_rows_of_steps_that_were_left_travel_too(session, tmp_path):
+    bends = [session.bend(["p3"], frame, 0, 9) for frame in (2, 6)]
+    left = json.dumps(session.project)
+    for _ in bends:
+        session.undo()
+    session.set(prompt="another one")
+    before = session.branches()
+    assert [row["steps"] for row in before] == [1, 2], "what the fixture undid, and the bends"
+    session.save_project(tmp_path / "mine.mv2v")
+    opened = Session(tmp_path / "second")
+    opened.open_project(tmp_path / "mine.mv2v")
+    assert opened.branches() == before
+    for whose in (opened, Session(tmp_path / "second")):  # read anew, too
+        whose.take_branch(1)
+        assert json.dumps({**whose.project, "clip": session.project["clip"]}) == left
+        whose.undo()
+        whose.undo()
+        assert whose.project["prompt"] == "another one"
+    other = video.write(tmp_path / "other.mp4", moving_square.draw((0, 9)), fps=8, crf=4)
+    session.open(other)
+    session.set(prompt="of another clip")
+    session.save_project(tmp_path / "other.mv2v")
+    third = Session(tmp_path / "third")
+    third.open_project(tmp_path / "other.mv2v")
+    assert session.branches() == before and third.branches() == [], "those of the other clip stay behind"
+
+
+def test_masks_are_read_once_however_many_steps_name_them(session, tmp_path, monkeypatch):
+    np.savez(tmp_path / "masks.npz", masks=moving_square.masks())
+    session.set_masks(["p3"], tmp_path / "masks.npz")
+    for number in range(5):
+        session.set(prompt=f"{number}")
+    session.save_project(tmp_path / "mine.mv2v")
+    found, read = [], mask_files.read
+    monkeypatch.setattr(mask_files, "read", lambda path, *given: found.append(path.name) or read(path, *given))
+    opened = Session(tmp_path / "second")
+    opened.open_project(tmp_path / "mine.mv2v")
+    assert len(found) == 1 and len(opened.state()["undo"]) > 5
+    np.savez(tmp_path / "masks.npz", masks=moving_square.masks()[:, ::2])
+    kept = mask_files.keep(tmp_path, {t: mask for t, mask in enumerate(moving_square.masks()[:, ::2])})
+    was = session.project["operations"][-1]["op"]["masks"]
+    bad = rewritten(tmp_path / "mine.mv2v", add=[(kept, (tmp_path / kept).read_bytes())])
+
+    def of_another_size(record):
+        step = next(step for step in record["undo"] if was in json.dumps(step))
+        step["project"] = json.loads(json.dumps(step["project"]).replace(was, kept))
+
+    (tmp_path / "bad.mv2v").write_bytes(bad)
+    (tmp_path / "bad.mv2v").write_bytes(rewritten(tmp_path / "bad.mv2v", of_another_size))
+    with pytest.raises(ValueError, match="masks"):
+        Session(tmp_path / "third").open_project(tmp_path / "bad.mv2v")
 
 
 def test_opening_is_undone_back_to_what_was_there(session, saved, tmp_path):

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +114,29 @@ def test_the_line_goes_on_behind_a_run_of_an_editor_that_was_killed(session, tmp
     until(lambda: states(again)[second] == "running", 20)
     assert states(again)[first] == "interrupted" and again.runs._adopted == set()
     again.runs.close()
+
+
+OTHER_EDITOR = """
+import sys, time
+from motionv2v.editing import runs
+from motionv2v.editing.session import Session
+runs._CODE = "import time; time.sleep(60)"
+print(Session(sys.argv[1]).run(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_left_behind_ends_with_the_next_editor_and_that_of_another_one_does_not(session, tmp_path):
+    command = [sys.executable, "-c", OTHER_EDITOR, str(tmp_path / "workspace")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        name = other.stdout.readline().strip()
+        session.runs.close()
+        assert states(session) == {name: "running"}, "its own editor is there"
+        other.kill()
+    again = Session(tmp_path / "workspace")
+    assert states(again) == {name: "running"}, "it works on"
+    again.runs.close()
+    assert states(again) == {name: "cancelled"} and again.runs._alive(name) is None
 
 
 def test_runs_of_an_earlier_version_are_shown_and_not_resumed(session):

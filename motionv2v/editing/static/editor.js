@@ -14,7 +14,7 @@ import "./runs.js";
 import * as stage from "./stage.js";
 import * as timeline from "./timeline.js";
 import * as tools from "./tools.js";
-import { $, ask, busily, button, choose, make, queue, refill, refresh, run, state, take, tell, view, whenChanged } from "./session.js";
+import { $, ask, busily, button, choose, chosen, make, queue, refill, refresh, run, state, take, tell, view, whenChanged } from "./session.js";
 
 whenChanged((before) => {
   if (!before.clip || !state.clip || before.project.clip !== state.project.clip) {
@@ -25,7 +25,10 @@ whenChanged((before) => {
     view.frame = 0;
   }
   const drawn = ({ project }) => JSON.stringify([project.operations, project.points, project.order]);
-  if (drawn(before) !== drawn(state)) frames.forgetEdit();
+  if (drawn(before) !== drawn(state)) {
+    frames.forgetEdit();
+    view.full = false;
+  }
   list();
   show(view.frame);
 });
@@ -46,6 +49,7 @@ async function turn(command, content = {}) {
 // --- frames ---
 
 let last = null; // which frame, of which edit, is shown
+let expected = ""; // what may be bent next, as the session was told
 
 async function show(index) {
   if (!state.clip) return;
@@ -65,6 +69,9 @@ async function show(index) {
     if (wanted !== last) return;
     const made = await frames.picture("draft", wanted);
     if (made && wanted === view.frame) keepDraft(made);
+    redraw();
+    if (made && !view.playing) frames.fetchAround(wanted, state.clip.frames);
+    if (view.full && (await frames.picture("full", wanted)) && wanted === view.frame) redraw();
     for (const which of ["masks", "uncertain"]) if (view[which] && wanted === view.frame) await frames.picture(which, wanted);
     redraw();
   } catch (error) {
@@ -116,10 +123,19 @@ function list() {
   drawn.list();
   if (state.clip) timeline.draw();
   redraw();
+  expectBend();
   if (document.activeElement !== $("prompt")) $("prompt").value = state.project.prompt || "";
   $("command").textContent = state.command || "";
   $("exports").hidden = !state.project.points.length;
   $("save").hidden = !state.clip;
+}
+
+/** Tell the session which points are selected, whenever these are others: it gets ready for their being bent. */
+function expectBend() {
+  const key = JSON.stringify([state.clip && state.project.clip, state.project.points, chosen()]);
+  if (key === expected || !state.clip) return;
+  expected = key;
+  frames.expect(chosen(), view.frame);
 }
 
 $("frame").addEventListener("input", (event) => show(Number(event.target.value)));

@@ -2,12 +2,15 @@
 
 import { request } from "./transport.js";
 
-const KEPT = { source: 96, draft: 96, masks: 48, uncertain: 48 }; // decoded at once, of each
+const KEPT = { source: 96, draft: 96, full: 8, masks: 48, uncertain: 48 }; // decoded at once, of each
+const AHEAD = 72; // of the draft, that are fetched before they are looked at
 const MOST = 96 << 20; // bytes of decoded frames, all together
 
 const frames = Object.fromEntries(Object.keys(KEPT).map((which) => [which, new Map()]));
 let opened = 0; // clips so far: a frame of an earlier one is not shown
 let generation = 0; // of what the draft is drawn of: answers of an earlier one are not shown
+let outdated = new AbortController(); // of requests for drafts, which end when there is another edit
+let fetching = 0; // rounds of frames that are fetched ahead; the last one alone goes on
 
 export function forgetClip() {
   opened += 1;
@@ -16,7 +19,9 @@ export function forgetClip() {
 
 export function forgetEdit() {
   generation += 1;
-  for (const which of ["draft", "masks", "uncertain"]) drop(which);
+  outdated.abort();
+  outdated = new AbortController();
+  for (const which of ["draft", "full", "masks", "uncertain"]) drop(which);
 }
 
 function drop(which) {
@@ -24,34 +29,71 @@ function drop(which) {
   frames[which].clear();
 }
 
-export const size = () => Object.values(frames).reduce((sum, kept) => sum + [...kept.values()].reduce((all, each) => all + 4 * each.width * each.height, 0), 0);
+const bytes = (kept) => [...kept.values()].reduce((sum, each) => sum + 4 * each.width * each.height, 0);
+export const size = () => Object.values(frames).reduce((sum, kept) => sum + bytes(kept), 0);
 
 /** A frame that is there already, or undefined. */
 export const there = (which, index) => frames[which].get(index);
 
-/** Fetch a frame; null where it is no longer of this clip, or of this edit. */
+/** Fetch a frame; null where it is no longer of this clip, or of this edit, or where there is no edit. */
 export async function picture(which, index) {
   const kept = frames[which];
   if (kept.has(index)) return kept.get(index);
   const asked = generation;
   const clip = opened;
-  const answer = await request(`/api/frame/${which}/${index}`);
+  const late = () => clip !== opened || (which !== "source" && asked !== generation);
+  let answer = null;
+  try {
+    answer = await request(`/api/frame/${which}/${index}`, which === "source" ? {} : { signal: outdated.signal });
+  } catch (error) {
+    if (late()) return null; // it was given up
+    throw error;
+  }
   if (!answer.ok) {
     const found = await answer.json().catch(() => ({}));
-    if (clip !== opened || (which !== "source" && asked !== generation)) return null;
+    if (late()) return null;
     throw new Error(found.error || `no frame ${index}`);
   }
-  const bitmap = await createImageBitmap(await answer.blob());
-  if (clip !== opened || (which !== "source" && asked !== generation)) {
+  if (answer.status === 204) return null;
+  const content = await answer.blob().catch((error) => (late() ? null : Promise.reject(error)));
+  if (!content) return null;
+  const bitmap = await createImageBitmap(content);
+  if (late()) {
     bitmap.close();
     return null;
   }
   kept.get(index)?.close(); // asked for twice
+  kept.delete(index);
   kept.set(index, bitmap);
-  while (kept.size > 1 && (kept.size > KEPT[which] || size() > MOST)) {
-    const [oldest, gone] = kept.entries().next().value;
-    kept.delete(oldest);
-    gone.close();
+  if (kept.size > KEPT[which]) dropOldest(kept);
+  while (size() > MOST) {
+    const largest = Object.values(frames).filter((each) => each.size > 1).sort((one, other) => bytes(other) - bytes(one))[0];
+    if (!largest) break;
+    dropOldest(largest);
   }
   return bitmap;
+}
+
+function dropOldest(kept) {
+  const [oldest, gone] = kept.entries().next().value;
+  kept.delete(oldest);
+  gone.close();
+}
+
+/** Fetch the draft's frames around one that is looked at, the nearest first and one at a time, until others are wanted. */
+export async function fetchAround(index, count) {
+  const round = (fetching += 1);
+  const edit = generation;
+  const clip = opened;
+  const near = [...Array(count).keys()].sort((one, other) => Math.abs(one - index) - Math.abs(other - index));
+  for (const frame of near.slice(0, AHEAD)) {
+    if (round !== fetching || edit !== generation || clip !== opened) return;
+    await picture("draft", frame).catch(() => {}); // what goes wrong is told when the frame is looked at
+  }
+}
+
+/** Let the session get ready for a bend of these points, while a person only looks. */
+export function expect(names, frame) {
+  const content = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ names, frame }) };
+  request("/api/expect", content).catch(() => {}); // nobody waits for it
 }

@@ -52,13 +52,13 @@ export function forgetDraft() {
 
 /** The draft of this frame, or else what was shown last; null where there is none. */
 function draft() {
-  return there("draft", view.frame) || (last.width ? last : null);
+  return (view.full && there("full", view.frame)) || there("draft", view.frame) || (last.width ? last : null);
 }
 
 export function paint() {
   const clip = there("source", view.frame);
   const drawn = draft();
-  const fresh = there("draft", view.frame);
+  const fresh = there(view.full ? "full" : "draft", view.frame);
   for (const each of document.querySelectorAll("figure.draft, #stage")) each.classList.toggle("updating", Boolean(drawn && !fresh));
   if (view.mode === "side") {
     const on = begin($("draft"));

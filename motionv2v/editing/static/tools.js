@@ -241,6 +241,7 @@ export function start(given) {
     ["look-draft", "Look at the draft", "3", () => look("draft"), hasClip],
     ["look-wipe", "Wipe between clip and draft", "5", () => look("wipe"), hasClip],
     ["look-side", "Clip and draft side by side", "6", () => look("side"), hasClip],
+    ["full", "Draw the draft at full size, until the next edit", "r", () => ((view.full = !view.full), page.show()), hasClip],
     ["onion", "Onion skin: the frames before and after", "o", () => turnOn("onion"), hasClip],
     ["uncertain", "Hatch what is uncertain", "u", () => turnOn("uncertain"), hasClip],
     ["show-masks", "Show the masks", "Shift+u", () => turnOn("masks"), hasClip],

@@ -1,0 +1,271 @@
+"""Drafts of a clip at one size, for a person who waits: the frame that is looked at first, the others behind it.
+
+What is asked for is drawn at once. A thread draws the rest of that edit, the nearest frames first, and stands back
+whenever somebody waits. Before that, as long as a path is only about to be bent, it takes the clip apart for the edit
+that is expected (`Drafts.expect`), so that the bend itself waits for nothing but its own frame.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from motionv2v import draft, stacks, video
+from motionv2v.editing import drafted
+from motionv2v.edits.document import EditSpec
+from motionv2v.tracks import Tracks
+from motionv2v.typing import Bool, Float, UInt8
+
+KEPT = 2**26
+"""Bytes of single frames, with their maps, that are kept."""
+SCENES = 3
+"""Ways of taking a clip apart that are kept: for what is bent, and for what was or may be bent beside it."""
+
+
+class Moment(NamedTuple):
+    """What a draft is drawn from, all of one moment; `key` tells it from that of another."""
+
+    key: str
+    path: str
+    clip: video.Clip
+    spec: EditSpec
+    source: Tracks
+
+
+class Drawn(NamedTuple):
+    """A draft: `frames` uint8 [T h w 3], and how `uncertain` each pixel is, uint8 [T h w] of 255."""
+
+    frames: UInt8[np.ndarray, "T h w 3"]
+    uncertain: UInt8[np.ndarray, "T h w"]
+
+
+class Carried(NamedTuple):
+    """Where things are: `masks` bool [T h w] of each at the draft's working size, and the `doubts` [T] of its frames.
+
+    A doubt is 0 where something was said, and grows with what changed since (`drafted.doubts`).
+    """
+
+    masks: list[Bool[np.ndarray, "T h w"]]
+    doubts: list[Float[np.ndarray, "T"]]
+
+    def labels(self, frame: int) -> UInt8[np.ndarray, "h w"]:
+        """Return what is seen in a frame: 0 for no thing, else its place in the list from 1; the foremost counts."""
+        made = np.zeros(self.masks[0].shape[1:] if self.masks else (1, 1), np.uint8)
+        for place in range(min(len(self.masks), 255) - 1, -1, -1):
+            made[np.asarray(self.masks[place][frame])] = place + 1
+        return made
+
+
+class _Edit:
+    """A draft in the making: its frames as far as they are drawn, and which are `left`; or `one` of them at a time."""
+
+    def __init__(self, key: str, drawing: draft.Drawing):
+        self.key, self._drawing = key, drawing
+        self.left = set(range(len(drawing.clip.frames)))
+        self.one = stacks.Kept(drawing.frame, KEPT)
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        shape = self._drawing.clip.frames.shape
+        return Drawn(np.zeros(shape, np.uint8), np.zeros(shape[:3], np.uint8))
+
+    def draw(self, t: int) -> None:
+        if t in self.left:
+            self.drawn.frames[t], _, _, uncertain = self._drawing.frame(t)
+            self.drawn.uncertain[t] = np.uint8(uncertain * 255)
+            self.left.discard(t)
+
+
+class Drafts:
+    """Draws drafts of a session's clip."""
+
+    def __init__(self, rows: int | None):
+        """Draw with at most so many rows; None draws at the clip's own size."""
+        self._rows = rows
+        self._prepared: tuple[str, draft.Prepared] | None = None
+        self._edit: _Edit | None = None
+        self._carried: tuple[str, Carried] | None = None
+        self._said: tuple[str, list[draft.Hint | None]] | None = None
+        self._lock = threading.Lock()  # of whoever draws
+        self._waits = threading.Condition()
+        self._number_waiting = 0
+        self._behind: tuple[Moment, int] | None = None  # to be drawn from a frame outwards
+        self._ahead: Iterator[None] | None = None  # steps towards an edit that is expected
+        self._expected: str | None = None
+        self._worker: threading.Thread | None = None
+
+    def size(self, clip: video.Clip) -> tuple[int, int]:
+        """Return the size (H, W) that drafts of a clip are drawn at."""
+        height, width = clip.frames.shape[1:3]
+        scale = min(1.0, (self._rows or height) / height)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def forget(self) -> None:
+        """Forget what was worked out of another clip."""
+        self.cancel()
+        self._prepared = self._edit = self._carried = self._said = self._expected = None
+
+    def cancel(self) -> None:
+        """Leave what nobody waits for: the edit has changed."""
+        self._behind = self._ahead = self._expected = None
+
+    # --- for who waits ---
+
+    def frame(self, moment: Callable[[], Moment], index: int) -> Drawn:
+        """Draw one frame, in front of all others; returns the draft, of which others may not be drawn yet."""
+        with self._hurrying():
+            of = moment()
+            edit = self._plan(of)
+            edit.draw(index)
+            self._behind = (of, index) if edit.left else None
+        self._wake()
+        return edit.drawn
+
+    def single(self, moment: Callable[[], Moment], index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Draw one frame and no other: of a long clip at its own size not all can be kept."""
+        with self._hurrying():
+            return self._plan(moment()).one(index)[0]
+
+    def all(self, moment: Callable[[], Moment]) -> Drawn:
+        """Draw all frames; who waits for a single one goes first."""
+        with self._hurrying():
+            edit = self._plan(moment())
+        for t in range(len(edit.drawn.frames)):
+            with self._standing_back():
+                edit.draw(t)
+        return edit.drawn
+
+    def masks(self, moment: Callable[[], Moment]) -> Carried:
+        """Carry what is said of things to all frames; the foremost things first, as far as that is said."""
+        with self._hurrying():
+            of = moment()
+            carried = self._carried
+            if carried is None or carried[0] != of.key:
+                hints = self._hints(of)
+                found = drafted.masks_prepared(self._prepare(of.path, of.clip), of.spec, of.source, hints)
+                order = dict.fromkeys([*of.spec.divide().order, *range(len(found))])
+                doubts = [drafted.doubts(found[at], hint.frames if (hint := hints[at]) else []) for at in order]
+                carried = self._carried = (of.key, Carried([found[at] for at in order], doubts))
+            return carried[1]
+
+    # --- behind their backs ---
+
+    def expect(self, path: str, clip: video.Clip, of: Moment | None = None, index: int = 0) -> None:
+        """Get ready, in a thread, for an edit that may be made next, from a frame outwards; returns at once.
+
+        Without one the clip, which lies at a path, is taken apart as far as that depends on no edit.
+        """
+        wanted = of.key if of else path
+        if wanted != self._expected:
+            self._expected, self._ahead = wanted, self._get_ready(path, clip, of, index)
+            self._wake()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Tell whether something is drawn that nobody waits for."""
+        return self._worker is not None
+
+    def _get_ready(self, path: str, clip: video.Clip, of: Moment | None, index: int) -> Iterator[None]:
+        """Yield between steps that take a moment each."""
+        prepared = self._prepare(path, clip)
+        for name in ("flows", "cameras", "plate"):
+            getattr(prepared, name)
+            yield
+        if of is not None:
+            drawing = drafted.plan_prepared(prepared, of.spec, of.source, self._hints(of), notify=_quiet)
+            for t in _outwards(range(len(clip.frames)), index):
+                yield
+                drawing.frame(t)  # keeps what is behind things, and their pictures
+
+    def _wake(self) -> None:
+        with self._waits:
+            if self._worker is None and (self._behind or self._ahead):
+                self._worker = threading.Thread(target=self._work, daemon=True)
+                self._worker.start()
+
+    def _work(self) -> None:
+        while self._goes_on():
+            # What goes wrong here is told to whoever asks for the frame.
+            with contextlib.suppress(Exception), self._standing_back():
+                self._take_a_step()
+                continue
+            self.cancel()
+
+    def _goes_on(self) -> bool:
+        with self._waits:
+            if self._behind is None and self._ahead is None:
+                self._worker = None
+            return self._worker is not None
+
+    def _take_a_step(self) -> None:
+        behind, ahead = self._behind, self._ahead
+        if behind is not None:
+            of, index = behind
+            edit = self._plan(of)
+            if edit.left:
+                edit.draw(_outwards(edit.left, index)[0])
+            if not edit.left and self._behind is behind:
+                self._behind = None
+        elif ahead is not None and next(ahead, self) is self and self._ahead is ahead:
+            self._ahead = None
+
+    # --- whose turn it is ---
+
+    @contextlib.contextmanager
+    def _hurrying(self) -> Iterator[None]:
+        """Draw as soon as what is being drawn is done."""
+        with self._waits:
+            self._number_waiting += 1
+        try:
+            with self._lock:
+                yield
+        finally:
+            with self._waits:
+                self._number_waiting -= 1
+                self._waits.notify_all()
+
+    @contextlib.contextmanager
+    def _standing_back(self) -> Iterator[None]:
+        """Draw when nobody is in a hurry."""
+        with self._waits:
+            self._waits.wait_for(lambda: not self._number_waiting)
+        with self._lock:
+            yield
+
+    # --- with the lock ---
+
+    def _plan(self, of: Moment) -> _Edit:
+        edit = self._edit  # another clip may be opened, and all forgotten, at any time
+        if edit is None or edit.key != of.key:
+            prepared = self._prepare(of.path, of.clip)
+            drawing = drafted.plan_prepared(prepared, of.spec, of.source, self._hints(of), notify=_quiet)
+            edit = self._edit = _Edit(of.key, drawing)
+        return edit
+
+    def _prepare(self, path: str, clip: video.Clip) -> draft.Prepared:
+        """Return the clip at the size of drafts, taken apart as far as it was."""
+        prepared = self._prepared
+        if prepared is None or prepared[0] != path:
+            prepared = (path, draft.Prepared(video.resize(clip.frames, self.size(clip)), keep=SCENES))
+            self._prepared = prepared
+        return prepared[1]
+
+    def _hints(self, of: Moment) -> list[draft.Hint | None]:
+        """Return what is said of where things are; files of masks, named by their content, are read once."""
+        division, (length, *size) = of.spec.divide(), of.clip.frames.shape[:3]
+        key = repr((of.path, [thing.shape for thing in division.things]))
+        said = self._said
+        if said is None or said[0] != key:
+            said = self._said = (key, drafted.read_hints(of.spec, division, tuple(size), length, _quiet))
+        return said[1]
+
+
+def _outwards(frames: Iterable[int], index: int) -> list[int]:
+    return sorted(frames, key=lambda t: abs(t - index))
+
+
+def _quiet(line: str) -> None:
+    """Tell nobody."""

@@ -1,0 +1,142 @@
+"""Drafts for a person who waits: the frame that is looked at first, the rest behind it, what may come before it."""
+
+import threading
+import time
+
+import moving_square
+import numpy as np
+import pytest
+
+from motionv2v import draft, video
+from motionv2v.draft import compose
+from motionv2v.editing import drafted
+from motionv2v.editing.session import Session
+
+X, Y = (float(side) + 10 for side in moving_square.corners()[0])
+
+
+@pytest.fixture
+def bent(session):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 0, 20)
+    return session
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is drawn, in turn: (the drawing, the frame)."""
+    frames, draw = [], draft.Drawing.frame
+    monkeypatch.setattr(draft.Drawing, "frame", lambda self, t: frames.append((id(self), t)) or draw(self, t))
+    return frames
+
+
+def rest(session, seconds=60):
+    """Wait until nothing is drawn behind anybody's back."""
+    deadline = time.time() + seconds
+    while session.is_getting_ready():
+        assert time.time() < deadline, "the rest is drawn"
+        time.sleep(0.01)
+
+
+def test_the_frame_that_is_looked_at_is_drawn_first_and_the_nearest_ones_behind_it(bent, drawn):
+    bent.draft_frame(6)
+    assert drawn[0][1] == 6
+    rest(bent)
+    assert [t for _, t in drawn] == [6, 5, 7, 4, 8, 3, 2, 1, 0], "each once"
+    frames = bent.draft_frames()
+    assert len(drawn) == 9, "what is there is not drawn again"
+    hints = drafted.read_hints(spec := bent._moment().spec, spec.divide(), spec.size, 9, str)
+    own = drafted.draw(bent.clip.frames, spec, bent.source(), hints, notify=str)
+    np.testing.assert_array_equal(frames, own.frames)
+    np.testing.assert_array_equal(bent.drawn().uncertain, np.uint8(own.uncertain * 255))
+
+
+def test_who_looks_at_another_frame_waits_for_no_other(bent, monkeypatch, drawn):
+    bent.draft_frame(0)
+    rest(bent)
+    counted = draft.Drawing.frame
+    monkeypatch.setattr(draft.Drawing, "frame", lambda self, t: time.sleep(0.05) or counted(self, t))
+    bent.bend(["p1"], 4, 0, 3)
+    drawn.clear()
+    bent.draft_frame(0)
+    time.sleep(0.02)  # frame 1 is being drawn
+    bent.draft_frame(8)
+    order = [t for _, t in drawn]
+    assert order[0] == 0 and order.index(8) <= 2, order
+    rest(bent)
+    assert sorted(t for _, t in drawn) == list(range(9))
+
+
+def test_another_edit_ends_what_is_drawn_of_the_one_before(bent, monkeypatch, drawn):
+    counted = draft.Drawing.frame
+    monkeypatch.setattr(draft.Drawing, "frame", lambda self, t: time.sleep(0.03) or counted(self, t))
+    bent.draft_frame(0)
+    old = drawn[0][0]
+    bent.bend(["p1"], 4, 0, 3)
+    count = len(drawn)
+    bent.draft_frame(0)
+    rest(bent)
+    assert sum(which == old for which, _ in drawn[count:]) <= 1, "but for the frame that was under way"
+    assert len({t for which, t in drawn if which != old}) == 9
+
+
+def test_a_bend_that_was_expected_waits_for_no_clip_to_be_taken_apart(session, monkeypatch):
+    session.add_point(0, X, Y)
+    session.add_point(0, 100, 85)
+    made, scene = [], compose.Scene
+    monkeypatch.setattr(compose, "Scene", lambda *given: made.append(threading.current_thread()) or scene(*given))
+    kept = session.state()
+    for names in ([], ["p1"], ["p1"], ["p9"]):
+        session.expect(names, 4)
+        rest(session)
+    assert session.state() == kept, "nothing is changed by it"
+    assert len(made) == 1 and made[0] is not threading.current_thread()
+    session.bend(["p1"], 4, 0, 20)
+    session.draft_frame(4)
+    assert len(made) == 1
+    session.expect(["p2"], 4)  # beside what is bent
+    rest(session)
+    assert len(made) == 2
+    session.bend(["p1"], 6, 0, 5)
+    session.draft_frame(4)
+    session.bend(["p2"], 4, 0, -9)
+    session.draft_frame(4)
+    assert len(made) == 2, "both ways of taking the clip apart are kept"
+
+
+def test_an_edit_that_cannot_be_drawn_is_told_to_who_asks_and_stops_nothing(bent, monkeypatch):
+    draw = draft.Drawing.frame
+
+    def fails(self, t):
+        if t == 3:
+            raise ValueError("frame 3 cannot be drawn")
+        return draw(self, t)
+
+    monkeypatch.setattr(draft.Drawing, "frame", fails)
+    bent.draft_frame(0)
+    rest(bent)
+    with pytest.raises(ValueError, match="frame 3"):
+        bent.draft_frames()
+    monkeypatch.setattr(draft.Drawing, "frame", draw)
+    bent.draft_frame(0)
+    rest(bent)
+    assert not bent._drafts._edit.left
+
+
+def test_a_frame_at_full_size_is_that_of_a_run(tmp_path, drawn):
+    frames = moving_square.draw().repeat(2, axis=1).repeat(2, axis=2)
+    video.write(tmp_path / "square.mp4", frames, fps=8, crf=4)
+    session = Session(tmp_path / "workspace")
+    session.open(tmp_path / "square.mp4")
+    session.add_point(0, 2 * X, 2 * Y)
+    session.bend(["p1"], 4, 0, 40)
+    assert session.draft_frame(4).shape == (180, 240, 3)
+    rest(session)
+    drawn.clear()
+    made = session.draft_frame(4, full=True)
+    np.testing.assert_array_equal(session.draft_frame(4, full=True), made)
+    assert [t for _, t in drawn] == [4], "once, and no other"
+    spec = session._moment().spec
+    own = drafted.draw(session.clip.frames, spec, session.source(), [None], notify=str)
+    assert made.shape == (192, 256, 3)
+    np.testing.assert_array_equal(made, own.frames[4])
