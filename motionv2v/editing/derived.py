@@ -189,6 +189,14 @@ class Derived(History):
         source = self.source(project)
         return self._check(project).apply(source, notify=lambda line: None) if project["points"] else source
 
+    def stages(self, project: dict[str, Any] | None = None) -> dict[str, Tracks]:
+        """Return the paths that each operation that is on is given, by its id."""
+        project = self.project if project is None else project
+        if not project["points"]:
+            return {}
+        on = [each["id"] for each in project["operations"] if each["on"]]
+        return dict(zip(on, self._check(project).stages(self.source(project)), strict=False))  # the last is the target
+
     def command(self) -> str:
         """Return the command line that makes the same edit, of the file that lies beside the project."""
         flags = [

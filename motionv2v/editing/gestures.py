@@ -12,7 +12,7 @@ import numpy as np
 
 from motionv2v.editing import freehand, mask_files, operation_list, point_groups, projects
 from motionv2v.editing.results import Results
-from motionv2v.edits import fields
+from motionv2v.edits import fields, groups
 from motionv2v.tracks import Tracks
 
 
@@ -38,8 +38,9 @@ class Gestures(Results):
         return next((each["label"] for each in self.project["operations"] if each["id"] == name), name)
 
     def _centre(self, of: Tracks, names: Sequence[str]) -> np.ndarray:
-        rows = [index for index, point in enumerate(self.project["points"]) if point["id"] in names]
-        return of.xy[rows].mean(axis=0)
+        """Return where the centre of some points is, [T 2], as operations have it: lost ones go as the others do."""
+        chosen = np.isin([point["id"] for point in self.project["points"]], list(names))
+        return np.asarray(groups.centre(groups.follow(of, chosen), of.visible, chosen), np.float64)
 
     def _given_to(self, project: dict[str, Any]) -> Callable[[int], Tracks]:
         """Return what paths an operation is given, by its place in the list."""
@@ -119,21 +120,36 @@ class Gestures(Results):
             names = point_groups.members(project, names)
             for name in names:
                 self._movable(project, name)
-            now = self._centre(self.target(project), names)
-            bent = operation_list.bending(project, names)
-            if bent is None:
-                bent = self._pinned(project, names, now, {0, last} - {frame})
+            bent = operation_list.bending(project, names) or self._pinned(project, names, {0, last})
             bent.pop("drawn", None)  # it is no longer what was drawn
-            bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in now[frame] + (dx, dy)]
+            centre = self._centre(self.stages(project)[bent["id"]], names)
+            now = centre[frame] + operation_list.offsets(bent["op"], centre)[frame]
+            bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in now + (dx, dy)]
             self._check(project)
 
-    def _pinned(self, project: dict[str, Any], names: list[str], now: np.ndarray, frames: set[int]) -> dict[str, Any]:
-        """Add a bend that keeps points where they are, `now` [T 2], in some frames; returns the operation."""
+    def _pinned(self, project: dict[str, Any], names: list[str], frames: set[int]) -> dict[str, Any]:
+        """Add a bend that keeps points where they are in some frames; returns the operation."""
+        now = self._centre(self.target(project), names)
         op = {"op": "keyframes", "points": names, "keyframes": {}, "keep_motion": True, "interpolation": "smooth"}
         bent = operation_list.new(project, op)
         bent["op"]["keyframes"] = {str(frame): now[frame].tolist() for frame in sorted(frames)}
         bent["label"] = f"bend {self._called(names)}"
         return bent
+
+    def offsets(self) -> dict[str, dict[str, list[float]]]:
+        """Tell how far off the points' own path each keyframe is, {operation: {frame: [dx, dy]}}, in pixels.
+
+        Of those operations that are on and keep the points' own motion: the page draws the path that they will have.
+        """
+        found, given = {}, self.stages()
+        for operation in self.project["operations"]:
+            if operation["id"] in given and operation_list.is_bend(op := operation["op"]):
+                operation_list.normalise(op := copy.deepcopy(op))
+                centre = self._centre(given[operation["id"]], self._about(self.project, op))
+                frames = sorted(map(int, op["keyframes"]))
+                off = operation_list.offsets(op, centre)[frames]
+                found[operation["id"]] = {str(frame): way for frame, way in zip(frames, off.tolist(), strict=True)}
+        return found
 
     def draw_path(
         self,
@@ -157,7 +173,7 @@ class Gestures(Results):
             names = point_groups.members(project, names)
             for name in names:
                 self._movable(project, name)
-            operation = self._pinned(project, names, self._centre(self.target(project), names), {frame})
+            operation = self._pinned(project, names, {frame})
             operation["label"] = f"path {self._called(names)}"
             operation["drawn"] = drawn
             self._redraw(project, operation)
@@ -262,8 +278,7 @@ class Gestures(Results):
         """Return points that something is said of; where nothing moves them, add an operation that leaves them."""
         names = point_groups.members(project, names)
         if not operation_list.moving(project, names):
-            now = self._centre(self.target(project), names)
-            self._pinned(project, names, now, {0, len(now) - 1})
+            self._pinned(project, names, {0, len(self.clip.frames) - 1})
         return names
 
     def set_box(self, names: list[str], frame: int, box: Sequence[float | int], base: int | None = None) -> None:

@@ -6,9 +6,12 @@ Functions change the project that they are given; whether the edit then fits the
 from collections.abc import Sequence
 from typing import Any
 
-from motionv2v.edits import fields
+import numpy as np
+
+from motionv2v.edits import fields, selection
 from motionv2v.edits.document import ALIASES
 from motionv2v.edits.table import OPERATIONS
+from motionv2v.typing import Float
 
 _CAMERA = {"uncamera": "recamera", "recamera": "uncamera"}
 
@@ -65,6 +68,20 @@ def with_pair(project: dict[str, Any], operation: dict[str, Any]) -> list[dict[s
     return [operation]
 
 
+def is_bend(op: dict[str, Any]) -> bool:
+    """Tell whether an operation of keyframes keeps the points' own motion."""
+    return ALIASES.get(op["op"], op["op"]) == "tween" and bool(op.get("keep_motion"))
+
+
+def offsets(op: dict[str, Any], centre: Float[np.ndarray, "T 2"]) -> Float[np.ndarray, "T 2"]:
+    """Return how far a bend (`normalise`d) moves points whose centre is given, in each frame."""
+    frames = np.array(sorted(map(int, op["keyframes"])))
+    ease = op.get("ease", "even")
+    ease = ease if isinstance(ease, str) else {int(frame): word for frame, word in ease.items()}
+    weights = selection.key_weights(frames, len(centre), op.get("interpolation", "linear"), ease)
+    return weights @ (np.array([op["keyframes"][str(frame)] for frame in frames]) - centre[frames])
+
+
 def bending(project: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
     """Find the operation that bends these points, if nothing behind it moves any of them again."""
     for operation in reversed(project["operations"]):
@@ -72,8 +89,7 @@ def bending(project: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
         about = op.get("points")
         if not operation["on"]:
             continue
-        is_bend = ALIASES.get(op["op"], op["op"]) == "tween" and op.get("keep_motion")
-        if is_bend and isinstance(about, list) and sorted(map(str, about)) == sorted(names):
+        if is_bend(op) and isinstance(about, list) and sorted(map(str, about)) == sorted(names):
             normalise(op)
             return operation
         if not isinstance(about, list) or set(about) & set(names):

@@ -304,5 +304,5 @@ class Session(Gestures):
             for side, of in (("source", self.source()), ("target", self.target())):
                 shown[side] = {"xy": np.round(of.xy, 2).tolist(), "visible": of.visible.tolist()}
             shown["trust"] = trust.report(self.source(), (height, width))
-            shown["things"] = self.things()
+            shown["things"], shown["offsets"] = self.things(), self.offsets()
             return shown | {"command": self.command()}

@@ -2,6 +2,7 @@
 
 import * as boxes from "./boxes.js";
 import { there } from "./frames.js";
+import { change, ghost } from "./ghosts.js";
 import { lens, ratio } from "./stage.js";
 import { $, isChosen, state, view } from "./session.js";
 
@@ -191,30 +192,32 @@ function masks(on) {
 function paths(on) {
   const { source, target, project } = state;
   const many = project.points.length > MANY;
+  const changed = change();
+  const ghosts = project.points.map((_, row) => ghost(row, changed));
   project.points.forEach((point, row) => {
     const chosen = isChosen(point.id);
     if (many && !chosen) return thin(on, target.xy[row], point.color);
     line(on, source.xy[row], "#bbb", 1.5, [6, 5]);
-    const ghost = bent(target.xy[row], point);
+    const path = ghosts[row];
     const end = (state.trust && state.trust[row]) || null;
-    const trusted = end ? ghost.slice(0, end.after + 1) : ghost;
+    const trusted = end ? path.slice(0, end.after + 1) : path;
     line(on, trusted, "#000", 5, []);
     line(on, trusted, point.color, chosen ? 3.5 : 2.5, []);
     if (end) {
-      line(on, ghost.slice(end.after), "#000", 4, [2, 6]);
-      line(on, ghost.slice(end.after), point.color, 2.5, [2, 6]);
-      mark(on, ghost[Math.min(end.after + 1, ghost.length - 1)], "!");
+      line(on, path.slice(end.after), "#000", 4, [2, 6]);
+      line(on, path.slice(end.after), point.color, 2.5, [2, 6]);
+      mark(on, path[Math.min(end.after + 1, path.length - 1)], "!");
     }
-    if (chosen || !many) ticks(on, ghost, chosen);
+    if (chosen || !many) ticks(on, path, chosen);
     for (const each of point.marks || []) square(on, [each.x, each.y], each.t === view.frame);
   });
   project.points.forEach((point, row) => {
     const drag = dragged(point);
-    const ghost = bent(target.xy[row], point);
-    dot(on, ghost[view.frame], point, target.visible[row][view.frame]);
+    const path = ghosts[row];
+    dot(on, path[view.frame], point, target.visible[row][view.frame]);
     if (drag && drag.frame !== view.frame) {
-      dot(on, ghost[drag.frame], point, true, 0.5);
-      mark(on, ghost[drag.frame], String(drag.frame));
+      dot(on, path[drag.frame], point, true, 0.5);
+      mark(on, path[drag.frame], String(drag.frame));
     }
     if (!view.fixing && !(drag && drag.fix)) return;
     let [x, y] = source.xy[row][view.frame]; // what is put right is where the tracker has it
@@ -230,20 +233,6 @@ function thin(on, path, color) {
 }
 
 const dragged = (point) => (view.drag && view.drag.names.includes(point.id) ? view.drag : null);
-
-/** A path as it is being bent: a ghost, which the session's own replaces when the pointer is let go. */
-function bent(path, point) {
-  const drag = dragged(point);
-  if (!drag || drag.fix) return path;
-  const keys = [0, ...(drag.keys || []), path.length - 1];
-  const before = Math.max(...keys.filter((t) => t < drag.frame), -1);
-  const after = Math.min(...keys.filter((t) => t > drag.frame), path.length);
-  return path.map(([x, y], t) => {
-    if (t === drag.frame) return [x + drag.dx, y + drag.dy];
-    const share = t < drag.frame ? (t - before) / (drag.frame - before) : (after - t) / (after - drag.frame);
-    return share <= 0 || drag.frame === t ? [x, y] : [x + drag.dx * share, y + drag.dy * share];
-  });
-}
 
 /** A tick at each frame across the path: where they are close it is slow. */
 function ticks(on, path, chosen) {

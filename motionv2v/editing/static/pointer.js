@@ -3,7 +3,6 @@
 import * as boxes from "./boxes.js";
 import { redraw } from "./paint.js";
 import { lens, pan, place, zoomAt } from "./stage.js";
-import { about } from "./operations.js";
 import { $, choose, chosen, isChosen, run, state, tell, view } from "./session.js";
 
 const HIT = { mouse: 12, pen: 12, touch: 22 }; // screen pixels around a dot that catch the pointer
@@ -142,15 +141,8 @@ function bendTo([x, y], straight) {
   if (locked) return tell(`${locked.name} is locked: unlock it first`);
   let [dx, dy] = [x - press.from[0], y - press.from[1]];
   if (straight) Math.abs(dx) > Math.abs(dy) ? (dy = 0) : (dx = 0);
-  view.drag = { id: press.id, names, fix: press.fix, frame: press.frame, dx, dy, keys: keysOf(names) };
+  view.drag = { id: press.id, names, fix: press.fix, frame: press.frame, dx, dy };
   redraw();
-}
-
-/** The frames in which the bend of these points has keyframes: as far as a drag reaches. */
-function keysOf(names) {
-  const same = ({ on, op }) => on && op.keep_motion && JSON.stringify([...about(op)].sort()) === JSON.stringify([...names].sort());
-  const operation = state.project.operations.filter(same).pop();
-  return operation ? Object.keys(operation.op.keyframes).map(Number) : [];
 }
 
 /** Choose the points in a rectangle, or with Ctrl in a lasso. */

@@ -9,7 +9,7 @@ export const view = {
   frame: 0, playing: false, moved: 0,
   selected: null, chosen: new Set(), // the point that was selected last, and all that are
   tool: "point", fixing: false, boxing: false, brushing: false, // what a drag does
-  press: null, drag: null, box: null, stroke: null, region: null, drawn: null, cross: null, loupe: null, // while it lasts
+  press: null, drag: null, trial: null, box: null, stroke: null, region: null, drawn: null, cross: null, loupe: null, // while it lasts
   mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, holding: false, flash: false,
 };
 
