@@ -147,7 +147,7 @@ class Gestures(Results):
                 operation_list.normalise(op := copy.deepcopy(op))
                 centre = self._centre(given[operation["id"]], self._about(self.project, op))
                 frames = sorted(map(int, op["keyframes"]))
-                off = operation_list.offsets(op, centre)[frames]
+                off = operation_list.offsets(op, centre)[frames].round(3)
                 found[operation["id"]] = {str(frame): way for frame, way in zip(frames, off.tolist(), strict=True)}
         return found
 
@@ -197,6 +197,37 @@ class Gestures(Results):
         op["interpolation"] = "linear"  # few keyframes are chosen for it
         op.pop("ease", None)
         self._check(project)
+
+    def set_pace(
+        self,
+        names: list[str],
+        frame: int,
+        pace: str | None = None,
+        interpolation: str | None = None,
+        base: int | None = None,
+    ) -> None:
+        """Say how points, or groups, go from the keyframe before a frame to the next: a pace of `selection.PACES`.
+
+        `interpolation`, "linear" or "smooth", is of the whole path. Drawn paths have their own pace. Raises ValueError
+        where there are no two keyframes, and EditError for other words.
+        """
+        with self._step(f"Ease {self._called(names)} at {frame}", base, frame, names) as project:
+            chosen, found = set(point_groups.members(project, names)), False
+            for operation in project["operations"]:
+                op = operation["op"]
+                if not operation["on"] or "drawn" in operation or not operation_list.is_tween(op):
+                    continue
+                operation_list.normalise(op)
+                if len(op["keyframes"]) < 2 or not chosen & set(self._about(project, op)):
+                    continue
+                found = True
+                if pace is not None:
+                    operation_list.set_pace(op, frame, pace)
+                if interpolation is not None:
+                    op["interpolation"] = interpolation
+            if not found:
+                raise ValueError(f"{self._called(names)}: no two keyframes to go between; bend the path first")
+            self._check(project)
 
     def remove_key(self, name: str, frame: int, base: int | None = None) -> None:
         """Take one keyframe out of an operation; the operation goes with its last one."""

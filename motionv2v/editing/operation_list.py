@@ -68,9 +68,26 @@ def with_pair(project: dict[str, Any], operation: dict[str, Any]) -> list[dict[s
     return [operation]
 
 
+def is_tween(op: dict[str, Any]) -> bool:
+    """Tell whether an operation is one of keyframes."""
+    return ALIASES.get(op["op"], op["op"]) == "tween"
+
+
 def is_bend(op: dict[str, Any]) -> bool:
     """Tell whether an operation of keyframes keeps the points' own motion."""
-    return ALIASES.get(op["op"], op["op"]) == "tween" and bool(op.get("keep_motion"))
+    return is_tween(op) and bool(op.get("keep_motion"))
+
+
+def set_pace(op: dict[str, Any], frame: int, pace: str) -> None:
+    """Give the way between two keyframes of a `normalise`d operation, that which a frame lies in, a pace."""
+    frames = sorted(map(int, op["keyframes"]))
+    start = max([each for each in frames[:-1] if each <= frame], default=frames[0])
+    ease = op.get("ease", "even")
+    ease = dict.fromkeys(map(str, frames[:-1]), ease) if isinstance(ease, str) else dict(ease)
+    ease[str(start)] = pace
+    kept = {each: word for each, word in ease.items() if word != "even"}
+    op.pop("ease", None)
+    op.update({"ease": kept} if kept else {})
 
 
 def offsets(op: dict[str, Any], centre: Float[np.ndarray, "T 2"]) -> Float[np.ndarray, "T 2"]:

@@ -95,6 +95,7 @@ COMMANDS: dict[str, dict[str, _Parser]] = {
         "few": _truth,
     },
     "redraw_path": {"name": _a_text, "smoothing": fields.number, "even": _truth, "few": _truth},
+    "set_pace": {"names": _texts, "frame": _frame_number, "pace": _a_text, "interpolation": _a_text},
     "remove_key": {"name": _a_text, "frame": _frame_number},
     "move_key": {"name": _a_text, "frame": _frame_number, "to": _frame_number, "duplicate": _truth},
     "set_visible": {"names": _texts, "first": _frame_number, "last": _frame_number, "visible": _truth},

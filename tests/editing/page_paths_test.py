@@ -1,5 +1,6 @@
 """Paths on the editor page while a hand is at them, in a real Chromium: what is shown is what the session makes."""
 
+import json
 import time
 
 import moving_square
@@ -26,6 +27,13 @@ def steps(session, count):
     while len(session.state()["undo"]) < count and time.time() < deadline:
         time.sleep(0.02)
     assert len(session.state()["undo"]) == count
+
+
+def until(holds):
+    deadline = time.time() + 30
+    while not holds():
+        assert time.time() < deadline
+        time.sleep(0.05)
 
 
 def opened(browser, session, address, select=("p1",)):
@@ -129,5 +137,53 @@ def test_the_path_that_is_shown_while_it_is_bent_is_the_one_that_it_will_have(br
         assert away[seen].max() < CLOSE and away.max() < 0.5, (frame, away)
         assert np.linalg.norm(found[0, frame] - (x, y)) > 5, "it was bent"
         np.testing.assert_allclose(page.page.evaluate(GHOSTS), found, atol=0.02)
+    assert page.errors == []
+    page.context.close()
+
+
+def project_of(session):
+    return json.dumps(session.project, sort_keys=True)
+
+
+def test_an_ease_is_seen_before_it_is_chosen_and_left_by_escape(browser, session, address):
+    bent(session)
+    session.add_operation("keyframes", {"points": ["p1"], "keyframes": {"1": [30, 30], "5": [70, 60], "8": [90, 30]}})
+    page = opened(browser, session, address)
+    menu = page.page.locator("#menu")
+    go(page, 3)
+    before, was = project_of(session), np.array(page.page.evaluate(GHOSTS))
+    lane, widths = page.page.locator(".track").bounding_box(), 9
+    at = lane["x"] + lane["width"] * 3.5 / widths, lane["y"] + lane["height"] / 2
+    page.page.mouse.dblclick(*at)
+    menu.get_by_text("From keyframe 1 to 5").wait_for()
+    page.page.get_by_role("menuitemradio", name="In slow at first").hover()
+    # Both operations have a way at frame 3: what is chosen is said of both.
+    until(lambda: np.abs(page.page.evaluate(GHOSTS) - was).max() > 1)
+    tried = np.array(page.page.evaluate(GHOSTS))
+    assert project_of(session) == before, "hovering keeps nothing"
+    page.page.keyboard.press("Escape")
+    menu.wait_for(state="hidden")
+    np.testing.assert_array_equal(page.page.evaluate(GHOSTS), was)
+    assert project_of(session) == before and page.page.locator("#selection-says").inner_text() == "p1"
+    page.page.mouse.dblclick(*at)
+    page.page.get_by_role("menuitemradio", name="In slow at first").click()
+    steps(session, 6)
+    np.testing.assert_allclose(tried, session.target().xy, atol=CLOSE)
+    assert session.state()["undo"][-1] == "Ease p1 at 3"
+
+    page.page.locator("#source").focus()
+    page.page.keyboard.press("e")  # all of it by keys, from what is there now
+    for _ in range(3):
+        assert page.page.evaluate("document.activeElement.getAttribute('role')") == "menuitemradio"
+        page.page.keyboard.press("ArrowDown")
+    tried = np.array(page.page.evaluate(GHOSTS))
+    assert "Hold" in page.page.evaluate("document.activeElement.textContent")
+    page.page.keyboard.press("Enter")
+    steps(session, 7)
+    held = session.target().xy[0]
+    np.testing.assert_allclose(tried[0], held, atol=CLOSE)
+    np.testing.assert_allclose(held[1:5], [(30, 30)] * 4, atol=0.01)
+    np.testing.assert_allclose(held[5], (70, 60), atol=0.01)
+    assert page.page.evaluate("document.activeElement.id") == "source", "the focus is where it was"
     assert page.errors == []
     page.context.close()

@@ -41,22 +41,29 @@ function dragged({ names, frame, dx, dy }) {
   return minus(path(bent, { values: { ...valuesOf(bent), [frame]: [x + dx, y + dy] } }), before);
 }
 
-/** The points that are about to change, and how their places do: {names, place(xy, t)}; null if none are. */
+/** How the places of points are about to change: a function of a point's id, its place, and the frame; null: not. */
 export function change() {
   const { drag, trial } = view;
-  if (trial) {
-    const operation = state.project.operations.find((each) => each.id === trial.operation);
-    if (!operation || !valuesOf(operation)) return null;
-    const way = minus(path(operation, trial), path(operation));
-    return { names: about(operation.op), place: ([x, y], t) => [x + way[t][0], y + way[t][1]] };
-  }
+  if (trial) return tried(trial);
   if (!drag || drag.fix) return null;
   const way = dragged(drag);
-  return { names: drag.names, place: ([x, y], t) => [x + way[t][0], y + way[t][1]] };
+  return (id, [x, y], t) => (drag.names.includes(id) ? [x + way[t][0], y + way[t][1]] : [x, y]);
+}
+
+/** What other fields of operations of keyframes, {operation: fields}, make of the points that they are about. */
+function tried({ changes }) {
+  const on = state.project.operations.filter((each) => each.on);
+  // Places that are said behind it are where the points are, whatever was done before.
+  const isSeen = ({ op }, place) => !on.slice(place + 1).some((each) => KEYS.has(each.op.op) && !isBend(each.op) && same(about(each.op), about(op)));
+  const ways = on.filter((each, place) => changes[each.id] && isSeen(each, place)).map((operation) => ({
+    names: about(operation.op),
+    way: minus(path(operation, changes[operation.id]), path(operation)),
+  }));
+  return (id, place, t) => ways.reduce(([x, y], { names, way }) => (names.includes(id) ? [x + way[t][0], y + way[t][1]] : [x, y]), place);
 }
 
 /** The path of a point, by its row, as it will be. */
 export function ghost(row, of = change()) {
   const own = state.target.xy[row];
-  return of && of.names.includes(state.project.points[row].id) ? own.map(of.place) : own;
+  return of ? own.map((place, t) => of(state.project.points[row].id, place, t)) : own;
 }

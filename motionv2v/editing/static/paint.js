@@ -211,6 +211,7 @@ function paths(on) {
     if (chosen || !many) ticks(on, path, chosen);
     for (const each of point.marks || []) square(on, [each.x, each.y], each.t === view.frame);
   });
+  if (view.trial) runners(on, ghosts);
   project.points.forEach((point, row) => {
     const drag = dragged(point);
     const path = ghosts[row];
@@ -224,6 +225,20 @@ function paths(on) {
     if (drag) [x, y] = [x + drag.dx, y + drag.dy];
     square(on, [x, y], isChosen(point.id));
   });
+}
+
+/** What is tried goes along its way, at the clip's own speed, over and over. */
+function runners(on, ghosts) {
+  const { from, to, begun } = view.trial;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const long = to - from + state.clip.fps / 2; // with a pause at the end
+  const now = still ? to : Math.min(to, from + ((((performance.now() - begun) / 1000) * state.clip.fps) % long));
+  const [first, share] = [Math.floor(now), now % 1];
+  state.project.points.forEach((point, row) => {
+    const [here, next] = [first, Math.min(first + 1, to)].map((t) => ghosts[row][t]);
+    if (isChosen(point.id)) dot(on, [0, 1].map((side) => here[side] + share * (next[side] - here[side])), point, true, 0.7);
+  });
+  if (!still) setTimeout(redraw);
 }
 
 /** One of many paths: as much of it as is near in time. */

@@ -2,6 +2,7 @@
 
 import { offer, openPalette, openSheet } from "./actions.js";
 import * as boxes from "./boxes.js";
+import * as eases from "./eases.js";
 import * as groups from "./groups.js";
 import { redraw } from "./paint.js";
 import * as pointer from "./pointer.js";
@@ -207,6 +208,7 @@ export function start(given) {
   offer("Points and paths", [
     ["cross", "Place a point by keys", "p", cross, hasClip],
     ["key", "Keyframe here for the selected points", "k", () => run("bend", { names: chosen(), frame: view.frame, dx: 0, dy: 0 }), hasChosen],
+    ["ease", "How the way to the next keyframe is gone along", "e", () => eases.open(document.activeElement.closest(".tick") || $("ease")), hasChosen],
     ["delete-key", "Delete what the selected point has at this frame", "Delete", () => timeline.removeAt(view.selected, view.frame), hasChosen],
     ["remove", "Remove the selected points", "Shift+Delete", () => groups.removePoints(chosen()), hasChosen],
     ["next", "Select the next point", "n", () => nextPoint(1), hasClip],
