@@ -151,6 +151,47 @@ class Gestures(Results):
                 found[operation["id"]] = {str(frame): way for frame, way in zip(frames, off.tolist(), strict=True)}
         return found
 
+    def scale_points(self, names: list[str], frame: int, factor: float | int, base: int | None = None) -> None:
+        """Scale points, or groups, about their centre: they grow up to a frame, and stay so.
+
+        They begin to at the last frame before it up to which they were scaled already, or at the clip's first; scaled
+        at that frame, they are so in all frames. Again at the same frame it is the same operation, and one more factor.
+        """
+        label = f"Scale {self._called(names)} at {frame}"
+        self._pose(label, names, frame, base, "scale", "factor", lambda was: round((was or 1) * factor, 4))
+
+    def rotate_points(self, names: list[str], frame: int, degrees: float | int, base: int | None = None) -> None:
+        """Turn points, or groups, about their centre, clockwise as seen; when they do is as for `scale_points`."""
+        label = f"Turn {self._called(names)} at {frame}"
+        self._pose(label, names, frame, base, "rotate", "degrees", lambda was: round((was or 0) + degrees, 2))
+
+    def _pose(
+        self,
+        label: str,
+        names: list[str],
+        frame: int,
+        base: int | None,
+        kind: str,
+        word: str,
+        more: Callable[[float | None], float],
+    ) -> None:
+        last = len(self.clip.frames) - 1
+        if not 0 <= frame <= last:
+            raise ValueError(f"there is no frame {frame}: the clip has frames 0..{last}")
+        with self._step(label, base, frame, names) as project:
+            names = point_groups.members(project, names)
+            for name in names:
+                self._movable(project, name)
+            if len(names) < 2:
+                raise ValueError(f"{self._called(names)} is one point, and has no size; select two or more")
+            operation, start = operation_list.posing(project, names, kind, frame, last)
+            if operation is None:
+                window = {"start_frame": start, "end_frame": int(frame)} if frame else {}
+                operation = operation_list.new(project, {"op": kind, "points": names, **window})
+                operation["label"] = f"{kind} {self._called(names)}"
+            operation["op"][word] = more(operation["op"].get(word))
+            self._check(project)
+
     def draw_path(
         self,
         names: list[str],

@@ -95,6 +95,8 @@ COMMANDS: dict[str, dict[str, _Parser]] = {
         "few": _truth,
     },
     "redraw_path": {"name": _a_text, "smoothing": fields.number, "even": _truth, "few": _truth},
+    "scale_points": {"names": _texts, "frame": _frame_number, "factor": fields.number},
+    "rotate_points": {"names": _texts, "frame": _frame_number, "degrees": fields.number},
     "set_pace": {"names": _texts, "frame": _frame_number, "pace": _a_text, "interpolation": _a_text},
     "remove_key": {"name": _a_text, "frame": _frame_number},
     "move_key": {"name": _a_text, "frame": _frame_number, "to": _frame_number, "duplicate": _truth},

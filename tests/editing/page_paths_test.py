@@ -115,7 +115,14 @@ def lost_in_part(session):
     session.remove_operation(session.project["operations"][1]["id"])
 
 
-@pytest.mark.parametrize("made", [single, bent, eased, straight, behind_others, lost_in_part])
+def posed(session):
+    """A group that is scaled and turned: a bend behind that is the same one still."""
+    behind_others(session)
+    session.scale_points(["p1", "p2"], 4, 1.5)
+    session.rotate_points(["p1", "p2"], 0, 30)
+
+
+@pytest.mark.parametrize("made", [single, bent, eased, straight, behind_others, lost_in_part, posed])
 def test_the_path_that_is_shown_while_it_is_bent_is_the_one_that_it_will_have(browser, session, address, made):
     made(session)
     names = [point["id"] for point in session.project["points"]]
@@ -136,6 +143,7 @@ def test_the_path_that_is_shown_while_it_is_bent_is_the_one_that_it_will_have(br
         away, seen = np.abs(ghosts - found).max(axis=-1), session.target().visible
         assert away[seen].max() < CLOSE and away.max() < 0.5, (frame, away)
         assert np.linalg.norm(found[0, frame] - (x, y)) > 5, "it was bent"
+        assert made is not posed or len(session.project["operations"]) == 4
         np.testing.assert_allclose(page.page.evaluate(GHOSTS), found, atol=0.02)
     assert page.errors == []
     page.context.close()
@@ -185,5 +193,52 @@ def test_an_ease_is_seen_before_it_is_chosen_and_left_by_escape(browser, session
     np.testing.assert_allclose(held[1:5], [(30, 30)] * 4, atol=0.01)
     np.testing.assert_allclose(held[5], (70, 60), atol=0.01)
     assert page.page.evaluate("document.activeElement.id") == "source", "the focus is where it was"
+    assert page.errors == []
+    page.context.close()
+
+
+def test_handles_scale_and_turn_a_group_in_one_step_and_so_do_keys(browser, session, address):
+    behind_others(session)
+    page = opened(browser, session, address, select=("p1", "p2"))
+    page.says("hint", "a corner scales them")
+    go(page, 5)
+    count, before = len(session.state()["undo"]), session.target().xy
+    handles = "import('/static/handles.js').then(({ now }) => now())"
+    for turn, (kind, way) in enumerate([("scale", (14, 9)), ("rotate", (25, 8)), ("scale", (-5, -3))], 1):
+        found = page.page.evaluate(handles)
+        x, y = found["knob"] if kind == "rotate" else found["corners"][2]
+        page.page.mouse.move(*page.at(session, x, y))
+        page.page.mouse.down()
+        page.page.mouse.move(*page.at(session, x + way[0], y + way[1]), steps=6)
+        ghosts = np.array(page.page.evaluate(GHOSTS))
+        if turn == 1:  # Escape leaves all as it was
+            page.page.keyboard.press("Escape")
+            page.page.mouse.up()
+            np.testing.assert_allclose(page.page.evaluate(GHOSTS), before, atol=0.02)
+            page.page.mouse.move(*page.at(session, x, y))
+            page.page.mouse.down()
+            page.page.mouse.move(*page.at(session, x + way[0], y + way[1]), steps=6)
+        page.page.mouse.up()
+        steps(session, count + turn)
+        page.wait(f"document.getElementById('undo').title === {session.state()['undo'][-1]!r}")
+        np.testing.assert_allclose(ghosts, session.target().xy, atol=CLOSE, err_msg=f"{turn}: {kind}")
+    made = session.project["operations"][2:]
+    assert [each["op"]["op"] for each in made] == ["scale", "rotate"], "a corner again is the same operation"
+    after = session.target().xy[:, 5]
+    size = np.linalg.norm(np.subtract(*after)) / np.linalg.norm(np.subtract(*before[:, 5]))
+    assert abs(size - made[0]["op"]["factor"]) < 0.01 and made[0]["op"]["factor"] > 1.1
+    assert 10 < made[1]["op"]["degrees"] < 90
+    page.page.locator("#source").focus()
+    for key in ("s", "Shift+t"):
+        page.page.keyboard.press(key)
+    steps(session, count + 5)
+    again = [each["op"] for each in session.project["operations"][2:]]
+    assert again[0]["factor"] == pytest.approx(made[0]["op"]["factor"] * 1.05, abs=1e-3)
+    assert again[1]["degrees"] == pytest.approx(made[1]["op"]["degrees"] - 5, abs=0.01)
+    for _ in range(5):
+        page.page.keyboard.press("Control+z")
+    page.wait(f"document.getElementById('undo').title === {session.state()['undo'][count - 1]!r}")
+    until(lambda: len(session.state()["undo"]) == count)
+    np.testing.assert_array_equal(session.target().xy, before)
     assert page.errors == []
     page.context.close()

@@ -37,10 +37,10 @@ export function between(keys, length, interpolation, ease) {
 }
 
 /** How much of an operation each frame gets: it grows from nothing at `first` to 1 at `last`, and stays so. */
-export function ramp(first, last, length) {
+export function ramp(first, last, length, ease = "smooth") {
   return Array.from({ length }, (_, t) => {
     if (first === last) return t >= first ? 1 : 0;
     const s = Math.max(0, Math.min(1, (t - first) / (last - first)));
-    return s * s * (3 - 2 * s);
+    return ease === "linear" ? s : s * s * (3 - 2 * s);
   });
 }

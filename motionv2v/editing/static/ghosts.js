@@ -1,6 +1,7 @@
 // The paths as what a hand does now will leave them: what the session answers when it is let go, worked out here.
 
 import { between, ramp } from "./curves.js";
+import { centre } from "./handles.js";
 import { about } from "./operations.js";
 import { state, view } from "./session.js";
 
@@ -9,17 +10,19 @@ export const isBend = (op) => KEYS.has(op.op) && Boolean(op.keep_motion);
 
 const same = (one, other) => JSON.stringify([...one].map(String).sort()) === JSON.stringify([...other].sort());
 
-/** The operation that bends these points, if nothing behind it moves any of them again; as the session finds it. */
-export function bending(names) {
+/** What bends, scales or turns just these points, the last first, behind all else that moves any of them. */
+function* latest(names) {
   for (const operation of [...state.project.operations].reverse()) {
     const { on, op } = operation;
     if (!on) continue;
-    const isList = Array.isArray(op.points);
-    if (isBend(op) && isList && same(op.points, names)) return operation;
-    if (!isList || op.points.some((id) => names.includes(id))) return null;
+    const isPose = ["scale", "rotate"].includes(op.op) && !op.center;
+    if (Array.isArray(op.points) && same(op.points, names) && (isPose || isBend(op))) yield operation;
+    else if (!Array.isArray(op.points) || op.points.some((id) => names.includes(id))) return;
   }
-  return null;
 }
+
+/** The operation that bends these points, if nothing behind it moves any of them in another way. */
+export const bending = (names) => [...latest(names)].find(({ op }) => isBend(op));
 
 /** What a bend has: its keyframes as offsets {frame: [dx, dy]}, or places if it does not keep the points' motion. */
 const valuesOf = ({ id, op }) => (isBend(op) ? state.offsets[id] : op.keyframes);
@@ -41,11 +44,39 @@ function dragged({ names, frame, dx, dy }) {
   return minus(path(bent, { values: { ...valuesOf(bent), [frame]: [x + dx, y + dy] } }), before);
 }
 
+/** How much of a scaling or a turn of points at a frame each frame gets, as the session does it. */
+function shares({ kind, names, frame }) {
+  const { frames } = state.clip;
+  let start = 0;
+  for (const { op } of latest(names)) {
+    if (op.op !== kind) continue;
+    const end = op.end_frame ?? ("start_frame" in op ? frames - 1 : 0);
+    if (end === frame) return ramp(op.start_frame ?? 0, end, frames, op.ease);
+    if (end < frame) start = Math.max(start, end);
+  }
+  return ramp(start, frame, frames);
+}
+
+/** How a drag of a handle moves points: about their centre in each frame. */
+function posed(drag) {
+  const share = shares(drag);
+  const centres = share.map((_, t) => centre(drag.names, t));
+  return (id, place, t) => {
+    if (!drag.names.includes(id)) return place;
+    const [dx, dy] = [0, 1].map((side) => place[side] - centres[t][side]);
+    const size = drag.kind === "scale" ? drag.factor ** share[t] : 1;
+    const angle = drag.kind === "rotate" ? (drag.degrees * share[t] * Math.PI) / 180 : 0;
+    const [cos, sin] = [size * Math.cos(angle), size * Math.sin(angle)];
+    return [centres[t][0] + cos * dx - sin * dy, centres[t][1] + sin * dx + cos * dy];
+  };
+}
+
 /** How the places of points are about to change: a function of a point's id, its place, and the frame; null: not. */
 export function change() {
   const { drag, trial } = view;
   if (trial) return tried(trial);
   if (!drag || drag.fix) return null;
+  if (drag.kind) return posed(drag);
   const way = dragged(drag);
   return (id, [x, y], t) => (drag.names.includes(id) ? [x + way[t][0], y + way[t][1]] : [x, y]);
 }

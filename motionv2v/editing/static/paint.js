@@ -3,6 +3,7 @@
 import * as boxes from "./boxes.js";
 import { there } from "./frames.js";
 import { change, ghost } from "./ghosts.js";
+import * as handles from "./handles.js";
 import { lens, ratio } from "./stage.js";
 import { $, isChosen, state, view } from "./session.js";
 
@@ -78,6 +79,7 @@ export function paint() {
   paths(on);
   for (const stroke of boxes.strokesOf(view.frame)) brushed(on, stroke);
   for (const { box, color } of boxes.inFrame(view.frame)) frame(on, box, color);
+  handled(on);
   if (view.region) region(on, view.region);
   if (view.drawn) line(on, view.drawn, "#fff", 3, []);
   if (view.cross) cross(on, view.cross);
@@ -346,6 +348,31 @@ function frame(on, [x0, y0, x1, y1], color) {
   const corners = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]];
   line(on, corners, "#000", 4, []);
   line(on, corners, color, 2, [8, 4]);
+}
+
+/** The handles about what is selected, as far as they are dragged. */
+function handled(on) {
+  const found = handles.now();
+  if (!found || view.press?.id || view.fixing) return;
+  const [x, y] = found.centre;
+  const { factor = 1, degrees = 0 } = view.drag?.kind ? view.drag : {};
+  const angle = (degrees * Math.PI) / 180;
+  const [cos, sin] = [factor * Math.cos(angle), factor * Math.sin(angle)];
+  const turn = ([u, v]) => [x + cos * (u - x) - sin * (v - y), y + sin * (u - x) + cos * (v - y)];
+  const corners = found.corners.map(turn);
+  const stem = [[0, 1].map((side) => (corners[0][side] + corners[1][side]) / 2), turn(found.knob)];
+  for (const [color, width, dash] of [["#000", 3, []], ["#fff", 1.5, [4, 4]]]) {
+    line(on, [...corners, corners[0]], color, width, dash);
+    line(on, stem, color, width, dash);
+  }
+  for (const corner of corners) square(on, corner, false);
+  on.context.beginPath();
+  on.context.arc(on.x(stem[1][0]), on.y(stem[1][1]), 6 * ratio(), 0, 2 * Math.PI);
+  for (const [color, width] of [["#fff", 4], ["#0072b2", 2]]) {
+    on.context.strokeStyle = color;
+    on.context.lineWidth = width * ratio();
+    on.context.stroke();
+  }
 }
 
 /** What points are being chosen by: a rectangle or a lasso. */
