@@ -72,6 +72,7 @@ COMMANDS: dict[str, dict[str, _Parser]] = {
     "remove_point": {"name": _a_text},
     "change_point": {"name": _a_text, "label": _a_text, "color": _a_text, "locked": _truth},
     "fix": {"name": _a_text, "frame": _frame_number, "x": fields.number, "y": fields.number},
+    "track_by": {"name": _a_text, "tracker": _a_text},
     "unfix": {"name": _a_text, "frame": _frame_number},
     "bend": {"names": _texts, "frame": _frame_number, "dx": fields.number, "dy": fields.number},
     "add_operation": {"kind": _a_text, "given": _an_object},

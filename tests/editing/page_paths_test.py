@@ -10,6 +10,7 @@ import served_page
 from served_page import Page
 
 from motionv2v.edits import selection
+from motionv2v.tracks import Tracks
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
@@ -240,5 +241,44 @@ def test_handles_scale_and_turn_a_group_in_one_step_and_so_do_keys(browser, sess
     page.wait(f"document.getElementById('undo').title === {session.state()['undo'][count - 1]!r}")
     until(lambda: len(session.state()["undo"]) == count)
     np.testing.assert_array_equal(session.target().xy, before)
+    assert page.errors == []
+    page.context.close()
+
+
+class Losing:
+    """A tracker that has lost every point from frame 4 on."""
+
+    def track(self, frames, queries):
+        xy = np.repeat(queries[:, None, 1:], len(frames), axis=1).astype(np.float32)
+        return Tracks(xy, np.repeat(np.arange(len(frames))[None] < 4, len(queries), axis=0))
+
+
+def test_another_tracker_is_tried_on_a_track_that_went_wrong(browser, session, address, monkeypatch):
+    monkeypatch.setattr(session, "_tracker", Losing())
+    single(session)
+    session.add_point(0, X + 6, Y + 6)
+    page = opened(browser, session, address)
+    before = session.source()
+    page.main.get_by_role("group", name="Doubts about p1").get_by_text("not seen in frames 4-8").wait_for()
+    page.button("Try another tracker for p1").click()
+    page.page.get_by_role("menuitemradio", name="multistep finds a point again").wait_for()
+    page.page.keyboard.press("Escape")
+    assert len(session.state()["undo"]) == 3
+    page.button("Try another tracker for p1").focus()
+    page.page.keyboard.press("Enter")
+    for key in ("End", "Enter"):
+        page.page.keyboard.press(key)
+    steps(session, 4)
+    page.says("toast", "p1 is followed by lk: seen in 9 of 9 frames, before in 4.")
+    after = session.source()
+    truth = moving_square.corners() + 10
+    assert np.linalg.norm(after.xy[0] - truth, axis=-1).max() < 2
+    np.testing.assert_array_equal(after.xy[1], before.xy[1])
+    assert page.main.get_by_role("group", name="Doubts about p1").count() == 0
+    assert page.main.get_by_role("group", name="Doubts about p2").count() == 1
+    assert page.page.evaluate("document.activeElement !== document.body"), "its button is gone, and the focus is not"
+    page.page.locator("#toast button").click()
+    page.main.get_by_role("group", name="Doubts about p1").wait_for()
+    np.testing.assert_array_equal(session.source().xy, before.xy)
     assert page.errors == []
     page.context.close()

@@ -188,9 +188,11 @@ export function button(text, work, label) {
 
 const called = (each) => each && (each.getAttribute("aria-label") || each.textContent);
 
-/** Put other children into an element; what had the focus has it again, if one of the same name is there. */
+/** Put other children into an element; what had the focus has it again, or else the first that can have it. */
 export function refill(parent, children) {
   const held = parent.contains(document.activeElement) ? called(document.activeElement) : null;
   parent.replaceChildren(...children);
-  if (held) [...parent.querySelectorAll("button, input")].find((each) => called(each) === held)?.focus();
+  if (!held) return;
+  const all = [...parent.querySelectorAll("button, input")].filter((each) => !each.disabled);
+  (all.find((each) => called(each) === held) || all[0] || $("source")).focus();
 }

@@ -214,6 +214,7 @@ export function start(given) {
   offer("Points and paths", [
     ["cross", "Place a point by keys", "p", cross, hasClip],
     ["key", "Keyframe here for the selected points", "k", () => run("bend", { names: chosen(), frame: view.frame, dx: 0, dy: 0 }), hasChosen],
+    ["tracker", "Try another tracker for the selected point", "w", () => groups.followBy($("selection"), state.project.points.find((point) => point.id === view.selected)), hasChosen],
     ["ease", "How the way to the next keyframe is gone along", "e", () => eases.open(document.activeElement.closest(".tick") || $("ease")), hasChosen],
     ["delete-key", "Delete what the selected point has at this frame", "Delete", () => timeline.removeAt(view.selected, view.frame), hasChosen],
     ["remove", "Remove the selected points", "Shift+Delete", () => groups.removePoints(chosen()), hasChosen],
