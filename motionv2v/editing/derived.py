@@ -31,7 +31,8 @@ class Derived(History):
         super().__init__(workspace)
         self._tracker, self._tracker_name = trackers.named(tracker), tracker
         self._loaded: tuple[str, video.Clip] | None = None
-        self._tracks: dict[tuple[float, ...], Tracks] = {}
+        self._others: dict[str, trackers.Tracker] = {}
+        self._tracks: dict[tuple[str, point_paths.Mark], Tracks] = {}  # by who followed it, and from where
         self._imported: dict[str, Tracks] = {}
         self._given = ""  # what the file of tracks was last written of
         self._drafts, self._full = Drafts(PROXY), Drafts(None)
@@ -117,11 +118,25 @@ class Derived(History):
 
     def _track(self, points: list[dict[str, Any]]) -> None:
         """Follow points from each of their marks, those whose paths are not known yet; paths of files are not."""
-        marks = {mark for point in points if "tracks" not in point for mark in point_paths.marks(point)}
-        if wanted := [mark for mark in sorted(marks) if mark not in self._tracks]:
-            found = self._tracker.track(self.clip.frames, np.float32(wanted))
-            for index, mark in enumerate(wanted):
-                self._tracks[mark] = tracks.select(found, [index])
+        wanted: dict[str, set[point_paths.Mark]] = {}
+        for point in points:
+            if "tracks" not in point:
+                own = point.get("tracker", "")
+                unknown = {mark for mark in point_paths.marks(point) if (own, mark) not in self._tracks}
+                wanted.setdefault(own, set()).update(unknown)
+        for own, marks in wanted.items():
+            if queries := sorted(marks):
+                found = self._tracker_of(own).track(self.clip.frames, np.float32(queries))
+                for index, mark in enumerate(queries):
+                    self._tracks[own, mark] = tracks.select(found, [index])
+
+    def _tracker_of(self, name: str) -> trackers.Tracker:
+        """Return the tracker that a point names; "" is the editor's own."""
+        if not name:
+            return self._tracker
+        if name not in self._others:
+            self._others[name] = trackers.named(name)
+        return self._others[name]
 
     def _path(self, point: dict[str, Any]) -> Tracks:
         """Return the path of a point that was followed, xy [1 T 2]."""
@@ -133,7 +148,7 @@ class Derived(History):
             path = tracks.select(self._imported[name], [point["row"]])
             paths = [point_paths.through(path, mark) for mark in marks]
         else:
-            paths = [self._tracks[mark] for mark in marks]
+            paths = [self._tracks[point.get("tracker", ""), mark] for mark in marks]
         return point_paths.join([mark[0] for mark in marks], tracks.concatenate(paths))
 
     def source(self, project: dict[str, Any] | None = None) -> Tracks:
@@ -152,6 +167,14 @@ class Derived(History):
         source = self.source(project)
         return self._check(project).apply(source, notify=lambda line: None) if project["points"] else source
 
+    def stages(self, project: dict[str, Any] | None = None) -> dict[str, Tracks]:
+        """Return the paths that each operation that is on is given, by its id."""
+        project = self.project if project is None else project
+        if not project["points"]:
+            return {}
+        on = [each["id"] for each in project["operations"] if each["on"]]
+        return dict(zip(on, self._check(project).stages(self.source(project)), strict=False))  # the last is the target
+
     def command(self) -> str:
         """Return the command line that makes the same edit, of the file that lies beside the project."""
         flags = [
@@ -164,7 +187,7 @@ class Derived(History):
     def _follow(self) -> str:
         """Name what gives a run the points' paths: the tracker, or the file of paths that are not its alone."""
         with self._lock:
-            if not any("tracks" in point or "marks" in point for point in self.project["points"]):
+            if not any(set(point) & {"tracks", "marks", "tracker"} for point in self.project["points"]):
                 return self._tracker_name
             path, key = self.workspace / TRACKS, json.dumps([self.project["clip"], self.project["points"]])
             if key != self._given or not path.is_file():  # it lies where a person may tidy up
@@ -224,8 +247,9 @@ class Derived(History):
         with self._lock:
             project = self.project if project is None else project
             clip, path, spec = self.clip, project["clip"], self._check(project)
-            # The marks as well, with which the same edit is another one.
-            marks = [[point.get(word) for word in ("marks", "tracks", "row")] for point in project["points"]]
+            # The marks as well, with which the same edit is another one, and who followed the points.
+            words = ("marks", "tracks", "row", "tracker")
+            marks = [[point.get(word) for word in words] for point in project["points"]]
             key = json.dumps([path, marks, self.edit_json(project)])
             return Moment(key, path, clip, spec, self.source(project))
 

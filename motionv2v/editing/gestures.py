@@ -12,7 +12,7 @@ import numpy as np
 
 from motionv2v.editing import freehand, mask_files, operation_list, point_groups, projects
 from motionv2v.editing.results import Results
-from motionv2v.edits import fields
+from motionv2v.edits import fields, groups
 from motionv2v.tracks import Tracks
 
 
@@ -38,8 +38,9 @@ class Gestures(Results):
         return next((each["label"] for each in self.project["operations"] if each["id"] == name), name)
 
     def _centre(self, of: Tracks, names: Sequence[str]) -> np.ndarray:
-        rows = [index for index, point in enumerate(self.project["points"]) if point["id"] in names]
-        return of.xy[rows].mean(axis=0)
+        """Return where the centre of some points is, [T 2], as operations have it: lost ones go as the others do."""
+        chosen = np.isin([point["id"] for point in self.project["points"]], list(names))
+        return np.asarray(groups.centre(groups.follow(of, chosen), of.visible, chosen), np.float64)
 
     def _given_to(self, project: dict[str, Any]) -> Callable[[int], Tracks]:
         """Return what paths an operation is given, by its place in the list."""
@@ -119,21 +120,77 @@ class Gestures(Results):
             names = point_groups.members(project, names)
             for name in names:
                 self._movable(project, name)
-            now = self._centre(self.target(project), names)
-            bent = operation_list.bending(project, names)
-            if bent is None:
-                bent = self._pinned(project, names, now, {0, last} - {frame})
+            bent = operation_list.bending(project, names) or self._pinned(project, names, {0, last})
             bent.pop("drawn", None)  # it is no longer what was drawn
-            bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in now[frame] + (dx, dy)]
+            centre = self._centre(self.stages(project)[bent["id"]], names)
+            now = centre[frame] + operation_list.offsets(bent["op"], centre)[frame]
+            bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in now + (dx, dy)]
             self._check(project)
 
-    def _pinned(self, project: dict[str, Any], names: list[str], now: np.ndarray, frames: set[int]) -> dict[str, Any]:
-        """Add a bend that keeps points where they are, `now` [T 2], in some frames; returns the operation."""
+    def _pinned(self, project: dict[str, Any], names: list[str], frames: set[int]) -> dict[str, Any]:
+        """Add a bend that keeps points where they are in some frames; returns the operation."""
+        now = self._centre(self.target(project), names)
         op = {"op": "keyframes", "points": names, "keyframes": {}, "keep_motion": True, "interpolation": "smooth"}
         bent = operation_list.new(project, op)
         bent["op"]["keyframes"] = {str(frame): now[frame].tolist() for frame in sorted(frames)}
         bent["label"] = f"bend {self._called(names)}"
         return bent
+
+    def offsets(self) -> dict[str, dict[str, list[float]]]:
+        """Tell how far off the points' own path each keyframe is, {operation: {frame: [dx, dy]}}, in pixels.
+
+        Of those operations that are on and keep the points' own motion: the page draws the path that they will have.
+        """
+        found, given = {}, self.stages()
+        for operation in self.project["operations"]:
+            if operation["id"] in given and operation_list.is_bend(op := operation["op"]):
+                operation_list.normalise(op := copy.deepcopy(op))
+                centre = self._centre(given[operation["id"]], self._about(self.project, op))
+                frames = sorted(map(int, op["keyframes"]))
+                off = operation_list.offsets(op, centre)[frames].round(3)
+                found[operation["id"]] = {str(frame): way for frame, way in zip(frames, off.tolist(), strict=True)}
+        return found
+
+    def scale_points(self, names: list[str], frame: int, factor: float | int, base: int | None = None) -> None:
+        """Scale points, or groups, about their centre: they grow up to a frame, and stay so.
+
+        They begin to at the last frame before it up to which they were scaled already, or at the clip's first; scaled
+        at that frame, they are so in all frames. Again at the same frame it is the same operation, and one more factor.
+        """
+        label = f"Scale {self._called(names)} at {frame}"
+        self._pose(label, names, frame, base, "scale", "factor", lambda was: round((was or 1) * factor, 4))
+
+    def rotate_points(self, names: list[str], frame: int, degrees: float | int, base: int | None = None) -> None:
+        """Turn points, or groups, about their centre, clockwise as seen; when they do is as for `scale_points`."""
+        label = f"Turn {self._called(names)} at {frame}"
+        self._pose(label, names, frame, base, "rotate", "degrees", lambda was: round((was or 0) + degrees, 2))
+
+    def _pose(
+        self,
+        label: str,
+        names: list[str],
+        frame: int,
+        base: int | None,
+        kind: str,
+        word: str,
+        more: Callable[[float | None], float],
+    ) -> None:
+        last = len(self.clip.frames) - 1
+        if not 0 <= frame <= last:
+            raise ValueError(f"there is no frame {frame}: the clip has frames 0..{last}")
+        with self._step(label, base, frame, names) as project:
+            names = point_groups.members(project, names)
+            for name in names:
+                self._movable(project, name)
+            if len(names) < 2:
+                raise ValueError(f"{self._called(names)} is one point, and has no size; select two or more")
+            operation, start = operation_list.posing(project, names, kind, frame, last)
+            if operation is None:
+                window = {"start_frame": start, "end_frame": int(frame)} if frame else {}
+                operation = operation_list.new(project, {"op": kind, "points": names, **window})
+                operation["label"] = f"{kind} {self._called(names)}"
+            operation["op"][word] = more(operation["op"].get(word))
+            self._check(project)
 
     def draw_path(
         self,
@@ -157,7 +214,7 @@ class Gestures(Results):
             names = point_groups.members(project, names)
             for name in names:
                 self._movable(project, name)
-            operation = self._pinned(project, names, self._centre(self.target(project), names), {frame})
+            operation = self._pinned(project, names, {frame})
             operation["label"] = f"path {self._called(names)}"
             operation["drawn"] = drawn
             self._redraw(project, operation)
@@ -181,6 +238,37 @@ class Gestures(Results):
         op["interpolation"] = "linear"  # few keyframes are chosen for it
         op.pop("ease", None)
         self._check(project)
+
+    def set_pace(
+        self,
+        names: list[str],
+        frame: int,
+        pace: str | None = None,
+        interpolation: str | None = None,
+        base: int | None = None,
+    ) -> None:
+        """Say how points, or groups, go from the keyframe before a frame to the next: a pace of `selection.PACES`.
+
+        `interpolation`, "linear" or "smooth", is of the whole path. Drawn paths have their own pace. Raises ValueError
+        where there are no two keyframes, and EditError for other words.
+        """
+        with self._step(f"Ease {self._called(names)} at {frame}", base, frame, names) as project:
+            chosen, found = set(point_groups.members(project, names)), False
+            for operation in project["operations"]:
+                op = operation["op"]
+                if not operation["on"] or "drawn" in operation or not operation_list.is_tween(op):
+                    continue
+                operation_list.normalise(op)
+                if len(op["keyframes"]) < 2 or not chosen & set(self._about(project, op)):
+                    continue
+                found = True
+                if pace is not None:
+                    operation_list.set_pace(op, frame, pace)
+                if interpolation is not None:
+                    op["interpolation"] = interpolation
+            if not found:
+                raise ValueError(f"{self._called(names)}: no two keyframes to go between; bend the path first")
+            self._check(project)
 
     def remove_key(self, name: str, frame: int, base: int | None = None) -> None:
         """Take one keyframe out of an operation; the operation goes with its last one."""
@@ -262,8 +350,7 @@ class Gestures(Results):
         """Return points that something is said of; where nothing moves them, add an operation that leaves them."""
         names = point_groups.members(project, names)
         if not operation_list.moving(project, names):
-            now = self._centre(self.target(project), names)
-            self._pinned(project, names, now, {0, len(now) - 1})
+            self._pinned(project, names, {0, len(self.clip.frames) - 1})
         return names
 
     def set_box(self, names: list[str], frame: int, box: Sequence[float | int], base: int | None = None) -> None:

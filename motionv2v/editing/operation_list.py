@@ -3,12 +3,15 @@
 Functions change the project that they are given; whether the edit then fits the clip is for the caller to check.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from motionv2v.edits import fields
+import numpy as np
+
+from motionv2v.edits import fields, selection
 from motionv2v.edits.document import ALIASES
 from motionv2v.edits.table import OPERATIONS
+from motionv2v.typing import Float
 
 _CAMERA = {"uncamera": "recamera", "recamera": "uncamera"}
 
@@ -65,20 +68,77 @@ def with_pair(project: dict[str, Any], operation: dict[str, Any]) -> list[dict[s
     return [operation]
 
 
-def bending(project: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
-    """Find the operation that bends these points, if nothing behind it moves any of them again."""
+def is_tween(op: dict[str, Any]) -> bool:
+    """Tell whether an operation is one of keyframes."""
+    return ALIASES.get(op["op"], op["op"]) == "tween"
+
+
+def is_bend(op: dict[str, Any]) -> bool:
+    """Tell whether an operation of keyframes keeps the points' own motion."""
+    return is_tween(op) and bool(op.get("keep_motion"))
+
+
+def set_pace(op: dict[str, Any], frame: int, pace: str) -> None:
+    """Give the way between two keyframes of a `normalise`d operation, that which a frame lies in, a pace."""
+    frames = sorted(map(int, op["keyframes"]))
+    start = max([each for each in frames[:-1] if each <= frame], default=frames[0])
+    ease = op.get("ease", "even")
+    ease = dict.fromkeys(map(str, frames[:-1]), ease) if isinstance(ease, str) else dict(ease)
+    ease[str(start)] = pace
+    kept = {each: word for each, word in ease.items() if word != "even"}
+    op.pop("ease", None)
+    op.update({"ease": kept} if kept else {})
+
+
+def offsets(op: dict[str, Any], centre: Float[np.ndarray, "T 2"]) -> Float[np.ndarray, "T 2"]:
+    """Return how far a bend (`normalise`d) moves points whose centre is given, in each frame."""
+    frames = np.array(sorted(map(int, op["keyframes"])))
+    ease = op.get("ease", "even")
+    ease = ease if isinstance(ease, str) else {int(frame): word for frame, word in ease.items()}
+    weights = selection.key_weights(frames, len(centre), op.get("interpolation", "linear"), ease)
+    return weights @ (np.array([op["keyframes"][str(frame)] for frame in frames]) - centre[frames])
+
+
+def _latest(project: dict[str, Any], names: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield what bends, scales or turns just these points, the last first, behind all else that moves any of them.
+
+    What scales or turns does so about the points' own centre, which stays: a bend may come before or behind it.
+    """
     for operation in reversed(project["operations"]):
-        op = operation["op"]
-        about = op.get("points")
+        op, about = operation["op"], operation["op"].get("points")
         if not operation["on"]:
             continue
-        is_bend = ALIASES.get(op["op"], op["op"]) == "tween" and op.get("keep_motion")
-        if is_bend and isinstance(about, list) and sorted(map(str, about)) == sorted(names):
+        is_pose = op["op"] in ("scale", "rotate") and op.get("center") is None
+        if isinstance(about, list) and sorted(map(str, about)) == sorted(names) and (is_pose or is_bend(op)):
             normalise(op)
-            return operation
-        if not isinstance(about, list) or set(about) & set(names):
-            return None
-    return None
+            yield operation
+        elif not isinstance(about, list) or set(about) & set(names):
+            return
+
+
+def bending(project: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
+    """Find the operation that bends these points, if nothing behind it moves any of them in another way."""
+    return next((operation for operation in _latest(project, names) if is_bend(operation["op"])), None)
+
+
+def posing(
+    project: dict[str, Any], names: list[str], kind: str, frame: int, last: int
+) -> tuple[dict[str, Any] | None, int]:
+    """Find the operation, "scale" or "rotate", that poses these points up to a frame; else when a new one begins.
+
+    That is the last frame before up to which one does, or 0. One without a window holds in all frames, from 0 on.
+    `last` is the clip's last frame.
+    """
+    start = 0
+    for operation in _latest(project, names):
+        op = operation["op"]
+        if op["op"] != kind:
+            continue
+        end = op.get("end_frame", last if "start_frame" in op else 0)
+        if end == frame:
+            return operation, start
+        start = max(start, end) if end < frame else start
+    return None, start
 
 
 # --- boxes and strokes: where a thing is, as a person says ---

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from motionv2v import files
+from motionv2v import files, trackers
 from motionv2v.editing import freehand, mask_files, point_groups
 from motionv2v.edits import document, fields, track_files
 from motionv2v.tracks import Tracks, inside, load
@@ -39,7 +39,7 @@ MOST_BRANCHES = 5
 """Rows of steps that are kept which were undone and not done again before another step."""
 MOST_GENERATIONS = 50
 """Edits one after the other, each of the result of the one before, that a project remembers."""
-_POINT = ("id", "name", "color", "t", "x", "y", "marks", "tracks", "row", "locked")
+_POINT = ("id", "name", "color", "t", "x", "y", "marks", "tracks", "row", "locked", "tracker")
 _MEMBERS = {
     re.compile(re.escape(RECORD)): MOST_RECORD,
     # No sign that leads into another folder, or that is none on some system; no hidden file.
@@ -149,6 +149,12 @@ def check_points(project: dict[str, Any]) -> None:
         _once([mark["t"] for mark in (point, *marks)], f"{where}.marks")
         if ("tracks" in point) != ("row" in point):
             raise ValueError(f"{where}: must have tracks and row, or neither")
+        if "tracker" in point:
+            # No other name: that of a tracker with weights is a path, and a project may come from anybody.
+            if "tracks" in point or point["tracker"] not in trackers.CLASSICAL_MODES:
+                raise ValueError(
+                    f"{where}.tracker: must be one of {', '.join(trackers.CLASSICAL_MODES)}, without tracks"
+                )
         if "tracks" in point:
             point["row"] = fields.integer(point["row"], f"{where}.row", 0)
             if not isinstance(point["tracks"], str) or not _TRACKS_NAME.fullmatch(point["tracks"]):

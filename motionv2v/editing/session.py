@@ -120,6 +120,34 @@ class Session(Gestures):
                 raise ValueError(f"{point['name']} has no mark at frame {frame}")
             point.update({"marks": kept} if kept else {})
 
+    def track_by(self, name: str, tracker: str, base: int | None = None) -> None:
+        """Follow one point anew from its marks, by another tracker of `trust.TRACKERS`, or by the editor's own: "".
+
+        The paths of other points stay; one that a file gave is the tracker's from then on. Raises ValueError for other
+        names, and for the tracker that follows it already.
+        """
+        point = operation_list.find(self.project["points"], name, "point")
+        if tracker and tracker not in trust.TRACKERS:
+            raise ValueError(f"there is no tracker {tracker!r} for a point; there are {', '.join(trust.TRACKERS)}")
+        if "tracks" not in point and tracker == point.get("tracker", ""):
+            raise ValueError(f"{point['name']} is followed by {tracker or self._tracker_name} already; try another one")
+        doubt = self._trust()[self.project["points"].index(point)]
+        frame = doubt["frames"][0] if doubt else point["t"]
+        with self._correct(f"Track {point['name']} by {tracker or self._tracker_name}", name, base, frame) as changed:
+            for word in ("tracks", "row", "tracker"):
+                changed.pop(word, None)
+            changed.update({"tracker": tracker} if tracker else {})
+
+    def _trust(self) -> list[dict[str, Any] | None]:
+        return trust.report(self.source(), self.clip.frames.shape[1:3])
+
+    def _trackers(self) -> list[dict[str, str]]:
+        """List what may follow a point, {name, called, says}, the editor's own first, as ""."""
+        own = self._tracker_name
+        first = {"name": "", "called": own.partition(":")[0], "says": trust.TRACKERS.get(own, "the editor's own")}
+        others = [each for each in trust.TRACKERS.items() if each[0] != own]
+        return [first, *({"name": name, "called": name, "says": says} for name, says in others)]
+
     @contextlib.contextmanager
     def _correct(self, label: str, name: str, base: int | None, frame: int) -> Iterator[dict[str, Any]]:
         """Change a point's marks, and let its bends ride on the path that follows."""
@@ -306,6 +334,6 @@ class Session(Gestures):
             shown["clip"] = {"name": name, "frames": length, "width": width, "height": height, "fps": self.clip.fps}
             for side, of in (("source", self.source()), ("target", self.target())):
                 shown[side] = {"xy": np.round(of.xy, 2).tolist(), "visible": of.visible.tolist()}
-            shown["trust"] = trust.report(self.source(), (height, width))
-            shown["things"] = self.things()
+            shown["trust"], shown["trackers"] = self._trust(), self._trackers()
+            shown["things"], shown["offsets"] = self.things(), self.offsets()
             return shown | {"command": self.command()}

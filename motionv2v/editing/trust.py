@@ -8,6 +8,12 @@ from motionv2v.edits import groups
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Num
 
+TRACKERS = {
+    "multistep": "finds a point again that was covered",
+    "dis": "rather gives a point up than guesses",
+    "lk": "fast, for points on fine detail",
+}
+"""What may follow a point that another tracker loses, and what it is good at."""
 MERE_GAP = 2
 """Frames that a point may be lost for without anything to say."""
 AT_EDGE = 0.08

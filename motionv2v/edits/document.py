@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -186,10 +186,18 @@ class EditSpec:
                 f"the tracker lost {lost}: there a point is free, unless a show says otherwise, and its group goes as "
                 "the others do"
             )
+        return list(self.stages(tracks))[-1]
+
+    def stages(self, tracks: Tracks) -> Iterator[Tracks]:
+        """Yields the tracks that each operation is given, in order, and then what the last one makes of them.
+
+        Raises EditError where an operation cannot be done, with its place.
+        """
         state = State(tracks, np.random.default_rng(self.seed), self.size)
+        yield tracks
         for step in self.steps:
             tracks = self._run(step, state, tracks)
-        return tracks
+            yield tracks
 
     def _points(self) -> list[int]:
         """Lists the points that operations are about."""

@@ -51,6 +51,17 @@ def follow(tracks: Tracks, chosen: Bool[np.ndarray, "N"]) -> Float[AnyArray, "N 
     return array_namespace(tracks.xy).asarray(filled)
 
 
+def centre(
+    xy: Float[AnyArray, "N T 2"], visible: Bool[AnyArray, "N T"], chosen: Bool[np.ndarray, "N"]
+) -> Float[AnyArray, "T 2"]:
+    """Returns the centre of a group in each frame, of positions as `follow` gives them.
+
+    A point that is never visible does not count, unless none of the group ever is.
+    """
+    counted = chosen & np.asarray(visible).any(axis=1)
+    return xy[np.flatnonzero(counted if counted.any() else chosen)].mean(axis=0)
+
+
 def lost(tracks: Tracks, points: Points = None, names: Mapping[str, int] | None = None) -> str:
     """Names the points that are not visible in some frames, and when, in a few words; "" if there are none."""
     called = {index: name for name, index in (names or {}).items()}

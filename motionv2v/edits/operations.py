@@ -438,8 +438,7 @@ def _group(
     if lost := groups.lost(tracks, np.flatnonzero(chosen)):
         notify(f"not visible: {lost}; there the group goes as its visible points do")
     xy = groups.follow(tracks, chosen)
-    counted = chosen & np.asarray(tracks.visible).any(axis=1)
-    return xy, xy[np.flatnonzero(counted if counted.any() else chosen)].mean(axis=0)
+    return xy, groups.centre(xy, tracks.visible, chosen)
 
 
 def _replace(tracks: Tracks, xy: Any, chosen: Any, visible: Any = None, frames: Any = None) -> Tracks:

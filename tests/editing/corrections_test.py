@@ -7,8 +7,9 @@ import moving_square
 import numpy as np
 import pytest
 
-from motionv2v import tracks, video
-from motionv2v.editing import files, point_paths
+from motionv2v import trackers, tracks, video
+from motionv2v.editing import files, point_paths, projects, trust
+from motionv2v.editing.session import Session
 from motionv2v.edits import track_files
 from motionv2v.edits.document import MAX_POINTS
 from motionv2v.tracks import Tracks
@@ -252,3 +253,64 @@ def test_the_draft_follows_a_path_that_was_put_right(session, tmp_path):
     before = session.draft_frames()
     session.fix("p1", 4, X + 16, Y - 8)
     assert session.draft_frames() is not before
+
+
+def test_one_point_is_followed_by_another_tracker_and_the_others_stay(session, tmp_path, monkeypatch):
+    assert set(trust.TRACKERS) == set(trackers.CLASSICAL_MODES)
+    session.add_point(0, X, Y)
+    session.add_point(2, X + 12, Y + 4)
+    session.fix("p1", 6, X + 24, Y + 2)
+    session.bend(["p1"], 4, 0, 20)
+    before, off = session.source(), session.target().xy[0] - session.source().xy[0]
+    asked = []
+
+    class Away:
+        """Has all points a little away from where they are."""
+
+        def track(self, frames, queries):
+            asked.append(queries.tolist())
+            xy = np.repeat(queries[:, None, 1:], len(frames), axis=1) + np.abs(np.arange(9)[:, None] - queries[0, 0])
+            return Tracks(xy.astype(np.float32), np.ones(xy.shape[:2], bool))
+
+    monkeypatch.setitem(session._others, "dis", Away())
+    session.track_by("p1", "dis")
+    assert asked == [[[0, X, Y], [6, X + 24, Y + 2]]], "from its marks, and no other point"
+    after = session.source()
+    np.testing.assert_array_equal(after.xy[1], before.xy[1])
+    assert np.linalg.norm(after.xy[0] - before.xy[0], axis=-1).max() > 1
+    np.testing.assert_allclose(session.target().xy[0] - after.xy[0], off, atol=0.02, err_msg="bends ride on")
+    assert session.state()["undo"][-1] == "Track p1 by dis"
+    assert "--tracker=tracks:" in session.command(), "a run has the same paths"
+    kept = json.dumps(session.project)
+    for tracker, message in (
+        ("dis", "p1 is followed by dis already; try another one"),
+        ("tapnext:weights.npz", "there is no tracker 'tapnext:weights.npz' for a point; there are multistep, dis, lk"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            session.track_by("p1", tracker)
+    session.change_point("p1", locked=True)
+    with pytest.raises(ValueError, match="p1 is locked: unlock it first"):
+        session.track_by("p1", "lk")
+    session.undo()
+    assert json.dumps(session.project) == kept
+    place = session.save_project(tmp_path / "kept.mv2v")
+    other = Session(tmp_path / "elsewhere")
+    other.open_project(place)
+    assert other.project["points"] == session.project["points"]
+    session.undo()
+    np.testing.assert_array_equal(session.source().xy, before.xy)
+    with pytest.raises(ValueError, match="p1 is followed by multistep already"):
+        session.track_by("p1", "")
+    bad = {**session.project, "points": [{**session.project["points"][0], "tracker": "tapnext:/weights.npz"}]}
+    with pytest.raises(ValueError, match=r"points\[0\].tracker: must be one of lk, dis, multistep"):
+        projects.check(bad)
+
+
+def test_an_imported_path_is_given_to_a_tracker(session, tmp_path):
+    (name,) = brought(session, tmp_path, (0, 0))
+    given = session.source().xy
+    session.track_by(name, "lk")
+    assert session.project["points"][0].get("tracker") == "lk" and "tracks" not in session.project["points"][0]
+    assert 0 < np.abs(session.source().xy - given).max() < 3
+    session.undo()
+    np.testing.assert_array_equal(session.source().xy, given)

@@ -263,3 +263,79 @@ def test_doubts_about_a_path_say_when_and_why():
     assert (found[1]["why"], found[1]["after"], found[1]["frames"]) == ("lost", 19, list(range(20, 30)))
     assert (found[2]["why"], found[2]["after"]) == ("left", 35)
     assert (found[3]["why"], found[3]["frames"]) == ("jumps", [25])
+
+
+def test_the_way_between_two_keyframes_is_given_a_pace_and_the_others_keep_theirs(session):
+    session.bend(["p1"], 3, 0, 20)
+    session.bend(["p1"], 6, 0, 10)
+    reached = (session.target().xy - session.source().xy)[0, 6, 1]
+    session.set_pace(["p1"], 4, pace="hold")
+    assert operations(session)[0]["ease"] == {"3": "hold"} and session.state()["undo"][-1] == "Ease p1 at 4"
+    off = (session.target().xy - session.source().xy)[0, :, 1]
+    np.testing.assert_allclose(off[[3, 4, 5, 6]], [20, 20, 20, reached], atol=0.01)
+    session.set_pace(["p1"], 8, pace="in")
+    session.set_pace(["p1"], 0, interpolation="linear")
+    assert operations(session)[0]["ease"] == {"3": "hold", "6": "in"}
+    assert operations(session)[0]["interpolation"] == "linear"
+    session.change_operation("o4", {"ease": "out"})
+    session.set_pace(["p1"], 2, pace="even")
+    assert operations(session)[0]["ease"] == {"3": "out", "6": "out"}
+    for frame in (3, 6):
+        session.set_pace(["p1"], frame, pace="even")
+    assert "ease" not in operations(session)[0]
+    kept = json.dumps(session.project)
+    for change, message in (
+        (lambda: session.set_pace(["p2"], 3, pace="in"), "p2: no two keyframes to go between"),
+        (lambda: session.set_pace(["p1"], 3, pace="fast"), "even, in, out, in-out, hold"),
+        (lambda: session.set_pace(["p1"], 3, interpolation="round"), "must be one of linear, smooth"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            change()
+    assert json.dumps(session.project) == kept
+
+
+def test_a_group_that_loses_a_point_keeps_its_ends_where_it_is_bent(session):
+    session.set_visible(["p2"], 3, 8, False)
+    before = session.target().xy[0]
+    session.bend(["p1", "p2"], 4, 0, 20)
+    after = session.target().xy[0]
+    np.testing.assert_allclose(after[[0, 4, 8]] - before[[0, 4, 8]], [(0, 0), (0, 20), (0, 0)], atol=0.01)
+    assert session.offsets() == {"o5": {"0": [0, 0], "4": [0, 20], "8": [0, 0]}}
+
+
+def test_a_group_is_scaled_and_turned_about_its_centre_up_to_a_frame(session):
+    names = ["p1", "p2"]
+    session.bend(names, 4, 0, 10)
+    before = session.target().xy[:2].astype(float)
+    centre, arm = before.mean(axis=0), before - before.mean(axis=0)
+    session.scale_points(names, 4, 2)
+    assert session.state()["undo"][-1] == "Scale p1, p2 at 4"
+    after = session.target().xy[:2]
+    np.testing.assert_allclose(after.mean(axis=0), centre, atol=0.01)
+    for frame, factor in ((0, 1), (2, 2**0.5), (4, 2), (8, 2)):
+        np.testing.assert_allclose(after[:, frame] - centre[frame], factor * arm[:, frame], atol=0.02)
+    session.rotate_points(names, 4, 60)
+    session.rotate_points(names, 4, 30)
+    turned = session.target().xy[:2] - centre
+    np.testing.assert_allclose(turned[:, 8], 2 * np.stack([-arm[:, 8, 1], arm[:, 8, 0]], axis=-1), atol=0.02)
+    session.bend(names, 6, 3, 0)
+    session.scale_points(names, 4, 0.25)
+    session.scale_points(names, 6, 3)
+    session.rotate_points(names, 0, 10)
+    found = [(op["op"], op.get("start_frame"), op.get("end_frame")) for op in operations(session)]
+    expected = [("keyframes", None, None), ("scale", 0, 4), ("rotate", 0, 4), ("scale", 4, 6), ("rotate", None, None)]
+    assert found == expected, "the same keyframe is the same operation, behind what bends them"
+    assert [op.get("factor", op.get("degrees")) for op in operations(session)[1:]] == [0.5, 90, 3, 10]
+    session.add_operation("drag", {"points": ["p1"], "by": [5, 0]})
+    session.scale_points(names, 6, 2)
+    assert operations(session)[-1]["op"] == "scale", "what moves one of them alone came between"
+    kept = json.dumps(session.project)
+    for change, message in (
+        (lambda: session.scale_points(["p1"], 4, 2), "p1 is one point, and has no size; select two or more"),
+        (lambda: session.scale_points(names, 9, 2), "there is no frame 9: the clip has frames 0..8"),
+        (lambda: session.scale_points(names, 4, 0), "factor: must be from 0.001 to 1000"),
+        (lambda: session.rotate_points(names, 4, 1e9), "degrees: must be from -36000 to 36000"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            change()
+    assert json.dumps(session.project) == kept

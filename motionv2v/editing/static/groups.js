@@ -1,5 +1,6 @@
 // The panel of points: groups, and the points in them and beside them; names, colours, locks, doubts.
 
+import * as menu from "./menu.js";
 import { $, button, choose, chosen, isChosen, make, refill, run, state, toast, view } from "./session.js";
 
 const MOST = 60; // rows: of more points, those that are selected or looked for
@@ -49,7 +50,23 @@ function card(point, { frames, after, says }) {
     make("span", { text: `! ${says}` }),
     button(`Go to ${first}`, look, `Go to frame ${first}, where ${point.name} is in doubt`),
     button("Click it again", () => (look(), page.fix()), `Click ${point.name} again at ${first}`),
+    button("Try another tracker", (event) => followBy(event.currentTarget, point), `Try another tracker for ${point.name}`),
     button(`Hidden from ${after + 1}`, () => run("set_visible", { names: [point.id], first: after + 1, last: state.clip.frames - 1, visible: false }), `${point.name} is hidden from ${after + 1}`));
+}
+
+/** Choose what follows a point; then say what came of it, and how to have it back. */
+export function followBy(anchor, { id, name, tracker, tracks }) {
+  const row = state.project.points.findIndex((point) => point.id === id);
+  const seen = () => state.source.visible[row].filter(Boolean).length;
+  const follow = async (next) => {
+    const [revision, before] = [state.revision, seen()];
+    await run("track_by", { name: id, tracker: next.name });
+    if (state.revision === revision) return;
+    toast(`${name} is followed by ${next.called}: seen in ${seen()} of ${state.clip.frames} frames, before in ${before}.`, page.undo);
+  };
+  const current = tracks ? null : tracker || "";
+  const items = state.trackers.map((each) => ({ words: each.called, sentence: each.says, checked: each.name === current, run: () => each.name !== current && follow(each) }));
+  menu.open(anchor, `Follow ${name} by`, [{ name: "Its path is found anew, from where you clicked", items }]);
 }
 
 function groupRow(group) {

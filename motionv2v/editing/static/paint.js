@@ -2,6 +2,8 @@
 
 import * as boxes from "./boxes.js";
 import { there } from "./frames.js";
+import { change, ghost } from "./ghosts.js";
+import * as handles from "./handles.js";
 import { lens, ratio } from "./stage.js";
 import { $, isChosen, state, view } from "./session.js";
 
@@ -77,6 +79,7 @@ export function paint() {
   paths(on);
   for (const stroke of boxes.strokesOf(view.frame)) brushed(on, stroke);
   for (const { box, color } of boxes.inFrame(view.frame)) frame(on, box, color);
+  handled(on);
   if (view.region) region(on, view.region);
   if (view.drawn) line(on, view.drawn, "#fff", 3, []);
   if (view.cross) cross(on, view.cross);
@@ -191,36 +194,53 @@ function masks(on) {
 function paths(on) {
   const { source, target, project } = state;
   const many = project.points.length > MANY;
+  const changed = change();
+  const ghosts = project.points.map((_, row) => ghost(row, changed));
   project.points.forEach((point, row) => {
     const chosen = isChosen(point.id);
     if (many && !chosen) return thin(on, target.xy[row], point.color);
     line(on, source.xy[row], "#bbb", 1.5, [6, 5]);
-    const ghost = bent(target.xy[row], point);
+    const path = ghosts[row];
     const end = (state.trust && state.trust[row]) || null;
-    const trusted = end ? ghost.slice(0, end.after + 1) : ghost;
+    const trusted = end ? path.slice(0, end.after + 1) : path;
     line(on, trusted, "#000", 5, []);
     line(on, trusted, point.color, chosen ? 3.5 : 2.5, []);
     if (end) {
-      line(on, ghost.slice(end.after), "#000", 4, [2, 6]);
-      line(on, ghost.slice(end.after), point.color, 2.5, [2, 6]);
-      mark(on, ghost[Math.min(end.after + 1, ghost.length - 1)], "!");
+      line(on, path.slice(end.after), "#000", 4, [2, 6]);
+      line(on, path.slice(end.after), point.color, 2.5, [2, 6]);
+      mark(on, path[Math.min(end.after + 1, path.length - 1)], "!");
     }
-    if (chosen || !many) ticks(on, ghost, chosen);
+    if (chosen || !many) ticks(on, path, chosen);
     for (const each of point.marks || []) square(on, [each.x, each.y], each.t === view.frame);
   });
+  if (view.trial) runners(on, ghosts);
   project.points.forEach((point, row) => {
     const drag = dragged(point);
-    const ghost = bent(target.xy[row], point);
-    dot(on, ghost[view.frame], point, target.visible[row][view.frame]);
+    const path = ghosts[row];
+    dot(on, path[view.frame], point, target.visible[row][view.frame]);
     if (drag && drag.frame !== view.frame) {
-      dot(on, ghost[drag.frame], point, true, 0.5);
-      mark(on, ghost[drag.frame], String(drag.frame));
+      dot(on, path[drag.frame], point, true, 0.5);
+      mark(on, path[drag.frame], String(drag.frame));
     }
     if (!view.fixing && !(drag && drag.fix)) return;
     let [x, y] = source.xy[row][view.frame]; // what is put right is where the tracker has it
     if (drag) [x, y] = [x + drag.dx, y + drag.dy];
     square(on, [x, y], isChosen(point.id));
   });
+}
+
+/** What is tried goes along its way, at the clip's own speed, over and over. */
+function runners(on, ghosts) {
+  const { from, to, begun } = view.trial;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const long = to - from + state.clip.fps / 2; // with a pause at the end
+  const now = still ? to : Math.min(to, from + ((((performance.now() - begun) / 1000) * state.clip.fps) % long));
+  const [first, share] = [Math.floor(now), now % 1];
+  state.project.points.forEach((point, row) => {
+    const [here, next] = [first, Math.min(first + 1, to)].map((t) => ghosts[row][t]);
+    if (isChosen(point.id)) dot(on, [0, 1].map((side) => here[side] + share * (next[side] - here[side])), point, true, 0.7);
+  });
+  if (!still) setTimeout(redraw);
 }
 
 /** One of many paths: as much of it as is near in time. */
@@ -230,20 +250,6 @@ function thin(on, path, color) {
 }
 
 const dragged = (point) => (view.drag && view.drag.names.includes(point.id) ? view.drag : null);
-
-/** A path as it is being bent: a ghost, which the session's own replaces when the pointer is let go. */
-function bent(path, point) {
-  const drag = dragged(point);
-  if (!drag || drag.fix) return path;
-  const keys = [0, ...(drag.keys || []), path.length - 1];
-  const before = Math.max(...keys.filter((t) => t < drag.frame), -1);
-  const after = Math.min(...keys.filter((t) => t > drag.frame), path.length);
-  return path.map(([x, y], t) => {
-    if (t === drag.frame) return [x + drag.dx, y + drag.dy];
-    const share = t < drag.frame ? (t - before) / (drag.frame - before) : (after - t) / (after - drag.frame);
-    return share <= 0 || drag.frame === t ? [x, y] : [x + drag.dx * share, y + drag.dy * share];
-  });
-}
 
 /** A tick at each frame across the path: where they are close it is slow. */
 function ticks(on, path, chosen) {
@@ -342,6 +348,31 @@ function frame(on, [x0, y0, x1, y1], color) {
   const corners = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]];
   line(on, corners, "#000", 4, []);
   line(on, corners, color, 2, [8, 4]);
+}
+
+/** The handles about what is selected, as far as they are dragged. */
+function handled(on) {
+  const found = handles.now();
+  if (!found || view.press?.id || view.fixing) return;
+  const [x, y] = found.centre;
+  const { factor = 1, degrees = 0 } = view.drag?.kind ? view.drag : {};
+  const angle = (degrees * Math.PI) / 180;
+  const [cos, sin] = [factor * Math.cos(angle), factor * Math.sin(angle)];
+  const turn = ([u, v]) => [x + cos * (u - x) - sin * (v - y), y + sin * (u - x) + cos * (v - y)];
+  const corners = found.corners.map(turn);
+  const stem = [[0, 1].map((side) => (corners[0][side] + corners[1][side]) / 2), turn(found.knob)];
+  for (const [color, width, dash] of [["#000", 3, []], ["#fff", 1.5, [4, 4]]]) {
+    line(on, [...corners, corners[0]], color, width, dash);
+    line(on, stem, color, width, dash);
+  }
+  for (const corner of corners) square(on, corner, false);
+  on.context.beginPath();
+  on.context.arc(on.x(stem[1][0]), on.y(stem[1][1]), 6 * ratio(), 0, 2 * Math.PI);
+  for (const [color, width] of [["#fff", 4], ["#0072b2", 2]]) {
+    on.context.strokeStyle = color;
+    on.context.lineWidth = width * ratio();
+    on.context.stroke();
+  }
 }
 
 /** What points are being chosen by: a rectangle or a lasso. */

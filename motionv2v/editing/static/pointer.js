@@ -1,9 +1,9 @@
 // What a pointer does on the clip: name, select, bend, put right, draw, brush, shift what is seen.
 
 import * as boxes from "./boxes.js";
+import * as handles from "./handles.js";
 import { redraw } from "./paint.js";
 import { lens, pan, place, zoomAt } from "./stage.js";
-import { about } from "./operations.js";
 import { $, choose, chosen, isChosen, run, state, tell, view } from "./session.js";
 
 const HIT = { mouse: 12, pen: 12, touch: 22 }; // screen pixels around a dot that catch the pointer
@@ -91,6 +91,11 @@ canvas.addEventListener("pointerdown", (event) => {
     return;
   }
   const fix = view.fixing || event.altKey;
+  const handle = fix ? null : handles.at(press.from, reach(event));
+  if (handle) {
+    view.press = { ...press, handle };
+    return;
+  }
   const hit = nearest(event, fix) || (fix && nearest(event, false)); // a bent point is caught where it is seen as well
   const line = hit || fix ? null : onPath(event);
   view.press = { ...press, fix, id: hit ? hit.id : line ? line.id : null, frame: line ? line.frame : view.frame, onLine: Boolean(line), again: hit && isChosen(hit.id), lasso: event.ctrlKey || event.metaKey };
@@ -127,6 +132,10 @@ canvas.addEventListener("pointermove", (event) => {
     return redraw();
   }
   if (!press.moved) return;
+  if (press.handle) {
+    view.drag = handles.dragged(press.handle, press.from, place(event), event.shiftKey, view.drag);
+    return redraw();
+  }
   if (!press.id) {
     if (view.tool === "select") goOnChoosing(place(event));
     return redraw();
@@ -142,15 +151,8 @@ function bendTo([x, y], straight) {
   if (locked) return tell(`${locked.name} is locked: unlock it first`);
   let [dx, dy] = [x - press.from[0], y - press.from[1]];
   if (straight) Math.abs(dx) > Math.abs(dy) ? (dy = 0) : (dx = 0);
-  view.drag = { id: press.id, names, fix: press.fix, frame: press.frame, dx, dy, keys: keysOf(names) };
+  view.drag = { id: press.id, names, fix: press.fix, frame: press.frame, dx, dy };
   redraw();
-}
-
-/** The frames in which the bend of these points has keyframes: as far as a drag reaches. */
-function keysOf(names) {
-  const same = ({ on, op }) => on && op.keep_motion && JSON.stringify([...about(op)].sort()) === JSON.stringify([...names].sort());
-  const operation = state.project.operations.filter(same).pop();
-  return operation ? Object.keys(operation.op.keyframes).map(Number) : [];
 }
 
 /** Choose the points in a rectangle, or with Ctrl in a lasso. */
@@ -190,6 +192,7 @@ canvas.addEventListener("pointerup", (event) => {
     if (hit) pick(hit.id, event);
     return act.list();
   }
+  if (press.handle) return drag && handles.keep(drag);
   if (region) return act.list();
   if (drag && drag.fix) return fixBy(drag.id, drag.dx, drag.dy);
   if (drag) return run("bend", { names: drag.names, frame: drag.frame, dx: drag.dx, dy: drag.dy });

@@ -9,7 +9,7 @@ export const view = {
   frame: 0, playing: false, moved: 0,
   selected: null, chosen: new Set(), // the point that was selected last, and all that are
   tool: "point", fixing: false, boxing: false, brushing: false, // what a drag does
-  press: null, drag: null, box: null, stroke: null, region: null, drawn: null, cross: null, loupe: null, // while it lasts
+  press: null, drag: null, trial: null, box: null, stroke: null, region: null, drawn: null, cross: null, loupe: null, // while it lasts
   mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, full: false, holding: false, flash: false,
 };
 
@@ -188,9 +188,11 @@ export function button(text, work, label) {
 
 const called = (each) => each && (each.getAttribute("aria-label") || each.textContent);
 
-/** Put other children into an element; what had the focus has it again, if one of the same name is there. */
+/** Put other children into an element; what had the focus has it again, or else the first that can have it. */
 export function refill(parent, children) {
   const held = parent.contains(document.activeElement) ? called(document.activeElement) : null;
   parent.replaceChildren(...children);
-  if (held) [...parent.querySelectorAll("button, input")].find((each) => called(each) === held)?.focus();
+  if (!held) return;
+  const all = [...parent.querySelectorAll("button, input")].filter((each) => !each.disabled);
+  (all.find((each) => called(each) === held) || all[0] || $("source")).focus();
 }

@@ -2,7 +2,9 @@
 
 import { offer, openPalette, openSheet } from "./actions.js";
 import * as boxes from "./boxes.js";
+import * as eases from "./eases.js";
 import * as groups from "./groups.js";
+import * as handles from "./handles.js";
 import { redraw } from "./paint.js";
 import * as pointer from "./pointer.js";
 import * as stage from "./stage.js";
@@ -21,6 +23,7 @@ const HINTS = {
   fixing: "Where the tracker is wrong: drag a square to where its point is, or select a point and click there. Escape, with nothing selected: bend again.",
   hand: "Drag to shift what is seen; the wheel enlarges, 0 fits. Escape, with nothing selected: bend again.",
   visibility: "Brush over frames in the timeline, over several rows if you like, to hide what is shown or show what is hidden. X: show only. Escape, with nothing selected: bend again.",
+  handles: "Drag a point, and all that are selected go with it; a corner scales them, the round handle turns them (Shift: by 15 degrees). S and T do so by keys.",
   cross: "Arrows move the cross, Shift with arrows by ten; Enter names a point there. Escape: no point.",
 };
 
@@ -28,6 +31,7 @@ export function hint() {
   if (!state.clip) return "Open a video, then click on a thing.";
   if (view.cross) return HINTS.cross;
   if (!state.project.points.length && view.tool === "point") return "Click on a thing to name a point on it.";
+  if (handles.now() && view.tool === "point") return HINTS.handles;
   return HINTS[view.tool];
 }
 
@@ -112,6 +116,9 @@ const clamp = (value, most) => Math.max(0, Math.min(most - 1, value));
 // --- what the actions do ---
 
 const hasClip = () => Boolean(state.clip);
+const hasSeveral = () => hasClip() && chosen().length > 1;
+const scale = (factor) => handles.keep({ kind: "scale", names: chosen(), frame: view.frame, factor });
+const rotate = (degrees) => handles.keep({ kind: "rotate", names: chosen(), frame: view.frame, degrees });
 const hasChosen = () => hasClip() && chosen().length > 0;
 
 function cross() {
@@ -207,6 +214,8 @@ export function start(given) {
   offer("Points and paths", [
     ["cross", "Place a point by keys", "p", cross, hasClip],
     ["key", "Keyframe here for the selected points", "k", () => run("bend", { names: chosen(), frame: view.frame, dx: 0, dy: 0 }), hasChosen],
+    ["tracker", "Try another tracker for the selected point", "w", () => groups.followBy($("selection"), state.project.points.find((point) => point.id === view.selected)), hasChosen],
+    ["ease", "How the way to the next keyframe is gone along", "e", () => eases.open(document.activeElement.closest(".tick") || $("ease")), hasChosen],
     ["delete-key", "Delete what the selected point has at this frame", "Delete", () => timeline.removeAt(view.selected, view.frame), hasChosen],
     ["remove", "Remove the selected points", "Shift+Delete", () => groups.removePoints(chosen()), hasChosen],
     ["next", "Select the next point", "n", () => nextPoint(1), hasClip],
@@ -214,6 +223,10 @@ export function start(given) {
     ["all", "Select all points", "Ctrl+a", () => (chooseIds(state.project.points.map((point) => point.id)), page.list()), hasClip],
     ["lock", "Lock or unlock the selected points", "l", lock, hasChosen],
     ["group", "Group the selected points", "g", group, hasChosen],
+    ["scale-up", "Scale the selected points up, about their centre", "s", () => scale(1.05), hasSeveral],
+    ["scale-down", "Scale the selected points down", "Shift+s", () => scale(1 / 1.05), hasSeveral],
+    ["turn-right", "Turn the selected points to the right", "t", () => rotate(5), hasSeveral],
+    ["turn-left", "Turn the selected points to the left", "Shift+t", () => rotate(-5), hasSeveral],
     ["hide", "Hide or show the selected points here, or in the range", "q", () => hide(), hasChosen],
     ["hide-on", "Hide or show the selected points from here on", "Shift+q", () => hide(state.clip.frames - 1), hasChosen],
   ]);
