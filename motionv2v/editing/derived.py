@@ -16,7 +16,7 @@ from motionv2v.editing.drafting import Carried, Drafts, Drawn, Moment
 from motionv2v.editing.history import History
 from motionv2v.edits import document, track_files
 from motionv2v.tracks import Tracks
-from motionv2v.typing import UInt8
+from motionv2v.typing import Float, UInt8
 
 EDIT, TRACKS = "edit.json", "tracks.npz"
 PROXY = 180
@@ -32,6 +32,9 @@ class Derived(History):
         self._tracker, self._tracker_name = trackers.named(tracker), tracker
         self._loaded: tuple[str, video.Clip] | None = None
         self._tracks: dict[tuple[float, ...], Tracks] = {}
+        self._follower: tuple[Any, trackers.Tracker] | None = None  # of frames, with what it worked out of them
+        self._under_way: dict[int, list[float]] | None = None  # places of what is being followed, by frame
+        self._is_stopped = False
         self._imported: dict[str, Tracks] = {}
         self._given = ""  # what the file of tracks was last written of
         self._drafts, self._full = Drafts(PROXY), Drafts(None)
@@ -48,6 +51,7 @@ class Derived(History):
         for drafts in (self._drafts, self._full):
             drafts.forget()
         self._tracks.clear()
+        self._follower = None
 
     @property
     def clip(self) -> video.Clip:
@@ -115,13 +119,44 @@ class Derived(History):
         spec, frames = document.parse(self.edit_json(project)), (clip or self.clip).frames
         return replace(spec.validate_against(frames.shape[1:3], len(frames)), folder=self.workspace)
 
-    def _track(self, points: list[dict[str, Any]]) -> None:
-        """Follow points from each of their marks, those whose paths are not known yet; paths of files are not."""
+    def _track(self, points: list[dict[str, Any]], may_stop: bool = False) -> None:
+        """Follow points from each of their marks, those whose paths are not known yet; paths of files are not.
+
+        Raises ValueError where that is stopped (`stop_tracking`), if it may be.
+        """
         marks = {mark for point in points if "tracks" not in point for mark in point_paths.marks(point)}
-        if wanted := [mark for mark in sorted(marks) if mark not in self._tracks]:
-            found = self._tracker.track(self.clip.frames, np.float32(wanted))
-            for index, mark in enumerate(wanted):
-                self._tracks[mark] = tracks.select(found, [index])
+        wanted = [mark for mark in sorted(marks) if mark not in self._tracks]
+        if not wanted:
+            return
+        frames = self.clip.frames
+        if self._follower is None or self._follower[0] is not frames:
+            self._follower = (frames, trackers.for_clip(self._tracker, frames, self._watch))
+        self._is_stopped, self._under_way = False, {} if may_stop else None
+        try:
+            found = self._follower[1].track(frames, np.float32(wanted))
+        finally:
+            self._under_way = None
+        for index, mark in enumerate(wanted):
+            self._tracks[mark] = tracks.select(found, [index])
+
+    def _watch(self, frame: int, places: Float[np.ndarray, "M 2"]) -> None:
+        if self._under_way is None:
+            return
+        if self._is_stopped:
+            raise ValueError("following the point was stopped; nothing has changed")
+        self._under_way = {**self._under_way, int(frame): np.round(places[0], 2).tolist()}
+
+    def tracking(self) -> dict[str, Any]:
+        """Tell how far a point is followed that a command waits for: {frames: {t: [x, y]} so far, of how many}.
+
+        It does not wait for the command. `frames` is None where no point is followed.
+        """
+        found, loaded = self._under_way, self._loaded
+        return {"frames": found, "of": len(loaded[1].frames) - 1 if loaded else 0}
+
+    def stop_tracking(self) -> None:
+        """Stop following the point that a command waits for, which then changes nothing."""
+        self._is_stopped = True
 
     def _path(self, point: dict[str, Any]) -> Tracks:
         """Return the path of a point that was followed, xy [1 T 2]."""
