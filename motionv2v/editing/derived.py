@@ -16,7 +16,7 @@ from motionv2v.editing.drafting import Carried, Drafts, Drawn, Moment
 from motionv2v.editing.history import History
 from motionv2v.edits import document, track_files
 from motionv2v.tracks import Tracks
-from motionv2v.typing import UInt8
+from motionv2v.typing import Float, UInt8
 
 EDIT, TRACKS = "edit.json", "tracks.npz"
 PROXY = 180
@@ -32,6 +32,9 @@ class Derived(History):
         self._tracker, self._tracker_name = trackers.named(tracker), tracker
         self._loaded: tuple[str, video.Clip] | None = None
         self._others: dict[str, trackers.Tracker] = {}
+        self._followers: tuple[Any, dict[str, trackers.Tracker]] = (None, {})  # of frames, with what they found in them
+        self._under_way: dict[int, list[float]] | None = None  # places of what is being followed, by frame
+        self._is_stopped = False
         self._tracks: dict[tuple[str, point_paths.Mark], Tracks] = {}  # by who followed it, and from where
         self._imported: dict[str, Tracks] = {}
         self._given = ""  # what the file of tracks was last written of
@@ -49,6 +52,7 @@ class Derived(History):
         for drafts in (self._drafts, self._full):
             drafts.forget()
         self._tracks.clear()
+        self._followers = (None, {})
 
     @property
     def clip(self) -> video.Clip:
@@ -116,19 +120,26 @@ class Derived(History):
         spec, frames = document.parse(self.edit_json(project)), (clip or self.clip).frames
         return replace(spec.validate_against(frames.shape[1:3], len(frames)), folder=self.workspace)
 
-    def _track(self, points: list[dict[str, Any]]) -> None:
-        """Follow points from each of their marks, those whose paths are not known yet; paths of files are not."""
+    def _track(self, points: list[dict[str, Any]], may_stop: bool = False) -> None:
+        """Follow points from each of their marks, those whose paths are not known yet; paths of files are not.
+
+        Raises ValueError where that is stopped (`stop_tracking`), if it may be.
+        """
         wanted: dict[str, set[point_paths.Mark]] = {}
         for point in points:
             if "tracks" not in point:
                 own = point.get("tracker", "")
                 unknown = {mark for mark in point_paths.marks(point) if (own, mark) not in self._tracks}
                 wanted.setdefault(own, set()).update(unknown)
-        for own, marks in wanted.items():
-            if queries := sorted(marks):
-                found = self._tracker_of(own).track(self.clip.frames, np.float32(queries))
-                for index, mark in enumerate(queries):
-                    self._tracks[own, mark] = tracks.select(found, [index])
+        self._is_stopped, self._under_way = False, {} if may_stop else None
+        try:
+            for own, marks in wanted.items():
+                if queries := sorted(marks):
+                    found = self._follower_of(own).track(self.clip.frames, np.float32(queries))
+                    for index, mark in enumerate(queries):
+                        self._tracks[own, mark] = tracks.select(found, [index])
+        finally:
+            self._under_way = None
 
     def _tracker_of(self, name: str) -> trackers.Tracker:
         """Return the tracker that a point names; "" is the editor's own."""
@@ -137,6 +148,35 @@ class Derived(History):
         if name not in self._others:
             self._others[name] = trackers.named(name)
         return self._others[name]
+
+    def _follower_of(self, name: str) -> trackers.Tracker:
+        """Return that tracker with what it worked out of the clip's frames before."""
+        frames = self.clip.frames
+        if self._followers[0] is not frames:
+            self._followers = (frames, {})
+        known = self._followers[1]
+        if name not in known:
+            known[name] = trackers.for_clip(self._tracker_of(name), frames, self._watch)
+        return known[name]
+
+    def _watch(self, frame: int, places: Float[np.ndarray, "M 2"]) -> None:
+        if self._under_way is None:
+            return
+        if self._is_stopped:
+            raise ValueError("following the point was stopped; nothing has changed")
+        self._under_way = {**self._under_way, int(frame): np.round(places[0], 2).tolist()}
+
+    def tracking(self) -> dict[str, Any]:
+        """Tell how far a point is followed that a command waits for: {frames: {t: [x, y]} so far, of how many}.
+
+        It does not wait for the command. `frames` is None where no point is followed.
+        """
+        found, loaded = self._under_way, self._loaded
+        return {"frames": found, "of": len(loaded[1].frames) - 1 if loaded else 0}
+
+    def stop_tracking(self) -> None:
+        """Stop following the point that a command waits for, which then changes nothing."""
+        self._is_stopped = True
 
     def _path(self, point: dict[str, Any]) -> Tracks:
         """Return the path of a point that was followed, xy [1 T 2]."""

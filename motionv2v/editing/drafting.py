@@ -183,7 +183,7 @@ class Drafts:
     def _wake(self) -> None:
         with self._waits:
             if self._worker is None and (self._behind or self._ahead):
-                self._worker = threading.Thread(target=self._work, daemon=True)
+                self._worker = threading.Thread(target=self._work)
                 self._worker.start()
 
     def _work(self) -> None:
@@ -196,7 +196,9 @@ class Drafts:
 
     def _goes_on(self) -> bool:
         with self._waits:
-            if self._behind is None and self._ahead is None:
+            # A thread that the program leaves behind in the middle of OpenCV's work takes it down as it ends.
+            is_over = not threading.main_thread().is_alive()
+            if is_over or (self._behind is None and self._ahead is None):
                 self._worker = None
             return self._worker is not None
 

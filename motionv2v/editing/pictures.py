@@ -80,6 +80,16 @@ def webp(frame: UInt8[np.ndarray, "H W 3"], most: int = 1280) -> bytes:
     return kept.getvalue()
 
 
+async def _tracking(request: Request) -> Response:
+    """Tell how far the point is followed that a command waits for."""
+    return JSONResponse(request.app.state.session.tracking())
+
+
+async def _stop_tracking(request: Request) -> Response:
+    request.app.state.session.stop_tracking()
+    return JSONResponse({})
+
+
 async def _expect(request: Request) -> Response:
     """Get ready for a bend of {"names": points that are selected}, from {"frame"} outwards."""
     given = await receiving.body(request)
@@ -93,6 +103,8 @@ async def _expect(request: Request) -> Response:
 ROUTES = [
     Route("/api/frame/{which}/{index:int}", _frame),
     Route("/api/uncertain", _uncertain),
+    Route("/api/tracking", _tracking),
+    Route("/api/tracking/stop", _stop_tracking, methods=["POST"]),
     Route("/api/expect", _expect, methods=["POST"]),
     Route("/api/masks", _carried),
     Route("/api/filmstrip", _filmstrip),

@@ -73,7 +73,7 @@ class Session(Gestures):
         self._check_place(frame, x, y)
         with self._step(f"Add a point at {frame}", base, frame, [f"p{self.project['next']}"]) as project:
             point = self._name(project, (int(frame), float(x), float(y)))
-            self._track([point])
+            self._track([point], may_stop=True)
         return point["id"]
 
     @staticmethod
@@ -153,7 +153,7 @@ class Session(Gestures):
         """Change a point's marks, and let its bends ride on the path that follows."""
         with self._step(label, base, frame, [name]) as project:
             yield self._movable(project, name)
-            self.source(project)
+            self._track(project["points"], may_stop=True)
             sides = [self._given_to(self.project), self._given_to(project)]
             point_paths.shift_bends(project, *sides, len(self.clip.frames))
             self._check(project)

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from motionv2v.stacks import Lazy
 from motionv2v.trackers.classical import LucasKanade
-from motionv2v.trackers.dense import DenseChain
+from motionv2v.trackers.dense import DenseChain, Watch
 from motionv2v.trackers.given import GivenTracks
 from motionv2v.trackers.multistep import MultiStep
 from motionv2v.trackers.tapnext import TapNextTracker
@@ -31,6 +31,7 @@ __all__ = [
     "MultiStep",
     "TapNextTracker",
     "Tracker",
+    "Watch",
     "for_clip",
     "get",
     "named",
@@ -123,10 +124,11 @@ def named(name: str = DEFAULT, say: Callable[[str], None] | None = None) -> Trac
     )
 
 
-def for_clip(tracker: Tracker, frames: UInt8[AnyArray, "T H W 3"] | Lazy) -> Tracker:
+def for_clip(tracker: Tracker, frames: UInt8[AnyArray, "T H W 3"] | Lazy, watch: Watch | None = None) -> Tracker:
     """Return a tracker for several calls with this clip, whose work the calls share where the tracker knows how to.
 
     The classical modes "dis" and "multistep" do: they keep the clip's flows until the returned tracker is dropped. The
-    results are the same.
+    results are the same. These also tell how far they are: `watch(t, places [M 2])` is called with the places in frame
+    t that points under way seem to have, before they are settled, perhaps several times; what it raises ends the call.
     """
-    return tracker.for_clip(frames) if hasattr(tracker, "for_clip") else tracker
+    return tracker.for_clip(frames, watch) if hasattr(tracker, "for_clip") else tracker

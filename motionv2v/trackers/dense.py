@@ -21,6 +21,9 @@ from motionv2v.typing import AnyArray, Bool, Float, Int, Num, UInt8
 Follow = Callable[..., tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"], Float[np.ndarray, "N T"]]]
 """`follow(flows, start, points, back)`: xy, visibility and confidence from frame `start` [N] on, or `back` from it."""
 
+Watch = Callable[[int, Float[np.ndarray, "M 2"]], None]
+"""`watch(t, places)`: where points seem to be in frame t, in pixels, when that is first known."""
+
 
 class FlowTracker:
     """What trackers by dense flow share; each has the fields `min_side` and `memory`, and `_follow`, see `Follow`."""
@@ -39,17 +42,20 @@ class FlowTracker:
         frames = check_frames(frames)
         return self.for_clip(frames).track_with_confidence(frames, queries)
 
-    def for_clip(self, frames: UInt8[AnyArray, "T H W 3"] | Lazy) -> "ClipTracker":
+    def for_clip(self, frames: UInt8[AnyArray, "T H W 3"] | Lazy, watch: Watch | None = None) -> "ClipTracker":
         """Return a tracker that computes the flows of this clip once for all its calls, and keeps them while it lives.
 
-        It keeps up to `memory` bytes. The frames must not be changed meanwhile. Raises ValueError unless they are uint8
-        RGB.
+        It keeps up to `memory` bytes. The frames must not be changed meanwhile. `watch`: see `trackers.for_clip`.
+        Raises ValueError unless the frames are uint8 RGB.
         """
         frames = check_frames(frames)
         scale = enlargement(frames.shape[1:3], self.min_side)
         side = getattr(self, "flow_side", 0)
         fraction = max(1, scale * min(frames.shape[1:3]) // side) if side else 1
-        return ClipTracker(self, frames, Flows(enlarge(frames, scale), self.memory, fraction))
+        flows = Flows(enlarge(frames, scale), self.memory, fraction)
+        if watch is not None:
+            flows.watch = lambda t, places: watch(t, (places + 0.5) / scale)
+        return ClipTracker(self, frames, flows)
 
 
 class ClipTracker:

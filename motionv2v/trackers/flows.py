@@ -5,6 +5,7 @@ Coordinates here are OpenCV's: (0, 0) is the centre of the top-left pixel.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -16,6 +17,8 @@ from motionv2v.typing import AnyArray, Bool, Float, UInt8
 
 class Flows:
     """The flows of a clip. `flows.move(i, j, points)` moves positions in frame i to their positions in frame j.
+
+    `watch(j, places)`, where it is set, is called with these.
 
     Flows are kept as float16 (steps of 1/128 pixel at 8 to 16 pixels), up to `memory` bytes; beyond that the one that
     was used longest ago is dropped, and computed again should it be needed.
@@ -32,6 +35,7 @@ class Flows:
             self.grey[t] = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if fraction > 1 else grey
         self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._kept: OrderedDict[tuple[int, int], Float[np.ndarray, "H W 2"]] = OrderedDict()
+        self.watch: Callable[[int, Float[np.ndarray, "M 2"]], None] | None = None
         self._room = max(2, memory // (4 * self.grey[0].size))
 
     def __len__(self) -> int:
@@ -59,7 +63,10 @@ class Flows:
         small = (points + 0.5) / self._fraction - 0.5
         moved = small + sample(self(i, j), small)
         missed = np.linalg.norm(moved + sample(self(j, i), moved) - small, axis=-1)
-        return (moved + 0.5) * self._fraction - 0.5, missed * self._fraction
+        places = (moved + 0.5) * self._fraction - 0.5
+        if self.watch is not None:
+            self.watch(j, places)
+        return places, missed * self._fraction
 
 
 def sample(flow: Float[np.ndarray, "H W 2"], points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:

@@ -1,5 +1,7 @@
 """Drafts for a person who waits: the frame that is looked at first, the rest behind it, what may come before it."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -121,6 +123,27 @@ def test_an_edit_that_cannot_be_drawn_is_told_to_who_asks_and_stops_nothing(bent
     bent.draft_frame(0)
     rest(bent)
     assert not bent._drafts._edit.left
+
+
+PROGRAM = """
+import sys, time
+from motionv2v import draft
+from motionv2v.editing.session import Session
+draw = draft.Drawing.frame
+draft.Drawing.frame = lambda self, t: time.sleep(0.5 * (t != 0)) or draw(self, t)
+Session(sys.argv[1]).draft_frame(0)
+begun = time.perf_counter()
+import atexit
+atexit.register(lambda: print(time.perf_counter() - begun))
+"""
+
+
+def test_a_program_that_ends_waits_for_one_frame_and_not_for_all(bent, tmp_path):
+    told = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(bent.workspace)], capture_output=True, text=True, timeout=120
+    )
+    assert told.returncode == 0 and told.stderr == ""
+    assert float(told.stdout) < 2, "eight frames take four seconds"
 
 
 def test_a_frame_at_full_size_is_that_of_a_run(tmp_path, drawn):

@@ -119,6 +119,23 @@ def test_a_tracker_for_one_clip_computes_its_flows_once(mode, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_who_watches_is_told_where_a_point_seems_to_be_and_may_end_it(mode):
+    frames, query = sliding(ramp(4, 2, 0), size=(32, 48)), np.array([[1, 30.0, 16.0]])  # enlarged four times
+    seen = {}
+    tracks = trackers.for_clip(
+        trackers.get("classical", mode=mode), frames, lambda t, places: seen.update({t: places[0]})
+    ).track(frames, query)
+    assert sorted(seen) == [0, 2, 3]
+    np.testing.assert_allclose([seen[t] for t in (0, 2, 3)], tracks.xy[0, [0, 2, 3]], atol=0.5)
+
+    def stop(t, places):
+        raise KeyError("that will do")
+
+    with pytest.raises(KeyError, match="that will do"):
+        trackers.for_clip(trackers.get("classical", mode=mode), frames, stop).track(frames, query)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_no_queries_single_frames_and_small_clips(mode):
     tracker = trackers.get("classical", mode=mode)
     assert tracker.track(sliding(ramp(3, 1, 0)), np.zeros((0, 3))).xy.shape == (0, 3, 2)

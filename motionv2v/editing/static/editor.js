@@ -14,6 +14,7 @@ import "./runs.js";
 import * as stage from "./stage.js";
 import * as timeline from "./timeline.js";
 import * as tools from "./tools.js";
+import "./tracking.js";
 import { $, ask, busily, button, choose, chosen, make, queue, refill, refresh, run, state, take, tell, view, whenChanged } from "./session.js";
 
 whenChanged((before) => {

@@ -79,6 +79,7 @@ export function paint() {
   paths(on);
   for (const stroke of boxes.strokesOf(view.frame)) brushed(on, stroke);
   for (const { box, color } of boxes.inFrame(view.frame)) frame(on, box, color);
+  if (view.followed) line(on, view.followed.map(([, place]) => place), "#fff", 2, [2, 4]);
   handled(on);
   if (view.region) region(on, view.region);
   if (view.drawn) line(on, view.drawn, "#fff", 3, []);

@@ -10,7 +10,7 @@ export const view = {
   selected: null, chosen: new Set(), // the point that was selected last, and all that are
   tool: "point", fixing: false, boxing: false, brushing: false, // what a drag does
   press: null, drag: null, trial: null, box: null, stroke: null, region: null, drawn: null, cross: null, loupe: null, // while it lasts
-  mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, full: false, holding: false, flash: false,
+  mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, full: false, followed: null, holding: false, flash: false,
 };
 
 export const isChosen = (id) => view.chosen.has(id);
@@ -113,11 +113,20 @@ export function queue(work) {
 /** Tell whether commands are under way: what can be done after them is not known yet. */
 export const isWaiting = () => waiting > 0;
 
+const asking = [];
+
+/** Call work(command, answer) when a command is sent, with the promise of its answer. */
+export const whenAsked = (work) => asking.push(work);
+
 /** Send a command; returns {answer}, or null where it went wrong, which `say` is told. */
 export function attempt(command, content = {}, say = tell) {
   return queue(async () => {
     const base = state.revision;
-    const asked = () => post("/api/do", { do: command, base, ...content });
+    const asked = () => {
+      const answer = post("/api/do", { do: command, base, ...content });
+      for (const work of asking) work(command, answer);
+      return answer;
+    };
     let found = null;
     try {
       found = await busily(command.replace("_", " "), asked, say);

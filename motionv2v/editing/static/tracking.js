@@ -1,0 +1,53 @@
+// A point while it is followed: how far that is, its path so far, and how to stop it. The command itself waits.
+
+import { redraw } from "./paint.js";
+import { request } from "./transport.js";
+import { $, whenAsked, view } from "./session.js";
+
+const FOLLOW = ["add_point", "fix", "unfix"]; // commands that may have to follow a point
+const EVERY = 200; // milliseconds between two looks
+let stopping = false;
+
+whenAsked((command, answer) => {
+  if (FOLLOW.includes(command)) watch(answer);
+});
+
+async function watch(answer) {
+  let waits = true;
+  stopping = false;
+  const end = () => ((waits = false), show(null, 0));
+  answer.then(end, end);
+  while (waits) {
+    await new Promise((done) => setTimeout(done, EVERY));
+    const found = waits && (await request("/api/tracking").then((told) => told.json()).catch(() => null));
+    if (!waits || !found || !found.frames) continue;
+    if (stopping) ask();
+    const places = Object.entries(found.frames).map(([t, place]) => [Number(t), place]);
+    show(places.sort(([one], [other]) => one - other), found.of);
+  }
+}
+
+/** Show the places [t, [x, y]] where the point is so far, of how many; null: it is no longer followed. */
+function show(places, count) {
+  view.followed = places;
+  $("following").textContent = places ? `following the point: ${places.length} of ${count} frames` : "";
+  if (!places && $("stop-following") === document.activeElement) $("source").focus();
+  $("stop-following").hidden = !places;
+  redraw();
+}
+
+const ask = () => request("/api/tracking/stop", { method: "POST" }).catch(() => {}); // until the command has ended
+
+function stop() {
+  stopping = true;
+  ask();
+}
+
+$("stop-following").addEventListener("click", stop);
+addEventListener("keydown", (event) => {
+  const isUndo = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
+  if (!view.followed || !(event.key === "Escape" || isUndo)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  stop();
+}, true);
