@@ -133,7 +133,8 @@ class Derived(History):
             self._follower = (frames, trackers.for_clip(self._tracker, frames, self._watch))
         self._is_stopped, self._under_way = False, {} if may_stop else None
         try:
-            found = self._follower[1].track(frames, np.float32(wanted))
+            with self._drafts.held():  # a person waits for this
+                found = self._follower[1].track(frames, np.float32(wanted))
         finally:
             self._under_way = None
         for index, mark in enumerate(wanted):
