@@ -135,7 +135,8 @@ class Derived(History):
         try:
             for own, marks in wanted.items():
                 if queries := sorted(marks):
-                    found = self._follower_of(own).track(self.clip.frames, np.float32(queries))
+                    with self._drafts.held():  # a person waits for this
+                        found = self._follower_of(own).track(self.clip.frames, np.float32(queries))
                     for index, mark in enumerate(queries):
                         self._tracks[own, mark] = tracks.select(found, [index])
         finally:

@@ -217,17 +217,22 @@ class Drafts:
     # --- whose turn it is ---
 
     @contextlib.contextmanager
-    def _hurrying(self) -> Iterator[None]:
-        """Draw as soon as what is being drawn is done."""
+    def held(self) -> Iterator[None]:
+        """Let nothing begin, within a block, that nobody waits for."""
         with self._waits:
             self._number_waiting += 1
         try:
-            with self._lock:
-                yield
+            yield
         finally:
             with self._waits:
                 self._number_waiting -= 1
                 self._waits.notify_all()
+
+    @contextlib.contextmanager
+    def _hurrying(self) -> Iterator[None]:
+        """Draw as soon as what is being drawn is done."""
+        with self.held(), self._lock:
+            yield
 
     @contextlib.contextmanager
     def _standing_back(self) -> Iterator[None]:

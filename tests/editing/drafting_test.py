@@ -106,6 +106,24 @@ def test_a_bend_that_was_expected_waits_for_no_clip_to_be_taken_apart(session, m
     assert len(made) == 2, "both ways of taking the clip apart are kept"
 
 
+def test_while_a_point_is_followed_nothing_is_drawn_ahead(session, monkeypatch, drawn):
+    session.add_point(0, X, Y)
+    meanwhile, track = [], type(session._follower[1]).track
+
+    def follow(self, *given):
+        session.expect(["p1"])
+        time.sleep(0.5)
+        meanwhile.append((session.is_getting_ready(), len(drawn)))
+        return track(self, *given)
+
+    monkeypatch.setattr(type(session._follower[1]), "track", follow)
+    session.add_point(4, X + 16, Y)
+    assert meanwhile == [(True, 0)], "it would take the tracker's time"
+    session.expect(["p1"])
+    rest(session)
+    assert len(drawn) == 9
+
+
 def test_an_edit_that_cannot_be_drawn_is_told_to_who_asks_and_stops_nothing(bent, monkeypatch):
     draw = draft.Drawing.frame
 
