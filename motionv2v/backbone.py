@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from motionv2v import diffusion, methods, sampling, sections
-from motionv2v.models import time_tables
+from motionv2v.models import positions, time_tables
 from motionv2v.models.activations import constrain
 from motionv2v.models.denoiser import Denoiser
 from motionv2v.models.dit import DiT
@@ -62,6 +62,16 @@ def clip_shape(model: Model) -> tuple[int, int, int, int]:
     return (model.config.data.num_frames, *model.config.data.size, 3)
 
 
+def sampled_shape(model: Model) -> tuple[int, int, int, int]:
+    """Return the shape (T, H, W, 3) of the clips that are sampled: longer where latents do not divide into patches.
+
+    See `models.positions.extra_frames`.
+    """
+    (frames, *size), vae = clip_shape(model), model.vae
+    extra = positions.extra_frames((frames - 1) // vae.temporal_compression + 1, model.denoiser.dit.patch_size_t)
+    return (frames + extra * vae.temporal_compression, *size)
+
+
 def init_params(key: Key, model: Model) -> PyTree:
     """Draw all parameters, fp32. Use under `jax.jit`, or `jax.eval_shape` for the shapes of a large model."""
     vae_key, text_key, dit_key = jax.random.split(key, 3)
@@ -73,7 +83,7 @@ def init_params(key: Key, model: Model) -> PyTree:
     params["text"] = model.text.init(text_key, tokens)["params"]
     # Without a method, what a published model reads beside the noise counts among its latents.
     channels = model.denoiser.dit.in_channels if model.method is None else model.vae.latent_channels
-    latents = jnp.zeros(latent_shape((1, *clip_shape(model)), channels))
+    latents = jnp.zeros(latent_shape((1, *sampled_shape(model)), channels))
     text = jnp.zeros((1, model.config.data.text_length, model.denoiser.dit.text_dim))
     conditions = None
     if model.method is not None:
@@ -98,7 +108,7 @@ def sample_shapes(model: Model, num_points: int = 1) -> dict[str, jax.ShapeDtype
     """Return the shapes of what the method reads of one sample (`methods.fields`); nothing without a method."""
     if model.method is None:
         return {}
-    frames, height, width, _ = clip_shape(model)
+    frames, height, width, _ = sampled_shape(model)
     t, h, w = latent_shape((1, frames, height, width, 3), model.vae.latent_channels)[1:4]
     sizes = {"T": frames, "H": height, "W": width, "N": num_points, "t": t, "h": h, "w": w}
     found = methods.fields.shapes(model.method.fields(model.config.method), sizes)

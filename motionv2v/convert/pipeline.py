@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import numpy as np
 from ml_collections import ConfigDict
 
 from motionv2v import diffusion, methods, parameters
@@ -82,6 +83,30 @@ def pipeline_from_diffusers(
         tree = networks.load(source, dtype)
         params |= tree if isinstance(source.module, Denoiser) else {source.part.key: tree}
     return pipeline._replace(params=params)
+
+
+def described(folder: str | os.PathLike) -> ConfigDict:
+    """Return the config of a pipeline that diffusers saved, to be used as `stored` loads it; no weights are read."""
+    outlined, sources = outline(folder)
+    types = {source.tensors[tensor].dtype for source in sources for tensor in source.tensors}
+    return _computing(outlined.config, types == {np.dtype(np.float32)})
+
+
+def stored(folder: str | os.PathLike) -> Pipeline:
+    """Load a pipeline that diffusers saved in the number types of its files, to compute in float32 if they are all.
+
+    Raises ConvertError as `pipeline_from_diffusers` does.
+    """
+    found = pipeline_from_diffusers(folder, dtype=networks.STORED)
+    exact = all(leaf.dtype == np.float32 for leaf in parameters.flatten(found.params).values())
+    return found._replace(config=_computing(found.config, exact))
+
+
+def _computing(config: ConfigDict, exact: bool) -> ConfigDict:
+    """Set the number type that the networks of a config compute in."""
+    for part in PARTS:
+        config[part.key].dtype = "float32" if exact else "bfloat16"
+    return config
 
 
 def pipeline_to_diffusers(

@@ -244,7 +244,7 @@ class _Sizes(NamedTuple):
 
 def _sizes(model, mesh, samples):
     dit = model.denoiser.dit
-    _, *grid = latent_shape((1, *backbone.clip_shape(model)), model.vae.latent_channels)[:4]
+    _, *grid = latent_shape((1, *backbone.sampled_shape(model)), model.vae.latent_channels)[:4]
     tokens = model.config.data.text_length + math.prod(n // side for n, side in zip(grid, dit.patch, strict=True))
     rows = math.prod(mesh.shape[axis] for axis in BATCH)
     samples = max(samples / rows, 1.0)
@@ -285,7 +285,7 @@ def _working(model, mesh, is_training):
     heads = size.samples * size.tokens * dit.width / size.head_parts
     attention = 4 * heads * (fit(mesh).attention_bytes or size.item) * passes
     # Weights of attention, float32, a few at once: all of them, or of one block of 512 queries and keys.
-    frames = latent_shape((1, *backbone.clip_shape(model)), model.vae.latent_channels)[1] // dit.patch[0]
+    frames = latent_shape((1, *backbone.sampled_shape(model)), model.vae.latent_channels)[1] // dit.patch[0]
     length = size.tokens if "thw" in dit.axes else size.tokens // frames + config.data.text_length
     groups = 1 if "thw" in dit.axes else frames
     side = length if dit.attention_implementation == "xla" else min(length, 512)

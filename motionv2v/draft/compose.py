@@ -3,7 +3,7 @@
 import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -26,6 +26,24 @@ AROUND_MISSED, LEAST_MISSED = 0.125, 0.25
 
 
 @dataclass
+class Course:
+    """How the background of a draft, or a thing in it, was taken from the clip, and so how it moves.
+
+    Attributes:
+        frame: [T], the frame of the clip that it is taken from in each frame of the draft.
+        way: [T 3 3], what takes that frame's pixels to those of the draft.
+        pose: [T 3 3], what takes the thing from a frame of its own to where it lies; None for the background, in which
+            much may move by itself.
+        group: of the thing's points, in `Draft.groups`; none for the background.
+    """
+
+    frame: Int[np.ndarray, "T"]
+    way: Float[np.ndarray, "T 3 3"]
+    pose: Float[np.ndarray, "T 3 3"] | None = None
+    group: int | None = None
+
+
+@dataclass
 class Draft:
     """An edit drawn from the clip's own pixels.
 
@@ -34,6 +52,7 @@ class Draft:
             and the other maps have no frames where they were not asked for.
         layer: [T H W], the thing that is seen, counted from 1; 0 is the background.
         groups: the points of each thing. uncertain: [T H W], 0 to 1, how likely a pixel is wrong.
+        courses: of the background and of each thing, as `layer` counts them. order: the things from back to front.
     """
 
     frames: UInt8[np.ndarray, "T H W 3"] | Lazy
@@ -41,6 +60,8 @@ class Draft:
     layer: Int[np.ndarray, "S H W"]
     groups: list[list[int]]
     uncertain: Float[np.ndarray, "S H W"]
+    courses: list[Course] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -50,12 +71,15 @@ class Drawing:
     Attributes:
         clip: what it is drawn of. groups: the points of each thing.
         times: [T], the time of the clip that a frame shows as it is, NaN where it is put together.
+        courses, order: as `Draft` has them.
         paint: puts a frame together: picture, hole, layer and uncertain as `Draft` has them.
     """
 
     clip: Prepared
     groups: list[list[int]]
     times: Float[np.ndarray, "T"]
+    courses: list[Course] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
     paint: Callable[[int], tuple[AnyArray, AnyArray, AnyArray, AnyArray]] | None = None
 
     def frame(
@@ -78,7 +102,7 @@ class Drawing:
                 result.hole[t], result.layer[t], result.uncertain[t] = hole, layer, unsure
         for line in notices.of_holes(made_up):
             notify(line)
-        result.groups = self.groups
+        result.groups, result.courses, result.order = self.groups, self.courses, self.order
         return result
 
 
@@ -134,12 +158,13 @@ def plan(
     _check(clip, source, target)
     before, after = layers.places(source), layers.places(target)
     if np.array_equal(before, after) and np.array_equal(source.visible, target.visible):
-        return Drawing(clip, [], np.arange(len(clip.frames), dtype=np.float64))
+        always = np.arange(len(clip.frames), dtype=np.float64)
+        return Drawing(clip, [], always, [_in_time(np.arange(len(always)))])
     shown = np.full(len(clip.frames), np.nan)
     if groups is None or _moves_the_rest(before, after, groups):
         shown = times.find(before, after, np.asarray(source.visible), np.asarray(target.visible))
     if np.isfinite(shown).all():
-        return Drawing(clip, [], shown)
+        return Drawing(clip, [], shown, [_in_time(times.nearest(shown))])
     behind, groups = _grouped(clip, source, target, groups)
     _check_said(clip, groups, hints, order)
     scene, told = _taken_apart(clip, source, groups, hints)
@@ -163,7 +188,8 @@ def plan(
         picture, hole, layer, unsure = painter.draw(t, views[t], int(base[t]))
         return picture, hole, layer, np.maximum(unsure, _missed(layer, t, target, groups, scene.names, stays))
 
-    return Drawing(clip, groups, shown, paint)
+    courses = _courses(scene, choices, views, base, shown)
+    return Drawing(clip, groups, shown, courses, [index + 1 for index in painter.order], paint)
 
 
 def _empty(shape, stream) -> Draft:
@@ -171,6 +197,24 @@ def _empty(shape, stream) -> Draft:
     maps = (0 if stream else shape[0], *shape[1:3])
     hole, layer, uncertain = (np.zeros(maps, kind) for kind in (bool, np.int16, np.float32))
     return Draft((stacks.zeros if stream else np.zeros)(shape, np.uint8), hole, layer, [], uncertain)
+
+
+def _in_time(frames) -> Course:
+    """Return the course of a background that shows whole frames of the clip."""
+    return Course(frames, np.stack([np.eye(3)] * len(frames)))
+
+
+def _courses(scene, choices, views, base, shown) -> list[Course]:
+    """Return from where a draft takes the background, whose frames may be whole ones of the clip, and its things."""
+    found = _in_time(base)
+    drawn = np.flatnonzero(~np.isfinite(shown))
+    found.way[drawn] = views[drawn] @ scene.cameras[base[drawn]]
+    things = []
+    for name, thing, choice in zip(scene.names, scene.things, choices, strict=True):
+        way = np.stack([choice.matrix(t) for t in range(len(base))])
+        own = [background.similarity_matrix(complex(thing.factor[q]), complex(thing.shift[q])) for q in choice.frame]
+        things.append(Course(choice.frame, way, way @ np.stack(own), name))
+    return [found, *things]
 
 
 def of_sample(sample: Mapping[str, AnyArray]) -> Draft:

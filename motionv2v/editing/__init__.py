@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["MAX_ADVISED_POINTS", "Editor", "as_method", "check_config", "check_tracks", "load"]
+__all__ = ["MAX_ADVISED_POINTS", "Editor", "check_config", "check_tracks", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from motionv2v import video
-from motionv2v.typing import Float, UInt8
+from motionv2v.typing import AnyArray, Float, UInt8
 
 FARTHEST = 50.0
 """Inverse depths say 0 of the horizon: nothing is taken to be farther away than so many times the nearest thing."""
@@ -22,6 +22,21 @@ def load(path: str | Path, image: UInt8[np.ndarray, "H W 3"], is_inverse: bool =
     Raises:
         ValueError: in one line, for what cannot be read or is no depth.
     """
+    return _load(path, image, is_inverse, 1)[0]
+
+
+def load_clip(path: str | Path, frames: AnyArray, is_inverse: bool = False) -> Float[np.ndarray, "S H W"]:
+    """Return the depth of a clip, of each of its frames or of its first one alone (S = 1), as `load` says.
+
+    Args:
+        path: as for `load`; an array may also be [T h w], of all frames. frames: of the clip, uint8 [T H W 3].
+        is_inverse: as for `load`.
+    """
+    return _load(path, np.asarray(frames[0]), is_inverse, len(frames))
+
+
+def _load(path, image, is_inverse, length):
+    """Read depths [S H W] of a picture, or of `length` of them."""
     path = Path(path)
     if path.is_dir():
         found, is_inverse = _predict(path, image)
@@ -31,8 +46,10 @@ def load(path: str | Path, image: UInt8[np.ndarray, "H W 3"], is_inverse: bool =
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{path}: is no array that numpy.load reads, nor the folder of a depth model") from error
         found = found[..., 0] if found.ndim == 3 and found.shape[-1] == 1 else found
-    if found.ndim != 2 or not np.issubdtype(found.dtype, np.number):
-        raise ValueError(f"{path}: must hold one number for each pixel, [H W]; it has {list(found.shape)}")
+    found = found[None] if found.ndim == 2 else found
+    if found.ndim != 3 or len(found) not in (1, length) or not np.issubdtype(found.dtype, np.number):
+        wanted = "[H W]" if length == 1 else f"[H W] or [{length} H W]"
+        raise ValueError(f"{path}: must hold one number for each pixel, {wanted}; it has {list(found.shape)}")
     found = np.asarray(found, np.float64)
     if not np.isfinite(found).all():
         raise ValueError(f"{path}: holds depths that are not finite")

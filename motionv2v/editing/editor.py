@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from motionv2v import backbone, checkpoints, draft, sampling, video
-from motionv2v.convert import checked
+from motionv2v import backbone, draft, sampling, video
+from motionv2v.convert import checked, pipeline
 from motionv2v.data import tokenizer
-from motionv2v.editing import ensemble, interpolator, loaded_model, motions, repair, windows
-from motionv2v.editing.kinds import as_method, check_config
+from motionv2v.editing import ensemble, interpolator, kinds, loaded_model, motions, repair, shaded, windows
+from motionv2v.editing.kinds import check_config
 from motionv2v.methods import fields
 from motionv2v.models.dit import base_params
 from motionv2v.tracks import Tracks, at_times
@@ -30,17 +30,21 @@ MAX_ADVISED_POINTS = 20
 def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = None) -> "Editor":
     """Load an editor: a released name (`tiny`), a model folder, or a training work dir (its averaged weights).
 
-    Weights of a model that computes in bfloat16 stay in the number type of their file. A text-to-video base loads as
-    well: it has `text_to_video`, and cannot edit. `mesh` as for `Editor`.
+    Or a folder that diffusers saved. Weights of a model that computes in bfloat16 stay in the number type of their
+    file. A text-to-video base loads as well: it has `text_to_video`, and cannot edit. `mesh` as for `Editor`.
 
     Raises:
         checkpoints.CheckpointError: a one-line reason if there is no such model or it is damaged.
         ValueError: if the checkpoint is of another kind, or its heads do not divide over the mesh.
     """
-    folder = checkpoints.resolve(name_or_folder)
-    check_config(checkpoints.read_config(folder), name_or_folder)
+    config, folder = kinds.described(name_or_folder)
+    check_config(config, name_or_folder)
+    if (folder / pipeline.INDEX).is_file():
+        found = pipeline.stored(folder)
+        config = kinds.as_method(found.config, folder, found.image_scale)
+        return Editor(config, found.params, folder, mesh, found.tokenizer)
     config, params = checked.read(name_or_folder)
-    return Editor(as_method(config, folder), params, folder, mesh)
+    return Editor(kinds.as_method(config, folder), params, folder, mesh)
 
 
 class Editor(loaded_model.LoadedModel):
@@ -69,6 +73,7 @@ class Editor(loaded_model.LoadedModel):
         num_views: int | None = None,
         drawn: draft.Draft | None = None,
         paste: bool = True,
+        depth: Float[np.ndarray, "S H W"] | None = None,
         notify: Callable[[str], None] = warnings.warn,
         progress: windows.Begin = windows.in_silence,
         watch: Any = None,
@@ -84,8 +89,9 @@ class Editor(loaded_model.LoadedModel):
             guidance: classifier-free guidance scale on the text; None takes the config's, 1 switches it off.
             cache: threshold of the step cache (`step_cache`), 0 is off; None takes the config's, off unless it says so.
             num_views: how many views to average, as in `generate`.
-            drawn: the edit's draft, for a model that reads it (`reads_draft`); None draws it. Others leave it aside.
+            drawn: the edit's draft, for a model that reads it (`reads_draft`) or moves its first frame; None draws it.
             paste: whether such a model's result takes the draft's place only where that is not sure (`repair`).
+            depth: of the clip, [T H W] or of its first frame [1 H W], for a model that makes a picture move (`shaded`).
             notify: called with a sentence for each adaptation of frame count or size, for too many points, and for a
                 prompt that is cut.
             progress: called with how many pieces of work of each kind there are if the clip is edited in windows;
@@ -101,15 +107,15 @@ class Editor(loaded_model.LoadedModel):
                 if `cache` is above 0 and the model's curve was not measured; for no number of `sections.VIEWS`; as
                 `check`.
         """
-        if self.model.method is None or not self.model.method.edits():
-            reads = "only a base" if self.model.method is None else f"it reads {', '.join(self.model.method.reads)}"
-            also = (
-                "; it makes regions anew (Editor.remake)" if self.model.method and self.model.method.remakes() else ""
-            )
-            raise ValueError(f"{self.config.name} has no method for edits, {reads}: it cannot edit motion{also}")
+        kinds.check_edits(self.model, self.config.name)
         clip = clip if isinstance(clip, video.Clip) else video.Clip(np.asarray(clip), 8.0)
         frames = clip.frames
         check_tracks(frames, source, target)
+        if self.model.method.animates():
+            options = {"prompt": prompt, "seed": seed, "num_steps": num_steps, "guidance": guidance, "paste": paste}
+            begin = watch.begin if watch else progress
+            shaded.check(self.config.name, {"cache": cache, "num_views": num_views})
+            return shaded.edit(self, clip, source, target, drawn, depth, notify=notify, progress=begin, **options)
         self.check(len(source.xy), num_steps, guidance)
         if source.xy.shape[0] > MAX_ADVISED_POINTS:
             notify(

@@ -50,13 +50,10 @@ def needs(checkpoint: str, num_frames: int | str) -> dict[str, Any]:
     Returns {needed, available: GiB of a device, the second None if unknown; fits; why not; frames, size: the model's;
     steps, views, windows of the edit}. Loads jax, and no weights. Raises ValueError as `checkpoints.resolve`.
     """
-    from motionv2v import checkpoints
     from motionv2v.devices import fit
-    from motionv2v.editing import refine, windows
-    from motionv2v.editing.kinds import as_method
+    from motionv2v.editing import kinds, refine, windows
 
-    folder = checkpoints.resolve(checkpoint.removeprefix(refine.PREFIX))
-    config = as_method(checkpoints.read_config(folder), folder)
+    config = kinds.as_method(*kinds.described(checkpoint.removeprefix(refine.PREFIX)))
     available = fit.capacity()
     told = {"fits": True, "why": ""}
     try:
@@ -66,7 +63,7 @@ def needs(checkpoint: str, num_frames: int | str) -> dict[str, Any]:
     needed = fit.estimate(config, None, "sample", available).peak
     told |= {"needed": needed / GIB, "available": None if available is None else available / GIB}
     told |= {"frames": int(config.data.num_frames), "size": [int(side) for side in config.data.size]}
-    told |= {"steps": int(config.sample.num_steps), "views": int(config.sample.views)}
+    told |= {"steps": int(config.sample.num_steps), "views": int(config.sample.get("views", 1))}
     return told | {"windows": len(windows.of_config(config, int(num_frames)).starts)}
 
 

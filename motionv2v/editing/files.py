@@ -25,7 +25,7 @@ import numpy as np
 from motionv2v import figures, files, progress, trackers, video
 from motionv2v.data import tokenizer
 from motionv2v.draft.given import Hint
-from motionv2v.editing import drafted, inputs
+from motionv2v.editing import depths, drafted, inputs
 from motionv2v.editing.inputs import Inputs
 from motionv2v.tracks import Tracks
 
@@ -41,7 +41,10 @@ _MODEL_FLAGS = {
     "cache": "--step_cache",
     "num_views": "--views",
     "clocks": "--clocks",
+    "warped": "--warped_noise",
     "loras": "--lora",
+    "depth": "--depth",
+    "inverse_depth": "--inverse_depth",
     "seed": "--seed",
 }
 
@@ -86,7 +89,10 @@ def run(
     cache: float | None = None,
     num_views: int | None = None,
     clocks: str | None = None,
+    warped: float | None = None,
     loras: Sequence[str] = (),
+    depth: str | Path | None = None,
+    inverse_depth: bool | None = None,
     seed: int | None = None,
     prompt: str | None = None,
     devices: int = 1,
@@ -96,21 +102,19 @@ def run(
 ) -> Result:
     """Edit a clip as an `edit.json` says; write the edited clip, its record, a comparison and a contact sheet.
 
-    The edited clip has the sound of the clip. Once it is written it stays, whatever befalls the files after it.
+    The edited clip has the clip's sound, and stays once it is written, whatever befalls the files after it.
 
     Args:
         video_path, edit_path: both, or neither for the packaged example. checkpoint: "draft", or a model: a released
             name, a model folder or a training work dir. None draws the draft, and of the example a model's beside it.
-        out: folder of the results: `edited.mp4`, `record.json`, `comparison.mp4`, `contact_sheet.png`.
-        tracker: as for `trackers.named`.
-        masks, boxes: where the one thing is that the edit moves, for the draft: see `drafted.with_shape`. prompt: what
-            the video shows; None takes the edit's.
+        out: folder of the results. tracker: as for `trackers.named`. masks, boxes: where the one thing is that the edit
+            moves, for the draft (`drafted.with_shape`). prompt: what the video shows; None takes the edit's.
         num_steps, guidance, cache, num_views: as for `Editor.edit`; None takes the model's. seed: None: the edit's.
-            clocks, loras: of a base that refines the draft, "weak,strong" (`refine.Clocks`) and FILE or FILE:weight of
-            what is merged into it (`convert.lora`). The draft has none of these.
-        devices: how many share the edit, as `memory.sampling_sizes` divides it; -1 takes all.
-        overwrite: whether to replace the result of another edit in `out`. say: called with each step and notice.
-        keep: a folder for what an edit model has done so far (`watching.Kept`), from which the same edit goes on.
+        clocks, warped, loras: of a base that refines the draft: "weak,strong" (`refine.Clocks`), as for
+            `Refiner.refine`, and FILE or FILE:weight of what is merged into it (`convert.lora`).
+        depth, inverse_depth: of the clip, for a model that makes its first frame move (`depths.load_clip`).
+        devices: how many share the edit; -1: all. overwrite: whether to replace the result of another edit in `out`.
+        keep: a folder for what was done so far (`watching.Kept`), to go on from. say: called with each step and notice.
 
     Returns:
         The clips, tracks and files; `example.score` measures those of the example.
@@ -123,7 +127,8 @@ def run(
     model = _chosen(video_path, checkpoint)
     video_path, edit_path = inputs.paths(video_path, edit_path)
     settings: dict[str, Any] = {"num_steps": num_steps, "guidance": guidance, "cache": cache, "num_views": num_views}
-    settings |= {"clocks": clocks, "loras": tuple(loras) or None}
+    settings |= {"clocks": clocks, "warped": warped, "loras": tuple(loras) or None}
+    settings |= {"depth": depth, "inverse_depth": inverse_depth}
     _check_settings(model, settings | {"seed": seed}, devices)
     check_folder(out, inputs=(video_path, edit_path))
     follow = trackers.named(tracker, lambda line: say(f"tracks  {line}"))
@@ -134,15 +139,13 @@ def run(
     hints = _hints(given, is_drawn, notify)
     made_by = describe(checkpoint or DRAFT, settings, len(frames))
     record = make_record(given, made_by, seed, tracker) | _told_hints(hints, masks, boxes)
-    if again := check_record(out, record, overwrite):
-        notify(again)
+    check_record(out, record, overwrite, notify)
     sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say, (keep, record))
     if is_drawn:
         say(_DRAWN if model != DRAFT else _DRAWN + _REFINED)
     target = spec.apply(source := follow.track(frames, spec.queries), notify=notify)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
-    left = lambda line: say(f"draft   {line}")  # noqa: E731
-    options = {"notify": notify, "say": left, "stream": sample is None}
+    options = {"notify": notify, "say": lambda line: say(f"draft   {line}"), "stream": sample is None}
     drawn = drafted.draw(frames, spec, source, hints, **options) if is_drawn else None
     shown = drawn and video.Clip(drawn.frames, clip.fps)
     made = sample(source, target, drawn=drawn) if sample else None
@@ -218,15 +221,18 @@ def _sampler(
     spaced = lambda line: say(line.replace("memory ", "memory  ", 1))  # noqa: E731
     if opening.refines(checkpoint):
         return _refiner(given, checkpoint, settings, seed, devices, say, kept)
-    if settings["clocks"]:
-        raise ValueError(
-            f"--clocks is for a base that refines the draft, and {checkpoint} edits by itself: leave it out"
-        )
+    for name in ("clocks", "warped"):
+        if settings[name] is not None:
+            raise ValueError(
+                f"{_MODEL_FLAGS[name]} is for a base that refines the draft, and {checkpoint} edits by itself: "
+                "leave it out"
+            )
     if settings["loras"]:
         raise ValueError(
             f"--lora is for a base that refines the draft, and {checkpoint} edits by itself: merge it with "
             "launch/convert.py, or leave it out"
         )
+    depth = _read_depth(given, checkpoint, settings, opening.animates(checkpoint))
     editor = opening.load(checkpoint, devices, clip=given.clip.frames.shape[:3], say=spaced)
     shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
@@ -235,8 +241,11 @@ def _sampler(
         notify(notice)
     if plan := editor.reused_steps(settings["cache"], settings["num_steps"]):
         say(f"cache   {len(plan) - sum(plan)} of {len(plan)} denoising steps are computed, the others extrapolated")
-    options = {name: value for name, value in settings.items() if name not in ("clocks", "loras")}
+    options = {
+        name: value for name, value in settings.items() if name in ("num_steps", "guidance", "cache", "num_views")
+    }
     options |= {"prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed, "notify": notify}
+    options |= depth
     watch = _watch(*kept, say)
     if editor.model.method.remakes():
         from motionv2v.editing import remade
@@ -245,9 +254,26 @@ def _sampler(
         if unused:
             raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which makes a region anew; leave it out")
         return remade.editing(editor, given.clip, spec, progress=watch.begin, **options)
-    if (spec.region or spec.reference) and not editor.reads_draft:  # which says it already
+    if (spec.region or spec.reference) and not opening.reads_draft(checkpoint):  # which says it already
         notify("region and reference are for models of ReVideo: this one does not read them")
     return functools.partial(editor.edit, given.clip, watch=watch, **options)
+
+
+def _read_depth(given: Inputs, checkpoint: str, settings: dict[str, Any], animates: bool) -> dict[str, np.ndarray]:
+    """Read the depth of a clip for a model that makes its first frame move; empty where none is given.
+
+    Raises ValueError for what is no depth of the clip, and for settings that mean nothing to the model.
+    """
+    useless = ("cache", "num_views") if animates else ("depth", "inverse_depth")
+    unused = [_MODEL_FLAGS[name] for name in useless if settings[name] is not None]
+    if unused:
+        what = "makes a picture move" if animates else "reads no depth"
+        raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which {what}; leave it out")
+    if settings["depth"] is None:
+        if settings["inverse_depth"]:
+            raise ValueError("--inverse_depth says what --depth holds: give both")
+        return {}
+    return {"depth": depths.load_clip(settings["depth"], given.clip.frames, bool(settings["inverse_depth"]))}
 
 
 def _refiner(
@@ -262,7 +288,8 @@ def _refiner(
     """Open a base that refines the draft, as `_sampler`."""
     from motionv2v.editing import refine
 
-    unused = [_MODEL_FLAGS[name] for name in ("cache", "num_views") if settings[name] is not None]
+    useless = ("cache", "num_views", "depth", "inverse_depth")
+    unused = [_MODEL_FLAGS[name] for name in useless if settings[name] is not None]
     unused += ["--devices"] if devices != 1 else []
     if unused:
         raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which refines the draft; leave it out")
@@ -273,7 +300,11 @@ def _refiner(
     read = "is given the first frame" if refiner.reads_image else "text to video"
     say(f"model   {checkpoint}: {refiner.num_frames} frames of {refiner.size[1]}x{refiner.size[0]}, a base ({read})")
     say(f"refine  what moves is held to the draft up to a signal of {clocks.strong:g}, from {clocks.weak:g} on")
-    options = {name: settings[name] for name in ("num_steps", "guidance")} | {"clocks": clocks, "seed": seed}
+    if settings["warped"] is not None:
+        say(f"noise   goes along with the draft, a share of {settings['warped']:g} of it fresh")
+        if not settings["loras"]:
+            notify("--warped_noise: a base that was not trained for such noise wants a --lora that was")
+    options = {name: settings[name] for name in ("num_steps", "guidance", "warped")} | {"clocks": clocks, "seed": seed}
     options |= {"prompt": spec.prompt or tokenizer.NULL_PROMPT, "notify": notify}
     options["progress"] = _watch(*kept, say).begin
     return refine.editing(refiner, given.clip, **options)
@@ -345,14 +376,14 @@ def _version(library: str) -> str:
         return "unknown"
 
 
-def check_record(out: Path, record: dict[str, Any], overwrite: bool = False) -> str:
-    """Say in a sentence what earlier result will be replaced; "" where there is none.
+def check_record(out: Path, record: dict[str, Any], overwrite: bool, notify: Callable[[str], None]) -> None:
+    """Tell `notify` in a sentence what earlier result will be replaced, where there is one.
 
     Raises ValueError for results of another edit, or of one that is not known, unless `overwrite`.
     """
     found = [name for name in (EDITED, RECORD, COMPARISON, SHEET) if (out / name).exists()]
     if not found:
-        return ""
+        return
     try:
         before = json.loads((out / RECORD).read_text(encoding="utf-8"))
         names = [name for name in {**before, **record} if name != "versions"]
@@ -360,11 +391,11 @@ def check_record(out: Path, record: dict[str, Any], overwrite: bool = False) -> 
     except (OSError, ValueError, TypeError, AttributeError):
         differs = ["a record that cannot be read"]
     if not differs:
-        return f"{out} holds the result of this very edit, which is replaced"
+        return notify(f"{out} holds the result of this very edit, which is replaced")
     what = f"{out} holds {found[0]} of another edit (it differs in {', '.join(differs)})"
     if not overwrite:
         raise ValueError(f"{what}: choose another folder (--out), or replace it (--overwrite)")
-    return f"{what}, which is replaced"
+    return notify(f"{what}, which is replaced")
 
 
 def write(

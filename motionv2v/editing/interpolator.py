@@ -25,8 +25,7 @@ from motionv2v.convert import checked
 from motionv2v.data import tokenizer
 from motionv2v.editing import loaded_model
 from motionv2v.methods import interpolation
-from motionv2v.models import positions
-from motionv2v.models.vae.autoencoder import check_video_shape, latent_shape
+from motionv2v.models.vae.autoencoder import check_video_shape
 from motionv2v.typing import AnyArray, Bool, Int, Key, UInt8
 
 
@@ -42,15 +41,12 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
         ValueError: if the model has no input channels for given frames.
     """
     # Here, because training imports this module too and reads no folder of diffusers.
-    from motionv2v.convert import networks, pipeline
+    from motionv2v.convert import pipeline
 
     folder = Path(name_or_folder)
     if (folder / pipeline.INDEX).is_file():
-        found = pipeline.pipeline_from_diffusers(folder, dtype=networks.STORED)
+        found = pipeline.stored(folder)
         config, params, tokenizer = found.config, found.params, found.tokenizer
-        exact = all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
-        for name in ("vae", "text", "dit"):
-            config[name].dtype = "float32" if exact else "bfloat16"
         image_scale: float | None = found.image_scale
     else:
         config, params = checked.read(folder, as_stored=False)
@@ -217,16 +213,13 @@ class Interpolator(loaded_model.LoadedModel):
             loaded_model.SampleError: for a sample that is not finite.
         """
         num_frames = int(num_frames or self.num_frames)
-        vae, patch_size_t = self.model.vae, self.model.denoiser.dit.patch_size_t
-        # CogVideoX 1.5 samples a clip whose latent frames divide into patches and drops the first ones again.
-        length = latent_shape((1, num_frames, *ends.shape[2:]), vae.latent_channels)[1]
-        skip = positions.extra_frames(length, patch_size_t)
-        shape = (num_frames + skip * vae.temporal_compression, *ends.shape[2:4])
+        shape = (num_frames, *ends.shape[2:4])
+        longer, _ = self.longer(shape)
         # Frames between the ends are not read.
-        video = np.zeros((len(ends), *shape, 3), np.uint8)
+        video = np.zeros((len(ends), *longer, 3), np.uint8)
         video[:, 0], video[:, -1] = np.asarray(ends[:, 0]), np.asarray(ends[:, 1])
         batch = {"target": video, "has_last": jnp.asarray(has_last, bool)}
-        return self.sample(key, batch, tokens, self.settings(num_steps, guidance), shape=shape, skip=skip)
+        return self.sample(key, batch, tokens, self.settings(num_steps, guidance), shape=shape)
 
 
 def _size(size: Sequence[int]) -> str:

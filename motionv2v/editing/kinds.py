@@ -6,21 +6,35 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from motionv2v import methods, sections
+from motionv2v import checkpoints, methods, sections
+from motionv2v.convert import pipeline
 from motionv2v.editing import interpolator, loaded_model
 from motionv2v.methods import diffusion_as_shader
 
 
-def as_method(config: Any, folder: str | os.PathLike) -> Any:
+def described(checkpoint: str | os.PathLike) -> tuple[ConfigDict, Path]:
+    """Return the config of a checkpoint, which may be a folder that diffusers saved, and where it lies.
+
+    Raises:
+        checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model.
+    """
+    folder = Path(checkpoint)
+    if (folder / pipeline.INDEX).is_file():
+        return pipeline.described(folder), folder
+    folder = checkpoints.resolve(checkpoint)
+    return checkpoints.read_config(folder), folder
+
+
+def as_method(config: Any, folder: str | os.PathLike, image_scale: float | None = None) -> Any:
     """Return the config of a published model that tells no method with the one that draws for it, others as they are.
 
     Input channels for an image are those of CogVideoX-I2V; a control branch beside them, which takes what the base
-    takes, is Diffusion-as-Shader's. `folder` is where the model lies.
+    takes, is Diffusion-as-Shader's. `folder` is where the model lies, `image_scale` as for `interpolator.as_generator`.
     """
     if "method" in config or "dit" not in config or config.dit.in_channels != 2 * config.dit.out_channels:
         return config
     if not config.dit.control_depth:
-        return interpolator.as_generator(config, Path(folder))
+        return interpolator.as_generator(config, Path(folder), image_scale)
     config = ConfigDict(config)
     config.method = ConfigDict(diffusion_as_shader.released_settings())
     return config
@@ -47,3 +61,15 @@ def check_config(config: Any, name: str | os.PathLike) -> None:
             f"{config.dit.out_channels} input channels of a first frame: it cannot edit or animate; launch/convert.py "
             "writes it back for diffusers, or with --drop_control its base"
         )
+
+
+def check_edits(model: Any, name: str) -> None:
+    """Raise a ValueError for a `backbone.Model` that cannot edit motion, neither by tracks nor from a draft's picture.
+
+    `name` is its config's.
+    """
+    method = model.method
+    if method is None or not (method.edits() or method.animates()):
+        reads = "only a base" if method is None else f"it reads {', '.join(method.reads)}"
+        also = "; it makes regions anew (Editor.remake)" if method and method.remakes() else ""
+        raise ValueError(f"{name} has no method for edits, {reads}: it cannot edit motion{also}")

@@ -21,8 +21,9 @@ from motionv2v.data.tokenizer import Tokenizer, make
 from motionv2v.devices import fit, program_cache, sharding
 from motionv2v.editing import step_cache
 from motionv2v.methods import fields
-from motionv2v.models import time_tables
+from motionv2v.models import positions, time_tables
 from motionv2v.models.activations import constrain
+from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.typing import AnyArray, Float, Int, Key, PyTree, UInt8
 
 NEEDED = ("vae", "text", "dit", "schedule", "data", "sample")
@@ -194,7 +195,6 @@ class LoadedModel:
         *,
         use_control: bool = True,
         shape: tuple[int, int, int] | None = None,
-        skip: int = 0,
     ) -> UInt8[AnyArray, "B T H W 3"]:
         """Make videos of what the method reads, at the model's frames and size; one compiled call, pixels to pixels.
 
@@ -203,17 +203,25 @@ class LoadedModel:
             batch: the arrays of `methods.Method.fields`, [B ...]; others are left aside.
             tokens: of the prompts. settings: of the sample.
             use_control: False samples the base alone, whatever the batch holds.
-            shape: (T, H, W) of the videos; None takes the model's.
-            skip: latent frames at the start that are sampled and dropped again (`models.positions.extra_frames`).
+            shape: (T, H, W) of the videos; None takes the model's. What the batch holds has the frames of `longer`.
 
         Raises:
             SampleError: for a sample that is not finite.
         """
-        shape = tuple(shape or backbone.clip_shape(self.model)[:3])
+        shape, skip = self.longer(shape or backbone.clip_shape(self.model)[:3])
         static = {"shape": shape, "skip": skip}
         videos, is_finite = self._call_sampler(self._sample, key, batch, tokens, settings, use_control, **static)
         check_sample(is_finite, self.config)
         return videos
+
+    def longer(self, shape: Sequence[int]) -> tuple[tuple[int, int, int], int]:
+        """Return (T, H, W) of what is sampled for videos (T, H, W), and the latent frames in front that are dropped.
+
+        CogVideoX 1.5 samples a clip whose latent frames divide into patches (`models.positions.extra_frames`).
+        """
+        dit, vae = self.model.denoiser.dit, self.model.vae
+        skip = positions.extra_frames(latent_shape((1, *shape, 3), vae.latent_channels)[1], dit.patch_size_t)
+        return (int(shape[0]) + skip * vae.temporal_compression, *map(int, shape[1:])), skip
 
     def _call_sampler(self, program, key, batch, tokens, settings, use_control, **static):
         names = {*fields.arrays(self.fields), *fields.optional(self.fields)} if use_control else set()

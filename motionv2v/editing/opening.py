@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 
-from motionv2v import checkpoints, editing, methods
+from motionv2v import checkpoints, editing, files, methods
 from motionv2v.convert import checked, lora, pipeline
 from motionv2v.devices import fit, host, memory, sharding
-from motionv2v.editing import refine, windows
+from motionv2v.editing import kinds, refine, windows
 
 
 def load(
@@ -35,9 +35,9 @@ def load(
     Raises:
         ValueError: as `device_mesh` and `editing.load`, and if devices or host are too small, before weights are read.
     """
-    folder = checkpoints.resolve(checkpoint)
-    editing.check_config(config := checkpoints.read_config(folder), checkpoint)
-    config = editing.as_method(config, folder)
+    config, folder = kinds.described(checkpoint)
+    editing.check_config(config, checkpoint)
+    config = kinds.as_method(config, folder)
     if "method" in config and methods.get(config.method.name).continues():
         raise ValueError(
             f"{checkpoint} makes videos of a first frame ({config.method.name}): it cannot edit a clip; in Python, "
@@ -76,22 +76,31 @@ def kept() -> Iterator[None]:
 
 
 def reads_draft(checkpoint: str | Path) -> bool:
-    """Tell whether a model repairs or refines the edit's draft. Raises CheckpointError if there is none of the name."""
-    if refines(checkpoint):
+    """Tell whether a model repairs or refines the edit's draft, or makes its first frame move.
+
+    Raises CheckpointError if there is none of the name.
+    """
+    if refines(checkpoint) or animates(checkpoint):
         return True
-    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    config, _ = kinds.described(checkpoint)
     return "method" in config and "draft" in methods.get(config.method.name).fields(config.method)
+
+
+def animates(checkpoint: str | Path) -> bool:
+    """Tell whether a model makes a picture move: it edits from its draft's first frame (`shaded`); raises as above."""
+    config = kinds.as_method(*kinds.described(checkpoint))
+    return "method" in config and methods.get(config.method.name).animates()
 
 
 def refines(checkpoint: str | Path) -> bool:
     """Tell whether a checkpoint is a base, which no method edits with, and refines drafts: `editing.refine`.
 
-    That is what has the prefix, a folder that diffusers saved, and a model without a method or a control branch. Raises
-    CheckpointError if there is no such checkpoint.
+    That is what has the prefix, and a model without a method or a control branch. Raises CheckpointError if there is no
+    such checkpoint.
     """
-    if str(checkpoint).startswith(refine.PREFIX) or (Path(checkpoint) / pipeline.INDEX).is_file():
+    if str(checkpoint).startswith(refine.PREFIX):
         return True
-    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    config, _ = kinds.described(checkpoint)
     return "dit" in config and "method" not in config and not config.dit.control_depth
 
 
@@ -104,7 +113,7 @@ def device_mesh(checkpoint: str | Path, count: int) -> jax.sharding.Mesh | None:
     if count not in range(1, len(found) + 1) and count != -1:
         raise ValueError(f"{count} devices asked for; jax finds {len(found)} ({jax.default_backend()}); -1 takes all")
     found = found if count == -1 else found[:count]
-    config = checkpoints.read_config(checkpoints.resolve(checkpoint))
+    config, _ = kinds.described(checkpoint)
     if len(found) == 1 or "dit" not in config:
         return None
     return sharding.make_mesh(memory.sampling_sizes(config, len(found)), devices=found)
@@ -115,13 +124,15 @@ def record(checkpoint: str, settings: dict[str, Any], num_frames: int) -> dict[s
 
     Settings that are None are those of the model; they are told as the model has them. Of a clip of `num_frames` that
     is edited in windows they are told too: `windows`, the first and the last frame of each. `settings["loras"]` are
-    told as part of the model, by their files' names and checksums.
+    told as part of the model, `settings["depth"]` beside it, by their files' names and checksums.
     """
-    loras = lora.describe(settings.get("loras") or ())
-    settings = {name: value for name, value in settings.items() if name != "loras"}
+    loras, depth = lora.describe(settings.get("loras") or ()), settings.get("depth")
+    settings = {name: value for name, value in settings.items() if name not in ("loras", "depth")}
     made = _record(checkpoint, settings, num_frames)
     if loras:
         made["model"]["loras"] = loras
+    if depth:
+        made["depth"] = {"file": Path(depth).name} | ({"sha256": files.sha256(depth)} if Path(depth).is_file() else {})
     return made
 
 

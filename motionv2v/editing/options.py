@@ -10,6 +10,9 @@ CACHE = flags.DEFINE_float("step_cache", None, "skip steps that change less, suc
 VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
 CLOCKS = flags.DEFINE_string("clocks", None, "of a base that refines the draft: weak,strong shares of signal")
 LORA = flags.DEFINE_multi_string("lora", [], "merged into a base that refines the draft: FILE or FILE:weight")
+WARPED = flags.DEFINE_float("warped_noise", None, "of such a base: noise that moves as the draft; share of fresh, 0.5")
+DEPTH = flags.DEFINE_string("depth", None, "of the clip, for Diffusion-as-Shader: .npy, or the folder of a depth model")
+INVERSE = flags.DEFINE_bool("inverse_depth", False, "the array of --depth holds inverse depths")
 DEVICES = flags.DEFINE_integer("devices", 1, "how many share one edit, where a model is too big for one; -1: all")
 SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
 
@@ -18,4 +21,6 @@ def given() -> dict[str, Any]:
     """Return the flags' values as arguments of `files.run`."""
     views = VIEWS.value and int(VIEWS.value)
     found = {"num_steps": STEPS.value, "guidance": GUIDANCE.value, "cache": CACHE.value, "num_views": views}
+    found |= {"warped": WARPED.value}
+    found |= {"depth": DEPTH.value, "inverse_depth": INVERSE.value or None}
     return found | {"clocks": CLOCKS.value, "loras": LORA.value, "devices": DEVICES.value, "seed": SEED.value}

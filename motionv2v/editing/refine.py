@@ -27,10 +27,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, draft, sampling, sections, video
-from motionv2v.convert import checked, lora
+from motionv2v.convert import checked, lora, pipeline
 from motionv2v.data import tokenizer
 from motionv2v.devices import fit
-from motionv2v.editing import interpolator, loaded_model, remade, transfer, windows
+from motionv2v.editing import interpolator, kinds, loaded_model, remade, transfer, warped_noise, windows
 from motionv2v.models.activations import constrain
 from motionv2v.models.dit import base_params
 from motionv2v.models.vae.autoencoder import latent_shape
@@ -95,6 +95,16 @@ def provenance(clip: UInt8[np.ndarray, "T H W 3"], drawn: draft.Draft) -> Proven
     return Provenance(is_sure & stays, is_sure & ~stays | ~drawn.hole & (drawn.layer > 0))
 
 
+def pasted(
+    drafted: UInt8[np.ndarray, "T H W 3"], made: UInt8[np.ndarray, "T H W 3"], kept: Bool[np.ndarray, "T H W"]
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Lay the kept pixels of a draft over what a model made of it, faded in around them; `made` is changed."""
+    for t in range(len(made)):  # one by one: their weights are as large as four clips
+        part = slice(t, t + 1)
+        made[part] = remade.over(drafted[part], made[part], remade.feathered(~kept[part]))
+    return made
+
+
 def clock_map(found: Provenance, clocks: Clocks) -> Float[np.ndarray, "t h w 1"]:
     """Lay clocks over the latents of a clip whose sides are the model's.
 
@@ -134,43 +144,23 @@ def load(name_or_folder: str | os.PathLike, loras: Sequence[str] = (), say: Call
         checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model.
         ValueError: for a model of another kind, and for one that does not fit, before weights are read.
     """
-    from motionv2v.convert import networks, pipeline
-
     name = str(name_or_folder).removeprefix(PREFIX)
-    own, is_diffusers = None, (Path(name) / pipeline.INDEX).is_file()
-    described = _described(name)
+    own = None
+    described, _ = kinds.described(name)
     reads_image = _reads_image(described)
-    _check(described, name)
     fit.check(described if reads_image else transfer.base_config(described, name), None, "sample", say=say)
     if reads_image:
         made = interpolator.load(name)
         params = _with_loras(made.config, made.params, loras, say)
         return Refiner(made.config, params, made.folder, tokenizer=made.tokenizer)
-    if is_diffusers:
-        found = pipeline.pipeline_from_diffusers(Path(name), dtype=networks.STORED)
+    if (Path(name) / pipeline.INDEX).is_file():
+        found = pipeline.stored(name)
         config, params, own, folder = found.config, found.params, found.tokenizer, Path(name)
     else:
         (config, params), folder = checked.read(name), checkpoints.resolve(name)
     config = sections.complete(transfer.base_config(config, name))
     tree = {"vae": params["vae"], "text": params["text"], "dit": base_params(params["dit"])}
-    if own is not None:
-        exact = all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(tree))
-        for part in ("vae", "text", "dit"):
-            config[part].dtype = "float32" if exact else "bfloat16"
     return Refiner(config, _with_loras(config, tree, loras, say), folder, tokenizer=own)
-
-
-def _described(name: str) -> ConfigDict:
-    """Read a base's config, of a folder that diffusers saved too, with the number types that it will have."""
-    from motionv2v.convert import pipeline
-
-    if not (Path(name) / pipeline.INDEX).is_file():
-        return checkpoints.read_config(checkpoints.resolve(name))
-    outlined, sources = pipeline.outline(Path(name))
-    types = {source.tensors[tensor].dtype for source in sources for tensor in source.tensors}
-    for part in ("vae", "text", "dit"):
-        outlined.config[part].dtype = "float32" if types == {np.dtype(np.float32)} else "bfloat16"
-    return outlined.config
 
 
 def _with_loras(config: ConfigDict, params: PyTree, loras: Sequence[str], say: Callable[[str], None]) -> PyTree:
@@ -182,14 +172,6 @@ def _with_loras(config: ConfigDict, params: PyTree, loras: Sequence[str], say: C
     for update, weight in zip(updates, weights, strict=True):
         say(f"lora {lora.coverage(module, update)}, weight {weight:g}")
     return {**params, "dit": merged}
-
-
-def _check(config: ConfigDict, name: str) -> None:
-    """Raise ValueError for a model that cannot be held to a clip yet."""
-    if config.dit.get("patch_size_t"):
-        raise ValueError(
-            f"{name} has patches of {config.dit.patch_size_t} latent frames, as CogVideoX 1.5: it refines nothing yet"
-        )
 
 
 def settings(config: ConfigDict, given: dict[str, Any]) -> dict[str, Any]:
@@ -234,6 +216,7 @@ class Refiner(loaded_model.LoadedModel):
         num_steps: int | None = None,
         guidance: float | None = None,
         clocks: Clocks | None = None,
+        warped: float | None = None,
         paste: bool = True,
         notify: Callable[[str], None] = warnings.warn,
         progress: Callable[[dict[str, int]], Callable[[str, str], None]] | None = None,
@@ -245,14 +228,20 @@ class Refiner(loaded_model.LoadedModel):
             prompt: what the result shows. seed: same seed, same video.
             num_steps, guidance: None takes those of the model, or what suits a base.
             clocks: None takes `self.clocks`.
+            warped: start from noise that goes along with the draft (`warped_noise`), which takes a model or a low-rank
+                update trained for it, with this share of fresh noise, 0 to 1, mixed in. None: plain noise.
             paste: whether the pixels that the edit leaves alone are laid over the result.
             notify: called with a sentence for what is adapted. progress: told of each window that is done.
 
         Raises:
-            ValueError: for clocks out of order, and a draft of another clip.
+            ValueError: for clocks out of order, a share that is none, and a draft of another clip.
         """
         clocks = clocks or self.clocks
         clocks.check()
+        carried = None
+        if warped is not None:
+            warped_noise.check(warped)
+            carried = warped, drawn, draft.Prepared(clip.frames)
         frames, drafted = np.asarray(clip.frames), np.asarray(drawn.frames)
         if drafted.shape != frames.shape:
             raise ValueError(
@@ -276,17 +265,21 @@ class Refiner(loaded_model.LoadedModel):
             part = slice(begin, stop)
             key = jax.random.fold_in(jax.random.key(seed), index) if index else jax.random.key(seed)
             own = Provenance(*(mask[part] for mask in found))
-            new = self._window(key, drafted[part], own, tokens, num_steps, guidance, clocks, start)
+            noise = None if carried is None else self._carried(*carried, begin, seed)
+            new = self._window(key, drafted[part], own, tokens, num_steps, guidance, clocks, start, noise)
             new = video.resize(new, frames.shape[1:3])
             overlap = 0 if index == 0 else min(plan.stops[index - 1], len(frames)) - begin
             made[part] = remade.faded(made[part], new, overlap)
             done("window", f"window {index + 1} of {len(plan.starts)}")
-        for t in range(len(made) if paste else 0):  # one by one: their weights are as large as four clips
-            part = slice(t, t + 1)
-            made[part] = remade.over(drafted[part], made[part], remade.feathered(~found.kept[part]))
-        return video.Clip(made, clip.fps)
+        return video.Clip(pasted(drafted, made, found.kept) if paste else made, clip.fps)
 
-    def _window(self, key, drafted, found, tokens, num_steps, guidance, clocks, start):
+    def _carried(self, share, drawn, clip, begin, seed):
+        """Draw the noise of a window from frame `begin` on, which goes along with the draft."""
+        frames = np.minimum(begin + np.arange(self.num_frames), len(drawn.frames) - 1)
+        rng, channels = np.random.default_rng((seed, begin)), self.config.vae.latent_channels
+        return warped_noise.of_draft(rng, drawn, clip, frames, self.size, channels, share)[None]
+
+    def _window(self, key, drafted, found, tokens, num_steps, guidance, clocks, start, noise):
         """Refine as many frames as the model makes, at its size; the last one of fewer is held."""
         size, length = self.size, len(drafted)
         held = np.minimum(np.arange(self.num_frames), length - 1)
@@ -295,7 +288,8 @@ class Refiner(loaded_model.LoadedModel):
             np.stack([_shrunk(mask, size, name == "kept") for mask in getattr(found, name)]) for name in found._fields
         ]
         clock = clock_map(Provenance(*(mask[held] for mask in masks)), clocks)
-        made = self.sample_held(key, small[None], clock[None], start, tokens, self.settings(num_steps, guidance))
+        settings = self.settings(num_steps, guidance)
+        made = self.sample_held(key, small[None], clock[None], start, tokens, settings, noise)
         return np.asarray(made[0])[:length]
 
     def sample_held(
@@ -306,38 +300,45 @@ class Refiner(loaded_model.LoadedModel):
         start: int,
         tokens: AnyArray,
         settings: sampling.Settings,
+        noise: Float[AnyArray, "B t h w z"] | None = None,
     ) -> UInt8[AnyArray, "B T H W 3"]:
         """Sample clips held to references; one compiled call for all clocks and starts.
 
         Args:
             key: of the noise. reference: clips at the model's size. clock, start: as in `sampling.Hold`.
-            tokens: of the prompts. settings: of the sample.
+            tokens: of the prompts. settings: of the sample. noise: that it starts from; None draws it.
 
         Raises:
             loaded_model.SampleError: for a sample that is not finite.
         """
-        use_control = self.reads_image
+        use_control, length = self.reads_image, np.shape(reference)[1]
         batch = {}
         if use_control:
-            batch = {"target": jnp.asarray(reference), "has_last": jnp.zeros(len(reference), bool)}
-        if not np.any(clock) and start == 0:  # held to nothing: a plain sample, bit for bit
-            return self.sample(key, batch, tokens, settings, use_control=use_control)
+            # Frames after the first are not read, however many there are.
+            lead = np.repeat(reference[:, :1], self.longer(np.shape(reference)[1:4])[0][0] - length, axis=1)
+            target = jnp.asarray(np.concatenate([lead, reference], axis=1))
+            batch = {"target": target, "has_last": jnp.zeros(len(reference), bool)}
+        if not np.any(clock) and start == 0 and noise is None:  # held to nothing: a plain sample, bit for bit
+            return self.sample(key, batch, tokens, settings, use_control=use_control, shape=np.shape(reference)[1:4])
         params, texts = self.sampling_params(settings), self.embed_with_null(tokens)
         arrays = (jnp.asarray(reference), jnp.asarray(clock), jnp.asarray(start, jnp.int32))
         static = {"settings": settings, "use_control": use_control}
-        videos, is_finite = self._refine(params, key, batch, *arrays, *texts, **static)
+        videos, is_finite = self._refine(params, key, batch, *arrays, *texts, noise, **static)
         loaded_model.check_sample(is_finite, self.config)
         return videos
 
-    def _refine_fn(self, params, key, batch, reference, clock, start, text, null_text, *, settings, use_control):
+    def _refine_fn(self, params, key, batch, reference, clock, start, text, null_text, given, *, settings, use_control):
         """Sample from references to pixels: what `sample_held` compiles."""
         clean = backbone.encode(self.model, params, reference.astype(jnp.float32) / 127.5 - 1)
-        shape = reference.shape[1:4]
+        # CogVideoX 1.5 samples a clip whose latent frames divide into patches; those in front are dropped again, and
+        # are held to what the first one is.
+        shape, skip = self.longer(reference.shape[1:4])
         sample_key, noise, conditions = self._start(params, key, batch, len(text), shape, use_control)
         denoise, guided = self.denoisers(params, text, null_text, conditions, use_control)
-        hold = sampling.Hold(clean, clock, start)
+        noise = noise if given is None else noise.at[:, skip:].set(given.astype(noise.dtype))
+        hold = sampling.Hold(*(jnp.concatenate([*[x[:, :1]] * skip, x], axis=1) for x in (clean, clock)), start)
         latents = sampling.sample(sample_key, denoise, noise, self.model.schedule, settings, guided, hold)
-        made = backbone.decode(self.model, params, latents)
+        made = backbone.decode(self.model, params, latents[:, skip:])
         videos = constrain(jnp.round((made + 1) * 127.5).astype(jnp.uint8), "whole")
         return videos, loaded_model.all_finite(latents, made)
 

@@ -1,14 +1,16 @@
 """What published models of each kind do here once they are converted, on small ones with random weights."""
 
 import functools
+import json
 
+import moving_square
 import numpy as np
 import pytest
 from stream_test import converted, make_pipeline
 from tiny_modules import CHAINED, MODULES
 
-from motionv2v import editing
-from motionv2v.editing import interpolator, opening
+from motionv2v import convert, draft, editing, video
+from motionv2v.editing import files, interpolator, opening
 from motionv2v.tracks import Tracks
 
 
@@ -30,8 +32,6 @@ def test_diffusion_as_shader_animates_a_picture_by_its_tracks(spiece, tmp_path):
     assert (near != made).any() and (still != made).any()
     with pytest.raises(ValueError, match=r"nearness has shape \(2,\); expected a number for each of 3 points"):
         model.animate(image, Tracks(xy, visible), nearness=np.ones(2), **options)
-    with pytest.raises(ValueError, match="cannot edit motion"):
-        model.edit(np.repeat(image[None], 3, 0), Tracks(xy[:, :3], visible[:, :3]), Tracks(xy[:, :3], visible[:, :3]))
 
 
 def test_a_published_model_without_an_editor_says_what_it_can_do(spiece, tmp_path):
@@ -58,3 +58,123 @@ def test_an_image_to_video_model_continues_a_picture(spiece, tmp_path):
         model.image_to_video(np.zeros((16, 16), np.float32), ["a"])
     with pytest.raises(ValueError, match=r"makes videos of a first frame \(interpolation\): it cannot edit a clip"):
         opening.load(ours)
+
+
+def drawn_edit(model, length, size=(40, 56), **options):
+    """Edit a clip in which a patch goes to the right; its frames, the result, the draft, what was said."""
+    frames = np.repeat(np.random.default_rng(1).integers(90, 110, (1, *size, 3), np.uint8), length, 0)
+    frames[:, 16:32, 16:32, 0] = 230
+    start = np.array([[20.5, 20.5], [25.5, 22.5], [22.5, 27.5], [50.5, 5.5]], np.float32)
+    xy = np.repeat(start[:, None], length, axis=1)
+    target, visible, said = xy.copy(), np.ones(xy.shape[:2], bool), []
+    target[:3, :, 0] += np.linspace(0, 9, length)
+    tracks = Tracks(xy, visible), Tracks(target, visible)
+    drawn = draft.render(frames, *tracks, groups=[[0, 1, 2]], notify=lambda line: None)
+    options = {"num_steps": 1, "drawn": drawn, **options}
+    made = model.edit(video.Clip(frames, 8.0), *tracks, notify=said.append, **options)
+    return frames, made.frames, drawn, said
+
+
+@pytest.fixture(scope="module")
+def shader(spiece, tmp_path_factory):
+    """Diffusion-as-Shader's kind of model, small."""
+    ours = converted(make_pipeline(spiece, dit=CHAINED.clone(in_channels=8)), tmp_path_factory.mktemp("shader"))
+    return opening.load(ours, say=lambda line: None)
+
+
+def test_diffusion_as_shader_edits_a_clip_by_a_grid_of_points(shader, monkeypatch):
+    model, seen = shader, []
+    generate = model.generate
+    monkeypatch.setattr(
+        model, "generate", lambda key, batch, *rest, **more: seen.append(batch) or generate(key, batch, *rest, **more)
+    )
+    length = model.num_frames
+    frames, made, drawn, said = drawn_edit(model, length)
+    (batch,) = seen
+    assert batch["target_xy"].shape == (1, 4900, length, 2) and batch["target_visible"][0, :, 0].all()
+    np.testing.assert_array_equal(batch["target"][0, 0], video.resize(drawn.frames[:1], model.size)[0])
+    # The grid, at the model's size: rows and columns evenly spaced; what lies on the thing goes nine pixels of 56.
+    grid = batch["target_xy"][0].reshape(70, 70, length, 2)
+    np.testing.assert_allclose(np.diff(grid[:, :, 0, 0], axis=1), model.size[1] / 70, rtol=1e-4)
+    gone = (grid[..., -1, 0] - grid[..., 0, 0]) * 56 / model.size[1]
+    on_thing = batch["target_nearness"][0].reshape(70, 70) == 1
+    assert 20 < on_thing.sum() < 2000 and set(np.unique(batch["target_nearness"])) == {0.25, 1.0}
+    np.testing.assert_allclose(gone[on_thing], 9, atol=0.5)
+    assert np.abs(gone[~on_thing][batch["target_visible"][0].reshape(70, 70, length)[~on_thing][:, -1]]).max() < 1.5
+    # What the edit leaves alone stays; elsewhere it is the model's.
+    np.testing.assert_array_equal(made[:, 36:, :8], frames[:, 36:, :8])
+    alone = drawn_edit(model, length, paste=False)[1]
+    assert np.abs(alone[:, 36:, :8].astype(int) - frames[:, 36:, :8]).mean() > 5
+    assert [line for line in said if "no depth was given" in line]
+
+
+def test_the_depth_of_a_clip_colours_the_points(shader, monkeypatch):
+    model, seen = shader, []
+    generate = model.generate
+    monkeypatch.setattr(
+        model, "generate", lambda key, batch, *rest, **more: seen.append(batch) or generate(key, batch, *rest, **more)
+    )
+    depth = np.broadcast_to(np.linspace(1, 3, 56), (1, 40, 56)).copy()
+    said = drawn_edit(model, model.num_frames, depth=depth)[3]
+    near = seen[0]["target_nearness"][0].reshape(70, 70)
+    expected = np.clip((1 / depth[0, 0] - 1 / 2.92) / (1 / 1.04 - 1 / 2.92), 0, 1)
+    columns = (np.arange(70) + 0.5) / 70 * 56
+    np.testing.assert_allclose(near[0], expected[columns.astype(int)], atol=0.05)
+    assert not [line for line in said if "no depth" in line]
+    with pytest.raises(
+        ValueError, match=r"the depth is \[1, 4, 56\]; expected \[.*40, 56\], or that of the first frame"
+    ):
+        drawn_edit(model, model.num_frames, depth=depth[:, :4])
+    for option in ({"cache": 0.1}, {"num_views": 2}):
+        with pytest.raises(ValueError, match=r"of no use to .*, which makes a picture move; leave it out"):
+            drawn_edit(model, model.num_frames, **option)
+
+
+def test_long_clips_are_edited_in_windows_and_what_comes_later_is_told(shader):
+    model = shader
+    length = model.num_frames + 3
+    frames = np.random.default_rng(1).integers(0, 256, (length, 40, 56, 3), np.uint8)
+    xy = np.repeat(np.array([[20.5, 20.5], [25.5, 22.5], [22.5, 27.5], [50.5, 5.5]], np.float32)[:, None], length, 1)
+    target, visible, shown, said = xy.copy(), np.ones(xy.shape[:2], bool), np.ones(xy.shape[:2], bool), []
+    target[..., 0] -= np.linspace(0, 40, length)  # the camera goes far to the right
+    shown[3] = False
+    shown[3, 2] = True
+    made = model.edit(frames, Tracks(xy, visible), Tracks(target, shown), num_steps=1, notify=said.append)
+    assert made.frames.shape == frames.shape
+    assert [line for line in said if "windows, in turn" in line]
+    assert [line for line in said if "1 of 4 points of the edit are not seen in the frame" in line]
+    assert [line for line in said if "of a frame is not in this one: no point says how that moves" in line]
+
+
+def test_diffusion_as_shader_edits_from_files_of_either_kind(spiece, tmp_path):
+    made = make_pipeline(spiece, dit=CHAINED.clone(in_channels=8))
+    theirs = convert.pipeline_to_diffusers(made, tmp_path / "theirs")
+    frames = moving_square.draw()
+    video.write(tmp_path / "clip.mp4", frames, fps=8, crf=4)
+    x, y = (float(side) + 10 for side in moving_square.corners()[0])
+    drag = {"op": "drag", "points": [0], "start": [x, y], "end": [x + 9, y]}
+    (tmp_path / "edit.json").write_text(json.dumps({"queries": [[0, x, y]], "operations": [drag]}))
+    np.save(tmp_path / "depth.npy", np.linspace(1, 4, 12)[:, None] * np.ones((1, 16)))
+    said, run = [], functools.partial(files.run, tmp_path / "clip.mp4", tmp_path / "edit.json")
+    options = {"num_steps": 1, "depth": tmp_path / "depth.npy"}
+    result = run(checkpoint=str(theirs), out=tmp_path / "out", say=said.append, **options)
+    assert result.edited.frames.shape == frames.shape and result.draft is not None
+    assert (result.edited.frames != result.draft.frames).any()
+    record = json.loads(result.files[files.RECORD].read_text())
+    assert record["depth"]["file"] == "depth.npy" and record["model"]["checkpoint"] == "theirs"
+    assert record["settings"] == {"num_steps": 1}
+    assert [line for line in said if line.startswith("draft   ")] and [line for line in said if "wind" in line]
+    np.save(tmp_path / "flat.npy", np.ones(5))
+    tiny = {"checkpoint": "tiny", "depth": tmp_path / "depth.npy"}
+    for wrong, message in (
+        ({**options, "depth": tmp_path / "flat.npy"}, r"must hold one number for each pixel, \[H W\] or \[9 H W\]"),
+        ({**options, "depth": tmp_path / "none.npy"}, "is no array that numpy.load reads"),
+        ({"inverse_depth": True}, "--inverse_depth says what --depth holds: give both"),
+        ({"num_views": 2}, "--views: of no use to"),
+        (tiny, "--depth: of no use to tiny, which reads no depth"),
+        ({"checkpoint": None, "depth": tmp_path / "depth.npy"}, "--depth is a setting of a model"),
+        ({"checkpoint": "refine:base_tiny", "depth": "a.npy"}, "--depth: of no use to refine:base_tiny, which refines"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            run(**{"checkpoint": str(theirs), "out": tmp_path / "wrong", **wrong})
+        assert "\n" not in str(error.value)

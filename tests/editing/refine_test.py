@@ -1,5 +1,6 @@
 """Drafts refined by bases that were never trained for edits: clocks, what is held, what stays, and from files."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -15,8 +16,9 @@ from safetensors.numpy import save_file
 from motionv2v import backbone, checkpoints, draft, sampling, video
 from motionv2v.convert import lora
 from motionv2v.devices import fit, memory
-from motionv2v.editing import refine
+from motionv2v.editing import interpolator, refine
 from motionv2v.editing.refine import Clocks, Provenance
+from motionv2v.tracks import Tracks
 
 SIZE = (40, 56)
 
@@ -173,6 +175,40 @@ def test_an_image_to_video_base_is_given_the_first_frame(tmp_path):
 
 
 @pytest.mark.parametrize("in_channels", [16, 32])
+def test_patches_of_two_latent_frames_refine_clips_that_do_not_divide_into_them(in_channels, tmp_path):
+    """CogVideoX 1.5: the sample is longer by the latent frames that are missing, in front, which are dropped again."""
+    config = tiny_model.config("base", num_frames=9)
+    config.dit.update({"patch_size_t": 2, "positions": "rope", "in_channels": in_channels})
+    config.sample.solver = "ddim"
+    params = tiny_model.random_params(memory.parameter_shapes(config))
+    refiner = refine.load(checkpoints.save_model(tmp_path / "later", config, params, "float32"), say=str)
+    tokens, settings, key = refiner.tokenizer.encode(["a"]), refiner.settings(2), jax.random.key(0)
+    rng = np.random.default_rng(0)
+    reference = rng.integers(0, 255, (1, 9, 16, 16, 3)).astype(np.uint8)
+    free = np.zeros((1, 3, 2, 2, 1), np.float32)
+    plain = np.asarray(refiner.sample_held(key, reference, free, 0, tokens, settings))
+    held = np.asarray(refiner.sample_held(key, reference, free + 1, 0, tokens, settings))
+    assert plain.shape == held.shape == reference.shape
+    latents = backbone.encode(refiner.model, refiner.params, reference / np.float32(127.5) - 1)
+    through = np.round((np.asarray(backbone.decode(refiner.model, refiner.params, latents)) + 1) * 127.5)
+    assert np.abs(held.astype(int) - through).max() <= 1 and np.abs(plain.astype(int) - through).mean() > 5
+    # Held to nothing it is diffusers' longer sample: as the editor and the generator of the same model have it.
+    nearly = free.copy()
+    nearly[0, 0, 0, 0] = 1e-9
+    assert (
+        np.abs(np.asarray(refiner.sample_held(key, reference, nearly, 0, tokens, settings)).astype(int) - plain).max()
+        <= 1
+    )
+    if refiner.reads_image:
+        generator = interpolator.Interpolator(refiner.config, refiner.params, refiner.folder)
+        ends = np.stack([reference[:, 0], np.zeros_like(reference[:, 0])], 1)
+        same = generator.generate(key, ends, np.zeros(1, bool), tokens, num_steps=2)
+        np.testing.assert_array_equal(plain, same)
+    made = refiner.refine(clip(12), drawn(12), num_steps=2, notify=str)
+    assert made.frames.shape == (12, *SIZE, 3)
+
+
+@pytest.mark.parametrize("in_channels", [16, 32])
 def test_low_rank_updates_are_merged_into_either_kind_of_base(in_channels, tmp_path):
     config, said = tiny_model.config("base"), []
     config.dit.in_channels = in_channels
@@ -202,6 +238,31 @@ def test_a_base_that_does_not_fit_is_refused_before_its_weights_are_read(in_chan
         refine.load(folder, say=lambda line: None)
 
 
+def test_noise_that_goes_along_with_the_draft_is_what_the_sample_starts_from(refiner, monkeypatch):
+    square = moving_square.corners() + np.float32(moving_square.SIDE / 2)
+    source = Tracks(square[None] + moving_square.OFFSETS[:, None], np.ones((5, moving_square.FRAMES), bool))
+    frames = moving_square.draw()
+    options = {"groups": [[0, 1, 2, 3, 4]], "notify": lambda line: None}
+    moved = draft.render(frames, source, Tracks(source.xy + np.float32([0, 24]), source.visible), **options)
+    given, plain = [], refiner.sample_held
+    monkeypatch.setattr(refiner, "sample_held", lambda *rest: given.append(rest[-1]) or plain(*rest))
+    make = functools.partial(refiner.refine, video.Clip(frames, 8.0), moved, num_steps=2, paste=False, notify=str)
+    clocks = {"clocks": Clocks(0, 0, 0)}  # held to nothing: the noise alone differs
+    made = {share: make(warped=share, **clocks).frames for share in (0.0, 1.0, None)}
+    assert len(given) == 6 and given[4] is None is given[5] and given[0].shape == (1, 2, 2, 2, 16)
+    assert (made[0.0] != made[1.0]).any() and (made[0.0] != made[None]).any()
+    np.testing.assert_array_equal(make(warped=0.0, **clocks).frames, made[0.0])
+    key, tokens = jax.random.key(0), refiner.tokenizer.encode(["a"])
+    reference, free = np.zeros((1, 5, 16, 16, 3), np.uint8), np.full((1, 2, 2, 2, 1), 1e-9, np.float32)
+    noise = jax.random.normal(key, (1, 2, 2, 2, 16))
+    one, two = (plain(key, reference, free, 0, tokens, refiner.settings(2), each) for each in (noise, -noise))
+    assert (np.asarray(one) != np.asarray(two)).any()
+    with pytest.raises(ValueError, match="a share of fresh noise from 0 to 1"):
+        make(warped=2.0)
+    with pytest.raises(ValueError, match="drawn without its maps"):
+        refiner.refine(clip(), drawn(), warped=0.5, notify=str)
+
+
 def test_few_steps_that_cannot_tell_the_clocks_apart_are_told(refiner):
     said = []
     refiner.refine(clip(), drawn(), num_steps=10, clocks=Clocks(0.04, 0.05), notify=said.append)
@@ -218,13 +279,20 @@ def test_the_launcher_refines_with_a_base_and_with_that_of_another_model(base, t
     (tmp_path / "edit.json").write_text(json.dumps(edit))
     common = ["--video=clip.mp4", "--edit=edit.json", "--num_steps=3"]
     own = [f"--checkpoint={base}", "--clocks=0.1,0.5", f"--lora={low_rank(tmp_path / 'mine.safetensors')}:0.5"]
+    own += ["--warped_noise=0.5"]
     child = launch("edit", *common, *own, "--out=out", cwd=tmp_path)
     assert child.returncode == 0, child.stderr[-2000:]
     told = "lora    mine.safetensors: 1 of 22 Linear layers, rank 2, scale 1, weight 0.5"
-    for words in ("a base (text to video)", "held to the draft up to a signal of 0.5, from 0.1 on", told):
+    for words in (
+        "a base (text to video)",
+        "held to the draft up to a signal of 0.5, from 0.1 on",
+        told,
+        "a share of 0.5 of it fresh",
+    ):
         assert words in child.stdout
     record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert record["settings"]["clocks"] == "0.1,0.5" and record["model"]["checkpoint"] == "base"
+    assert record["settings"]["clocks"] == "0.1,0.5" and record["settings"]["warped"] == 0.5
+    assert record["model"]["checkpoint"] == "base"
     digest = hashlib.sha256((tmp_path / "mine.safetensors").read_bytes()).hexdigest()
     assert record["model"]["loras"] == [{"file": "mine.safetensors", "sha256": digest, "weight": 0.5}]
     assert "loras" not in record["settings"]
@@ -237,6 +305,7 @@ def test_the_launcher_refines_with_a_base_and_with_that_of_another_model(base, t
         ([f"--checkpoint={control}", "--clocks=0.1,0.5"], "--clocks is for a base that refines the draft"),
         (["--clocks=0.1,0.5"], "--clocks is a setting of a model"),
         (["--lora=mine.safetensors"], "--lora is a setting of a model"),
+        ([f"--checkpoint={control}", "--warped_noise=0.5"], "--warped_noise is for a base that refines the draft"),
         ([f"--checkpoint={control}", "--lora=mine.safetensors"], "--lora is for a base that refines the draft"),
         ([f"--checkpoint={base}", "--lora=nobody"], "nobody is no LoRA"),
         (["--checkpoint=refine:nobody"], "nobody"),
