@@ -157,7 +157,7 @@ def test_the_page_fits_a_phone_and_goes_on_after_a_reload(browser, serve):
     targets = page.page.locator("button, .button, input[type=range]").evaluate_all(
         "all => all.filter((each) => each.checkVisibility()).map((each) => each.getBoundingClientRect().height)"
     )
-    assert min(targets) >= 16 and np.median(targets) >= 30
+    assert min(targets) >= 24 and np.median(targets) >= 30
     page.page.reload()
     page.points(1)
     assert page.errors == []
