@@ -23,7 +23,7 @@ from motionv2v.editing.session import Session
 
 pytestmark = pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])
-STATES = ("empty", "open", "point", "bent", "operation", "run", "history", "conflict")
+STATES = ("empty", "open", "point", "bent", "ease", "operation", "run", "history", "conflict")
 COLOURS = {"light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"}, "forced": {"forced_colors": "active"}}
 PICTURES = {"bent": (1280, 860), "run": (1280, 1500), "phone": (390, 844)}
 ROOT = Path(__file__).parents[2]
@@ -62,6 +62,11 @@ def states(folder, session, page):
     page.ready()
     page.page.keyboard.press("End")
     yield "bent"
+    page.button("Select p1").click()
+    page.page.keyboard.press("e")
+    page.main.get_by_role("menuitemradio").first.wait_for()
+    yield "ease"
+    page.page.keyboard.press("Escape")
     page.main.get_by_role("button", name="bend p1", exact=True).click()
     page.main.get_by_text("Add operation").click()
     yield "operation"

@@ -31,15 +31,15 @@ export function stretches(names, frame) {
 
 /** Show what a pace or a curve would make of the stretches. */
 function tryOut(found, { pace, interpolation }) {
-  const changes = {};
+  const fields = {};
   for (const { operation, frames, from } of found) {
     const { op } = operation;
     const ease = Object.fromEntries(frames.map((frame) => [frame, paceAt(op.ease, frame)]));
     if (pace) ease[from] = pace;
-    changes[operation.id] = { ease, interpolation: interpolation || op.interpolation || "linear" };
+    fields[operation.id] = { ease, interpolation: interpolation || op.interpolation || "linear" };
   }
   const { from, to } = found[found.length - 1];
-  view.trial = { changes, from, to, begun: performance.now() };
+  view.trial = { fields, from, to, begun: performance.now() };
   redraw();
 }
 

@@ -57,44 +57,40 @@ function shares({ kind, names, frame }) {
   return ramp(start, frame, frames);
 }
 
+const shift = (way) => ([x, y], t) => [x + way[t][0], y + way[t][1]];
+
 /** How a drag of a handle moves points: about their centre in each frame. */
 function posed(drag) {
-  const share = shares(drag);
-  const centres = share.map((_, t) => centre(drag.names, t));
-  return (id, place, t) => {
-    if (!drag.names.includes(id)) return place;
-    const [dx, dy] = [0, 1].map((side) => place[side] - centres[t][side]);
-    const size = drag.kind === "scale" ? drag.factor ** share[t] : 1;
-    const angle = drag.kind === "rotate" ? (drag.degrees * share[t] * Math.PI) / 180 : 0;
-    const [cos, sin] = [size * Math.cos(angle), size * Math.sin(angle)];
-    return [centres[t][0] + cos * dx - sin * dy, centres[t][1] + sin * dx + cos * dy];
+  const turns = shares(drag).map((share, t) => {
+    const size = drag.kind === "scale" ? drag.factor ** share : 1;
+    const angle = drag.kind === "rotate" ? (drag.degrees * share * Math.PI) / 180 : 0;
+    return { about: centre(drag.names, t), cos: size * Math.cos(angle), sin: size * Math.sin(angle) };
+  });
+  return ([x, y], t) => {
+    const { about: [u, v], cos, sin } = turns[t];
+    return [u + cos * (x - u) - sin * (y - v), v + sin * (x - u) + cos * (y - v)];
   };
 }
 
-/** How the places of points are about to change: a function of a point's id, its place, and the frame; null: not. */
-export function change() {
+/** How places are about to change: [{names, place(xy, t)}], one after the other; [] where nothing is done. */
+export function changes() {
   const { drag, trial } = view;
   if (trial) return tried(trial);
-  if (!drag || drag.fix) return null;
-  if (drag.kind) return posed(drag);
-  const way = dragged(drag);
-  return (id, [x, y], t) => (drag.names.includes(id) ? [x + way[t][0], y + way[t][1]] : [x, y]);
+  if (!drag || drag.fix) return [];
+  return [{ names: new Set(drag.names), place: drag.kind ? posed(drag) : shift(dragged(drag)) }];
 }
 
-/** What other fields of operations of keyframes, {operation: fields}, make of the points that they are about. */
-function tried({ changes }) {
+/** What other fields of operations of keyframes make of the points that they are about. */
+function tried({ fields }) {
   const on = state.project.operations.filter((each) => each.on);
   // Places that are said behind it are where the points are, whatever was done before.
   const isSeen = ({ op }, place) => !on.slice(place + 1).some((each) => KEYS.has(each.op.op) && !isBend(each.op) && same(about(each.op), about(op)));
-  const ways = on.filter((each, place) => changes[each.id] && isSeen(each, place)).map((operation) => ({
-    names: about(operation.op),
-    way: minus(path(operation, changes[operation.id]), path(operation)),
-  }));
-  return (id, place, t) => ways.reduce(([x, y], { names, way }) => (names.includes(id) ? [x + way[t][0], y + way[t][1]] : [x, y]), place);
+  const found = on.filter((each, place) => fields[each.id] && isSeen(each, place));
+  return found.map((each) => ({ names: new Set(about(each.op)), place: shift(minus(path(each, fields[each.id]), path(each))) }));
 }
 
 /** The path of a point, by its row, as it will be. */
-export function ghost(row, of = change()) {
-  const own = state.target.xy[row];
-  return of ? own.map((place, t) => of(state.project.points[row].id, place, t)) : own;
+export function ghost(row, all = changes()) {
+  const { id } = state.project.points[row];
+  return all.reduce((path, { names, place }) => (names.has(id) ? path.map(place) : path), state.target.xy[row]);
 }

@@ -2,7 +2,7 @@
 
 import * as boxes from "./boxes.js";
 import { there } from "./frames.js";
-import { change, ghost } from "./ghosts.js";
+import { changes, ghost } from "./ghosts.js";
 import * as handles from "./handles.js";
 import { lens, ratio } from "./stage.js";
 import { $, isChosen, state, view } from "./session.js";
@@ -195,7 +195,7 @@ function masks(on) {
 function paths(on) {
   const { source, target, project } = state;
   const many = project.points.length > MANY;
-  const changed = change();
+  const changed = changes();
   const ghosts = project.points.map((_, row) => ghost(row, changed));
   project.points.forEach((point, row) => {
     const chosen = isChosen(point.id);
