@@ -150,8 +150,9 @@ def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
         | _place_whole({"time": tables}, whole),
         *_place_whole((jax.eval_shape(lambda: jax.random.key(0)), given, text, text), whole),
     )
-    shape = backbone.clip_shape(model)[:3]
-    static = {"settings": settings, "use_control": model.method is not None, "shape": shape, "skip": 0}
+    shape = backbone.sampled_shape(model)[:3]
+    skip = (shape[0] - backbone.clip_shape(model)[0]) // model.vae.temporal_compression
+    static = {"settings": settings, "use_control": model.method is not None, "shape": shape, "skip": skip}
     _, *grid = latent_shape((1, *shape, 3), model.vae.latent_channels)[:4]
     passes = int(sampling.model_calls(settings, model.schedule.num_timesteps).sum())
     length = config.data.text_length

@@ -3,10 +3,11 @@
 import functools
 import json
 
+import jax
 import moving_square
 import numpy as np
 import pytest
-from stream_test import converted, make_pipeline
+from stream_test import assert_same, converted, make_pipeline, save_as_trained
 from tiny_modules import CHAINED, MODULES
 
 from motionv2v import convert, draft, editing, video
@@ -178,3 +179,23 @@ def test_diffusion_as_shader_edits_from_files_of_either_kind(spiece, tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             run(**{"checkpoint": str(theirs), "out": tmp_path / "wrong", **wrong})
         assert "\n" not in str(error.value)
+
+
+def test_motionv2v_as_its_code_trains_it_edits_straight_from_its_folder(spiece, tmp_path):
+    """Its three streams each with its first frame's latents, a chained branch, and an image's channels of zeros."""
+    made = make_pipeline(spiece, control=True, first_frames=True)
+    theirs = convert.pipeline_to_diffusers(made, tmp_path / "theirs")
+    _, state = save_as_trained(theirs)
+    assert state["second_patch_embed.proj.weight"].shape[1] == 6 * 4  # of 16 latent channels they are 96
+    assert state["patch_embed.proj.weight"].shape[1] == 2 * 4
+    assert not opening.refines(theirs) and not opening.reads_draft(theirs)
+    model = opening.load(theirs, say=lambda line: None)
+    assert isinstance(model, editing.Editor) and model.model.method.edits()
+    assert model.config.method.first_frame_latents and model.config.dit.in_channels == 4
+    assert model.config.dit.control_wiring == "chained"
+    assert_same(jax.tree.map(np.asarray, model.params), made.params)
+    frames = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), np.uint8)
+    rest = Tracks(np.full((1, 5, 2), 4.0, np.float32), np.ones((1, 5), bool))
+    goes = Tracks(rest.xy + np.arange(5, dtype=np.float32)[:, None] * 2, rest.visible)
+    one, other = (model.edit(frames, rest, target, num_steps=1).frames for target in (rest, goes))
+    assert one.shape == frames.shape and (one != other).any()

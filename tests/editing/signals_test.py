@@ -1,0 +1,69 @@
+"""Drafts as Time-to-Move's authors keep them: what is read of their files, what is held, and what is wrong."""
+
+import numpy as np
+import pytest
+import tiny_model
+from PIL import Image
+
+from motionv2v import video
+from motionv2v.editing import refine, signals
+
+SIZE = (48, 64)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    signal = np.repeat(rng.integers(60, 180, (1, *SIZE, 3), np.uint8), 5, 0)
+    mask = np.zeros_like(signal)
+    for t in range(5):
+        signal[t, 16:32, 8 + 4 * t : 24 + 4 * t] = (230, 30, 30)
+        mask[t, 16:32, 8 + 4 * t : 24 + 4 * t] = 255
+    video.write(tmp_path / "motion_signal.mp4", signal, fps=8, crf=4)
+    video.write(tmp_path / "mask.mp4", mask, fps=8, crf=4)
+    Image.fromarray(rng.integers(0, 255, (*SIZE, 3), np.uint8)).save(tmp_path / "first_frame.png")
+    return tmp_path
+
+
+def read(folder, first="first_frame.png", mask="mask.mp4", said=None):
+    said = [] if said is None else said
+    return signals.read(folder / first, folder / "motion_signal.mp4", folder / mask, said.append)
+
+
+def test_what_the_mask_covers_is_held_and_nothing_is_kept(folder):
+    clip, drawn = read(folder)
+    np.testing.assert_array_equal(clip.frames[0], np.array(Image.open(folder / "first_frame.png")))
+    np.testing.assert_array_equal(drawn.frames, clip.frames)
+    found = refine.provenance(clip.frames, drawn)
+    assert not found.kept.any()
+    for t in range(5):
+        assert found.moved[t, 18:30, 10 + 4 * t : 22 + 4 * t].all() and not found.moved[t, :12].any()
+    clocks = refine.clock_map(found, refine.Clocks(0.1, 0.5))[..., 0]
+    assert clocks.shape == (2, 6, 8) and clocks[0, 2, 1] == 0.5 and clocks[1, 2:4, 1:5].min() == 0.5
+    assert set(np.unique(clocks)) == {0, np.float32(0.3), 0.5}
+
+
+def test_a_base_refines_it(folder):
+    refiner = refine.load(tiny_model.save(folder / "base", "base"), say=lambda line: None)
+    clip, drawn = read(folder)
+    made = refiner.refine(clip, drawn, prompt="a red box", num_steps=2, notify=str)
+    assert made.frames.shape == clip.frames.shape and made.fps == 8
+    assert (made.frames != clip.frames).any(axis=-1).mean() > 0.9
+
+
+def test_what_does_not_fit_is_one_line(folder):
+    said = []
+    Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(folder / "large.png")
+    assert read(folder, "large.png", said=said)[0].frames[0].max() == 0
+    assert said == ["the first frame is 128x96 and the motion signal 64x48: it is resized"]
+    Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(folder / "square.png")
+    video.write(folder / "black.mp4", np.zeros((5, *SIZE, 3), np.uint8), fps=8)
+    for options, message in (
+        ({"first": "square.png"}, "is 96x96, and the motion signal 64x48; expected the same proportions"),
+        ({"first": "none.png"}, "none.png: cannot be read"),
+        ({"mask": "none.mp4"}, "none.mp4"),
+        ({"mask": "black.mp4"}, "black.mp4"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            read(folder, **options)
+        assert "\n" not in str(error.value)
