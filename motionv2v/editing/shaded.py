@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from motionv2v import draft, video
+from motionv2v import draft, trackers, video
 from motionv2v.data import tokenizer
 from motionv2v.draft import motion
 from motionv2v.editing import depths, refine, remade, windows
@@ -80,9 +80,9 @@ def edit(
         )
     plan, made = windows.of_config(editor.config, len(frames)), np.array(drawn.frames)
     tokens, done = editor.tokenizer.encode([prompt], notify), progress({"window": len(plan.starts)})
-    bare = np.zeros(len(frames))
+    bare, tracker = np.zeros(len(frames)), trackers.for_clip(trackers.named(), prepared.frames)
     for index, begin in enumerate(plan.starts):
-        found, part = follow_grid(drawn, prepared, editor.max_points, begin), plan.frames(index)
+        found, part = follow_grid(drawn, prepared, editor.max_points, begin, tracker), plan.frames(index)
         bare[part] = uncovered(found.tracks, frames.shape[1:3], part)
         batch = _batch(editor, drawn, found, _nearness(found, drawn, depth), part)
         key = jax.random.fold_in(jax.random.key(seed), index) if index else jax.random.key(seed)
@@ -105,13 +105,18 @@ def check(name: str, unused: Mapping[str, Any]) -> None:
         raise ValueError(f"{', '.join(given)}: of no use to {name}, which makes a picture move; leave it out")
 
 
-def follow_grid(drawn: draft.Draft, clip: draft.Prepared, most: int | None, begin: int = 0) -> motion.Followed:
-    """Follow a grid of points all over a frame of a draft: `SIDE` x `SIDE`, or as many as `most` allows."""
+def follow_grid(
+    drawn: draft.Draft, clip: draft.Prepared, most: int | None, begin: int = 0, tracker: Any = None
+) -> motion.Followed:
+    """Follow a grid of points all over a frame of a draft, `SIDE` x `SIDE`, or as many as `most` allows.
+
+    Other arguments and errors are those of `motion.follow`.
+    """
     height, width = drawn.layer.shape[1:]
     side = SIDE if most is None else min(SIDE, math.isqrt(most))
     places = (np.arange(side) + 0.5) / side
     points = np.stack(np.meshgrid(places * width, places * height), -1).reshape(-1, 2)
-    return motion.follow(drawn, clip, points, begin)
+    return motion.follow(drawn, clip, points, begin, tracker)
 
 
 def uncovered(tracks: Tracks, size: tuple[int, int], frames: AnyArray) -> Float[np.ndarray, "S"]:

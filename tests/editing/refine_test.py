@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from motionv2v import backbone, checkpoints, draft, sampling, video
 from motionv2v.convert import lora
 from motionv2v.devices import fit, memory
-from motionv2v.editing import interpolator, refine
+from motionv2v.editing import refine
 from motionv2v.editing.refine import Clocks, Provenance
 from motionv2v.tracks import Tracks
 
@@ -189,21 +189,17 @@ def test_patches_of_two_latent_frames_refine_clips_that_do_not_divide_into_them(
     plain = np.asarray(refiner.sample_held(key, reference, free, 0, tokens, settings))
     held = np.asarray(refiner.sample_held(key, reference, free + 1, 0, tokens, settings))
     assert plain.shape == held.shape == reference.shape
-    latents = backbone.encode(refiner.model, refiner.params, reference / np.float32(127.5) - 1)
-    through = np.round((np.asarray(backbone.decode(refiner.model, refiner.params, latents)) + 1) * 127.5)
+    model, video_in = refiner.model, reference / np.float32(127.5) - 1
+    there_and_back = jax.jit(lambda params, x: backbone.decode(model, params, backbone.encode(model, params, x)))
+    through = np.round((np.asarray(there_and_back(refiner.params, video_in)) + 1) * 127.5)
     assert np.abs(held.astype(int) - through).max() <= 1 and np.abs(plain.astype(int) - through).mean() > 5
-    # Held to nothing it is diffusers' longer sample: as the editor and the generator of the same model have it.
+    # Held to nothing it is the plain sample of this model, which is longer in the same way.
     nearly = free.copy()
     nearly[0, 0, 0, 0] = 1e-9
     assert (
         np.abs(np.asarray(refiner.sample_held(key, reference, nearly, 0, tokens, settings)).astype(int) - plain).max()
         <= 1
     )
-    if refiner.reads_image:
-        generator = interpolator.Interpolator(refiner.config, refiner.params, refiner.folder)
-        ends = np.stack([reference[:, 0], np.zeros_like(reference[:, 0])], 1)
-        same = generator.generate(key, ends, np.zeros(1, bool), tokens, num_steps=2)
-        np.testing.assert_array_equal(plain, same)
     made = refiner.refine(clip(12), drawn(12), num_steps=2, notify=str)
     assert made.frames.shape == (12, *SIZE, 3)
 
