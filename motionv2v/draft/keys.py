@@ -2,7 +2,8 @@
 
 Where a person gave a box, or strokes, the mask in that frame is cut out first: the thing is inside, holds its points,
 and looks unlike what is outside, and unlike what other frames show at that place. For that the boxes, which go from
-frame to frame between those that are said, are left out of a *clean* plate.
+frame to frame between those that are said, are left out of a *clean* plate. Strokes without a box say as much as one
+around them and the points there, with room (`REACH`) on all sides, which the thing need not fill.
 
 A mask goes to other frames with the thing's own motion, where what the said frame shows is found there again: what is
 not has something before it. A thing that bends goes with the flow, from frame to frame. Everywhere it is laid on the
@@ -29,6 +30,9 @@ BAND = 0.025
 """Along a carried mask's edge, in the shorter side, that is decided anew by the colours of each frame."""
 BESIDE = 0.15
 """Around a box, in the longer side, that shows what the thing is not."""
+REACH, LEAST_REACH = 1.0, 0.15
+"""How far around strokes and points a thing may reach: in the longer side of what holds them; at least so much of the
+frame's shorter side."""
 SAME, SHOWN = 12.0, 0.3
 """Distance in Lab to what the said frame shows, up to which a pixel is found again; and the share of a thing's pixels
 that must be, for it to be there at all."""
@@ -78,9 +82,14 @@ def carry(clip: Prepared, layer: Layer, hint: Hint, plate: Plate, cameras: Float
     """Find a thing's mask in every frame from what a person said of some."""
     num_frames, keys = len(clip.frames), hint.frames
     said = {t: _labels(clip, hint, t) for t in keys}
+    brushed = {t for t in hint.strokes if t not in hint.boxes and t not in hint.masks}
+    said |= {t: _within_reach(clip, layer, said[t], t) for t in brushed}
     if len(keys) < num_frames or hint.boxes or hint.strokes:
         ground = Ground(clip, layer, said, plate, cameras)
-    known = {t: said[t] > 0 if said[t].all() else _cut_out(clip, layer, said[t], ground, t) for t in keys}
+    known = {
+        t: said[t] > 0 if said[t].all() else _cut_out(clip, layer, said[t], ground, t, is_filled=t not in brushed)
+        for t in keys
+    }
     by_frame, place, is_known = (stacks.zeros((num_frames, *clip.small_size), bool) for _ in range(3))
     for t, mask in known.items():
         by_frame[t] = place[t] = mask
@@ -105,6 +114,23 @@ def carry(clip: Prepared, layer: Layer, hint: Hint, plate: Plate, cameras: Float
 def _labels(clip, hint, t) -> Int[np.ndarray, "h w"]:
     """Return what is said of each pixel of a frame at the working size, as `Hint.labels` does."""
     return cv2.resize(hint.labels(t, clip.size), clip.small_size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _within_reach(clip, layer, said, t) -> Int[np.ndarray, "h w"]:
+    """Say of what lies far from all strokes and points of a frame that it is not the thing's."""
+    marked = said > 0
+    z = layer.tracked[layer.seen[:, t], t] * clip.scale
+    columns, rows = np.floor(z.real).astype(int), np.floor(z.imag).astype(int)
+    inside = (rows >= 0) & (columns >= 0) & (rows < said.shape[0]) & (columns < said.shape[1])
+    marked[rows[inside], columns[inside]] = True
+    box = pictures.extent(marked)
+    if box is None:  # nothing tells where it is but what a person took away
+        return said
+    longer = max(part.stop - part.start for part in box)
+    room = round(max(REACH * longer, LEAST_REACH * min(said.shape)))
+    near = np.zeros(said.shape, bool)
+    near[tuple(slice(max(0, part.start - room), part.stop + room) for part in box)] = True
+    return np.where(near, said, np.int8(-1))
 
 
 def _signed(mask):
@@ -216,13 +242,17 @@ def _settled(clip, ground, mask, q, hidden=None):
     return masks.grab(clip.small[q], labels, possible, 4.0 * reach, rounds=2)
 
 
-def _cut_out(clip, layer, said, ground, t) -> Bool[np.ndarray, "h w"]:
-    """Return the mask of a frame that a person said something of; inside a box all is the thing that may be."""
+def _cut_out(clip, layer, said, ground, t, is_filled=True) -> Bool[np.ndarray, "h w"]:
+    """Return the mask of a frame that a person said something of.
+
+    Inside a box all is the thing that may be; around strokes (not `is_filled`) what looks like them, or is no ground.
+    """
     away = masks.distance_to(layer.paths()[:, t] * clip.scale, clip.small_size) / min(clip.small_size)
     is_not_ground, is_ground = ground.differs(t)
     moves, other, stays = ground.moves(t, ground.around[t])
     beside = ground.around[t] & (said < 0) & (is_not_ground | moves) & ~other
-    labels = np.full(said.shape, cv2.GC_PR_FGD, np.uint8)
+    labels = np.full(said.shape, cv2.GC_PR_FGD if is_filled else cv2.GC_PR_BGD, np.uint8)
+    labels[is_not_ground] = cv2.GC_PR_FGD
     labels[is_ground | (stays & ~is_not_ground)] = cv2.GC_PR_BGD
     labels[moves], labels[other] = cv2.GC_FGD, cv2.GC_BGD
     labels[(away < masks.SEEDS) & layer.there[t]] = cv2.GC_FGD

@@ -108,7 +108,10 @@ def check(drawn: Draft) -> None:
 def alike(drawn: Draft, clip: Prepared, t: int) -> Bool[np.ndarray, "H W"]:
     """Tell where frame t of a draft shows the background's own pixels, and not what was put in their place."""
     ground, size = drawn.courses[0], drawn.layer.shape[1:]
-    shown = pictures.warp(np.asarray(clip.frames[int(ground.frame[t])]), ground.way[t], size)
+    shown = np.asarray(clip.frames[int(ground.frame[t])])
+    if np.abs(ground.way[t] - np.eye(3)).max() >= 1e-9:  # drawn as the draft draws it
+        options = {"interpolation": cv2.INTER_CUBIC, "border": cv2.BORDER_REPLICATE}
+        shown = pictures.warp(shown, ground.way[t], size, **options)
     off = cv2.absdiff(shown, np.ascontiguousarray(drawn.frames[t])).max(axis=-1)
     off = cv2.dilate(off, np.ones((3, 3), np.uint8))  # one pixel may be alike by chance
     return (off <= ALIKE) & (drawn.layer[t] == 0) & ~drawn.hole[t]

@@ -45,6 +45,8 @@ def _load(path, image, is_inverse, length):
             found = np.load(path)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{path}: is no array that numpy.load reads, nor the folder of a depth model") from error
+        if not isinstance(found, np.ndarray):
+            raise ValueError(f"{path}: holds several arrays by name (.npz); expected one, saved with numpy.save (.npy)")
         found = found[..., 0] if found.ndim == 3 and found.shape[-1] == 1 else found
     found = found[None] if found.ndim == 2 else found
     if found.ndim != 3 or len(found) not in (1, length) or not np.issubdtype(found.dtype, np.number):

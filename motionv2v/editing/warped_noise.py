@@ -20,6 +20,8 @@ from motionv2v.typing import Float, Int
 
 FINER = 4
 """Cells of the canvas along each side of a latent's."""
+REST = 0.499
+"""How far from a cell's middle its noise may lie, in cells."""
 DEGRADED = 0.5
 """Share of fresh noise that the method's authors mix in unless told otherwise."""
 
@@ -83,7 +85,8 @@ def step(
     weight = (weight / weight.mean() + 1e-5) ** 0.9999
     left = reached.reshape(count, 2)[source] - place.reshape(count, 2)[goal]
     offset = _sums(left * share[:, None], goal, count) / np.where(found, total, 1)[:, None]
-    offset = np.clip(offset, -0.5, 0.5).reshape(rows, columns, 2).astype(np.float32)
+    # At half a cell exactly it would belong to the next one, and wander on while nothing moves.
+    offset = np.clip(offset, -REST, REST).reshape(rows, columns, 2).astype(np.float32)
     return Canvas(noise.reshape(rows, columns, channels), weight.astype(np.float32).reshape(rows, columns), offset)
 
 

@@ -47,6 +47,35 @@ def test_what_is_said_of_some_frames_is_carried_to_all(hint):
         assert both > 0.85, t
 
 
+@pytest.mark.parametrize(
+    "strokes",
+    [
+        [Stroke(((36, 40),), 2)],
+        [Stroke(((30, 34), (42, 46)), 3), Stroke(((60, 30), (60, 50)), 3, adds=False)],
+    ],
+    ids=["a dab", "a line, and one that takes away"],
+)
+def test_strokes_alone_cut_out_what_they_lie_on_and_not_the_frame(strokes):
+    """On the moving square, whose frames show the ground beside it; without a box the thing may be anywhere near."""
+    for t, mask in enumerate(carried(Hint(strokes={4: strokes}))):
+        assert overlap(mask, mask_of(t)) > 0.85, t
+
+
+def test_strokes_on_a_thing_that_rests_leave_the_table_alone():
+    """Nothing moves, so that colours alone tell: a red square on a table of one colour, beside another red square."""
+    frame = np.full((*SIZE, 3), 225, np.uint8)
+    frame[30:50, 26:46] = frame[30:50, 70:90] = (190, 40, 30)
+    frames = np.clip(np.random.default_rng(0).normal(frame, 3, (FRAMES, *frame.shape)), 0, 255).astype(np.uint8)
+    points = np.repeat(np.float32([[[36, 40]]]), FRAMES, axis=1)
+    clip = draft.Prepared(frames)
+    tracks = Tracks(points, np.ones((1, FRAMES), bool))
+    layer = follow.follow(clip, layers.make_layer(range(1), tracks), clip.plate, clip.cameras)
+    hint = Hint(strokes={4: [Stroke(((30, 34), (40, 46)), 3)]})
+    for t, mask in enumerate(keys.carry(clip, layer, hint, clip.plate, clip.cameras).by_frame):
+        mask = cv2.resize(mask.astype(np.uint8), SIZE[::-1]) > 0
+        assert overlap(mask, mask_of(4)) > 0.85, t
+
+
 def overlap(mask, wanted):
     return (mask & wanted).sum() / (mask | wanted).sum()
 

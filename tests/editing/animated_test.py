@@ -150,6 +150,12 @@ def test_what_is_no_depth_is_refused(tmp_path, content, is_inverse, message):
         depths.load(tmp_path, texture())
 
 
+def test_several_arrays_in_one_file_are_no_depth(tmp_path):
+    np.savez(tmp_path / "depth.npz", a=np.ones((4, 4)), b=np.ones((4, 4)))
+    with pytest.raises(ValueError, match=r"holds several arrays by name \(\.npz\); expected one"):
+        depths.load(tmp_path / "depth.npz", texture())
+
+
 def test_the_launcher_ends_bad_input_in_one_line(files):
     (files / "bad.json").write_text('{"motions": [{"type": "fly"}]}')
     for flags, message in (

@@ -56,6 +56,15 @@ def test_the_law_stays_whatever_the_motion(motion):
     assert stats.kstest(last.ravel(), "norm").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("factor", [1.05, 1.5])
+def test_what_has_moved_stays_put_at_rest(factor):
+    """Noise of cells that a zoom made anew does not wander when the zoom is over."""
+    rng, nothing, layer = np.random.default_rng(2), np.zeros((*SIZE, 2), np.float32), np.zeros(SIZE, int)
+    canvas = zoomed(factor, steps=1)[-1]
+    after = warped_noise.step(rng, canvas, nothing, nothing, layer, layer)
+    np.testing.assert_allclose(after.noise, canvas.noise, atol=1e-5)
+
+
 def test_large_canvases_are_white():
     """As above with errors small enough for the bound: correlations of neighbours below 0.02."""
     rng, size = np.random.default_rng(1), (256, 256)
