@@ -202,10 +202,11 @@ def test_handles_scale_and_turn_a_group_in_one_step_and_so_do_keys(browser, sess
     behind_others(session)
     page = opened(browser, session, address, select=("p1", "p2"))
     page.says("hint", "a corner scales them")
-    go(page, 5)
     count, before = len(session.state()["undo"]), session.target().xy
     handles = "import('/static/handles.js').then(({ now }) => now())"
-    for turn, (kind, way) in enumerate([("scale", (14, 9)), ("rotate", (25, 8)), ("scale", (-5, -3))], 1):
+    drags = [(5, "scale", (14, 9)), (5, "rotate", (25, 8)), (5, "scale", (-5, -3)), (7, "rotate", (-9, 3))]
+    for turn, (frame, kind, way) in enumerate(drags, 1):
+        go(page, frame)
         found = page.page.evaluate(handles)
         x, y = found["knob"] if kind == "rotate" else found["corners"][2]
         page.page.mouse.move(*page.at(session, x, y))
@@ -224,19 +225,21 @@ def test_handles_scale_and_turn_a_group_in_one_step_and_so_do_keys(browser, sess
         page.wait(f"document.getElementById('undo').title === {session.state()['undo'][-1]!r}")
         np.testing.assert_allclose(ghosts, session.target().xy, atol=CLOSE, err_msg=f"{turn}: {kind}")
     made = session.project["operations"][2:]
-    assert [each["op"]["op"] for each in made] == ["scale", "rotate"], "a corner again is the same operation"
+    assert [each["op"]["op"] for each in made] == ["scale", "rotate", "rotate"], "a corner again is the same operation"
+    assert [made[2]["op"][word] for word in ("start_frame", "end_frame")] == [5, 7]
     after = session.target().xy[:, 5]
     size = np.linalg.norm(np.subtract(*after)) / np.linalg.norm(np.subtract(*before[:, 5]))
     assert abs(size - made[0]["op"]["factor"]) < 0.01 and made[0]["op"]["factor"] > 1.1
     assert 10 < made[1]["op"]["degrees"] < 90
+    go(page, 5)
     page.page.locator("#source").focus()
     for key in ("s", "Shift+t"):
         page.page.keyboard.press(key)
-    steps(session, count + 5)
+    steps(session, count + 6)
     again = [each["op"] for each in session.project["operations"][2:]]
     assert again[0]["factor"] == pytest.approx(made[0]["op"]["factor"] * 1.05, abs=1e-3)
     assert again[1]["degrees"] == pytest.approx(made[1]["op"]["degrees"] - 5, abs=0.01)
-    for _ in range(5):
+    for _ in range(6):
         page.page.keyboard.press("Control+z")
     page.wait(f"document.getElementById('undo').title === {session.state()['undo'][count - 1]!r}")
     until(lambda: len(session.state()["undo"]) == count)
