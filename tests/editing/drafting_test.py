@@ -28,16 +28,20 @@ def bent(session):
 def drawn(monkeypatch):
     """What is drawn, in turn: (the drawing, the frame)."""
     frames, draw = [], draft.Drawing.frame
-    monkeypatch.setattr(draft.Drawing, "frame", lambda self, t: frames.append((id(self), t)) or draw(self, t))
+    monkeypatch.setattr(draft.Drawing, "frame", lambda self, t: frames.append((self, t)) or draw(self, t))
     return frames
 
 
-def rest(session, seconds=60):
-    """Wait until nothing is drawn behind anybody's back."""
+def until(condition, what, seconds=300):
     deadline = time.time() + seconds
-    while session.is_getting_ready():
-        assert time.time() < deadline, "the rest is drawn"
+    while not condition():
+        assert time.time() < deadline, what
         time.sleep(0.01)
+
+
+def rest(session):
+    """Wait until nothing is drawn behind anybody's back."""
+    until(lambda: not session.is_getting_ready(), "the rest is drawn")
 
 
 def test_the_frame_that_is_looked_at_is_drawn_first_and_the_nearest_ones_behind_it(bent, drawn):
@@ -56,15 +60,22 @@ def test_the_frame_that_is_looked_at_is_drawn_first_and_the_nearest_ones_behind_
 def test_who_looks_at_another_frame_waits_for_no_other(bent, monkeypatch, drawn):
     bent.draft_frame(0)
     rest(bent)
-    counted = draft.Drawing.frame
-    monkeypatch.setattr(draft.Drawing, "frame", lambda self, t: time.sleep(0.05) or counted(self, t))
+    counted, begun = draft.Drawing.frame, threading.Event()
+
+    def draw(self, t):
+        made = counted(self, t)
+        if threading.current_thread() is not threading.main_thread() and not begun.is_set():
+            begun.set()
+            until(lambda: bent._drafts._number_waiting, "somebody waits")
+        return made
+
+    monkeypatch.setattr(draft.Drawing, "frame", draw)
     bent.bend(["p1"], 4, 0, 3)
     drawn.clear()
     bent.draft_frame(0)
-    time.sleep(0.02)  # frame 1 is being drawn
+    assert begun.wait(60), "frame 1 is being drawn"
     bent.draft_frame(8)
-    order = [t for _, t in drawn]
-    assert order[0] == 0 and order.index(8) <= 2, order
+    assert [t for _, t in drawn[:3]] == [0, 1, 8]
     rest(bent)
     assert sorted(t for _, t in drawn) == list(range(9))
 
@@ -78,8 +89,8 @@ def test_another_edit_ends_what_is_drawn_of_the_one_before(bent, monkeypatch, dr
     count = len(drawn)
     bent.draft_frame(0)
     rest(bent)
-    assert sum(which == old for which, _ in drawn[count:]) <= 1, "but for the frame that was under way"
-    assert len({t for which, t in drawn if which != old}) == 9
+    assert sum(which is old for which, _ in drawn[count:]) <= 1, "but for the frame that was under way"
+    assert len({t for which, t in drawn if which is not old}) == 9
 
 
 def test_a_bend_that_was_expected_waits_for_no_clip_to_be_taken_apart(session, monkeypatch):
