@@ -78,7 +78,7 @@ class Drawing:
     clip: Prepared
     groups: list[list[int]]
     times: Float[np.ndarray, "T"]
-    courses: list[Course] = field(default_factory=list)
+    courses: list[Course]
     order: list[int] = field(default_factory=list)
     paint: Callable[[int], tuple[AnyArray, AnyArray, AnyArray, AnyArray]] | None = None
 
@@ -158,8 +158,8 @@ def plan(
     _check(clip, source, target)
     before, after = layers.places(source), layers.places(target)
     if np.array_equal(before, after) and np.array_equal(source.visible, target.visible):
-        always = np.arange(len(clip.frames), dtype=np.float64)
-        return Drawing(clip, [], always, [_in_time(np.arange(len(always)))])
+        own = np.arange(len(clip.frames))
+        return Drawing(clip, [], own.astype(np.float64), [_in_time(own)])
     shown = np.full(len(clip.frames), np.nan)
     if groups is None or _moves_the_rest(before, after, groups):
         shown = times.find(before, after, np.asarray(source.visible), np.asarray(target.visible))

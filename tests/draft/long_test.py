@@ -70,5 +70,6 @@ def test_what_a_path_does_not_change_is_kept_while_it_is_bent(monkeypatch):
         target = Tracks(source.xy + np.float32([[[0, by]]] * 5 + [[[0, 0]]] * 4), source.visible)
         draft.render(clip, source, target, groups=[range(5)], notify=lambda line: None)
     assert sorted(filled) == list(range(len(frames)))
-    (look,) = clip._kept[1][0].looks
+    ((taken_apart, _),) = clip._kept.values()
+    (look,) = taken_apart.looks
     assert look.cut(4).alpha.size < look.mask.odds.size / 3
