@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from motionv2v import backbone, draft, sampling, video
+from motionv2v import backbone, draft, sampling, sections, video
 from motionv2v.convert import checked, pipeline
 from motionv2v.data import tokenizer
 from motionv2v.editing import ensemble, interpolator, kinds, loaded_model, motions, repair, shaded, windows
@@ -41,7 +41,7 @@ def load(name_or_folder: str | os.PathLike, mesh: jax.sharding.Mesh | None = Non
     check_config(config, name_or_folder)
     if (folder / pipeline.INDEX).is_file():
         found = pipeline.stored(folder)
-        config = kinds.as_method(found.config, folder, found.image_scale)
+        config = kinds.as_method(sections.complete(found.config), folder, found.image_scale)
         return Editor(config, found.params, folder, mesh, found.tokenizer)
     config, params = checked.read(name_or_folder)
     return Editor(kinds.as_method(config, folder), params, folder, mesh)

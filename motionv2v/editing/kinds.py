@@ -20,7 +20,7 @@ def described(checkpoint: str | os.PathLike) -> tuple[ConfigDict, Path]:
     """
     folder = Path(checkpoint)
     if (folder / pipeline.INDEX).is_file():
-        return pipeline.described(folder), folder
+        return sections.complete(pipeline.described(folder)), folder
     folder = checkpoints.resolve(checkpoint)
     return checkpoints.read_config(folder), folder
 

@@ -243,7 +243,7 @@ def test_noise_that_goes_along_with_the_draft_is_what_the_sample_starts_from(ref
     given, plain = [], refiner.sample_held
     monkeypatch.setattr(refiner, "sample_held", lambda *rest: given.append(rest[-1]) or plain(*rest))
     make = functools.partial(refiner.refine, video.Clip(frames, 8.0), moved, num_steps=2, paste=False, notify=str)
-    clocks = {"clocks": Clocks(0, 0, 0)}  # held to nothing: the noise alone differs
+    clocks = {"clocks": Clocks(0.0, 0.0, 0.0)}  # held to nothing: the noise alone differs
     made = {share: make(warped=share, **clocks).frames for share in (0.0, 1.0, None)}
     assert len(given) == 6 and given[4] is None is given[5] and given[0].shape == (1, 2, 2, 2, 16)
     assert (made[0.0] != made[1.0]).any() and (made[0.0] != made[None]).any()
