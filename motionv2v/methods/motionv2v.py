@@ -115,7 +115,7 @@ class Conditioner(nn.Module):
     def _patches(self, parts: list[Float[AnyArray, "B t h w _"]]) -> Float[AnyArray, "B n F"]:
         return patchify(jnp.concatenate(parts, -1).astype(self.dtype), self.patch_size)
 
-    def _streams(self, videos: dict[str, Float[AnyArray, "B t h w z"]]) -> list[Float[AnyArray, "B t h w z"]]:
+    def _streams(self, videos: dict[str, Float[AnyArray, "B _ h w z"]]) -> list[Float[AnyArray, "B t h w z"]]:
         names, streams = self.stream_names(), []
         for name in names:
             _check_there(name, videos)

@@ -182,16 +182,16 @@ def test_diffusion_as_shader_edits_from_files_of_either_kind(spiece, tmp_path):
 
 
 def test_motionv2v_as_its_code_trains_it_edits_straight_from_its_folder(spiece, tmp_path):
-    """Its three streams, a chained branch, and an image's channels of zeros."""
-    made = make_pipeline(spiece, control=True)
+    """Its three streams each with its first frame's latents, a chained branch, and an image's channels of zeros."""
+    made = make_pipeline(spiece, control=True, first_frames=True)
     theirs = convert.pipeline_to_diffusers(made, tmp_path / "theirs")
     _, state = save_as_trained(theirs)
-    assert state["second_patch_embed.proj.weight"].shape[1] == 3 * 4  # of 16 latent channels they are 48
+    assert state["second_patch_embed.proj.weight"].shape[1] == 6 * 4  # of 16 latent channels they are 96
     assert state["patch_embed.proj.weight"].shape[1] == 2 * 4
     assert not opening.refines(theirs) and not opening.reads_draft(theirs)
     model = opening.load(theirs, say=lambda line: None)
     assert isinstance(model, editing.Editor) and model.model.method.edits()
-    assert model.config.dit.in_channels == 4
+    assert model.config.method.first_frame_latents and model.config.dit.in_channels == 4
     assert model.config.dit.control_wiring == "chained"
     assert_same(jax.tree.map(np.asarray, model.params), made.params)
     frames = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), np.uint8)

@@ -29,13 +29,13 @@ from motionv2v.training import tasks
 QUIET = {"say": lambda line: None}
 
 
-def make_pipeline(spiece, *, control=False, dit=DIT, tokenizer="sentencepiece"):
+def make_pipeline(spiece, *, control=False, first_frames=False, dit=DIT, tokenizer="sentencepiece"):
     """A pipeline of random modules, as training would give it: nothing kept of any folder."""
     text = MODULES["text"].clone(vocab_size=300)
     dit = dit.clone(sample_size=(2, 2, 2), text_length=tiny_model.LENGTH)
     if control:
         dit = CHAINED.clone(sample_size=(2, 2, 2), text_length=tiny_model.LENGTH)
-        dit = Denoiser(dit, Conditioner(32, 2, False))
+        dit = Denoiser(dit, Conditioner(32, 2, first_frames))
     modules = {"vae": MODULES["vae"].clone(scaling_factor=0.7), "text": text, "dit": dit}
     length = tiny_model.LENGTH
     tokenizer = ByteTokenizer(length) if tokenizer == "bytes" else SentencePieceTokenizer(spiece, length)
