@@ -106,7 +106,7 @@ class Results(Derived):
             told["notes"] = _notes(found, length, (height, width), len(self.project["points"]))
         ran = [each | self._facts(each["id"]) for each in self.runs.all() if each["state"] == "done"]
         time = estimates.seconds(ran, {"checkpoint": checkpoint, "frames": length, "num_steps": num_steps})
-        basis = "no such run yet: told from its third step on"
+        basis = "not known before the first run of this kind"
         return told | {"seconds": time and time[0], "basis": time[1] if time else basis}
 
     def _facts(self, name: str) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from motionv2v.edits import fields, table, track_files
 
 STATIC = Path(__file__).parent / "static"
 COOKIE = "motionv2v"
+PATIENCE = 2
+"""Seconds that answers on their way have when the server is stopped."""
 _frame_number = partial(fields.integer, least=0)
 _Parser = Callable[[Any, str], Any]
 
@@ -268,7 +270,7 @@ async def _upload(request: Request) -> Response:
     """Take a clip as the body of a request, and open it."""
     session = request.app.state.session
     async with receiving.received(request, projects.CLIPS, receiving.MOST_UPLOAD) as (unfinished, name):
-        await run_in_threadpool(session.check_clip, unfinished)
+        await run_in_threadpool(receiving.briefly(session.check_clip, unfinished), unfinished)
         # Undo and earlier runs may still need the other clip of that name.
         place = projects.free_path(session.workspace / "clips" / name)
         place.parent.mkdir(exist_ok=True)
@@ -341,7 +343,9 @@ def serve(session: Session, port: int = 0, say: Any = print, opened: Any = None)
     app, own = make_app(session), socket.socket()
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     own.bind(("127.0.0.1", port))  # OSError for a port that is taken, before anything is started
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    # A film that a tab has paused stays half sent for as long as the tab likes.
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
+    server = uvicorn.Server(config)
 
     async def main() -> None:
         task = asyncio.ensure_future(server.serve(sockets=[own]))

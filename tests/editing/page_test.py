@@ -169,7 +169,10 @@ def test_a_mistake_is_a_sentence_on_the_page(browser, serve):
     page = Page(browser, address)
     session.set(prompt="from another tab")
     page.page.mouse.click(*page.at(session, X, Y))
-    page.wait("document.getElementById('error').textContent.includes('another tab')")
+    page.wait("document.getElementById('conflict').checkVisibility()")
+    assert "another tab" in page.page.locator("#conflict").text_content()
+    assert page.page.locator("#error").is_hidden(), "it is said once"
+    assert "another tab" in page.page.locator("#problems-list").text_content()
     page.page.get_by_role("button", name="Load it").click()
     page.wait("document.getElementById('prompt').value === 'from another tab'")
     page.page.mouse.click(*page.at(session, X, Y))

@@ -46,7 +46,7 @@ def test_a_model_runs_is_killed_goes_on_and_its_result_is_the_next_source(browse
     page.main.get_by_text("Seeds, steps, guidance").click()
     by("Steps").fill("240")  # enough that it is still at them when it is killed
     by("Seeds, one run each").fill("3, 4")
-    page.says("needs", "told from its third step on", 120)
+    page.says("needs", "Time: not known before the first run of this kind.", 120)
     page.says("needs", "GiB")
     page.button("Run at full size").click()
     page.says("runs", "Run 1:")

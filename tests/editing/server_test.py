@@ -5,6 +5,12 @@ import io
 import json
 import os
 import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from urllib.parse import parse_qs, urlsplit
 
 import moving_square
 import numpy as np
@@ -109,6 +115,7 @@ def test_a_clip_is_uploaded_and_a_file_that_is_none_leaves_the_old_one(client, a
     for name, body, code in (("a.mp4", b"no video", 400), ("a.txt", content, 400), ("", content, 400)):
         bad = client.post(f"/api/upload?name={name}", content=body, headers=ORIGIN)
         assert bad.status_code == code and bad.json()["error"], name
+        assert ".upload." not in bad.json()["error"], "the file is named as the person knows it"
     same = client.post("/api/upload?name=other.mp4", content=content, headers=ORIGIN)
     assert same.status_code == 200 and (workspace / "clips" / "other-2.mp4").is_file(), "none takes another's place"
     large = client.post("/api/upload?name=a.mp4", content=b"", headers=ORIGIN | {"content-length": str(3 << 30)})
@@ -332,6 +339,36 @@ def test_a_workspace_without_a_clip_has_nothing_to_save(tmp_path):
         assert client.get(path).status_code == 400, path
     answer = client.post("/api/tracks?name=a.csv", content=b"", headers=ORIGIN)
     assert answer.status_code == 400 and "no clip is open" in answer.json()["error"]
+
+
+SERVE = """
+import sys
+from motionv2v.editing import server
+from motionv2v.editing.session import Session
+server.serve(Session(sys.argv[1]), say=lambda line: print(line, flush=True))
+"""
+
+
+def test_an_answer_that_nobody_reads_does_not_hold_up_the_end(tmp_path):
+    pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
+    run = tmp_path / "runs" / "1"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text('{"checkpoint": "draft"}')
+    (run / "edited.mp4").write_bytes(bytes(64 << 20))  # more than the buffers on the way hold
+    with subprocess.Popen([sys.executable, "-c", SERVE, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        found = urlsplit(process.stdout.readline().split()[1])
+        cookie = f"{server.cookie_name(found.port)}={parse_qs(found.query)['token'][0]}"
+        with socket.create_connection((found.hostname, found.port), timeout=20) as paused:
+            head = f"GET /api/runs/1/edited.mp4 HTTP/1.1\r\nHost: {found.netloc}\r\nCookie: {cookie}\r\n\r\n"
+            paused.sendall(head.encode())
+            assert paused.recv(1000).startswith(b"HTTP/1.1 200")
+            began = time.perf_counter()
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(server.PATIENCE + 8)
+            finally:
+                process.kill()
+            assert time.perf_counter() - began < server.PATIENCE + 8
 
 
 def test_a_run_is_started_watched_and_its_result_fetched(client, app):

@@ -13,6 +13,7 @@ const WORDS = {
   "in-out": ["In and out", "slow at both ends"],
   hold: ["Hold", "stays until the next keyframe"],
 };
+const SHIFTED = { ...WORDS, hold: ["Hold", "keeps its shift until the next keyframe; the thing goes on moving by itself"] };
 const CURVES = { linear: ["Straight", "from keyframe to keyframe"], smooth: ["Round", "through the keyframes without a corner"] };
 const KINDS = ["tween", "keyframes"];
 
@@ -62,7 +63,7 @@ export function open(anchor, names = chosen(), frame = view.frame) {
     run: () => run("set_pace", { names, frame, [key]: word }),
   }));
   menu.open(anchor, `From keyframe ${from} to ${to}`, [
-    { name: "This way is gone along", items: entries(WORDS, paceAt(op.ease, from), "pace") },
+    { name: "This way is gone along", items: entries(op.keep_motion ? SHIFTED : WORDS, paceAt(op.ease, from), "pace") },
     { name: "The whole path is", items: entries(CURVES, op.interpolation || "linear", "interpolation") },
   ], leave);
 }

@@ -53,7 +53,7 @@ let last = null; // which frame, of which edit, is shown
 let expected = ""; // what may be bent next, as the session was told
 
 async function show(index) {
-  if (!state.clip) return;
+  if (!state.clip) return closed();
   view.frame = Math.max(0, Math.min(state.clip.frames - 1, index));
   $("frame").max = state.clip.frames - 1;
   $("frame").value = view.frame;
@@ -62,6 +62,7 @@ async function show(index) {
   groups.place();
   tools.sayUncertain();
   const wanted = (last = view.frame);
+  view.failed = false;
   try {
     if (!(await frames.picture("source", wanted))) return; // the other clip's frame is on its way
     redraw();
@@ -76,8 +77,17 @@ async function show(index) {
     for (const which of ["masks", "uncertain"]) if (view[which] && wanted === view.frame) await frames.picture(which, wanted);
     redraw();
   } catch (error) {
+    view.failed = wanted === view.frame;
+    redraw();
     tell(error);
   }
+}
+
+/** Show that no clip is open any more. */
+function closed() {
+  if (view.playing) play();
+  [$("frame").max, $("frame").value, $("where").textContent] = [0, 0, "0 / 0"];
+  redraw();
 }
 
 stage.whenMoved(redraw);
@@ -122,13 +132,13 @@ function list() {
   groups.list();
   layers.list();
   drawn.list();
-  if (state.clip) timeline.draw();
+  timeline.draw();
   redraw();
   expectBend();
   if (document.activeElement !== $("prompt")) $("prompt").value = state.project.prompt || "";
   $("command").textContent = state.command || "";
   $("exports").hidden = !state.project.points.length;
-  $("save").hidden = !state.clip;
+  for (const id of ["save", "copy-command", "copy-edit", "edit-json"]) $(id).hidden = !state.clip;
 }
 
 /** Tell the session which points are selected, whenever these are others: it gets ready for their being bent. */
@@ -166,9 +176,13 @@ for (const part of [groups, layers, timeline, tools]) part.start(page);
 
 const TRACKS = /\.(npz|npy|csv|pkl|pickle|json)$/i;
 
-/** Open what a file is by its name: a project, tracks, or else a clip. */
-function send(file) {
+const ASKED = { "project-file": ["project", "not a project: one ends in .mv2v"], "tracks-file": ["tracks", "no file of tracks: one ends in .npz, .npy, .csv, .pkl or .json"] };
+
+/** Open what a file is by its name: a project, tracks, or else a clip; nothing but what an input asks for. */
+function send(file, id) {
   const kind = /\.mv2v$/i.test(file.name) ? "project" : TRACKS.test(file.name) ? "tracks" : "upload";
+  const [asked, refusal] = ASKED[id] || [kind];
+  if (kind !== asked) return tell(`${file.name} is ${refusal}.`);
   return queue(async () => {
     const address = `/api/${kind}?name=${encodeURIComponent(file.name)}${kind === "upload" ? "" : `&base=${state.revision}`}`;
     const found = await busily(`opening ${file.name}`, () => ask(address, { method: "POST", body: file }));
@@ -180,7 +194,7 @@ function send(file) {
 
 for (const id of ["file", "project-file", "tracks-file"]) {
   $(id).addEventListener("change", (event) => {
-    if (event.target.files.length) send(event.target.files[0]);
+    if (event.target.files.length) send(event.target.files[0], id);
     event.target.value = ""; // the same file again is a change as well
   });
 }

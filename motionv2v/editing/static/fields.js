@@ -4,9 +4,10 @@ import { button, chosen, make, state, view } from "./session.js";
 
 const CASUAL = { factor: 1.2, degrees: 15, velocity: [1, 0], by: [20, 0], speed: 0.5 };
 const BY_FRAME = "by keyframe"; // shown where a word is given for each keyframe
+const HELD = "Hold keeps the shift alone: with keep motion the thing goes on moving by itself between keyframes. Without it, it stands still.";
 let made = 0; // controls so far: each needs a name of its own for its label
 
-/** Make the control of a field: {element, get, set, say}. get() throws a sentence, null means left out. */
+/** Make the control of a field: {element, get, set, say, note}. get() throws a sentence, null means left out. */
 export function control(field, changed) {
   const id = `field-${(made += 1)}`;
   const said = make("small", { id: `${id}-said`, class: "said", role: "alert" });
@@ -18,12 +19,14 @@ export function control(field, changed) {
   if (body.tagName === "FIELDSET") body.prepend(label);
   else element.append(label);
   for (const each of body.matches("input, select, textarea") ? [body] : body.querySelectorAll("input")) each.setAttribute("aria-describedby", said.id);
-  element.append(body, said);
+  const noted = make("small", { class: "note", role: "status" });
+  element.append(body, noted, said);
   const say = (sentence) => {
     said.textContent = sentence || "";
     element.classList.toggle("wrong", Boolean(sentence));
   };
-  return { field, element, get, set, say };
+  const note = (sentence) => (noted.textContent = sentence);
+  return { field, element, get, set, say, note };
 }
 
 function number(id, label) {
@@ -170,8 +173,15 @@ export function form(asked, changed) {
   const reveal = () => {
     for (const [name, one] of controls) one.element.hidden = Boolean(group(name)) && !chosen().includes(name);
   };
+  const note = () => {
+    if (!controls.has("keep_motion")) return;
+    const pace = controls.get("ease").get();
+    const isHeld = (pace && typeof pace === "object" ? Object.values(pace) : [pace]).includes("hold");
+    controls.get("ease").note(isHeld && controls.get("keep_motion").get() ? HELD : "");
+  };
   for (const field of asked.fields) {
     const one = control(field, () => {
+      note();
       if (!changed) return;
       const given = read(group(field.name) ? chosen() : [field.name]);
       if (given) changed(group(field.name) ? { ...cleared(), ...given } : given);
@@ -193,6 +203,7 @@ export function form(asked, changed) {
       one.set(op[name]);
       one.say("");
     }
+    note();
     reveal();
   };
   const say = (sentence) => {

@@ -1,5 +1,6 @@
 // Frames as they come from the session, and as long as they are wanted: of the clip, its draft, and maps of both.
 
+import { reach } from "./session.js";
 import { request } from "./transport.js";
 
 const KEPT = { source: 96, draft: 96, full: 8, masks: 48, uncertain: 48 }; // decoded at once, of each
@@ -32,6 +33,9 @@ function drop(which) {
 const bytes = (kept) => [...kept.values()].reduce((sum, each) => sum + 4 * each.width * each.height, 0);
 export const size = () => Object.values(frames).reduce((sum, kept) => sum + bytes(kept), 0);
 
+/** Which edit the drafts are of: another number whenever it changes. */
+export const edit = () => generation;
+
 /** A frame that is there already, or undefined. */
 export const there = (which, index) => frames[which].get(index);
 
@@ -44,7 +48,7 @@ export async function picture(which, index) {
   const late = () => clip !== opened || (which !== "source" && asked !== generation);
   let answer = null;
   try {
-    answer = await request(`/api/frame/${which}/${index}`, which === "source" ? {} : { signal: outdated.signal });
+    answer = await reach(`/api/frame/${which}/${index}`, which === "source" ? {} : { signal: outdated.signal });
   } catch (error) {
     if (late()) return null; // it was given up
     throw error;

@@ -1,7 +1,7 @@
 // What is drawn on the canvas of the clip, and on that of the draft.
 
 import * as boxes from "./boxes.js";
-import { there } from "./frames.js";
+import { edit, there } from "./frames.js";
 import { changes, ghost } from "./ghosts.js";
 import * as handles from "./handles.js";
 import { lens, ratio } from "./stage.js";
@@ -12,6 +12,7 @@ const NEAR = 12; // frames: as much of these paths is drawn
 const EVERY = 4; // frames: a longer tick, one of a model's latent frames
 const ONION = [-2, -1, 1, 2];
 const last = document.createElement("canvas"); // the draft as it was shown last
+let lastOf = 0; // the edit that it is of
 
 let asked = false;
 
@@ -22,6 +23,7 @@ export function redraw() {
   requestAnimationFrame(() => {
     asked = false;
     if (state.clip) paint();
+    else clear();
   });
 }
 
@@ -44,6 +46,7 @@ const lay = (on, bitmap) => on.context.drawImage(bitmap, on.x(0), on.y(0), state
 
 /** Show a draft that has come, and keep it for as long as the next one takes. */
 export function keepDraft(bitmap) {
+  lastOf = edit();
   [last.width, last.height] = [bitmap.width, bitmap.height];
   last.getContext("2d").drawImage(bitmap, 0, 0);
 }
@@ -52,16 +55,45 @@ export function forgetDraft() {
   last.width = last.height = 0;
 }
 
-/** The draft of this frame, or else what was shown last; null where there is none. */
+const isEdited = () => state.project.operations.some(({ on }) => on);
+
+/** The draft of this frame, or else what was shown last; without an edit the clip itself; null where there is none. */
 function draft() {
+  if (!isEdited()) return there("source", view.frame) || null;
   return (view.full && there("full", view.frame)) || there("draft", view.frame) || (last.width ? last : null);
+}
+
+/** What a person is to know of the draft that is shown; "" where it is this frame's, of this edit. */
+function sayDraft(drawn, isFresh) {
+  if (!isEdited()) return "nothing is edited yet";
+  if (isFresh) return "";
+  if (view.failed) return "the draft could not be drawn";
+  if (view.full && there("draft", view.frame)) return "drawing it at full size…";
+  if (!drawn) return "drawing the draft…";
+  return lastOf === edit() ? "draft of another frame: drawing this one…" : "draft of the edit before: drawing the new one…";
+}
+
+/** Say it where the draft is shown. */
+function tellDraft(words) {
+  const place = { side: "draft-says", draft: "clip-says", wipe: "clip-says" }[view.mode];
+  for (const id of ["draft-says", "clip-says"]) {
+    const said = id === place ? words : "";
+    if ($(id).textContent !== said) $(id).textContent = said;
+  }
+}
+
+/** Nothing is open: nothing is shown. */
+function clear() {
+  for (const id of ["source", "draft"]) $(id).getContext("2d").reset();
+  tellDraft("");
 }
 
 export function paint() {
   const clip = there("source", view.frame);
   const drawn = draft();
-  const fresh = there(view.full ? "full" : "draft", view.frame);
-  for (const each of document.querySelectorAll("figure.draft, #stage")) each.classList.toggle("updating", Boolean(drawn && !fresh));
+  const isFresh = !isEdited() || Boolean(there(view.full ? "full" : "draft", view.frame));
+  for (const each of document.querySelectorAll("figure.draft, #stage")) each.classList.toggle("updating", Boolean(drawn && !isFresh));
+  tellDraft(sayDraft(drawn, isFresh));
   if (view.mode === "side") {
     const on = begin($("draft"));
     if (drawn) lay(on, drawn);

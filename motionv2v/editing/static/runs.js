@@ -11,6 +11,7 @@ let shown = "";
 let told = ""; // how the runs stood when the tree was asked for
 let watching = null;
 let ended = 0; // runs that are done
+let exported = []; // runs of which there may be a film to take along
 
 // --- before ---
 
@@ -117,8 +118,9 @@ function row(each, queue) {
     if (each.command) does("Resume", `${at}/resume`);
     does("Discard", `${at}/discard`);
   }
+  const lines = each.progress ? each.log.filter((line) => !/, [^,]* left$/.test(line)) : each.log; // how far it is stands above
   if (each.state === "done") finished(made, each);
-  else if (each.log.length) made.append(make("pre", { text: each.log.slice(-4).join("\n"), role: "region", tabindex: "0", "aria-label": `What run ${each.id} told` }));
+  else if (lines.length) made.append(make("pre", { text: lines.slice(-4).join("\n"), role: "region", tabindex: "0", "aria-label": `What run ${each.id} told` }));
   return made;
 }
 
@@ -126,7 +128,7 @@ function progress(made, { id, progress: told, has_preview: has, log }) {
   const bar = make("progress", { "aria-label": `How far run ${id} is`, max: "1" });
   if (told) bar.value = told.done / told.of;
   const left = told && told.left !== null ? `, ${clock(told.left)} left` : "";
-  made.append(bar, make("small", { class: "where", text: told ? `${told.where}${left}` : log[log.length - 1] || "starting" }));
+  made.append(bar, make("small", { class: "where", text: told ? `${told.where}${left}` : log.length ? "" : "starting" }));
   if (!has) return;
   const picture = make("img", { class: "preview", alt: `What run ${id} has so far` });
   show(picture, `/api/runs/${id}/preview.webp?of=${told.done}`);
@@ -207,8 +209,11 @@ function lineage() {
 
 function sources(runs) {
   const was = $("export-what").value;
+  exported = runs;
   const done = runs.filter((each) => each.state === "done").map((each) => [each.id, `run ${each.id}`]);
-  $("export-what").replaceChildren(...[["source", "the clip"], ["draft", "the draft"], ...done].map(([value, text]) => new Option(text, value)));
+  const open = state.clip ? [["source", "the clip"], ["draft", "the draft"]] : [];
+  $("export-row").hidden = !open.length && !done.length;
+  $("export-what").replaceChildren(...[...open, ...done].map(([value, text]) => new Option(text, value)));
   if ([...$("export-what").options].some((option) => option.value === was)) $("export-what").value = was;
 }
 
@@ -237,6 +242,7 @@ whenChanged((before) => {
   const of = ({ clip, project }) => [project.clip, clip?.frames, project.points.length > 0, project.points.length > 20].join();
   if (of(before) !== of(state) || $("run").disabled === Boolean(state.project.points.length)) later();
   if (before.project.clip !== state.project.clip) tree();
+  if (Boolean(before.clip) !== Boolean(state.clip)) sources(exported);
   lineage();
 });
 ask("/api/runs").then(({ runs }) => sources(runs), tell);

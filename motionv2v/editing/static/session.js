@@ -10,7 +10,7 @@ export const view = {
   selected: null, chosen: new Set(), // the point that was selected last, and all that are
   tool: "point", fixing: false, boxing: false, brushing: false, // what a drag does
   press: null, drag: null, trial: null, box: null, stroke: null, region: null, drawn: null, cross: null, loupe: null, // while it lasts
-  mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, full: false, followed: null, holding: false, flash: false,
+  mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, full: false, failed: false, followed: null, holding: false, flash: false,
 };
 
 export const isChosen = (id) => view.chosen.has(id);
@@ -48,17 +48,19 @@ function wait(asked, is) {
   $("gone").hidden = late.size === 0;
 }
 
-async function reach(path, options) {
+/** Send a request until there is an answer; says that it waits. Throws where its signal gives it up, and for files. */
+export async function reach(path, options) {
   // An answer may get lost behind the work: what is sent again is not to be done again.
   const id = options.method === "POST" ? { [ONCE]: `${Date.now()}-${Math.random()}` } : {};
   const asked = { ...options, headers: { ...options.headers, ...id } };
-  const timer = isNotebook ? setTimeout(() => wait(asked, true), PATIENCE) : 0;
+  const timer = isNotebook && !options.signal ? setTimeout(() => wait(asked, true), PATIENCE) : 0;
   try {
     for (let pause = 500; ; pause = Math.min(2 * pause, 8000)) {
       try {
         return await request(path, asked);
       } catch (error) {
-        if (options.body instanceof Blob) throw new Error(`the editor does not take the file (${error.message}): is it still running, and the file not too large?`);
+        if (options.signal?.aborted) throw error;
+        if (options.body instanceof Blob) throw new Error("the editor does not take the file: is it still running, and the file not too large?");
         wait(asked, true);
         await new Promise((done) => setTimeout(done, pause));
       }
@@ -130,8 +132,8 @@ export function attempt(command, content = {}, say = tell) {
     let found = null;
     try {
       found = await busily(command.replace("_", " "), asked, say);
-    } catch (error) {
-      tell(error);
+    } catch (error) { // the box of conflicts says it, once
+      dispatchEvent(new CustomEvent("problem", { detail: error }));
       dispatchEvent(new CustomEvent("conflict", { detail: { base, command: { do: command, ...content } } }));
     }
     if (!found) return null;

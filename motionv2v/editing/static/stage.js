@@ -70,10 +70,13 @@ export function actual(times = 1) {
   zoomAt(times / (lens().k * ratio()));
 }
 
+const sayZoom = () => ($("zoom").textContent = `${shownZoom()} %`);
+new ResizeObserver(sayZoom).observe($("source")); // another window, another view: what fits is another size
+
 const listeners = [];
 export const whenMoved = (work) => listeners.push(work);
 function changed() {
   view.moved += 1;
-  $("zoom").textContent = `${shownZoom()} %`;
+  sayZoom();
   for (const work of listeners) work();
 }

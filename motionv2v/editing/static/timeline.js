@@ -122,6 +122,7 @@ export function draw() {
   const left = points.length - rows.length;
   $("timeline-more").textContent = left ? `${left} more points: those that are edited have a row, and the selected one.` : "";
   $("timeline").hidden = !points.length;
+  if (!state.clip) return;
   for (const id of ["range-first", "range-last"]) $(id).max = state.clip.frames - 1;
   at();
 }

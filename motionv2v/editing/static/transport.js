@@ -85,7 +85,8 @@ export function drop(element) {
 
 /** Give the person a file of the session; returns what was adapted in it. Throws an Error that says why there is none. */
 export async function save(path) {
-  const answer = await request(path);
+  const answer = await request(path).catch(() => null);
+  if (!answer) throw new Error("the editor does not answer: is it still running?");
   if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || `the editor answered ${answer.status}`);
   const name = /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition") || "");
   const link = document.createElement("a");
