@@ -31,11 +31,11 @@ def page(browser, session, address):
 
 def held(page):
     """Hold drafts back from now on; returns what lets them go."""
-    kept = []
-    page.page.route("**/api/frame/draft/*", kept.append)
+    kept, is_held = [], [True]
+    page.page.route("**/api/frame/draft/*", lambda route: kept.append(route) if is_held else route.continue_())
 
     def go():
-        page.page.unroute("**/api/frame/draft/*")
+        is_held.clear()
         for route in kept:
             route.continue_()
 
