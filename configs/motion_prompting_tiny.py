@@ -10,7 +10,7 @@ probe tracks the points again in what was made, for the loss does not tell wheth
 A first run, 2026-11-30, far from converged and not released: latents of 20,480 clips, on a base of `base_tiny.py` that
 was trained for 150,400 samples (`--config.init_from`), `--config.train.backend=torch --config.train.ema_decay=0.99
 --config.train.probe_every=250 --config.sample.num_steps=1`, 4,000 steps (128,000 samples) on one CPU core beside other
-work, 77 minutes, to a loss of 0.20. For the first 1,000 steps, in which the loss fell from 0.49 to 0.25, the probe's
+work, 75 minutes, to a loss of 0.20. For the first 1,000 steps, in which the loss fell from 0.49 to 0.25, the probe's
 points were followed no better than by holding the first frame (EPE 5.9 px, held 6.1); then it fell, to 4.7 at 2,000
 steps and 4.2 at the end (`python -m motionv2v.training.curves` draws that). Of 40 held-out clips (`launch/evaluate.py
 --benchmark=motion_prompting --checkpoint=... --num_clips=40`, eight views):
