@@ -31,6 +31,7 @@ class Course:
 
     Attributes:
         frame: [T], the frame of the clip that it is taken from in each frame of the draft.
+        time: [T], the same where the draft shows what is between two frames; of the background, for things None.
         way: [T 3 3], what takes that frame's pixels to those of the draft.
         pose: [T 3 3], what takes the thing from a frame of its own to where it lies; None for the background, in which
             much may move by itself.
@@ -41,6 +42,7 @@ class Course:
     way: Float[np.ndarray, "T 3 3"]
     pose: Float[np.ndarray, "T 3 3"] | None = None
     group: int | None = None
+    time: Float[np.ndarray, "T"] | None = None
 
 
 @dataclass
@@ -159,12 +161,12 @@ def plan(
     before, after = layers.places(source), layers.places(target)
     if np.array_equal(before, after) and np.array_equal(source.visible, target.visible):
         own = np.arange(len(clip.frames))
-        return Drawing(clip, [], own.astype(np.float64), [_in_time(own)])
+        return Drawing(clip, [], own.astype(np.float64), [_in_time(own, own)])
     shown = np.full(len(clip.frames), np.nan)
     if groups is None or _moves_the_rest(before, after, groups):
         shown = times.find(before, after, np.asarray(source.visible), np.asarray(target.visible))
     if np.isfinite(shown).all():
-        return Drawing(clip, [], shown, [_in_time(times.nearest(shown))])
+        return Drawing(clip, [], shown, [_in_time(times.nearest(shown), shown)])
     behind, groups = _grouped(clip, source, target, groups)
     _check_said(clip, groups, hints, order)
     scene, told = _taken_apart(clip, source, groups, hints)
@@ -199,14 +201,14 @@ def _empty(shape, stream) -> Draft:
     return Draft((stacks.zeros if stream else np.zeros)(shape, np.uint8), hole, layer, [], uncertain)
 
 
-def _in_time(frames) -> Course:
-    """Return the course of a background that shows whole frames of the clip."""
-    return Course(frames, np.stack([np.eye(3)] * len(frames)))
+def _in_time(frames, shown) -> Course:
+    """Return the course of a background that shows the clip as it is at some times, and the frames nearest to these."""
+    return Course(frames, np.stack([np.eye(3)] * len(frames)), time=np.asarray(shown, np.float64))
 
 
 def _courses(scene, choices, views, base, shown) -> list[Course]:
     """Return from where a draft takes the background, whose frames may be whole ones of the clip, and its things."""
-    found = _in_time(base)
+    found = _in_time(base, np.where(np.isfinite(shown), shown, base))
     drawn = np.flatnonzero(~np.isfinite(shown))
     found.way[drawn] = views[drawn] @ scene.cameras[base[drawn]]
     things = []

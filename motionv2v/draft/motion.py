@@ -84,14 +84,9 @@ def flow(drawn: Draft, clip: Prepared, t: int, to: int | None = None) -> Float[n
     size, ground = drawn.layer.shape[1:], drawn.courses[0]
     places = np.stack(np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5), -1).reshape(-1, 2)
     layer = drawn.layer[t].reshape(-1)
-    here, then = int(ground.frame[t]), int(ground.frame[to])
     taken = background.move(np.linalg.inv(ground.way[t]), places)
-    led = background.move(np.linalg.inv(clip.cameras[then]) @ clip.cameras[here], taken)
-    if here != then:
-        by, is_there_and_back = _clip_flow(clip, here, then)
-        cells = _cells(taken, clip.size)
-        own = alike(drawn, clip, t).reshape(-1) & _within(taken, clip.size) & is_there_and_back[cells]
-        led = np.where(own[:, None], taken + by[cells], led)
+    own = alike(drawn, clip, t).reshape(-1) & _within(taken, clip.size)
+    led = taken + _by_then(clip, taken, own, float(ground.time[t]), float(ground.time[to]))
     moved = background.move(ground.way[to], led)
     for name, course in enumerate(drawn.courses[1:], 1):
         own = layer == name
@@ -108,7 +103,7 @@ def check(drawn: Draft) -> None:
 def alike(drawn: Draft, clip: Prepared, t: int) -> Bool[np.ndarray, "H W"]:
     """Tell where frame t of a draft shows the background's own pixels, and not what was put in their place."""
     ground, size = drawn.courses[0], drawn.layer.shape[1:]
-    shown = np.asarray(clip.frames[int(ground.frame[t])])
+    shown = clip.between(float(ground.time[t]))
     if np.abs(ground.way[t] - np.eye(3)).max() >= 1e-9:  # drawn as the draft draws it
         options = {"interpolation": cv2.INTER_CUBIC, "border": cv2.BORDER_REPLICATE}
         shown = pictures.warp(shown, ground.way[t], size, **options)
@@ -143,6 +138,25 @@ def _clip_flow(clip: Prepared, here: int, then: int):
     return larger[0] / np.float32(clip.scale), larger[1] < 1
 
 
+def _by_then(clip, places, own, here, then):
+    """Return by how much what lies at places of a clip moves from one time to another, [N 2] in pixels.
+
+    `own` pixels go by the flow, where it leads there and back, all others as the ground does.
+    """
+    if here == then:
+        return np.zeros(places.shape)
+    a, b, share = round(here), round(then), 1.0
+    if (here != a or then != b) and abs(then - here) < 1.5:  # a part of the way between two frames
+        a = int(np.clip(np.floor((here + then) / 2), 0, len(clip.frames) - 2))
+        b, share = a + 1, then - here
+    by = background.move(np.linalg.inv(clip.cameras[b]) @ clip.cameras[a], places) - places
+    if a != b and own.any():
+        flow, is_there_and_back = _clip_flow(clip, a, b)
+        cells = _cells(places, clip.size)
+        by = np.where((own & is_there_and_back[cells])[:, None], flow[cells], by)
+    return share * by
+
+
 def _follow_ground(drawn, clip, points, place, begin, tracker):
     """Follow points of the background whose places in the clip's frame are given: where they are, and are not hidden.
 
@@ -152,6 +166,7 @@ def _follow_ground(drawn, clip, points, place, begin, tracker):
     ground, size = drawn.courses[0], clip.size
     start, length = int(ground.frame[begin]), len(clip.frames)
     own = alike(drawn, clip, begin)[_cells(points, size)] & _within(place, size)
+    place = place + _by_then(clip, place, own, float(ground.time[begin]), float(start))
     xy, seen = np.repeat(place[:, None], length, axis=1), np.zeros((len(place), length), bool)
     seen[:, start] = True
     if own.any():
@@ -165,10 +180,16 @@ def _follow_ground(drawn, clip, points, place, begin, tracker):
     before = np.where(seen & (frames <= start), frames, length)[:, ::-1]
     last = np.where(frames >= start, after, np.minimum.accumulate(before, axis=1)[:, ::-1])
     moved, shown = np.empty((len(place), len(ground.frame), 2)), np.empty((len(place), len(ground.frame)), bool)
-    for t, q in enumerate(ground.frame):
-        from_last = (ground.way[t] @ np.linalg.inv(clip.cameras[q]))[None] @ clip.cameras[last[:, q]]
-        there = xy[np.arange(len(place)), last[:, q]]
-        moved[:, t] = apply_homography(from_last, there[None])[0]
+
+    def at(q):
+        """Return where the points are in a frame of the clip."""
+        from_last = np.linalg.inv(clip.cameras[q])[None] @ clip.cameras[last[:, q]]
+        return apply_homography(from_last, xy[np.arange(len(place)), last[:, q]][None])[0]
+
+    for t, (q, time) in enumerate(zip(ground.frame, ground.time, strict=True)):
+        early, share = int(np.floor(time)), time - np.floor(time)
+        there = at(q) if not share else (1 - share) * at(early) + share * at(early + 1)
+        moved[:, t] = background.move(ground.way[t], there)
         # What hides a point in the clip need not do so in the draft.
         shown[:, t] = seen[:, q] | ~own | ~alike(drawn, clip, t)[_cells(moved[:, t], size)]
     return moved, shown

@@ -97,6 +97,26 @@ def test_a_clip_played_backwards_flows_backwards():
     np.testing.assert_allclose(motion.flow(drawn, clip, 0)[36:44, 48:56], np.broadcast_to([-4, 0], (8, 8, 2)), atol=0.5)
 
 
+@pytest.mark.parametrize("speed", [0.5, 0.75])
+def test_a_clip_that_is_slowed_moves_evenly(speed):
+    """What lies between two frames of the clip is followed, and flows, as far as its time has come."""
+    clip, source = draft.Prepared(moving_square.draw()), followed_square()
+    steps = speed * np.arange(FRAMES)
+    slow = np.apply_along_axis(lambda part: np.interp(steps, np.arange(FRAMES), part), 1, source.xy).astype(np.float32)
+    drawn = draft.render(clip, source, Tracks(slow, source.visible), notify=lambda line: None)
+    np.testing.assert_allclose(drawn.courses[0].time, steps, atol=0.03)
+    for begin in (0, 1):
+        start = at((20.5, 40.5)) + (4 * steps[begin], 0)
+        found = motion.follow(drawn, clip, start, begin=begin)
+        expected = at((20.5, 40.5)) + np.stack([4 * steps, 0 * steps], -1)
+        np.testing.assert_allclose(found.tracks.xy[0], expected, atol=1.0)
+        assert np.abs(np.diff(found.tracks.xy[0, :, 0]) - 4 * speed).max() < 0.8
+    for t in range(4):
+        left = round(10 + 4 * steps[t])
+        by = motion.flow(drawn, clip, t)[36:44, left + 6 : left + 14]
+        assert np.abs(np.median(by.reshape(-1, 2), axis=0) - (4 * speed, 0)).max() < 0.4, t
+
+
 def test_the_flow_of_a_draft_is_that_of_what_it_shows(moved):
     clip, drawn = moved
     by = motion.flow(drawn, clip, 2)
