@@ -234,6 +234,8 @@ def _sampler(
         )
     depth = _read_depth(given, checkpoint, settings, opening.animates(checkpoint))
     editor = opening.load(checkpoint, devices, clip=given.clip.frames.shape[:3], say=spaced)
+    if depth and "nearness" not in editor.fields:
+        raise ValueError(f"--depth: of no use to {checkpoint}, which reads no depth; leave it out")
     shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
     say(f"model   {checkpoint}: {editor.num_frames} frames of {editor.size[1]}x{editor.size[0]}{shared}")
     editor.check(len(spec.queries), settings["num_steps"], settings["guidance"])

@@ -7,6 +7,7 @@ import jax
 import moving_square
 import numpy as np
 import pytest
+import tiny_model
 from stream_test import assert_same, converted, make_pipeline, save_as_trained
 from tiny_modules import CHAINED, MODULES
 
@@ -166,6 +167,9 @@ def test_diffusion_as_shader_edits_from_files_of_either_kind(spiece, tmp_path):
     assert record["settings"] == {"num_steps": 1}
     assert [line for line in said if line.startswith("draft   ")] and [line for line in said if "wind" in line]
     np.save(tmp_path / "flat.npy", np.ones(5))
+    prompted = str(tiny_model.save(tmp_path / "prompted", "prompted"))
+    result = run(checkpoint=prompted, num_steps=1, out=tmp_path / "prompted_out", say=said.append)
+    assert result.edited.frames.shape == frames.shape and (result.edited.frames != result.draft.frames).any()
     tiny = {"checkpoint": "tiny", "depth": tmp_path / "depth.npy"}
     for wrong, message in (
         ({**options, "depth": tmp_path / "flat.npy"}, r"must hold one number for each pixel, \[H W\] or \[9 H W\]"),
@@ -173,6 +177,7 @@ def test_diffusion_as_shader_edits_from_files_of_either_kind(spiece, tmp_path):
         ({"inverse_depth": True}, "--inverse_depth says what --depth holds: give both"),
         ({"num_views": 2}, "--views: of no use to"),
         (tiny, "--depth: of no use to tiny, which reads no depth"),
+        ({**options, "checkpoint": prompted}, "--depth: of no use to .*prompted, which reads no depth"),
         ({"checkpoint": None, "depth": tmp_path / "depth.npy"}, "--depth is a setting of a model"),
         ({"checkpoint": "refine:base_tiny", "depth": "a.npy"}, "--depth: of no use to refine:base_tiny, which refines"),
     ):
