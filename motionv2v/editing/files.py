@@ -393,11 +393,12 @@ def check_record(out: Path, record: dict[str, Any], overwrite: bool, notify: Cal
     except (OSError, ValueError, TypeError, AttributeError):
         differs = ["a record that cannot be read"]
     if not differs:
-        return notify(f"{out} holds the result of this very edit, which is replaced")
+        notify(f"{out} holds the result of this very edit, which is replaced")
+        return
     what = f"{out} holds {found[0]} of another edit (it differs in {', '.join(differs)})"
     if not overwrite:
         raise ValueError(f"{what}: choose another folder (--out), or replace it (--overwrite)")
-    return notify(f"{what}, which is replaced")
+    notify(f"{what}, which is replaced")
 
 
 def write(

@@ -143,7 +143,7 @@ def test_tracks_go_out_and_come_back_as_points_that_need_no_tracker(session, tmp
     out = session.export_tracks(tmp_path / f"out{ending}", "target")
     target, steps = session.target(), len(session.state()["undo"])
     monkeypatch.setattr(session, "_tracker", None)  # fails where it is asked
-    monkeypatch.setattr(session, "_follower", None)
+    monkeypatch.setattr(session, "_followers", None)
     made = session.import_tracks(out)
     assert made["points"] == ["p4", "p5"] and made["notices"] == []
     np.testing.assert_allclose(session.source().xy[2:], target.xy, atol=1e-3)
@@ -160,7 +160,7 @@ def test_tracks_go_out_and_come_back_as_points_that_need_no_tracker(session, tmp
 
 def test_an_imported_path_is_put_right_without_a_tracker_and_kept_elsewhere(session, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "_tracker", None)
-    monkeypatch.setattr(session, "_follower", None)
+    monkeypatch.setattr(session, "_followers", None)
     visible = np.ones((1, 9), bool)
     visible[0, :3] = visible[0, 6] = False
     (name,) = brought(session, tmp_path, (0, 0), visible=visible)

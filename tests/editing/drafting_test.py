@@ -119,7 +119,7 @@ def test_a_bend_that_was_expected_waits_for_no_clip_to_be_taken_apart(session, m
 
 def test_while_a_point_is_followed_nothing_is_drawn_ahead(session, monkeypatch, drawn):
     session.add_point(0, X, Y)
-    meanwhile, track = [], type(session._follower[1]).track
+    meanwhile, track = [], type(session._followers[1][""]).track
 
     def follow(self, *given):
         session.expect(["p1"])
@@ -127,7 +127,7 @@ def test_while_a_point_is_followed_nothing_is_drawn_ahead(session, monkeypatch, 
         meanwhile.append((session.is_getting_ready(), len(drawn)))
         return track(self, *given)
 
-    monkeypatch.setattr(type(session._follower[1]), "track", follow)
+    monkeypatch.setattr(type(session._followers[1][""]), "track", follow)
     session.add_point(4, X + 16, Y)
     assert meanwhile == [(True, 0)], "it would take the tracker's time"
     session.expect(["p1"])
