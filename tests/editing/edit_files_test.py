@@ -18,7 +18,7 @@ import tiny_model
 from launching import launch
 from PIL import Image
 
-from motionv2v import editing, figures, metrics, progress, trackers, tracks, video
+from motionv2v import checkpoints, editing, figures, metrics, progress, trackers, tracks, video
 from motionv2v.data.scenes import example
 from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.devices import host
@@ -217,7 +217,7 @@ def test_results_record_what_made_them(own, folder, copying, tmp_path):
     }  # fmt: skip
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert record["model"]["sha256"] == weights and record["model"]["checkpoint"] == folder.name
-    config = editor.checkpoints.read_config(folder)
+    config = checkpoints.read_config(folder)
     assert record["settings"]["num_steps"] == 3 and record["settings"]["solver"] == config.sample.solver
     assert record["windows"] == [[0, 4], [4, 8], [8, 10]]
     assert record["versions"]["jax"] == jax.__version__
@@ -318,9 +318,9 @@ def test_edits_that_memory_has_no_room_for_are_refused_before_the_model_is_read(
 def test_what_the_model_cannot_do_is_told_before_points_are_tracked(
     colors, options, message, own, folder, copying, tmp_path, monkeypatch
 ):
-    config, params = editor.checkpoints.load_model(folder)
+    config, params = checkpoints.load_model(folder)
     config.method.colors = colors
-    editor.checkpoints.save_model(tmp_path / "model", config, params)
+    checkpoints.save_model(tmp_path / "model", config, params)
     edit = {"queries": [[0, 5 * n, 20] for n in range(8)], "operations": []}
     (tmp_path / "edit.json").write_text(json.dumps(edit))
     tracker = mock.Mock(track=lambda *_: pytest.fail("points are tracked"))
