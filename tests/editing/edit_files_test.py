@@ -22,7 +22,7 @@ from motionv2v import checkpoints, editing, figures, metrics, progress, trackers
 from motionv2v.data.scenes import example
 from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.devices import host
-from motionv2v.editing import editor, files, inputs, opening
+from motionv2v.editing import files, inputs, opening
 from motionv2v.evaluation.example import report
 from motionv2v.tracks import Tracks
 
