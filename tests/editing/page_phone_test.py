@@ -39,6 +39,7 @@ def test_the_first_minute_by_touch(browser, session, address):
 
     def tap(button):
         page.main.locator(button).scroll_into_view_if_needed()
+        page.page.wait_for_timeout(700)  # a finger that comes down while a page still glides stops it, and taps nothing
         page.main.locator(button).tap()
         assert page.main.evaluate(IN_VIEW), button
 
