@@ -58,7 +58,7 @@ def test_the_pane_tells_what_its_draft_is_of(page, session):
     page.main.locator("#mode").select_option("side")
     go()
     page.wait("document.getElementById('draft-says').textContent === ''")
-    assert page.page.evaluate(BRIGHT, "draft")
+    page.wait(f"({BRIGHT})('draft')")
     go = held(page)
     page.button("Select p1").click()
     page.main.locator("#source").focus()
@@ -89,7 +89,7 @@ def test_a_clip_that_was_undone_is_not_shown_any_more(page, session):
     page.points(1)
     page.ready()
     page.wait("!document.getElementById('export-row').hidden")
-    assert page.page.evaluate(BRIGHT, "source")
+    page.wait(f"({BRIGHT})('source')")
 
 
 def test_an_input_takes_what_it_asks_for_alone(page, session, tmp_path):
