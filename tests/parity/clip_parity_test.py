@@ -185,7 +185,7 @@ def test_openais_layout_gives_its_features(tmp_path, layout):
     else:
         arrays = {name: np.ascontiguousarray(x.numpy()) for name, x in halves.state_dict().items()}
         save_file(arrays, tmp_path / "x.safetensors")
-    with pytest.raises(contrastive.ConvertError, match="say which, quick_gelu"):
+    with pytest.raises(contrastive.ConvertError, match="say which, as its config has it: quick_gelu"):
         contrastive.find(tmp_path, "tiny")
     assert_close(ours(tmp_path, "quick_gelu"), expected)
     wrong = ours(tmp_path, "gelu")
