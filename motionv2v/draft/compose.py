@@ -74,7 +74,7 @@ class Drawing:
         clip: what it is drawn of. groups: the points of each thing.
         times: [T], the time of the clip that a frame shows as it is, NaN where it is put together.
         courses, order: as `Draft` has them.
-        paint: puts a frame together: picture, hole, layer and uncertain as `Draft` has them.
+        paint: puts a frame together, as `frame` says.
     """
 
     clip: Prepared
@@ -82,23 +82,26 @@ class Drawing:
     times: Float[np.ndarray, "T"]
     courses: list[Course]
     order: list[int] = field(default_factory=list)
-    paint: Callable[[int], tuple[AnyArray, AnyArray, AnyArray, AnyArray]] | None = None
+    paint: Callable[[int, bool], tuple[AnyArray, AnyArray, AnyArray, AnyArray]] | None = None
 
     def frame(
-        self, t: int
+        self, t: int, with_doubt: bool = True
     ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"], Int[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
-        """Draw a frame: its picture, and the maps hole, layer and uncertain as `Draft` has them."""
+        """Draw a frame: its picture, and the maps hole, layer and uncertain as `Draft` has them.
+
+        `with_doubt` False is for who does not read the last, which is then too low.
+        """
         if self.paint is None or np.isfinite(self.times[t]):
             nothing = (np.zeros(self.clip.size, kind) for kind in (bool, np.int16, np.float32))
             return self.clip.between(float(self.times[t])), *nothing
-        return self.paint(t)
+        return self.paint(t, with_doubt)
 
     def draw(self, notify: Callable[[str], None], stream: bool = False) -> Draft:
         """Draw all frames; arguments as for `render`."""
         result = _empty(self.clip.frames.shape, stream)
         made_up = np.zeros(len(self.times))
         for t in self.clip.counted(range(len(self.times)), "drawn frame"):
-            result.frames[t], hole, layer, unsure = self.frame(t)
+            result.frames[t], hole, layer, unsure = self.frame(t, not stream)
             made_up[t] = hole.mean()
             if not stream:
                 result.hole[t], result.layer[t], result.uncertain[t] = hole, layer, unsure
@@ -186,9 +189,10 @@ def plan(
         notify(line)
     painter = Painter(scene, choices, stays, _order(scene, choices, stays, source, target, order or ()))
 
-    def paint(t):
+    def paint(t, with_doubt):
         picture, hole, layer, unsure = painter.draw(t, views[t], int(base[t]))
-        return picture, hole, layer, np.maximum(unsure, _missed(layer, t, target, groups, scene.names, stays))
+        missed = _missed(layer, t, target, groups, scene.names, stays) if with_doubt else 0
+        return picture, hole, layer, np.maximum(unsure, missed)
 
     courses = _courses(scene, choices, views, base, shown)
     return Drawing(clip, groups, shown, courses, [index + 1 for index in painter.order], paint)

@@ -95,8 +95,10 @@ def flow(drawn: Draft, clip: Prepared, t: int, to: int | None = None) -> Float[n
 
 
 def check(drawn: Draft) -> None:
-    """Raise ValueError for a draft that was drawn without its maps."""
-    if not drawn.courses or len(drawn.layer) != len(drawn.courses[0].frame):
+    """Raise ValueError for a draft that was drawn without its maps, or by another program."""
+    if not drawn.courses:
+        raise ValueError("the draft does not say where its pixels are from: it was not drawn by draft.render")
+    if len(drawn.layer) != len(drawn.courses[0].frame):
         raise ValueError("the draft was drawn without its maps; draw it with them (stream=False)")
 
 

@@ -276,7 +276,7 @@ class Refiner(loaded_model.LoadedModel):
     def _carried(self, share, drawn, clip, begin, seed):
         """Draw the noise of a window from frame `begin` on, which goes along with the draft."""
         frames = np.minimum(begin + np.arange(self.num_frames), len(drawn.frames) - 1)
-        rng, channels = np.random.default_rng((seed, begin)), self.config.vae.latent_channels
+        rng, channels = np.random.default_rng((seed % 2**32, begin)), self.config.vae.latent_channels
         return warped_noise.of_draft(rng, drawn, clip, frames, self.size, channels, share)[None]
 
     def _window(self, key, drafted, found, tokens, num_steps, guidance, clocks, start, noise):

@@ -26,8 +26,9 @@ SIDE = 70
 """Points along each side of the grid; Diffusion-as-Shader was trained on as many."""
 GROUND = 0.25
 """How near the background counts, 0 to 1, where nothing is known of depth; things are nearer, the foremost at 1."""
-BARE, TOLD = 2.0, 0.05
-"""What is farther than so many grid steps from all points has none, and which share of a frame is worth a word."""
+BARE, FEWEST, TOLD = 2.0, 4, 0.05
+"""What is farther than so many steps between points from all of them has none; at least so many cells a side are looked
+at; and which share of a frame is worth a word."""
 
 
 def edit(
@@ -120,11 +121,14 @@ def follow_grid(
 
 
 def uncovered(tracks: Tracks, size: tuple[int, int], frames: AnyArray) -> Float[np.ndarray, "S"]:
-    """Return which share of some frames lies far from all points of a grid that are seen there."""
-    side = math.isqrt(len(tracks.xy))
-    coarse = max(1, int(side / BARE))
+    """Return which share of some frames lies far from all points of a grid that are seen there.
+
+    Far is measured by how close together so many points lie: a zoom spreads them, and uncovers nothing.
+    """
+    least = min(FEWEST, math.sqrt(len(tracks.xy)) / BARE)
     shares = []
     for t in frames:
+        coarse = max(1, int(max(least, math.sqrt(tracks.visible[:, t].sum()) / BARE)))
         cells = np.floor(tracks.xy[tracks.visible[:, t], t] / size[::-1] * coarse).astype(int)
         shares.append(1 - len(np.unique(cells, axis=0)) / coarse**2)
     return np.array(shares)

@@ -12,8 +12,8 @@ from stream_test import assert_same, converted, make_pipeline, save_as_trained
 from tiny_modules import CHAINED, MODULES
 
 from motionv2v import convert, draft, editing, video
-from motionv2v.editing import files, interpolator, opening
-from motionv2v.tracks import Tracks
+from motionv2v.editing import files, interpolator, opening, shaded
+from motionv2v.tracks import Tracks, inside
 
 
 def test_diffusion_as_shader_animates_a_picture_by_its_tracks(spiece, tmp_path):
@@ -84,12 +84,21 @@ def shader(spiece, tmp_path_factory):
     return opening.load(ours, say=lambda line: None)
 
 
-def test_diffusion_as_shader_edits_a_clip_by_a_grid_of_points(shader, monkeypatch):
-    model, seen = shader, []
-    generate = model.generate
-    monkeypatch.setattr(
-        model, "generate", lambda key, batch, *rest, **more: seen.append(batch) or generate(key, batch, *rest, **more)
-    )
+@pytest.fixture
+def seen(shader, monkeypatch):
+    """What that model is given: the batches, in turn."""
+    found, generate = [], shader.generate
+
+    def note(key, batch, *rest, **more):
+        found.append(batch)
+        return generate(key, batch, *rest, **more)
+
+    monkeypatch.setattr(shader, "generate", note)
+    return found
+
+
+def test_diffusion_as_shader_edits_a_clip_by_a_grid_of_points(shader, seen):
+    model = shader
     length = model.num_frames
     frames, made, drawn, said = drawn_edit(model, length)
     (batch,) = seen
@@ -110,12 +119,8 @@ def test_diffusion_as_shader_edits_a_clip_by_a_grid_of_points(shader, monkeypatc
     assert [line for line in said if "no depth was given" in line]
 
 
-def test_the_depth_of_a_clip_colours_the_points(shader, monkeypatch):
-    model, seen = shader, []
-    generate = model.generate
-    monkeypatch.setattr(
-        model, "generate", lambda key, batch, *rest, **more: seen.append(batch) or generate(key, batch, *rest, **more)
-    )
+def test_the_depth_of_a_clip_colours_the_points(shader, seen):
+    model = shader
     depth = np.broadcast_to(np.linspace(1, 3, 56), (1, 40, 56)).copy()
     said = drawn_edit(model, model.num_frames, depth=depth)[3]
     near = seen[0]["target_nearness"][0].reshape(70, 70)
@@ -132,7 +137,7 @@ def test_the_depth_of_a_clip_colours_the_points(shader, monkeypatch):
             drawn_edit(model, model.num_frames, **option)
 
 
-def test_long_clips_are_edited_in_windows_and_what_comes_later_is_told(shader):
+def test_long_clips_are_edited_in_windows_and_what_comes_later_is_told(shader, seen):
     model = shader
     length = model.num_frames + 3
     frames = np.random.default_rng(1).integers(0, 256, (length, 40, 56, 3), np.uint8)
@@ -141,8 +146,16 @@ def test_long_clips_are_edited_in_windows_and_what_comes_later_is_told(shader):
     target[..., 0] -= np.linspace(0, 40, length)  # the camera goes far to the right
     shown[3] = False
     shown[3, 2] = True
-    made = model.edit(frames, Tracks(xy, visible), Tracks(target, shown), num_steps=1, notify=said.append)
+    drawn = draft.render(frames, Tracks(xy, visible), Tracks(target, shown), notify=lambda line: None)
+    options = {"num_steps": 1, "notify": said.append, "drawn": drawn}
+    made = model.edit(frames, Tracks(xy, visible), Tracks(target, shown), **options)
     assert made.frames.shape == frames.shape
+    # Each window starts from its own frame of the draft, and so do its points: a grid there.
+    for batch, start in zip(seen, model.plan(length).starts, strict=True):
+        np.testing.assert_array_equal(batch["target"][0, 0], video.resize(drawn.frames[start][None], model.size)[0])
+        grid = batch["target_xy"][0].reshape(70, 70, model.num_frames, 2)[:, :, 0]
+        np.testing.assert_allclose(np.diff(grid[..., 0], axis=1), model.size[1] / 70, rtol=1e-4)
+    assert len(seen) > 1 and (seen[0]["target"][0, 0] != seen[1]["target"][0, 0]).any()
     assert [line for line in said if "windows, in turn" in line]
     assert [line for line in said if "1 of 4 points of the edit are not seen in the frame" in line]
     assert [line for line in said if "of a frame is not in this one: no point says how that moves" in line]
@@ -204,3 +217,12 @@ def test_motionv2v_as_its_code_trains_it_edits_straight_from_its_folder(spiece, 
     goes = Tracks(rest.xy + np.arange(5, dtype=np.float32)[:, None] * 2, rest.visible)
     one, other = (model.edit(frames, rest, target, num_steps=1).frames for target in (rest, goes))
     assert one.shape == frames.shape and (one != other).any()
+
+
+def test_a_zoom_uncovers_nothing_and_a_pan_does():
+    """Points of a grid all over the first frame: enlarged three times, a fifth of the width away, and gone."""
+    places = (np.stack(np.meshgrid(np.arange(70), np.arange(70)), -1).reshape(-1, 2) + 0.5) * (96 / 70, 64 / 70)
+    moved = [places, 3 * (places - (48, 32)) + (48, 32), places - (19.2, 0), places - (200, 0)]
+    xy = np.stack(moved, axis=1).astype(np.float32)
+    shares = shaded.uncovered(Tracks(xy, inside(xy, (64, 96))), (64, 96), range(4))
+    np.testing.assert_allclose(shares, [0, 0, 0.2, 1], atol=0.03)

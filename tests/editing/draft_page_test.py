@@ -7,6 +7,7 @@ import moving_square
 import pytest
 import served_page
 from served_page import Page
+from waiting import until
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
@@ -30,13 +31,6 @@ WATCH = """() => {
 def session(session):
     session.add_point(0, X, Y)
     return session
-
-
-def until(condition, what, seconds=60):
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline, what
-        time.sleep(0.02)
 
 
 def there(page, frame):

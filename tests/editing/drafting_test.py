@@ -8,6 +8,7 @@ import time
 import moving_square
 import numpy as np
 import pytest
+from waiting import until
 
 from motionv2v import draft, video
 from motionv2v.draft import compose
@@ -28,15 +29,10 @@ def bent(session):
 def drawn(monkeypatch):
     """What is drawn, in turn: (the drawing, the frame)."""
     frames, draw = [], draft.Drawing.frame
-    monkeypatch.setattr(draft.Drawing, "frame", lambda self, t: frames.append((self, t)) or draw(self, t))
+    monkeypatch.setattr(
+        draft.Drawing, "frame", lambda self, t, *doubt: frames.append((self, t)) or draw(self, t, *doubt)
+    )
     return frames
-
-
-def until(condition, what, seconds=300):
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline, what
-        time.sleep(0.01)
 
 
 def rest(session):
@@ -82,7 +78,7 @@ def test_who_looks_at_another_frame_waits_for_no_other(bent, monkeypatch, drawn)
 
 def test_another_edit_ends_what_is_drawn_of_the_one_before(bent, monkeypatch, drawn):
     counted = draft.Drawing.frame
-    monkeypatch.setattr(draft.Drawing, "frame", lambda self, t: time.sleep(0.03) or counted(self, t))
+    monkeypatch.setattr(draft.Drawing, "frame", lambda self, t, *doubt: time.sleep(0.03) or counted(self, t, *doubt))
     bent.draft_frame(0)
     old = drawn[0][0]
     bent.bend(["p1"], 4, 0, 3)
@@ -159,7 +155,7 @@ import sys, time
 from motionv2v import draft
 from motionv2v.editing.session import Session
 draw = draft.Drawing.frame
-draft.Drawing.frame = lambda self, t: time.sleep(0.5 * (t != 0)) or draw(self, t)
+draft.Drawing.frame = lambda self, t, *doubt: time.sleep(0.5 * (t != 0)) or draw(self, t, *doubt)
 Session(sys.argv[1]).draft_frame(0)
 begun = time.perf_counter()
 import atexit

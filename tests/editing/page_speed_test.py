@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import served_page
 from served_page import Page
+from waiting import until
 
 from motionv2v import video
 from motionv2v.editing.session import Session
@@ -84,13 +85,6 @@ def opened(folder, shape, side):
     found = Tracks(path[None] + side / 2, np.ones((1, length), bool))
     session.import_tracks(track_files.write(folder / "path.npz", found, (height, width), 8))
     return session
-
-
-def until(condition, what, seconds=120):
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline, what
-        time.sleep(0.02)
 
 
 def own_memory():

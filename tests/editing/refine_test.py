@@ -255,7 +255,7 @@ def test_noise_that_goes_along_with_the_draft_is_what_the_sample_starts_from(ref
     assert (np.asarray(one) != np.asarray(two)).any()
     with pytest.raises(ValueError, match="a share of fresh noise from 0 to 1"):
         make(warped=2.0)
-    with pytest.raises(ValueError, match="drawn without its maps"):
+    with pytest.raises(ValueError, match="does not say where its pixels are from"):
         refiner.refine(clip(), drawn(), warped=0.5, notify=str)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import served_page
 from served_page import Page
+from waiting import until
 
 from motionv2v import trackers
 from motionv2v.trackers.flows import Flows
@@ -29,13 +30,6 @@ def slow(monkeypatch):
     compute = Flows.compute
     monkeypatch.setattr(Flows, "compute", lambda self, i, j: time.sleep(0.08) or compute(self, i, j))
     return monkeypatch
-
-
-def until(condition, what, seconds=60):
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline, what
-        time.sleep(0.01)
 
 
 def test_a_second_point_of_a_clip_is_followed_along_the_flows_of_the_first(session, computed):

@@ -137,7 +137,7 @@ def test_what_is_no_study_and_no_answer_is_told(built, tmp_path):
 
 @pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
 def test_the_page_saves_the_answers_that_are_read(built, tmp_path):
-    pytest.importorskip("playwright")
+    pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
     study.make(built.folder, outputs(built, "bright", "dark"), tmp_path / "study")
     key = json.loads((tmp_path / "study" / "key.json").read_text())["pairs"]
     with served_page.launched() as browser:

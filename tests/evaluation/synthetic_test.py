@@ -5,13 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import tiny_model
 from launching import launch
 from ml_collections import ConfigDict
 
 from motionv2v import draft, editing, metrics, trackers
 from motionv2v.data.scenes.pairs import Pair, SceneConfig, make_pair
 from motionv2v.data.tokenizer import NULL_PROMPT, ByteTokenizer
-from motionv2v.evaluation import retracked, synthetic
+from motionv2v.evaluation import autoencoded, retracked, synthetic
 from motionv2v.tracks import Tracks
 
 SCENE = {"kinds": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), "moving_camera": 0.0, "speed": 0.4, "turn": 0.3}
@@ -245,6 +246,27 @@ def test_points_that_stay_on_their_path_are_counted_where_both_paths_start_toget
             "identity_copy_rate"
         ]
     )
+
+
+def test_what_a_model_makes_stands_beside_what_its_autoencoder_keeps_of_the_truth(tmp_path, monkeypatch):
+    """And both pasted into the draft, for a model that repairs it: with a perfect autoencoder, the second is better."""
+    folder = str(tiny_model.save(tmp_path / "draft", "draft"))
+    monkeypatch.setattr(autoencoded.Autoencoder, "through", lambda self, videos: np.array(videos))
+    text, results = synthetic.table(folder, [], 2, 7, num_steps=1, num_points=4)
+    names = [folder, "the true target through the autoencoder"]
+    expected = [*names, *(f"{name}, pasted into the draft" for name in names), "frozen base, no control"]
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in text.splitlines()[3:10]}
+    assert list(rows) == [*expected, "copy the source", "the true target (tracker's floor)"]
+    assert [float(value.strip(" |")) for value in rows[names[1]][2:]] == [np.inf, np.inf, 1.0]
+    pasted = [float(rows[f"{name}, pasted into the draft"][2]) for name in names]
+    assert pasted[0] < pasted[1] < np.inf and results["psnr_pasted"] == pytest.approx(pasted[0], abs=0.006)
+
+
+def test_the_autoencoder_keeps_clips_of_bytes_in_their_form(tmp_path):
+    editor = editing.load(tiny_model.save(tmp_path / "base", "base"))
+    made = autoencoded.Autoencoder(editor).through(np.zeros((2, 5, 16, 16, 3), np.uint8))
+    assert made.shape == (2, 5, 16, 16, 3) and made.dtype == np.uint8
+    np.testing.assert_array_equal(made[0], made[1])
 
 
 def test_jitter_moves_what_the_model_sees_and_not_what_is_scored(pairs):
