@@ -21,6 +21,8 @@ from motionv2v.typing import Float, UInt8
 EDIT, TRACKS = "edit.json", "tracks.npz"
 PROXY = 180
 """Rows of the picture that drafts are drawn at while a path is bent."""
+_DRAWN = ("clip", "points", "groups", "operations", "order")
+"""The parts of a project that a draft is drawn of."""
 
 
 class Derived(History):
@@ -39,11 +41,15 @@ class Derived(History):
         self._imported: dict[str, Tracks] = {}
         self._given = ""  # what the file of tracks was last written of
         self._drafts, self._full = Drafts(PROXY), Drafts(None)
+        self._drawn_of = ""  # the parts of the project that drafts are drawn of
 
     def _save(self, event: dict[str, Any] | None = None) -> None:
         super()._save(event)
-        for drafts in (self._drafts, self._full):
-            drafts.cancel()
+        drawn = json.dumps([self.project[part] for part in _DRAWN])
+        if drawn != self._drawn_of:
+            self._drawn_of = drawn
+            for drafts in (self._drafts, self._full):
+                drafts.cancel()
         if self.project["points"]:
             files.write(self.workspace / EDIT, json.dumps(self.edit_json(), indent=1) + "\n")
 
@@ -129,16 +135,20 @@ class Derived(History):
         for point in points:
             if "tracks" not in point:
                 own = point.get("tracker", "")
-                unknown = {mark for mark in point_paths.marks(point) if (own, mark) not in self._tracks}
-                wanted.setdefault(own, set()).update(unknown)
+                if unknown := {mark for mark in point_paths.marks(point) if (own, mark) not in self._tracks}:
+                    wanted.setdefault(own, set()).update(unknown)
+        if not wanted:
+            return
         self._is_stopped, self._under_way = False, {} if may_stop else None
         try:
             for own, marks in wanted.items():
-                if queries := sorted(marks):
-                    with self._drafts.held():  # a person waits for this
-                        found = self._follower_of(own).track(self.clip.frames, np.float32(queries))
-                    for index, mark in enumerate(queries):
-                        self._tracks[own, mark] = tracks.select(found, [index])
+                queries = sorted(marks)
+                with self._drafts.held():  # a person waits for this
+                    found = self._follower_of(own).track(self.clip.frames, np.float32(queries))
+                if self._under_way is not None:
+                    self._stop_if_asked()  # not every tracker tells how far it is
+                for index, mark in enumerate(queries):
+                    self._tracks[own, mark] = tracks.select(found, [index])
         finally:
             self._under_way = None
 
@@ -163,9 +173,12 @@ class Derived(History):
     def _watch(self, frame: int, places: Float[np.ndarray, "M 2"]) -> None:
         if self._under_way is None:
             return
+        self._stop_if_asked()
+        self._under_way = {**self._under_way, int(frame): np.round(places[0], 2).tolist()}
+
+    def _stop_if_asked(self) -> None:
         if self._is_stopped:
             raise ValueError("following the point was stopped; nothing has changed")
-        self._under_way = {**self._under_way, int(frame): np.round(places[0], 2).tolist()}
 
     def tracking(self) -> dict[str, Any]:
         """Tell how far a point is followed that a command waits for: {frames: {t: [x, y]} so far, of how many}.
@@ -176,7 +189,10 @@ class Derived(History):
         return {"frames": found, "of": len(loaded[1].frames) - 1 if loaded else 0}
 
     def stop_tracking(self) -> None:
-        """Stop following the point that a command waits for, which then changes nothing."""
+        """Stop following the point that a command waits for, which then changes nothing.
+
+        A tracker that does not tell how far it is comes to its end first.
+        """
         self._is_stopped = True
 
     def _path(self, point: dict[str, Any]) -> Tracks:
@@ -250,7 +266,8 @@ class Derived(History):
     def draft_frame(self, index: int, full: bool = False) -> UInt8[np.ndarray, "H W 3"]:
         """Draw one frame of the draft, and others after it; `full`: at the clip's own size, that one alone."""
         if full:
-            return self._full.single(self._moment, index)
+            with self._drafts.held():  # a person waits for this
+                return self._full.single(self._moment, index)
         return self._drafts.frame(self._moment, index).frames[index]
 
     def uncertain_frame(self, index: int) -> UInt8[np.ndarray, "h w"]:
@@ -291,7 +308,8 @@ class Derived(History):
             # The marks as well, with which the same edit is another one, and who followed the points.
             words = ("marks", "tracks", "row", "tracker")
             marks = [[point.get(word) for word in words] for point in project["points"]]
-            key = json.dumps([path, marks, self.edit_json(project)])
+            edit = {word: part for word, part in self.edit_json(project).items() if word not in ("prompt", "seed")}
+            key = json.dumps([path, marks, edit])
             return Moment(key, path, clip, spec, self.source(project))
 
     def proxy_size(self) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Drafts of a clip at one size, for a person who waits: the frame that is looked at first, the others behind it.
 
 What is asked for is drawn at once. A thread draws the rest of that edit, the nearest frames first, and stands back
-whenever somebody waits. Before that, as long as a path is only about to be bent, it takes the clip apart for the edit
-that is expected (`Drafts.expect`), so that the bend itself waits for nothing but its own frame.
+whenever somebody waits. When that is done, and a path is about to be bent, it takes the clip apart for the edit that is
+expected (`Drafts.expect`), so that the bend itself waits for nothing but its own frame.
 """
 
 import contextlib
@@ -96,6 +96,7 @@ class Drafts:
         self._ahead: Iterator[None] | None = None  # steps towards an edit that is expected
         self._expected: str | None = None
         self._worker: threading.Thread | None = None
+        self._round = 0  # of edits: a frame that was begun in an earlier one asks for no others
 
     def size(self, clip: video.Clip) -> tuple[int, int]:
         """Return the size (H, W) that drafts of a clip are drawn at."""
@@ -110,6 +111,7 @@ class Drafts:
 
     def cancel(self) -> None:
         """Leave what nobody waits for: the edit has changed."""
+        self._round += 1
         self._behind = self._ahead = self._expected = None
 
     # --- for who waits ---
@@ -117,10 +119,11 @@ class Drafts:
     def frame(self, moment: Callable[[], Moment], index: int) -> Drawn:
         """Draw one frame, in front of all others; returns the draft, of which others may not be drawn yet."""
         with self._hurrying():
-            of = moment()
+            begun, of = self._round, moment()
             edit = self._plan(of)
             edit.draw(index)
-            self._behind = (of, index) if edit.left else None
+            if begun == self._round:
+                self._behind = (of, index) if edit.left else None
         self._wake()
         return edit.drawn
 
@@ -188,11 +191,13 @@ class Drafts:
 
     def _work(self) -> None:
         while self._goes_on():
+            begun = self._round
             # What goes wrong here is told to whoever asks for the frame.
             with contextlib.suppress(Exception), self._standing_back():
                 self._take_a_step()
                 continue
-            self.cancel()
+            if begun == self._round:
+                self.cancel()
 
     def _goes_on(self) -> bool:
         with self._waits:

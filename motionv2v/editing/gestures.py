@@ -25,6 +25,13 @@ class Gestures(Results):
             raise ValueError(f"{point['name']} is locked: unlock it first")
         return point
 
+    def _check_frame(self, frame: int) -> int:
+        """Raise ValueError for a frame that the clip does not have; returns its last one."""
+        last = len(self.clip.frames) - 1
+        if not 0 <= frame <= last:
+            raise ValueError(f"there is no frame {frame}: the clip has frames 0..{last}")
+        return last
+
     def _called(self, names: Sequence[str]) -> str:
         """Write what points and groups are called, in a few words."""
         groups = {tuple(sorted(each["points"])): each["name"] for each in self.project["groups"]}
@@ -113,9 +120,7 @@ class Gestures(Results):
 
         Where they were bent before, that operation has one keyframe more. Their own motion goes on.
         """
-        last = len(self.clip.frames) - 1
-        if not 0 <= frame <= last:
-            raise ValueError(f"there is no frame {frame}: the clip has frames 0..{last}")
+        last = self._check_frame(frame)
         with self._step(f"Bend {self._called(names)} at {frame}", base, frame, names) as project:
             names = point_groups.members(project, names)
             for name in names:
@@ -141,6 +146,8 @@ class Gestures(Results):
 
         Of those operations that are on and keep the points' own motion: the page draws the path that they will have.
         """
+        if not any(operation_list.is_bend(each["op"]) for each in self.project["operations"]):
+            return {}
         found, given = {}, self.stages()
         for operation in self.project["operations"]:
             if operation["id"] in given and operation_list.is_bend(op := operation["op"]):
@@ -175,9 +182,7 @@ class Gestures(Results):
         word: str,
         more: Callable[[float | None], float],
     ) -> None:
-        last = len(self.clip.frames) - 1
-        if not 0 <= frame <= last:
-            raise ValueError(f"there is no frame {frame}: the clip has frames 0..{last}")
+        last = self._check_frame(frame)
         with self._step(label, base, frame, names) as project:
             names = point_groups.members(project, names)
             for name in names:
@@ -252,16 +257,19 @@ class Gestures(Results):
         `interpolation`, "linear" or "smooth", is of the whole path. Drawn paths have their own pace. Raises ValueError
         where there are no two keyframes, and EditError for other words.
         """
+        self._check_frame(frame)
         with self._step(f"Ease {self._called(names)} at {frame}", base, frame, names) as project:
             chosen, found = set(point_groups.members(project, names)), False
+            for name in chosen:
+                self._movable(project, name)
             for operation in project["operations"]:
                 op = operation["op"]
                 if not operation["on"] or "drawn" in operation or not operation_list.is_tween(op):
                     continue
-                operation_list.normalise(op)
                 if len(op["keyframes"]) < 2 or not chosen & set(self._about(project, op)):
                     continue
                 found = True
+                operation_list.normalise(op)
                 if pace is not None:
                     operation_list.set_pace(op, frame, pace)
                 if interpolation is not None:
@@ -286,9 +294,7 @@ class Gestures(Results):
 
     def move_key(self, name: str, frame: int, to: int, base: int | None = None, duplicate: bool = False) -> None:
         """Let a keyframe be at another frame, as far off the points' own path as it was; or one more like it there."""
-        length = len(self.clip.frames)
-        if not 0 <= to < length:
-            raise ValueError(f"there is no frame {to}: the clip has frames 0..{length - 1}")
+        self._check_frame(to)
         with self._step(f"Move the keyframe of {self._titled(name)} from {frame} to {to}", base, to) as project:
             operation, keys = self._keys(project, name, frame)
             op, place = operation["op"], np.asarray(keys[str(frame)], np.float64)

@@ -26,7 +26,8 @@ _PICTURES: dict[str, Callable[[Session, int], UInt8[np.ndarray, "..."]]] = {
     "uncertain": lambda session, index: session.uncertain_frame(index),
     "masks": lambda session, index: session.masks().labels(index),
 }
-"""What frames there are to see, `full` a draft at the clip's own size; the last two are maps: numbers for pixels."""
+"""What frames there are to see, `full` a draft that is drawn at the clip's own size and sent as `webp` has it; the last
+two are maps: numbers for pixels."""
 
 
 async def _frame(request: Request) -> Response:

@@ -126,17 +126,21 @@ class Session(Gestures):
         The paths of other points stay; one that a file gave is the tracker's from then on. Raises ValueError for other
         names, and for the tracker that follows it already.
         """
-        point = operation_list.find(self.project["points"], name, "point")
         if tracker and tracker not in trust.TRACKERS:
             raise ValueError(f"there is no tracker {tracker!r} for a point; there are {', '.join(trust.TRACKERS)}")
-        if "tracks" not in point and tracker == point.get("tracker", ""):
-            raise ValueError(f"{point['name']} is followed by {tracker or self._tracker_name} already; try another one")
-        doubt = self._trust()[self.project["points"].index(point)]
-        frame = doubt["frames"][0] if doubt else point["t"]
-        with self._correct(f"Track {point['name']} by {tracker or self._tracker_name}", name, base, frame) as changed:
-            for word in ("tracks", "row", "tracker"):
-                changed.pop(word, None)
-            changed.update({"tracker": tracker} if tracker else {})
+        called = tracker or self._tracker_name.partition(":")[0]  # where its weights lie is nobody's business
+        tracker = "" if tracker == self._tracker_name else tracker
+        with self._lock:
+            self._check_base(base)
+            point = operation_list.find(self.project["points"], name, "point")
+            if "tracks" not in point and tracker == point.get("tracker", ""):
+                raise ValueError(f"{point['name']} is followed by {called} already; try another one")
+            doubt = self._trust()[self.project["points"].index(point)]
+            frame = doubt["frames"][0] if doubt else point["t"]
+            with self._correct(f"Track {point['name']} by {called}", name, base, frame) as changed:
+                for word in ("tracks", "row", "tracker"):
+                    changed.pop(word, None)
+                changed.update({"tracker": tracker} if tracker else {})
 
     def _trust(self) -> list[dict[str, Any] | None]:
         return trust.report(self.source(), self.clip.frames.shape[1:3])

@@ -9,6 +9,7 @@ import pytest
 
 from motionv2v import trackers, tracks, video
 from motionv2v.editing import files, point_paths, projects, trust
+from motionv2v.editing.history import StaleError
 from motionv2v.editing.session import Session
 from motionv2v.edits import track_files
 from motionv2v.edits.document import MAX_POINTS
@@ -306,6 +307,21 @@ def test_one_point_is_followed_by_another_tracker_and_the_others_stay(session, t
     bad = {**session.project, "points": [{**session.project["points"][0], "tracker": "tapnext:/weights.npz"}]}
     with pytest.raises(ValueError, match=r"points\[0\].tracker: must be one of lk, dis, multistep"):
         projects.check(bad)
+
+
+def test_a_tracker_is_named_without_where_its_weights_lie_and_the_own_one_is_no_other(session, monkeypatch):
+    session.add_point(0, X, Y)
+    for own in ("multistep", ""):
+        with pytest.raises(ValueError, match="p1 is followed by multistep already"):
+            session.track_by("p1", own)
+    base = session.state()["revision"]
+    session.add_point(0, X + 4, Y)
+    with pytest.raises(StaleError):
+        session.track_by("p9", "dis", base)
+    monkeypatch.setattr(session, "_tracker_name", "tapnext:/somewhere/weights.npz")
+    session.track_by("p1", "dis")
+    session.track_by("p1", "")
+    assert session.state()["undo"][-1] == "Track p1 by tapnext"
 
 
 def test_an_imported_path_is_given_to_a_tracker(session, tmp_path):

@@ -188,3 +188,37 @@ def test_a_frame_at_full_size_is_that_of_a_run(tmp_path, drawn):
     own = drafted.draw(session.clip.frames, spec, session.source(), [None], notify=str)
     assert made.shape == (192, 256, 3)
     np.testing.assert_array_equal(made, own.frames[4])
+
+
+def test_a_frame_of_a_clip_that_is_no_longer_open_asks_for_no_others(bent, tmp_path, monkeypatch):
+    """Another clip is opened while a frame is drawn: the first one's others are not drawn any more."""
+    begun, goes_on, drawn = threading.Event(), threading.Event(), []
+    draw = draft.Drawing.frame
+
+    def slowly(self, t, *doubt):
+        drawn.append(t)
+        if len(drawn) == 1:
+            begun.set()
+            assert goes_on.wait(60)
+        return draw(self, t, *doubt)
+
+    monkeypatch.setattr(draft.Drawing, "frame", slowly)
+    work = threading.Thread(target=bent.draft_frame, args=(4,))
+    work.start()
+    assert begun.wait(60)
+    video.write(tmp_path / "other.mp4", moving_square.draw((0, 20)), fps=8, crf=4)
+    bent.open(tmp_path / "other.mp4")
+    goes_on.set()
+    work.join(60)
+    rest(bent)
+    assert drawn == [4]
+
+
+def test_what_is_expected_stays_so_while_other_things_change(bent, drawn):
+    bent.expect(["p1"])
+    bent.set(prompt="a red square")
+    rest(bent)
+    assert len(drawn) == 9, "the clip was taken apart all the same"
+    key = bent._moment().key
+    bent.set(prompt="another", seed=3)
+    assert bent._moment().key == key, "a draft does not depend on these"

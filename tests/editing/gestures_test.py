@@ -287,6 +287,8 @@ def test_the_way_between_two_keyframes_is_given_a_pace_and_the_others_keep_their
     for change, message in (
         (lambda: session.set_pace(["p2"], 3, pace="in"), "p2: no two keyframes to go between"),
         (lambda: session.set_pace(["p1"], 3, pace="fast"), "even, in, out, in-out, hold"),
+        (lambda: session.set_pace(["p1"], -5, pace="in"), "there is no frame -5: the clip has frames 0..8"),
+        (lambda: session.set_pace(["p1"], 9, pace="in"), "there is no frame 9: the clip has frames 0..8"),
         (lambda: session.set_pace(["p1"], 3, interpolation="round"), "must be one of linear, smooth"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import served_page
 from served_page import Page
+from waiting import until
 
 from motionv2v.edits import selection
 from motionv2v.tracks import Tracks
@@ -28,13 +29,6 @@ def steps(session, count):
     while len(session.state()["undo"]) < count and time.time() < deadline:
         time.sleep(0.02)
     assert len(session.state()["undo"]) == count
-
-
-def until(holds):
-    deadline = time.time() + 30
-    while not holds():
-        assert time.time() < deadline
-        time.sleep(0.05)
 
 
 def opened(browser, session, address, select=("p1",)):

@@ -11,6 +11,7 @@ import pytest
 import served_page
 import tiny_model
 from served_page import Page
+from waiting import until
 
 from motionv2v.editing.session import Session
 
@@ -24,13 +25,6 @@ SIZE = {"width": 1280, "height": 1400}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return str(tiny_model.save(tmp_path_factory.mktemp("model") / "tiny", num_frames=9))
-
-
-def until(holds):
-    deadline = time.time() + 60
-    while not holds():
-        assert time.time() < deadline
-        time.sleep(0.05)
 
 
 def bend(session):

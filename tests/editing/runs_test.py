@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_model
 from PIL import Image
+from waiting import until
 
 from motionv2v import video
 from motionv2v.editing import drift, exports, files, runs
@@ -47,14 +48,6 @@ def session(session):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return str(tiny_model.save(tmp_path_factory.mktemp("model") / "tiny", num_frames=9))
-
-
-def until(condition, seconds=180):
-    deadline = time.time() + seconds
-    while not (found := condition()) and time.time() < deadline:
-        time.sleep(0.05)
-    assert found
-    return found
 
 
 def ended(session, name):
@@ -111,7 +104,7 @@ def test_the_line_goes_on_behind_a_run_of_an_editor_that_was_killed(session, tmp
     again.runs.go_on()
     assert states(again) == {first: "running", second: "queued"}
     os.killpg(again.runs._alive(first), signal.SIGKILL)
-    until(lambda: states(again)[second] == "running", 20)
+    until(lambda: states(again)[second] == "running", seconds=20)
     assert states(again)[first] == "interrupted" and again.runs._adopted == set()
     again.runs.close()
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from urllib.parse import parse_qs, urlsplit
 
 import moving_square
@@ -362,13 +361,11 @@ def test_an_answer_that_nobody_reads_does_not_hold_up_the_end(tmp_path):
             head = f"GET /api/runs/1/edited.mp4 HTTP/1.1\r\nHost: {found.netloc}\r\nCookie: {cookie}\r\n\r\n"
             paused.sendall(head.encode())
             assert paused.recv(1000).startswith(b"HTTP/1.1 200")
-            began = time.perf_counter()
             process.send_signal(signal.SIGINT)
             try:
                 process.wait(server.PATIENCE + 8)
             finally:
                 process.kill()
-            assert time.perf_counter() - began < server.PATIENCE + 8
 
 
 def test_a_run_is_started_watched_and_its_result_fetched(client, app):

@@ -75,7 +75,7 @@ def test_the_path_so_far_is_told_and_a_stopped_one_changes_nothing(session, slow
     assert told[1] == "p1" and len(session.state()["undo"]) == len(before["undo"]) + 1
     assert np.median(np.abs(session.source().xy[0] - moving_square.corners() - 10)) <= 2
     session.stop_tracking()
-    assert session.state()["source"], "there is nothing to stop"
+    assert session.add_point(4, X + 3, Y) == "p2", "what was stopped before is not what comes after"
 
 
 @pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
@@ -89,7 +89,8 @@ def test_the_page_shows_the_path_while_it_grows_and_lets_a_person_stop_it(browse
         page.says("following", "of 8 frames")
         assert session.project["points"] == [], "it is not there before it was followed"
         seen = "import('/static/session.js').then(({ view }) => view.followed.map(([t]) => t))"
-        assert page.main.evaluate(seen) == sorted(page.main.evaluate(seen))
+        frames = page.main.evaluate(seen)
+        assert frames == sorted(frames)
         stop()
         page.says("error", "following the point was stopped; nothing has changed")
         page.says("following", "")
@@ -102,3 +103,37 @@ def test_the_page_shows_the_path_while_it_grows_and_lets_a_person_stop_it(browse
     page.points(0)
     assert [each for each in page.errors if "400" not in each] == []
     page.context.close()
+
+
+class Silent:
+    """A tracker that does not tell how far it is; `begun` says that it is at work."""
+
+    def __init__(self):
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+
+    def track(self, frames, queries):
+        self.begun.set()
+        assert self.goes_on.wait(60)
+        return trackers.get("classical").track(frames, queries)
+
+
+def test_a_tracker_that_tells_nothing_can_be_stopped_too(session, monkeypatch):
+    silent, told = Silent(), []
+    monkeypatch.setattr(session, "_tracker", silent)
+
+    def add():
+        try:
+            told.append(session.add_point(4, X, Y))
+        except ValueError as error:
+            told.append(str(error))
+
+    work = threading.Thread(target=add)
+    work.start()
+    assert silent.begun.wait(60) and session.tracking()["frames"] == {}
+    # What somebody else looks at meanwhile has nothing to follow, and leaves it alone.
+    session._track([])
+    assert session.tracking()["frames"] == {}
+    session.stop_tracking()
+    silent.goes_on.set()
+    work.join(60)
+    assert told == ["following the point was stopped; nothing has changed"] and session.project["points"] == []

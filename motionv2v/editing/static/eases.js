@@ -72,6 +72,7 @@ $("lanes").addEventListener("dblclick", (event) => {
   const track = [...$("lanes").querySelectorAll(".track")].find((each) => event.clientY < each.getBoundingClientRect().bottom);
   if (!track || view.tool === "visibility") return;
   const { left, width } = track.getBoundingClientRect();
+  if (event.clientX < left || event.clientX >= left + width) return; // on the name beside it
   const middle = (tick) => left + (width * (Number(tick.dataset.frame) + 0.5)) / state.clip.frames;
   const tick = [...track.querySelectorAll(".tick.key")].find((each) => Math.abs(middle(each) - event.clientX) <= 12);
   const frame = tick ? Number(tick.dataset.frame) : Math.floor(((event.clientX - left) / width) * state.clip.frames);

@@ -4,7 +4,7 @@ import { redraw } from "./paint.js";
 import { request } from "./transport.js";
 import { $, whenAsked, view } from "./session.js";
 
-const FOLLOW = ["add_point", "fix", "unfix"]; // commands that may have to follow a point
+const FOLLOW = ["add_point", "fix", "unfix", "track_by"]; // commands that may have to follow a point
 const EVERY = 200; // milliseconds between two looks
 let stopping = false;
 
@@ -30,7 +30,7 @@ async function watch(answer) {
 /** Show the places [t, [x, y]] where the point is so far, of how many; null: it is no longer followed. */
 function show(places, count) {
   view.followed = places;
-  $("following").textContent = places ? `following the point: ${places.length} of ${count} frames` : "";
+  $("following").textContent = !places ? "" : places.length ? `following the point: ${Math.min(places.length, count)} of ${count} frames` : "following the point…";
   if (!places && $("stop-following") === document.activeElement) $("source").focus();
   $("stop-following").hidden = !places;
   redraw();
