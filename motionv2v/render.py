@@ -163,6 +163,43 @@ def track_volume(
     return jnp.zeros((xy.shape[1], *grid, channels), jnp.float32).at[frame, row, column].add(written)
 
 
+def place_volume(
+    tracks: Tracks, size: tuple[int, int], grid: tuple[int, int], channels: int = 64
+) -> Float[AnyArray, "T h w C"]:
+    """Write into each cell where what it shows was first seen; jittable and vmappable.
+
+    A volume like `track_volume`, whose codes are places in place of identities drawn at random: an identity must be
+    found again in the first frame by attention, a place says at once where to look. A track stands for its
+    neighbourhood, so that the cell's centre came from where the track was first seen, plus how far the centre lies
+    from the track now. Where tracks meet, the mean is taken.
+
+    Args:
+        tracks: xy [N T 2] in pixels, visible [N T]. A hidden point, or one outside the picture, is left out.
+        size: (H, W) of the picture. grid: (h, w), the cells that the volume has along its sides.
+        channels: C, even, 6 or more: cosines, then sines, of x and y in turns of half a period over the picture, a
+            whole one, two, four, ..., and of the frame in which the track was first seen, which get what is over.
+    """
+    xy, visible = jnp.asarray(tracks.xy, jnp.float32), jnp.asarray(tracks.visible)
+    size_xy, cell = jnp.asarray(size[::-1], jnp.float32), jnp.asarray([size[1] / grid[1], size[0] / grid[0]])
+    cells = jnp.floor(xy / cell)
+    is_seen = visible & jnp.all((cells >= 0) & (cells < jnp.asarray(grid[::-1])), axis=-1)
+    cells = jnp.where(is_seen[..., None], cells, 0)
+    column, row = (cells[..., i].astype(jnp.int32) for i in (0, 1))
+    birth = jnp.argmax(is_seen, axis=1)  # [N]
+    start = jnp.take_along_axis(xy, birth[:, None, None], axis=1)
+    place = jnp.where(is_seen[..., None], start + (cells + 0.5) * cell - xy, 0) / size_xy  # [N T 2]
+    pairs = channels // 2
+    octaves = (pairs - 1) // 2
+    spatial = jnp.pi * place[..., None] * 2.0 ** jnp.arange(octaves)  # [N T 2 octaves]
+    temporal = jnp.pi * (birth[:, None] / xy.shape[1]) * 2.0 ** jnp.arange(pairs - 2 * octaves)  # [N rest]
+    temporal = jnp.broadcast_to(temporal[:, None], (*xy.shape[:2], temporal.shape[-1]))
+    angle = jnp.concatenate([spatial.reshape(*xy.shape[:2], -1), temporal], -1)
+    codes = jnp.concatenate([jnp.cos(angle), jnp.sin(angle), jnp.ones_like(angle[..., :1])], -1) * is_seen[..., None]
+    frame = jnp.broadcast_to(jnp.arange(xy.shape[1]), row.shape)
+    total = jnp.zeros((xy.shape[1], *grid, channels + 1), jnp.float32).at[frame, row, column].add(codes)
+    return total[..., :-1] / jnp.maximum(total[..., -1:], 1)
+
+
 def displacements(
     tracks: Tracks, size: tuple[int, int], grid: tuple[int, int], sigma: float
 ) -> Float[AnyArray, "T h w 2"]:

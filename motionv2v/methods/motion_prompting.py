@@ -6,6 +6,9 @@ hold four frames each, the codes of four frames stand beside one another in chan
 do the cells of a finer grid within each latent's. The volume goes straight to the control branch's tokens, without the
 autoencoder. How many tracks a sample has is the data's business (`data.num_points`, `data.scene.min_points`).
 
+With `codes` "place" a cell holds where what it shows was first seen (`render.place_volume`), of our own design: a model
+that is trained for an hour on a CPU has no time to learn to find identities again in the first frame.
+
 The first frame is encoded as a clip of one frame. Its latents are further channels of the control branch's, on a
 text-to-video base, or beside the noise, as an image-to-video base has them (`first_frame`).
 """
@@ -29,6 +32,7 @@ from motionv2v.typing import AnyArray, Key, PyTree
 
 SETTINGS = {
     "channels": Field(whole(2, 1024), "numbers in a track's code, an even number", 64),
+    "codes": Field(choice("identity", "place"), "what a cell is told: who is there, or where it came from", "identity"),
     "cells": Field(choice(1, 2, 4, 8), "cells of the volume along each side of a latent's pixel", 1),
     "first_frame": Field(
         choice("control", "concat"), "where its latents enter: the branch, or beside the noise", "control"
@@ -42,10 +46,10 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     """Take the first frame of one sample, and write its tracks into a volume; jittable and vmappable.
 
     Args:
-        key: draws the tracks' identities.
+        key: draws the tracks' identities, if they have any.
         clip: `target` uint8 [T H W 3], of which the first frame alone is read; `target_xy` [N T 2] in pixels and
             `target_visible` [N T].
-        config: `channels`, `cells`.
+        config: `channels`, `codes`, `cells`.
 
     Returns:
         {"videos": {"first": [1 H W 3] in [-1, 1]}, "maps": {"volume": [t h w C]}}, C = 4 cells^2 channels.
@@ -54,8 +58,11 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     tracks = Tracks(clip["target_xy"], clip["target_visible"])
     height, width = latent_shape((1, *frames.shape))[2:4]
     grid = (height * config.cells, width * config.cells)
-    identities = render.random_identities(key, tracks.xy.shape[0])
-    volume = render.track_volume(tracks, identities, frames.shape[1:3], grid, config.channels)
+    if config.codes == "place":
+        volume = render.place_volume(tracks, frames.shape[1:3], grid, config.channels)
+    else:
+        identities = render.random_identities(key, tracks.xy.shape[0])
+        volume = render.track_volume(tracks, identities, frames.shape[1:3], grid, config.channels)
     return {
         "videos": {"first": frames[:1].astype(jnp.float32) / 127.5 - 1},
         "maps": {"volume": render.pack(volume, config.cells)},

@@ -12,7 +12,14 @@ from motionv2v.models.dit import DiT
 from motionv2v.tracks import Tracks
 
 CONFIG = ConfigDict(
-    {"name": "motion_prompting", "channels": 6, "cells": 1, "first_frame": "control", "image_scale": 1.0}
+    {
+        "name": "motion_prompting",
+        "channels": 6,
+        "codes": "identity",
+        "cells": 1,
+        "first_frame": "control",
+        "image_scale": 1.0,
+    }
 )
 SIZE, FRAMES, POINTS = (32, 48), 9, 40
 
@@ -49,6 +56,45 @@ def test_the_volume_is_that_of_a_loop(grid):
     identities = render.random_identities(jax.random.key(1), POINTS)
     found = jax.jit(lambda *given: render.track_volume(Tracks(*given), identities, SIZE, grid, 6))(*tracks())
     np.testing.assert_allclose(found, volume_by_loop(tracks(), np.asarray(identities), SIZE, grid), atol=2e-3)
+
+
+def places_by_loop(given, size, grid, octaves=2):
+    """The mean code of each cell, and how many tracks it has; codes of 4 octaves + 2 channels."""
+    made, count = np.zeros((given.xy.shape[1], *grid, 4 * octaves + 2)), np.zeros((given.xy.shape[1], *grid))
+    cell = np.array([size[1] / grid[1], size[0] / grid[0]])
+    for xy, visible in zip(given.xy, given.visible, strict=True):
+        seen = [t for t in range(len(xy)) if visible[t] and (0 <= xy[t]).all() and (xy[t] < size[::-1]).all()]
+        for t in seen:
+            at = (xy[t] // cell).astype(int)
+            x, y = (xy[seen[0]] + (at + 0.5) * cell - xy[t]) / size[::-1]
+            angles = [np.pi * place * 2**k for place in (x, y) for k in range(octaves)] + [np.pi * seen[0] / len(xy)]
+            made[t, at[1], at[0]] += [*np.cos(angles), *np.sin(angles)]
+            count[t, at[1], at[0]] += 1
+    return made / np.maximum(count, 1)[..., None], count
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (8, 12)])
+def test_the_volume_of_places_is_that_of_a_loop(grid):
+    given = tracks()
+    lost = given.xy.copy()
+    lost[7, 3] = np.nan
+    found = jax.jit(lambda *both: render.place_volume(Tracks(*both), SIZE, grid, 10))(lost, given.visible)
+    made, count = places_by_loop(Tracks(lost, given.visible), SIZE, grid)
+    assert (count > 1).any() and (count == 0).any()
+    np.testing.assert_allclose(found, made, atol=2e-5)
+
+
+def test_places_say_where_a_cell_came_from_to_a_part_of_a_pixel():
+    start = np.array([[10.3, 9.1], [30.6, 20.2]], np.float32)
+    moved = start[:, None] + np.arange(3)[None, :, None] * np.array([1.7, -0.6], np.float32)
+    made = np.asarray(render.place_volume(Tracks(moved, np.ones((2, 3), bool)), SIZE, (8, 12), 10))
+    for t in range(3):
+        for n in range(2):
+            column, row = (moved[n, t] // 4).astype(int)
+            cosine, sine = made[t, row, column][[0, 2]], made[t, row, column][[5, 7]]
+            found = np.arctan2(sine, cosine) / np.pi * SIZE[::-1]
+            centre = (np.array([column, row]) + 0.5) * 4
+            np.testing.assert_allclose(found, centre - t * np.array([1.7, -0.6]), atol=1e-3)
 
 
 def test_codes_in_one_cell_add_up_and_what_is_hidden_or_no_number_is_left_out():
