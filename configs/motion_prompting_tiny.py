@@ -27,20 +27,20 @@ steps and 4.2 at the end (`python -m motionv2v.training.curves` draws that). Of 
 
 from ml_collections import ConfigDict
 
-from configs import base_tiny, common
+from configs import base_tiny_fine, common
 
 
 def get_config() -> ConfigDict:
-    config = base_tiny.get_config()
+    config = base_tiny_fine.get_config()
     config.name = "motion_prompting_tiny"
-    config.init_from = ("tiny",)
+    config.init_from = ("base_tiny",)
     config.dit.update({"control_depth": 4, "control_wiring": "side", "control_start": "identity"})
-    config.method = ConfigDict({"name": "motion_prompting", "channels": 16, "cells": 2})
+    config.method = ConfigDict({"name": "motion_prompting", "channels": 18, "codes": "place", "cells": 2})
     config.data.update({"caption_dropout": 0.5, "num_points": 256, "latents": "runs/latents_motion_prompting_tiny"})
     config.data.point_dropout = False
     config.data.scene = ConfigDict({"dense": True, "min_points": 64})
     config.loss = ConfigDict({"timesteps": "high_noise", "power": 3.0})
-    config.sample = ConfigDict({"solver": "ddim", "num_steps": 20, "guidance": "off", "scale": 1.0})
+    config.sample = ConfigDict({"solver": "ddim", "num_steps": 1, "guidance": "off", "scale": 1.0})
     config.optim = common.branch_alone(2e-3)
-    config.train.update({"steps": 4000, "batch_size": 32})
+    config.train.update({"steps": 2000, "batch_size": 32, "ema_decay": 0.98})
     return config

@@ -6,7 +6,8 @@ each from where it is first seen for longest, by a tracker that knows nothing el
 that were asked for is taken, over the points which that tracker follows in the clip itself to within a pixel.
 
 Beside it stand the first frame held still, and its draft (`motionv2v.draft`), which warps it along the tracks: of a
-still clip, whose points shall go where the tracks say.
+still clip, whose points shall go where the tracks say. And what the model's autoencoder makes of the clip itself: no
+model that decodes by it can be better.
 """
 
 import math
@@ -23,7 +24,7 @@ from motionv2v.convert import perceptual
 from motionv2v.data import tokenizer
 from motionv2v.data.scenes.pairs import make_pair
 from motionv2v.editing import opening
-from motionv2v.evaluation import footage, retracked, synthetic
+from motionv2v.evaluation import autoencoded, footage, retracked, synthetic
 from motionv2v.models.features import lpips
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, UInt8
@@ -175,7 +176,8 @@ def table(
             which is measured too then, with the network `net` (`convert.perceptual`). progress: wraps loops.
 
     Returns:
-        Markdown, and {"psnr_<N>", "ssim_<N>", "epe_<N>", the same with "held" and "draft" for N; also "lpips_<N>"}.
+        Markdown, and {"psnr_<N>", "ssim_<N>", "epe_<N>", the same with "held", "autoencoder" and "draft" for N; also
+        "lpips_<N>"}.
 
     Raises:
         ValueError: for a model of another kind, and for weights that are missing.
@@ -202,6 +204,8 @@ def table(
         if out and count == DRAFTED:
             wrote = f"\nwrote videos in {_write(clips, made, Path(out))}"
     add("held", map(held, clips), COUNTS[-1])
+    through = autoencoded.Autoencoder(editor).through(np.stack([clip.frames for clip in clips]))
+    add("autoencoder", through, COUNTS[-1])
     add("draft", [drafted(clip, DRAFTED) for clip in progress(clips)], DRAFTED)
     steps = editor.settings(num_steps, None).num_steps
     usable = np.mean([clip.usable.mean() for clip in clips])
@@ -217,6 +221,7 @@ def format_table(results: dict[str, float], columns: Mapping[str, str] = MEASURE
     names = {
         **{str(count): f"{count} track{'s' if count > 1 else ''}" for count in COUNTS},
         "held": "the first frame, held",
+        "autoencoder": "the clip, through the autoencoder",
         "draft": f"the first frame's draft, {DRAFTED} tracks",
     }
     for name, words in names.items():

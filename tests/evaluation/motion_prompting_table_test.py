@@ -64,7 +64,7 @@ def test_lpips_is_measured_with_a_network(clips):
     assert motion_prompting.score(clip.frames, clip, 4, tracker, network)["lpips"] == 0
     assert motion_prompting.score(motion_prompting.held(clip), clip, 4, tracker, network)["lpips"] > 0
     columns = {**motion_prompting.MEASURES, "lpips": "LPIPS (squeeze)"}
-    rows = [*map(str, motion_prompting.COUNTS), "held", "draft"]
+    rows = [*map(str, motion_prompting.COUNTS), "held", "autoencoder", "draft"]
     results = {f"{key}_{row}": 0.12345 for key in columns for row in rows}
     lines = motion_prompting.format_table(results, columns).splitlines()
     assert lines[0].endswith("| LPIPS (squeeze) |") and lines[2].endswith("| 0.12 | 0.123 |")
@@ -82,13 +82,15 @@ def test_the_table_and_its_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(motion_prompting, "BATCH", 2)
     text, results = motion_prompting.table(str(folder), 3, 7, 2, str(tmp_path / "out"))
     assert text.startswith("3 held-out scenes, 2 steps; of the tracks ")
-    assert [line.split(" | ")[0] for line in text.splitlines()[3:7]] == [
+    assert [line.split(" | ")[0] for line in text.splitlines()[3:8]] == [
         "| 1 track",
         "| 4 tracks",
         "| the first frame, held",
+        "| the clip, through the autoencoder",
         "| the first frame's draft, 4 tracks",
     ]
-    names = [f"{key}_{row}" for row in ("1", "4", "held", "draft") for key in motion_prompting.MEASURES]
+    rows = ("1", "4", "held", "autoencoder", "draft")
+    names = [f"{key}_{row}" for row in rows for key in motion_prompting.MEASURES]
     assert sorted(results) == sorted(names)
     assert (tmp_path / "out" / "clip_2.png").is_file()
     with pytest.raises(ValueError, match="makes no video of a picture and tracks"):
