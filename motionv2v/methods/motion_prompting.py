@@ -7,12 +7,15 @@ do the cells of a finer grid within each latent's. The volume goes straight to t
 autoencoder. How many tracks a sample has is the data's business (`data.num_points`, `data.scene.min_points`).
 
 With `codes` "place" a cell holds where what it shows was first seen (`render.place_volume`), of our own design: a model
-that is trained for an hour on a CPU has no time to learn to find identities again in the first frame.
+that is trained for an hour on a CPU has no time to learn to find identities again in the first frame. With `carries`
+the first frame's latents are also brought to where the places say (`carry`), as Wan-Move does (arXiv 2512.08765), and
+the branch has to mend what arrives.
 
 The first frame is encoded as a clip of one frame. Its latents are further channels of the control branch's, on a
 text-to-video base, or beside the noise, as an image-to-video base has them (`first_frame`).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,14 +28,15 @@ from motionv2v.methods import Method, fields, start_from_base, with_image_channe
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.patches import patchify
 from motionv2v.models.vae.autoencoder import latent_shape
-from motionv2v.schema import Field, choice, number, whole
+from motionv2v.schema import Field, choice, flag, number, whole
 from motionv2v.trackers import followed
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Key, PyTree
+from motionv2v.typing import AnyArray, Float, Key, PyTree
 
 SETTINGS = {
     "channels": Field(whole(2, 1024), "numbers in a track's code, an even number", 64),
     "codes": Field(choice("identity", "place"), "what a cell is told: who is there, or where it came from", "identity"),
+    "carries": Field(flag, "the first frame's latents are carried along the tracks, with codes of places", False),
     "cells": Field(choice(1, 2, 4, 8), "cells of the volume along each side of a latent's pixel", 1),
     "first_frame": Field(
         choice("control", "concat"), "where its latents enter: the branch, or beside the noise", "control"
@@ -69,6 +73,45 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     }
 
 
+def carry(
+    first: Float[AnyArray, "B 1 h w z"], volume: Float[AnyArray, "B t h w C"], cells: int
+) -> Float[AnyArray, "B t h w F"]:
+    """Bring the first frame's latents to where a volume of places says that they are seen.
+
+    Args:
+        first: the latents. volume: of `render.place_volume`, packed. cells: along each side of a latent's pixel.
+
+    Returns:
+        For each of a latent's four frames z numbers, zero where no track that started in the first frame is seen, and
+        how much of the cell's is; F = 4 (z + 1). Latents are interpolated linearly.
+    """
+    height, width = first.shape[2:4]
+    codes = volume.reshape(*volume.shape[:4], render.FRAMES, cells, cells, -1)  # [B t h w frame y x channels]
+    pairs = codes.shape[-1] // 2
+    octaves = (pairs - 1) // 2
+    # Half a period of the slowest turns spans the picture, so that their angle is the place.
+    x, y = (jnp.arctan2(codes[..., pairs + i], codes[..., i]) / jnp.pi for i in (0, octaves))
+    num_frames = 1 + render.FRAMES * (volume.shape[1] - 1)
+    started = codes[..., 2 * octaves] > (1 + math.cos(math.pi / num_frames)) / 2  # in the first frame, not later
+    off = (jnp.arange(cells) + 0.5) / cells - 0.5  # of a cell's centre from the latent's, in latents
+    column, row = x * width - 0.5 - off, y * height - 0.5 - off[:, None]
+    column, row = jnp.clip(column, 0, width - 1), jnp.clip(row, 0, height - 1)
+    batch = jnp.arange(len(first)).reshape(-1, *[1] * (column.ndim - 1))
+    left, top = jnp.floor(column), jnp.floor(row)
+    found = 0.0
+    for down in (0, 1):
+        for right in (0, 1):
+            at = [
+                jnp.minimum(i, side - 1).astype(jnp.int32) for i, side in ((top + down, height), (left + right, width))
+            ]
+            share = (1 - jnp.abs(row - top - down)) * (1 - jnp.abs(column - left - right))
+            found += first[batch, 0, *at] * share[..., None]
+    seen = started[..., None].astype(first.dtype)
+    count = seen.sum((-3, -2))
+    mean = (found * seen).sum((-3, -2)) / jnp.maximum(count, 1)
+    return jnp.concatenate([mean, count / cells**2], -1).reshape(*volume.shape[:4], -1)
+
+
 class Conditioner(nn.Module):
     """Patchify volume and first frame into the control branch's tokens.
 
@@ -76,6 +119,7 @@ class Conditioner(nn.Module):
         width: model width D. patch_size: rows and columns of latents per token, as in the DiT.
         is_beside_noise: the first frame is not the branch's business, but stands beside the noise.
         image_scale: its latents there are multiplied by this besides the VAE's scaling factor.
+        carries: the first frame's latents enter along the tracks, too. cells: of the volume, see `SETTINGS`.
         dtype: compute type; parameters are float32.
     """
 
@@ -83,6 +127,8 @@ class Conditioner(nn.Module):
     patch_size: int = 2
     is_beside_noise: bool = False
     image_scale: float = 1.0
+    carries: bool = False
+    cells: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -103,16 +149,28 @@ class Conditioner(nn.Module):
                     f"condition {name!r} is missing; got {', '.join(sorted({**videos, **maps})) or 'none'}"
                 )
         volume, first = maps["volume"], videos["first"]
+        carried = carry(first, volume, self.cells) if self.carries else None
         first = jnp.pad(first, ((0, 0), (0, volume.shape[1] - 1), (0, 0), (0, 0), (0, 0)))
         seen = volume if self.is_beside_noise else jnp.concatenate([first, volume], -1)
         embed = nn.Dense(self.width, dtype=self.dtype, name="patch_embed")
         tokens = embed(patchify(seen.astype(self.dtype), self.patch_size))
+        if carried is not None:
+            # Zeros at first, so that a model that was trained without goes on from where it was.
+            bring = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="carried_embed")
+            tokens += bring(patchify(carried.astype(self.dtype), self.patch_size))
         return Control(tokens=tokens, concat=first * self.image_scale if self.is_beside_noise else None)
 
 
 def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = jnp.float32) -> Conditioner:
     """Build the conditioner that a config asks for."""
-    return Conditioner(width, patch_size, config.first_frame == "concat", config.image_scale, dtype)
+    if config.carries and config.codes != "place":
+        raise ValueError(
+            f'method.carries needs places to carry from: method.codes is {config.codes!r}, expected "place"'
+        )
+    is_beside_noise = config.first_frame == "concat"
+    return Conditioner(
+        width, patch_size, is_beside_noise, config.image_scale, config.carries, config.cells, dtype=dtype
+    )
 
 
 def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:

@@ -16,6 +16,7 @@ CONFIG = ConfigDict(
         "name": "motion_prompting",
         "channels": 6,
         "codes": "identity",
+        "carries": False,
         "cells": 1,
         "first_frame": "control",
         "image_scale": 1.0,
@@ -236,3 +237,51 @@ def test_a_first_frame_is_mirrored_and_not_turned_round_in_time():
     np.testing.assert_array_equal(mirrored["target_xy"][..., 0], SIZE[1] - given["target_xy"][..., 0])
     with pytest.raises(ValueError, match="reads 'target' from its first frame on: it cannot be turned round in time"):
         fields.turn(given, read, fields.View(time=True), SIZE)
+
+
+def test_latents_are_carried_to_where_tracks_go():
+    """A picture of latents that is linear in x and y, moved by a part of a latent, is exact inside."""
+    height, width, frames = 4, 6, 5
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    first = np.stack([x, y, np.ones_like(x)], -1)[None, None]
+    size = (8 * height, 8 * width)
+    starts = np.stack(np.meshgrid(np.arange(1, 48, 2), np.arange(1, 32, 2)), -1).reshape(-1, 1, 2).astype(np.float32)
+    step = np.array([1.0, -0.5], np.float32)  # pixels a frame
+    given = Tracks(starts + np.arange(frames)[None, :, None] * step, np.ones((len(starts), frames), bool))
+    for cells in (1, 2):
+        volume = render.pack(render.place_volume(given, size, (height * cells, width * cells), 10), cells)
+        found = np.asarray(motion_prompting.carry(first, volume[None], cells))[0].reshape(2, height, width, 4, 4)
+        assert not found[0, :, :, :3].any()  # the first latent holds one frame
+        np.testing.assert_allclose(found[0, ..., 3, :3], first[0, 0], atol=1e-3)
+        for frame in range(1, frames):
+            at = found[1, 1:-1, 1:-1, frame - 1]
+            expected = first[0, 0, 1:-1, 1:-1] - frame * np.array([*step / 8, 0])
+            np.testing.assert_allclose(at[..., :3], expected, atol=2e-3)
+            np.testing.assert_array_equal(at[..., 3], 1)
+
+
+def test_what_was_not_in_the_first_frame_is_not_carried():
+    xy = np.tile(np.float32([20, 12]), (1, FRAMES, 1))
+    visible = np.ones((1, FRAMES), bool)
+    late = visible.copy()
+    late[:, 0] = False
+    first = np.ones((1, 1, 4, 6, 3), np.float32)
+    for seen, expected in ((visible, 1), (late, 0)):
+        volume = render.pack(render.place_volume(Tracks(xy, seen), SIZE, (8, 12), 10), 2)
+        found = np.asarray(motion_prompting.carry(first, volume[None], 2))[0].reshape(3, 4, 6, 4, 4)
+        assert found[1:, 1, 2].max() == expected
+        np.testing.assert_array_equal(found[1:, 1, 2, :, 3], 0.25 * expected)  # one of four cells
+
+
+def test_a_model_goes_on_from_one_that_did_not_carry():
+    config = ConfigDict({**CONFIG, "channels": 10, "codes": "place", "carries": True})
+    drawn = latents(config)
+    own = motion_prompting.make_conditioner(config, width=8, patch_size=2)
+    params = own.init(jax.random.key(0), drawn)["params"]
+    plain = motion_prompting.make_conditioner(ConfigDict({**config, "carries": False}), width=8, patch_size=2)
+    without = {"patch_embed": params["patch_embed"]}
+    before = plain.apply({"params": without}, drawn).tokens
+    np.testing.assert_array_equal(own.apply({"params": params}, drawn).tokens, before)
+    assert np.any(jax.grad(lambda p: own.apply({"params": p}, drawn).tokens.sum())(params)["carried_embed"]["kernel"])
+    with pytest.raises(ValueError, match="method.carries needs places to carry from"):
+        motion_prompting.make_conditioner(ConfigDict({**CONFIG, "carries": True}), width=8, patch_size=2)
