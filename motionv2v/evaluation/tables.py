@@ -26,6 +26,9 @@ TABLES = {
         "evaluation.synthetic",
         (*_MODELS, *_PAIRS, "num_steps", "views", "devices", "out", "num_frames", "num_points", "jitter"),
     ),
+    "motionv2v": Table(
+        "evaluation.comparison", (*_MODELS, *_PAIRS, "num_steps", "views", "num_tracks", "out", "weights", "lpips")
+    ),
     "repeated": Table("evaluation.repeated", (*_MODELS, *_PAIRS, "num_steps", "views", "out")),
     "text_to_video": Table("evaluation.text_to_video", (*_MODELS, *_CLIPS)),
     "motion_prompting": Table("evaluation.motion_prompting", ("checkpoint", *_CLIPS, "videos", "weights", "lpips")),
