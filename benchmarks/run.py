@@ -5,7 +5,7 @@
     convert     published weights there and back                             vae_memory the autoencoder's work space
     trackers    scores and seconds of trackers without weights               render     drawing tracks
     backends    training steps with the transformer in JAX and in PyTorch
-    page        how long a person at the editor page waits for a draft
+    page        how long a person at the editor page waits for a draft       suites     scoring suites of videos
 
     python benchmarks/run.py --size tiny small --compile-limit 300 --markdown
     python benchmarks/run.py --size 5b --out speed_5b.json          # a GPU: 13x60x90 latents, 50 steps, a training step
@@ -55,7 +55,19 @@ def main() -> None:
             getattr(__import__(module), f"print_{table}")(options)
 
 
-TABLES = ("speed", "data", "starts", "convert", "vae_memory", "trackers", "render", "draft", "backends", "page")
+TABLES = (
+    "speed",
+    "data",
+    "starts",
+    "convert",
+    "vae_memory",
+    "trackers",
+    "render",
+    "draft",
+    "backends",
+    "page",
+    "suites",
+)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -94,6 +106,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dataset", help="of data: a folder that launch/prepare.py --videos wrote, in place of drawn scenes"
     )
+    parser.add_argument("--videos", type=int, default=100, help="of suites: large videos of a suite (default 100)")
     parser.add_argument("--clips", help="of draft: a folder with the clips that draft_clips.py names")
     parser.add_argument("--sheets", help="of draft: write a sheet of each edit of the clips into this folder")
     options = parser.parse_args(arguments)

@@ -4,8 +4,7 @@ from absl import app, flags
 from rich.progress import track
 
 from motionv2v import cli
-from motionv2v.evaluation import commands, motion_prompting, remaking, step_cache, synthetic, tapvid, text_to_video
-from motionv2v.training import inversion_benchmark
+from motionv2v.evaluation import commands, tables
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder, work dir; draft; weights")
 COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, or motion_inversion's settings, each a row")
@@ -25,19 +24,8 @@ MODE = flags.DEFINE_multi_string("mode", [], "tapvid: modes of the classical tra
 VIDEOS = flags.DEFINE_string("videos", None, "motion_prompting, build: folder of videos, or of pictures (DAVIS)")
 PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as tapvid_davis.pkl; default: scenes")
 
-
-PAIRS, OF_TEXT = (STEPS, VIEWS, DEVICES, OUT, NUM_FRAMES, NUM_POINTS, JITTER), (NUM_CLIPS, SEED, STEPS, OUT)
-TABLES = {
-    "synthetic": (synthetic.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, *PAIRS),
-    "text_to_video": (text_to_video.table, CHECKPOINT, COMPARE, *OF_TEXT),
-    "motion_prompting": (motion_prompting.table, CHECKPOINT, *OF_TEXT, VIDEOS, commands.WEIGHTS, commands.LPIPS),
-    "motion_inversion": (inversion_benchmark.table, CHECKPOINT, COMPARE, *OF_TEXT),
-    "revideo": (remaking.table, CHECKPOINT, COMPARE, NUM_PAIRS, SEED, STEPS, OUT),
-    "tapvid": (tapvid.table, TRACKER, MODE, CHECKPOINT, PICKLE, SEED),
-    "step_cache": (step_cache.table, CHECKPOINT, NUM_PAIRS, SEED, STEPS),
-}
 flags.adopt_module_key_flags(commands)
-BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", [*TABLES], "what to measure")
+BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", [*tables.TABLES], "what to measure")
 
 
 def main(argv: list[str]) -> None:
@@ -46,9 +34,10 @@ def main(argv: list[str]) -> None:
     cli.start(with_jax=not argv[1:] or commands.WEIGHTS.value is not None)
     try:
         cli.check_places(OUT.value, JSON.value)
-        table, *options = TABLES[BENCHMARK.value]
-        work = commands.COMMANDS[argv[1]] if argv[1:] else lambda: table(*(option.value for option in options), track)
-        text, results = work()
+        if argv[1:]:
+            text, results = commands.COMMANDS[argv[1]]()
+        else:
+            text, results = tables.TABLES[BENCHMARK.value].make(flags.FLAGS.flag_values_dict(), track)
     except cli.expected() as error:
         cli.refuse("evaluate", error)
     print(text)

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from flax import serialization, traverse_util
 
-from motionv2v import checkpoints, files, parameters
+from motionv2v import files, parameters
 from motionv2v.convert import pickled
 from motionv2v.convert.published import Published, Source, choose, gather
 from motionv2v.convert.rules import SAME, Rule, conv
-from motionv2v.convert.tensors import ConvertError, Entry, Tensors, load_leaves, match
+from motionv2v.convert.tensors import Arrays, ConvertError, Tensors, load_leaves, match
 from motionv2v.models.features import i3d
 from motionv2v.typing import PyTree
 
@@ -154,21 +154,6 @@ def _check(tensors: Tensors, layout: str) -> None:
             raise ConvertError(f"{tensors.where} has gains in its norms ({rule.source}), which TF-Hub's I3D has not")
 
 
-class _Arrays(Tensors):
-    """Tensors that are in memory."""
-
-    def __init__(self, arrays: dict[str, np.ndarray], path: Path):
-        entries = {name: Entry(path, 0, array.shape, array.dtype) for name, array in arrays.items()}
-        super().__init__(entries, str(path))
-        self._arrays = arrays
-
-    def read(self, name: str, index: int | None = None) -> np.ndarray:
-        value = self._arrays[name] if index is None else self._arrays[name][index]
-        if count := checkpoints.count_not_finite(value):
-            raise ConvertError(f"tensor {name} of {self.where} is not finite in {count:,} places: copy it again")
-        return value
-
-
 def _magvit(path: Path) -> Tensors | None:
     """Read a file of flax' msgpack, which can hold containers and numbers alone; None if it is of another network."""
     try:
@@ -183,4 +168,4 @@ def _magvit(path: Path) -> Tensors | None:
         return None
     if wrong := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
         raise ConvertError(f"{path} holds no array at {wrong[0]}")
-    return _Arrays(arrays, path)
+    return Arrays(arrays, path)

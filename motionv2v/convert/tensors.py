@@ -117,6 +117,23 @@ class Tensors(Mapping):
         return Tensors(entries, self.where)
 
 
+class Arrays(Tensors):
+    """Tensors that are in memory."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], path: Path):
+        """Take arrays by name, and the file that they were read from."""
+        entries = {name: Entry(path, 0, array.shape, array.dtype) for name, array in arrays.items()}
+        super().__init__(entries, str(path))
+        self._arrays = arrays
+
+    def read(self, name: str, index: int | None = None) -> np.ndarray:
+        """Return one tensor, or one entry of its first axis. Raises ConvertError where it holds NaN or infinity."""
+        value = self._arrays[name] if index is None else self._arrays[name][index]
+        if count := checkpoints.count_not_finite(value):
+            raise ConvertError(f"tensor {name} of {self.where} is not finite in {count:,} places: copy it again")
+        return value
+
+
 def open_folder(folder: str | os.PathLike, stem: str, notify: Callable[[str], None] = warnings.warn) -> Tensors:
     """Open `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` lists; reads headers only.
 

@@ -5,6 +5,7 @@ score --suite=SUITE --outputs=OUTPUTS                        score OUTPUTS/METHO
 export --suite=SUITE --format=ati --out=FOLDER               first frames and tracks for another method's program
 study --suite=SUITE --outputs=A --outputs=B --out=STUDY      a sheet on which people choose, not knowing whose it is
 study --out=STUDY --answers=ONE.csv --answers=OTHER.csv      what they chose
+features --features=MADE.npy --features=TRUE.npy             distances of two sets of any network's features
 list                                                         what can be measured here, and what would add more
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from motionv2v import cli
-from motionv2v.evaluation import exported_tracks, measures, networks, report, scoring, study, suite
+from motionv2v.evaluation import distances, exported_tracks, measures, networks, report, scoring, study, suite
 from motionv2v.evaluation.protocols import PROTOCOLS
 
 SUITE = flags.DEFINE_string("suite", None, "build, score: folder of the suite")
@@ -24,15 +25,18 @@ OUTPUTS = flags.DEFINE_multi_string(
 )
 FORMAT = flags.DEFINE_enum("format", None, list(exported_tracks.FORMATS), "export: whose program reads it")
 ANSWERS = flags.DEFINE_multi_string("answers", [], "study: answers to read (.csv), one file a person")
+FEATURES = flags.DEFINE_multi_string("features", [], "features: made, then true; [rows features] in .npy files")
 METRIC = flags.DEFINE_multi_string("metric", [], "score: one of `list`'s; default: all")
 SIZE = flags.DEFINE_string("size", "480x720", "build: HEIGHTxWIDTH of the items, in pixels")
 FPS = flags.DEFINE_float("fps", None, "build: rate of the items; default: each video's own", lower_bound=0.1)
-NUM_TRACKS = flags.DEFINE_integer("num_tracks", None, "build: points of each item; default: protocol's", lower_bound=1)
+NUM_TRACKS = flags.DEFINE_integer(
+    "num_tracks", None, "build, motionv2v: points of each item; default: protocol's", lower_bound=1
+)
 MIN_HIDDEN = flags.DEFINE_integer(
     "min_hidden", None, "build: points hidden at the end of source and target; default: 10 (motionv2v)", lower_bound=0
 )
-WEIGHTS = flags.DEFINE_string("weights", None, "score, list, motion_prompting: folder with networks' files")
-LPIPS = flags.DEFINE_enum("lpips", "alex", networks.NETS, "score, list, motion_prompting: LPIPS' network")
+WEIGHTS = flags.DEFINE_string("weights", None, "score, list, motion_prompting, motionv2v: folder with networks' files")
+LPIPS = flags.DEFINE_enum("lpips", "alex", networks.NETS, "score, list, motion_prompting, motionv2v: LPIPS' network")
 CLIP = flags.DEFINE_enum("clip", "ViT-B/32", networks.CLIP_NETS, "score, list: CLIP's network")
 CLIP_ACTIVATION = flags.DEFINE_enum(
     "clip_activation", None, networks.ACTIVATIONS, "score, list: of a CLIP whose file does not tell; quick_gelu: OpenAI"
@@ -98,15 +102,23 @@ def ask() -> tuple[str, dict[str, Any]]:
     return f"{count} pairs: hand out {out}/sheet, open its index.html; keep {out}/key.json", {"pairs": count}
 
 
+def compare_features() -> tuple[str, dict[str, Any]]:
+    """Compare two sets of features of any network; raises ValueError as `distances.compare_files`."""
+    given = _given("features")
+    if len(given) != 2:
+        raise ValueError(f"features compares two files, --features=made.npy --features=true.npy, given {len(given)}")
+    found, notes = distances.compare_files(*given)
+    lines = [f"{name:14s} {value:.6g}" for name, value in found.items()]
+    return "\n".join([*lines, *(f"- {note}" for note in notes)]), {**found, "notes": notes}
+
+
 def list_metrics() -> tuple[str, dict[str, Any]]:
     """Say what can be measured here, and what more there would be with which files."""
     told = lambda groups: [f"  {name:20s} {m.words}" for name, m in measures.METRICS.items() if m.group in groups]  # noqa: E731
     lines = ["measured, without weights:", *told({m.group for m in measures.METRICS.values()} - {*networks.GROUPS})]
     for group in networks.GROUPS:
         lines += [f"with weights in a folder, --weights ({_network(group)}):", *told([group])]
-    lines.append("not measured, for their networks are not here yet; the weights that they would take:")
-    lines += [f"  {name:20s} {needed}" for name, needed in measures.ELSEWHERE.items()]
-    return "\n".join(lines), {"measured": list(measures.METRICS), "not_measured": measures.ELSEWHERE}
+    return "\n".join(lines), {"measured": list(measures.METRICS)}
 
 
 COMMANDS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
@@ -114,6 +126,7 @@ COMMANDS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "score": score,
     "export": export,
     "study": ask,
+    "features": compare_features,
     "list": list_metrics,
 }
 """By the word on the command line."""

@@ -10,8 +10,10 @@ distance large: two samples of one normal distribution, which should be 0 apart,
 features, and still tens with 1000.
 """
 
+import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -116,6 +118,36 @@ def mmd_poly(a: Features, b: Others) -> float:
     a, b = _checked(a, b, 1)
     within_a, within_b, between = (_kernel(x, y, 0, 2).mean() for x, y in ((a, a), (b, b), (a, b)))
     return max(0.0, 100 * float(within_a + within_b - 2 * between))
+
+
+def compare_files(made: str | Path, true: str | Path) -> tuple[dict[str, float], list[str]]:
+    """Return every distance of two sets of features, [rows features] in `.npy` files, and what is to be known of them.
+
+    Keys: `frechet` with divisor n-1 and `frechet_n` with n, `frechet_floor` of two halves of the true set, NaN where a
+    half has less than `FEWEST` rows; `kid`, `mmd_poly`; `rows_made`, `rows_true`, `features`.
+
+    Raises ValueError, in one line, for files that hold no such set, and as `frechet`.
+    """
+    a, b = (_read(Path(path)) for path in (made, true))
+    a, b = _checked(a, b, FEWEST)
+    notes: list[str] = []
+    found = {"frechet": frechet(a, b, notify=notes.append), "frechet_n": frechet(a, b, "n", notify=notes.append)}
+    halves = len(b) // 2 >= FEWEST
+    found["frechet_floor"] = frechet_floor(np.random.default_rng(0), b, notify=notes.append) if halves else math.nan
+    found |= {"kid": kid(np.random.default_rng(0), a, b), "mmd_poly": mmd_poly(a, b)}
+    return found | {"rows_made": len(a), "rows_true": len(b), "features": a.shape[1]}, list(dict.fromkeys(notes))
+
+
+def _read(path: Path) -> np.ndarray:
+    """Read a matrix; nothing in its file is unpickled."""
+    try:
+        matrix = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no readable .npy file ({' '.join(str(error).split())[:150]})") from None
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+        told = f"{matrix.dtype} {list(matrix.shape)}" if isinstance(matrix, np.ndarray) else "several arrays"
+        raise ValueError(f"{path} holds {told}; expected numbers [rows features] in a .npy file")
+    return matrix
 
 
 def _checked(a: Features, b: Others, fewest: int) -> tuple[np.ndarray, np.ndarray]:

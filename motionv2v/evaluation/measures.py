@@ -10,6 +10,7 @@
     motion     of the video alone: flicker, dynamic_dis
     lpips      against the target, by a network's features, where a folder holds its weights (`networks`)
     clip       of the video alone and its text, by another network's features (`clip_scores`); vbench: VBench's way
+    trajan     of the video alone: whether its points move as in real videos (`trajan_scores`)
 
 and named here, for the tables, those of whole sets of videos, by features (`sets`): groups i3d, inception, fvmd.
 
@@ -26,7 +27,7 @@ import cv2
 import numpy as np
 
 from motionv2v import metrics
-from motionv2v.evaluation import clip_scores, retracked, trajectories
+from motionv2v.evaluation import clip_scores, retracked, trajan_scores, trajectories
 from motionv2v.evaluation.motion_fidelity import motion_fidelity
 from motionv2v.evaluation.suite import Item
 from motionv2v.tracks import Tracks
@@ -90,6 +91,10 @@ METRICS = {
     "vbench_background": Metric(
         "", None, "vbench", "VBench's background consistency on the suite's frames; its own CLIP is ViT-B/32"
     ),
+    "trajan_jaccard": Metric(
+        "", True, "trajan", "how well TRAJAN reads off half of a video's tracks from the others, average Jaccard"
+    ),
+    "trajan_occlusion": Metric("", True, "trajan", "the same of when points are hidden, its accuracy"),
     "fvd_tf": Metric(
         "",
         False,
@@ -126,12 +131,14 @@ class Truth:
         network: Any = None,
         clip: Any = None,
         other: Item | None = None,
+        trajan: Any = None,
     ):
         """Take the item and what tracks points again; `usable` if known.
 
         `network` is LPIPS, a `convert.perceptual.Network`, `clip` a `clip_scores.Sight`, `other` an item of another
-        video.
+        video, `trajan` a `convert.trajan.Network`.
         """
+        self.trajan = trajan
         self.other = other
         self.item, self.tracker, self.network, self.clip = item, tracker, network, clip
         if usable is not None:
@@ -315,10 +322,8 @@ GROUPS = {
     "lpips": Group(1, appearance),
     "clip": Group(clip_scores.VERSION, clip_scores.measure),
     "vbench": Group(clip_scores.VERSION, clip_scores.measure_background),
+    "trajan": Group(trajan_scores.VERSION, trajan_scores.measure),
 }
 
 TRACKED = ("tracks", "objects")
 """Groups that track the target's points again."""
-
-ELSEWHERE = {"TRAJAN": "track_autoencoder_ckpt.npz of tapnet, Apache-2.0: an autoencoder of tracks"}
-"""Metrics of networks that are not here, and the files of weights that they would take."""

@@ -4,6 +4,7 @@ lpips           LPIPS' trunk and heads      convert.perceptual
 clip, vbench    CLIP and its vocabulary     convert.contrastive
 i3d             I3D of Kinetics-400         convert.i3d
 inception       InceptionV3 of FID          convert.inception
+trajan          TRAJAN's autoencoder        convert.trajan
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from motionv2v.evaluation import clip_scores
 
-GROUPS = ("lpips", "clip", "vbench", "i3d", "inception")
+GROUPS = ("lpips", "clip", "vbench", "i3d", "inception", "trajan")
 NETS = ("alex", "vgg", "squeeze")
 """LPIPS' networks."""
 CLIP_NETS, ACTIVATIONS = ("ViT-B/32", "ViT-B/16", "ViT-L/14"), ("quick_gelu", "gelu")
@@ -49,7 +50,7 @@ def load(
         ValueError: in one line, for what is missing: which file, where it goes, where it is published, its licence; for
             look-alikes and for names that there are not.
     """
-    from motionv2v.convert import i3d, inception, perceptual  # which load jax
+    from motionv2v.convert import i3d, inception, perceptual, trajan  # which load jax
 
     weights = Path(weights)
     if group == "lpips":
@@ -64,6 +65,9 @@ def load(
     if group == "inception":
         network = inception.load(weights)
         return _told(network, "InceptionV3 of FID", [network.source])
+    if group == "trajan":
+        network = trajan.load(weights)
+        return _told(network, "TRAJAN", [network.source])
     raise ValueError(f"no metric takes a network {group!r}; available: {', '.join(GROUPS)}")
 
 

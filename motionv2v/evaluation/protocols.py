@@ -124,7 +124,7 @@ class Protocol(NamedTuple):
     num_points: int
     min_hidden: int
     is_grid: bool
-    groups: tuple[str, ...] = ("pictures", "tracks", "objects", "motion", "lpips", "clip", "vbench")
+    groups: tuple[str, ...] = ("pictures", "tracks", "objects", "motion", "lpips", "clip", "vbench", "trajan")
     true: str = "target"
     needs_edits: bool = False
 
@@ -133,14 +133,19 @@ PROTOCOLS = {
     "motionv2v": Protocol(_motionv2v, num_points=25, min_hidden=10, is_grid=True),
     "motion_prompting": Protocol(_motion_prompting, num_points=64, min_hidden=0, is_grid=False),
     "motion_inversion": Protocol(
-        _motion_inversion, 400, 0, is_grid=True, groups=("fidelity", "motion", "clip", "vbench"), true="source"
+        _motion_inversion,
+        400,
+        0,
+        is_grid=True,
+        groups=("fidelity", "motion", "clip", "vbench", "trajan"),
+        true="source",
     ),
     "revideo": Protocol(
         _revideo,
         num_points=0,
         min_hidden=0,
         is_grid=False,
-        groups=("kept", "motion", "clip", "vbench"),
+        groups=("kept", "motion", "clip", "vbench", "trajan"),
         true="source",
         needs_edits=True,
     ),

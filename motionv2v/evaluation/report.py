@@ -10,11 +10,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from motionv2v import files
-from motionv2v.evaluation import measures, scoring
+from motionv2v.evaluation import measures, plots, scoring, trajan_scores
 from motionv2v.evaluation.measures import METRICS
 from motionv2v.evaluation.protocols import PROTOCOLS
 from motionv2v.evaluation.scoring import Row, Scores
 from motionv2v.evaluation.sets import SETS
+from motionv2v.evaluation.suite import EXACT
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; padding: 0 1em; max-width: 1500px; color: #202124 }
@@ -25,7 +26,7 @@ th:first-child, td:first-child { text-align: left } tr.reference { color: #80848
 figcaption { font-size: 13px } summary { cursor: pointer; padding: .4em 0; font-weight: 600 } li { margin: .2em 0 }
 """
 _SCRIPT = """
-for (const item of document.querySelectorAll('details')) {
+for (const item of document.querySelectorAll('details.item')) {
   const videos = [...item.querySelectorAll('video')];
   const load = () => { if (item.open) videos.forEach(v => { v.preload = 'auto'; }); };
   item.addEventListener('toggle', load);
@@ -81,6 +82,11 @@ def markdown(scores: Scores) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(scores)), ""])
 
 
+def _tracked(settings: dict) -> str:
+    """Say where a suite's paths are from."""
+    return "of exact paths, tracked" if settings["tracker"] == EXACT else f"tracked by {settings['tracker']},"
+
+
 def notes(scores: Scores) -> list[str]:
     """List what belongs to the numbers: the protocol, the items that count, and what was done to videos."""
     settings, total = scores.suite.settings, len(scores.suite.items)
@@ -94,13 +100,13 @@ def notes(scores: Scores) -> list[str]:
         found.append(f"{len(scores.suite.left_out)} videos made no item when the suite was built (manifest.json).")
     if any(METRICS[metric].group in measures.TRACKED for metric in scores.metrics):
         shares = list(scores.usable.values())
-        points = f"{settings['num_points']} points an item, tracked by {settings['tracker']}, again by {scores.tracker}"
+        points = f"{settings['num_points']} points an item, {_tracked(settings)} again by {scores.tracker}"
         limit = f"{measures.TRACKABLE[0]:g} px or {measures.TRACKABLE[1]:.2%} of the diagonal"
         found.append(f"{points}; {sum(shares) / len(shares):.0%} of them count: those it follows to {limit}.")
         if scores.tracker == settings["tracker"]:
             found.append("The tracker is the one that found the targets' points: the target's own error is no floor.")
     if any(METRICS[metric].group == "fidelity" for metric in scores.metrics):
-        by = f"{settings['num_points']} points an item, tracked by {settings['tracker']}, again by {scores.tracker}"
+        by = f"{settings['num_points']} points an item, {_tracked(settings)} again by {scores.tracker}"
         found.append(f"{by}: motion fidelity grows with their number.")
     how = "frame i of F is frame round(i (G - 1) / (F - 1)) of G, pixels by area or cubic interpolation, stretched"
     found.append(f"Outputs of another length or size are resampled: {how}.")
@@ -108,6 +114,9 @@ def notes(scores: Scores) -> list[str]:
         found.append(f"LPIPS by {scores.networks['lpips']}.")
     if by := scores.networks.get("clip", scores.networks.get("vbench")):
         found.append(f"{by}; the sides of frames that are wider than high are not seen.")
+    if "trajan" in scores.networks:
+        how = f"{trajan_scores.POINTS} points a video by {scores.tracker}, not BootsTAPIR's 4096"
+        found.append(f"{scores.networks['trajan']}: {how}; the rounding of latents is left out.")
     found += [f"{metric}: {METRICS[metric].words}{_of_sets(scores, metric)}." for metric in scores.metrics]
     found += [f"{metric} is not measured: {why}." for metric, why in scores.lacking.items()]
     for row in (row for row in scores.rows if not row.is_reference):
@@ -137,8 +146,10 @@ def page(scores: Scores, out: Path) -> str:
     items = [_item(scores, name, prompts[name], out, index == 0) for index, name in enumerate(scores.ids)]
     title = f"{html.escape(scores.suite.folder.name)}: {len(scores.ids)} items"
     return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>\n'
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}{plots.STYLE}</style>\n"
         f"<h1>{title}</h1>\n<table><tr><th></th>{heads}</tr>\n{chr(10).join(body)}\n</table>\n<ul>{told}</ul>\n"
+        f"<details><summary>each video's numbers; bars are means</summary>{_plots(scores)}</details>\n"
         f"{chr(10).join(items)}\n<script>{_SCRIPT}</script></html>\n"
     )
 
@@ -158,9 +169,19 @@ def _item(scores: Scores, name: str, prompt: str, out: Path, is_open: bool) -> s
     head = html.escape(f"{name}: {prompt}" if prompt else name)
     shown = " open" if is_open else ""
     return (
-        f"<details{shown}><summary>{head}</summary><p><button>play all</button></p>"
+        f'<details class="item"{shown}><summary>'
+        f"{head}</summary><p><button>play all</button></p>"
         f'<div class="row">{"".join(players)}</div></details>'
     )
+
+
+def _plots(scores: Scores) -> str:
+    """Return a plot of each metric of which videos have numbers."""
+    drawn = []
+    for metric in _of_videos(scores):
+        values = {row.title: [row.scores[name][metric] for name in scores.ids] for row in scores.rows}
+        drawn.append(plots.strip(_head(metric), values, {row.title: row.mean(metric)[0] for row in scores.rows}))
+    return "".join(drawn)
 
 
 def _first_of_tracks(scores: Scores) -> list[str]:

@@ -26,7 +26,8 @@ import numpy as np
 from motionv2v import ROOT, draft, files, progress, trackers, video
 from motionv2v.data.videos.files import SUFFIXES
 from motionv2v.editing import inputs
-from motionv2v.evaluation import footage, measures, networks, sets, suite
+from motionv2v.evaluation import footage, measures, networks, sets, suite, trajan_scores
+from motionv2v.evaluation.checksums import Checksums
 from motionv2v.evaluation.measures import GROUPS, METRICS, Truth
 from motionv2v.evaluation.networks import Loaded
 from motionv2v.evaluation.protocols import PROTOCOLS, Protocol
@@ -146,14 +147,15 @@ def score(
         ValueError: in one line, for what is no suite or no folder, names that are taken, metrics that there are not,
             weights that are missing for what was named, and where the methods have no item in common.
     """
-    found = suite.load(of)
+    out = Path(outputs) / SCORES if out is None else Path(out)
+    sums = Checksums(out / "kept" / "checksums.json")
+    found = suite.load(of, sums.of)
     kind = PROTOCOLS[found.settings["protocol"]]
     chosen = list(metrics or _usual(kind, weights is not None))
     if unknown := [name for name in chosen if name not in METRICS]:
         raise ValueError(f"there is no metric {unknown[0]!r}; available: {', '.join(METRICS)}")
     if other := [name for name in chosen if name not in SETS and METRICS[name].group not in kind.groups]:
         raise ValueError(f"{other[0]} is not measured on items of {found.settings['protocol']}, for want of its truth")
-    out = Path(outputs) / SCORES if out is None else Path(out)
     rows = _references(found, draws) + _methods(Path(outputs), found, out)
     methods = [row for row in rows if not row.is_reference]
     common = [item for item in found.items if all(item.id not in row.missing for row in methods)]
@@ -168,7 +170,7 @@ def score(
         by = suite.describe(tracker)
         loaded[sets.TRACKER] = Loaded(trackers.named(tracker), f"the tracker {by}", by)
     here = [name for name in chosen if name not in lacking]
-    bench = _Bench(found, Path(outputs), out, tracker, here, loaded)
+    bench = _Bench(found, Path(outputs), out, tracker, here, loaded, sums)
     ids, usable = [], {}
     for item in progress.counted(common, "item", say):
         # Methods first: an item that one of them has, and that cannot be read, costs nothing more.
@@ -179,6 +181,7 @@ def score(
     if not ids:
         without = [f"{row.name} lacks {', '.join(list(row.missing)[:3])}" for row in methods if row.missing]
         raise ValueError(f"the methods have no item of {of} in common: {'; '.join(without)}")
+    sums.save()
     for row in rows:
         row.scores = {name: values for name, values in row.scores.items() if name in ids}
     values, about = bench.sets.distances(kind.true, [row.name for row in rows], ids, tuple(REFERENCES))
@@ -288,8 +291,10 @@ class _Bench:
         tracker: str,
         metrics: Sequence[str],
         loaded: dict[str, Loaded],
+        sums: Checksums,
     ):
         files.check_place(out, is_folder=True)
+        self._sums = sums
         self._shape = (found.settings["frames"], tuple(found.settings["size"]))
         self._outputs, self._out, self._items = outputs, out, found.items
         self._tracker, self._name = trackers.named(tracker), suite.describe(tracker)
@@ -305,7 +310,7 @@ class _Bench:
         nets = {group: self._loaded[group].network for group in self._loaded}
         known = None if known is None else np.array(known, bool)
         clip = nets.get("clip", nets.get("vbench"))
-        return Truth(item, self._tracker, known, nets.get("lpips"), clip, self._other(item))
+        return Truth(item, self._tracker, known, nets.get("lpips"), clip, self._other(item), nets.get("trajan"))
 
     def _other(self, item: Item) -> Item | None:
         """Return the next item in turn that is made of another video."""
@@ -365,7 +370,7 @@ class _Bench:
             except ValueError as error:
                 raise _Unreadable(str(error)) from error
 
-        return _Made(suite.digest(path), resampled)
+        return _Made(suite.digest(path, self._sums.of), resampled)
 
     def _usable_key(self, item: Item) -> Path:
         return self._key("usable", GROUPS["tracks"].version, "", item)
@@ -374,6 +379,7 @@ class _Bench:
         """Return where a score is kept: everything that it depends on is in the name."""
         by = self._name if what in (*measures.TRACKED, "usable", "fidelity") else ""
         by = self._loaded[what].digest if what in self._loaded else by
+        by = f"{by} {self._name}" if what == "trajan" else by
         parts = [what, version, content, by, item.fps, sorted(item.files.items())]
         parts += [item.prompt] if what == "clip" else []
         if what == "fidelity":
@@ -441,6 +447,8 @@ def protocol(scores: Scores, metric: str) -> dict[str, Any]:
         told |= {"usable_points": round(float(share), 4), "trackable": list(measures.TRACKABLE)}
     if group == "fidelity":
         told |= {"num_points": settings["num_points"], "suite_tracker": settings["tracker"], "tracker": scores.tracker}
+    if group == "trajan":
+        told |= {"tracker": scores.tracker, "num_points": trajan_scores.POINTS}
     if group in scores.networks:
         told["tracker" if group == sets.TRACKER else "network"] = scores.networks[group]
     if metric in scores.lacking:

@@ -12,10 +12,10 @@ What an item is, each protocol says: `protocols`.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from motionv2v.evaluation.protocols import PROTOCOLS
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, UInt8
 
-MANIFEST, VERSION = "manifest.json", 1
+MANIFEST, VERSION, EXACT = "manifest.json", 1, "exact"
 _SETTINGS = ("protocol", "seed", "frames", "size", "fps", "num_points", "min_hidden", "tracker")
 
 
@@ -158,8 +158,63 @@ def build(
     return load(folder)
 
 
-def load(folder: str | Path) -> Suite:
-    """Read a suite and check its files.
+class Known(NamedTuple):
+    """An item whose videos and paths are known, and not found in a file.
+
+    Attributes:
+        id, prompt: as `Item`'s. made_of: in words, all that its content depends on. make: returns its files' content by
+            name, as a protocol does: frames uint8 [T H W 3], `Tracks`. fps: of its videos.
+    """
+
+    id: str
+    prompt: str
+    made_of: str
+    make: Callable[[], dict[str, Any]]
+    fps: float = 8.0
+
+
+def assemble(
+    protocol: str,
+    items: Iterable[Known],
+    out: str | Path,
+    *,
+    num_frames: int,
+    size: tuple[int, int],
+    num_points: int,
+    seed: int = 0,
+) -> Suite:
+    """Write a suite of items whose paths are exact, or go on where that stopped: as `build` does of videos.
+
+    Args:
+        protocol, num_frames, size, num_points, seed: what they were made by, for the manifest. items: all of them.
+        out: the suite's folder.
+
+    Raises:
+        ValueError: in one line, where another suite is there, and for no items.
+    """
+    folder = Path(out)
+    values = (protocol, seed, num_frames, list(size), None, num_points, 0, EXACT)
+    settings = dict(zip(_SETTINGS, values, strict=True))
+    files.check_place(folder, is_folder=True)
+    records, made = _before(folder, settings), {}
+    for each in items:
+        of = {"video": "", "video_sha256": hashlib.sha256(each.made_of.encode()).hexdigest()}
+        known, place = records.get(each.id, {}), folder / "items" / each.id
+        if known.get("video_sha256") != of["video_sha256"] or _wrong_file(place, known) is not None:
+            content = each.make()
+            sides = (content.get(f"{side}_tracks.npz") for side in ("source", "target"))
+            hidden = [0 if side is None else int((~np.asarray(side.visible)[:, -1]).sum()) for side in sides]
+            known = {"fps": each.fps, "files": _save(place, content, each.fps), **of, "hidden": hidden}
+        made[each.id] = known | {"prompt": each.prompt}
+        _write(folder, settings, records | made, is_whole=False)
+    if not made:
+        raise ValueError(f"there are no items for {folder}; expected one at least")
+    _write(folder, settings, made, is_whole=True)
+    return load(folder)
+
+
+def load(folder: str | Path, sha256: Callable[[Path], str] = files.sha256) -> Suite:
+    """Read a suite and check its files, by their SHA-256 as a function tells it.
 
     Raises ValueError in one line where there is none, where building it was interrupted, and for files that are
     missing or were changed since.
@@ -175,19 +230,19 @@ def load(folder: str | Path) -> Suite:
             word for word in (name, *record["files"]) if word in ("", ".", "..") or set(word) & set("/\\\0")
         ]:
             raise ValueError(f"{folder / MANIFEST} names {strange[0]!r}, which is no name of a file")
-        if (wrong := _wrong_file(folder / "items" / name, record)) is not None:
+        if (wrong := _wrong_file(folder / "items" / name, record, sha256)) is not None:
             raise ValueError(f"{wrong} is not what {folder / MANIFEST} says; the same build again makes it anew")
     left_out = {name: record["reason"] for name, record in manifest["items"].items() if "reason" in record}
     items = [Item(id=name, folder=folder / "items" / name, **record) for name, record in sorted(made.items())]
     return Suite(folder, {name: manifest[name] for name in _SETTINGS}, items, left_out)
 
 
-def digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of the names and contents of the files in a folder."""
+def digest(path: str | Path, sha256: Callable[[Path], str] = files.sha256) -> str:
+    """Return the SHA-256 of a file as a function tells it, or of the names and contents of the files in a folder."""
     path = Path(path)
     if not path.is_dir():
-        return files.sha256(path)
-    lines = [f"{file.name} {files.sha256(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+        return sha256(path)
+    lines = [f"{file.name} {sha256(file)}" for file in sorted(path.iterdir()) if file.is_file()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -253,10 +308,10 @@ def _write(folder: Path, settings: dict[str, Any], records: dict[str, dict], is_
     files.write(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
-def _wrong_file(folder: Path, record: dict[str, Any]) -> Path | None:
+def _wrong_file(folder: Path, record: dict[str, Any], sha256: Callable[[Path], str] = files.sha256) -> Path | None:
     """Return the first file of an item that is not there or is not what its record says."""
-    for name, sha256 in record["files"].items():
-        if not (folder / name).is_file() or files.sha256(folder / name) != sha256:
+    for name, told in record["files"].items():
+        if not (folder / name).is_file() or sha256(folder / name) != told:
             return folder / name
     return None
 
@@ -277,6 +332,11 @@ def _record(each: footage.Found, folder: Path, settings: dict[str, Any], tracker
         content, rate, hidden = PROTOCOLS[settings["protocol"]].make(each, settings, tracker)
     except ValueError as error:
         return of | {"reason": str(error).removeprefix(f"{each.path}: ")}
+    return {"prompt": each.prompt, "fps": rate, "files": _save(place, content, rate), **of, "hidden": hidden}
+
+
+def _save(place: Path, content: dict[str, Any], rate: float) -> dict[str, str]:
+    """Write the files of an item, and return the SHA-256 of each."""
     with files.partial_folder(place) as unfinished:
         for name, part in content.items():
             if isinstance(part, Tracks):
@@ -285,5 +345,4 @@ def _record(each: footage.Found, folder: Path, settings: dict[str, Any], tracker
                 figures.save_png(unfinished / name, part)
             else:
                 video.write(unfinished / name, part, fps=rate, lossless=True)
-        sums = {name: files.sha256(unfinished / name) for name in content}
-    return {"prompt": each.prompt, "fps": rate, "files": sums, **of, "hidden": hidden}
+        return {name: files.sha256(unfinished / name) for name in content}

@@ -398,13 +398,13 @@ def table(
     options = {"num_pairs": num_pairs, "seed": seed, "num_steps": num_steps, "progress": progress}
     options |= {"num_frames": num_frames, "num_points": num_points, "jitter": jitter}
     views = num_views and int(num_views)
-    editor = _load(checkpoint, devices)
+    editor = open_editor(checkpoint, devices)
     drafts: dict[Any, PairDrafts] = {}
     rows = run_rows(checkpoint, editor, drafts, ceiling=True, num_views=views, **options)
     if not isinstance(editor, Drafts):
         rows.append(run_row("frozen base, no control", editor, use_control=False, **options))
     for name in compare:
-        rows += run_rows(name, _load(name, devices), drafts, num_views=views, **options)
+        rows += run_rows(name, open_editor(name, devices), drafts, num_views=views, **options)
     text, results = format_table(rows), rows[0].results
     for row in rows:
         if row.name == f"{checkpoint}, {PASTED}":
@@ -417,7 +417,8 @@ def table(
     return text + wrote, results
 
 
-def _load(name: str, devices: int) -> editing.Editor | Drafts:
+def open_editor(name: str, devices: int = 1) -> editing.Editor | Drafts:
+    """Open what a row is of, as `table` names it. Raises ValueError as `opening.load` and `drafts.Refined`."""
     if name == "draft":
         return Drafts(checkpoints.read_config(checkpoints.resolve("tiny")))
     if name.startswith(refine.PREFIX):

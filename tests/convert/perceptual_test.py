@@ -156,3 +156,13 @@ def test_the_real_network_orders_what_is_done_to_a_picture(real):
     squared = {name: np.square(other.astype(float) - picture).mean() for name, other in changed.items()}
     assert squared["blur 1"] < squared["shift 1"] and found["shift 1"] < found["blur 1"] / 2, (found, squared)
     assert found["other"] > found["shift 16"]
+
+
+def test_the_real_network_says_what_the_reference_arithmetic_says(real):
+    """Of noise, noise with a little more, and a picture with itself; the numbers are torch's in float64."""
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 3, 64, 80, 3), np.uint8)
+    b[1] = np.clip(a[1] + rng.normal(0, 8, a[1].shape), 0, 255)
+    b[2] = a[2]
+    found = lpips.frame_distances(real.module, real.params, a, b)
+    np.testing.assert_allclose(found, [0.09204666833372717, 0.0022736321769584802, 0.0], atol=1e-6)

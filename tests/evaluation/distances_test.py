@@ -134,3 +134,41 @@ def test_rows_that_belong_together_stay_in_one_half_of_the_floor():
         distances.frechet_floor(rng, clips, together=7, notify=quiet)
     with pytest.raises(ValueError, match="0 and 0 rows"):
         distances.frechet_floor(rng, clips, together=120, notify=quiet)
+
+
+def test_files_of_features_are_compared_by_every_distance(tmp_path):
+    rng = np.random.default_rng(0)
+    sets = rng.normal(size=(40, 6)), 3 + rng.normal(size=(30, 6))
+    for name, rows in zip(("made", "true"), sets, strict=True):
+        np.save(tmp_path / f"{name}.npy", rows.astype(np.float32))
+    found, notes = distances.compare_files(tmp_path / "made.npy", tmp_path / "true.npy")
+    made, true = (rows.astype(np.float32) for rows in sets)
+    quiet = {"notify": lambda line: None}
+    assert found["frechet"] == distances.frechet(made, true, **quiet)
+    assert found["frechet_n"] == distances.frechet(made, true, "n", **quiet) < found["frechet"]
+    assert 0 < found["frechet_floor"] < found["frechet"] and found["mmd_poly"] == distances.mmd_poly(made, true)
+    assert (found["rows_made"], found["rows_true"], found["features"]) == (40, 30, 6)
+    assert len(notes) == len(set(notes)) and "30 rows is mostly bias" in notes[0]
+    np.save(tmp_path / "few.npy", true[:8])
+    assert np.isnan(distances.compare_files(tmp_path / "made.npy", tmp_path / "few.npy")[0]["frechet_floor"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (np.zeros(9), r"float64 \[9\]; expected numbers"),
+        (np.array([["a"] * 3] * 9), "expected numbers"),
+        (np.full((9, 6), np.nan), "finite"),
+        (np.zeros((9, 5)), "as many features"),
+        (np.zeros((7, 6)), "8"),
+        (np.array([[{}]]), "no readable .npy file"),
+        (None, "no readable .npy file"),
+    ],
+)
+def test_files_that_hold_no_features_are_refused_in_a_line(content, words, tmp_path):
+    np.save(tmp_path / "true.npy", np.random.default_rng(0).normal(size=(9, 6)))
+    if content is not None:
+        np.save(tmp_path / "made.npy", content)
+    with pytest.raises(ValueError, match=words) as error:
+        distances.compare_files(tmp_path / "made.npy", tmp_path / "true.npy")
+    assert "\n" not in str(error.value)

@@ -1,11 +1,15 @@
 """Scores of a suite: what is perfect, held or copied scores what it must; what is resampled or missing is told."""
 
 import csv
+import gc
 import json
 import math
+import os
 import re
 import shutil
+import weakref
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import unquote
 
 import clip_files
@@ -17,9 +21,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 from suite_test import FRAMES, SIZE, SMALL, STEPS, draw
 
-from motionv2v import draft, trackers, tracks, video
+from motionv2v import draft, files, trackers, tracks, video
 from motionv2v.convert import contrastive
-from motionv2v.evaluation import measures, networks, report, scoring, suite
+from motionv2v.evaluation import measures, networks, plots, report, scoring, suite
+from motionv2v.evaluation.checksums import Checksums
 from motionv2v.evaluation.measures import METRICS
 from motionv2v.models.features import clip
 from motionv2v.tracks import Tracks
@@ -229,6 +234,7 @@ def test_files_hold_the_numbers_their_protocol_and_the_page_its_videos(built, ou
     assert f"Protocol motionv2v, seed 0: {FRAMES} frames of 96x64, each video's own rate; means over 3 items." in text
     assert "25 points an item, tracked by lk, again by lk;" in text and "the target's own error is no floor" in text
     page = (folder / "scores.html").read_text()
+    assert page.count("<svg ") == 3 and page.count("<circle ") == 3 * 5 * 3
     sources = re.findall(r'<video [^>]*src="([^"]+)"', page)
     assert len(sources) == 5 * 3 and len(set(sources)) == 5 * 3 and "//" not in page
     for source in sources:
@@ -383,3 +389,76 @@ def test_what_has_no_weights_is_told_and_the_rest_is_measured(built, outputs, se
         scoring.score(built.folder, outputs, ["clip_text"], **sees)
     with pytest.raises(ValueError, match="clip_text takes a network's weights: name their folder"):
         scoring.score(built.folder, outputs, ["clip_text"], draws=False)
+
+
+def test_plots_have_a_dot_for_each_number_and_a_bar_for_each_mean():
+    rows = {"<a>": [1.0, 3.0, math.nan], "b": [5.0, 2.0]}
+    drawn = plots.strip("psnr & more", rows, {"<a>": 2.0, "b": 3.5})
+    assert "psnr &amp; more" in drawn and "&lt;a&gt;" in drawn
+    room = plots.WIDTH - plots.LEFT - 20
+    dots = [float(x) for x in re.findall(r'cx="([\d.]+)"', drawn)]
+    assert dots == [plots.LEFT + 10 + room * share for share in (0, 0.5, 1, 0.25)]
+    bars = [float(x) + 1 for x in re.findall(r'rect x="([\d.]+)"', drawn)]
+    assert bars == pytest.approx([plots.LEFT + 10 + room * share for share in (0.25, 0.625)], abs=0.06)
+    assert plots.strip("", {"a": [math.nan]}, {"a": math.nan}) == "" and 'cx="' in plots.strip(
+        "", {"a": [1]}, {"a": 1.0}
+    )
+
+
+def test_a_second_run_reads_no_video_not_even_for_its_checksum(built, outputs, monkeypatch):
+    """Files that were just written count as unfinished: they are made older here."""
+    for path in (*outputs.rglob("*"), *built.folder.rglob("*")):
+        os.utime(path, ns=(10**18, 10**18))
+    scoring.score(built.folder, outputs, draws=False)
+    read, sha256 = [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(Path(path)) or sha256(path))
+    monkeypatch.setattr(video, "read", lambda path, **more: pytest.fail(f"{path} is read again"))
+    first = scoring.score(built.folder, outputs, draws=False)
+    assert not read and first.ids == ["down", "left", "right"]
+    changed = outputs / "copies" / "left" / "00000.png"
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(changed)
+    monkeypatch.undo()
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(Path(path)) or sha256(path))
+    second = scoring.score(built.folder, outputs, draws=False)
+    assert read == [changed]
+    assert values(second, "psnr")["copies"] < values(first, "psnr")["copies"]
+
+
+def test_a_checksum_holds_as_long_as_size_and_time_of_change_stay(tmp_path):
+    path, kept = tmp_path / "a.bin", tmp_path / "kept" / "checksums.json"
+    path.write_bytes(b"one")
+    sums = Checksums(kept)
+    assert sums.of(path) == files.sha256(path)
+    sums.save()
+    assert json.loads(kept.read_text()) == {}, "it was written a moment ago, and may change within the clock's tick"
+    os.utime(path, ns=(10**18, 10**18))
+    one = sums.of(path)
+    sums.save()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(10**18, 10**18))
+    assert Checksums(kept).of(path) == one, "nothing but the content tells it from what was there"
+    os.utime(path, ns=(10**18, 10**18 + 1))
+    assert Checksums(kept).of(path) == files.sha256(path) != one
+    path.write_bytes(b"three")
+    os.utime(path, ns=(10**18, 10**18))
+    assert Checksums(kept).of(path) == files.sha256(path)
+    for broken in ("", "[1]", '{"x": 3}'):
+        kept.write_text(broken)
+        assert Checksums(kept).of(path) == files.sha256(path)
+
+
+def test_no_more_videos_are_held_for_more_items(built, outputs, monkeypatch):
+    """Of each item at most the target, the source and what is measured are in memory at a time."""
+    alive, most, read, read_output = weakref.WeakValueDictionary(), [], video.read, scoring.read
+
+    def held(frames):
+        alive[len(most)] = frames
+        gc.collect()
+        most.append(len(alive))
+        return frames
+
+    monkeypatch.setattr(suite.Item, "target", lambda self: held(np.array(read(self.folder / "target.mp4").frames)))
+    monkeypatch.setattr(suite.Item, "source", lambda self: held(np.array(read(self.folder / "source.mp4").frames)))
+    monkeypatch.setattr(scoring, "read", lambda *of: (held(np.array((made := read_output(*of))[0])), made[1]))
+    scoring.score(built.folder, outputs, draws=False)
+    assert len(most) > 3 * 4 and max(most) <= 4

@@ -9,6 +9,7 @@ from PIL import Image
 
 from motionv2v import tracks, video
 from motionv2v.evaluation import footage, suite
+from motionv2v.tracks import Tracks
 
 SIZE, FRAMES, SIDE = (64, 96), 5, 44
 SMALL = {"num_frames": FRAMES, "size": SIZE, "tracker": "lk", "min_hidden": 0}
@@ -229,3 +230,34 @@ def test_clips_of_one_name_are_told_apart_and_thumbnails_are_no_clip(tmp_path):
         ("a.mp4", "named as a.mkv is"),
         ("inner-a", "the same file as a.mp4"),
     ]
+
+
+def known(name, level, made=None):
+    """Return an item of exact content whose pictures are of one grey level."""
+    paths = Tracks(np.full((3, FRAMES, 2), 10.0, np.float32), np.arange(3 * FRAMES).reshape(3, FRAMES) != 14)
+
+    def make():
+        if made is not None:
+            made.append(name)
+        frames = np.full((FRAMES, *SIZE, 3), level, np.uint8)
+        return {"source.mp4": frames, "target.mp4": frames, "source_tracks.npz": paths, "target_tracks.npz": paths}
+
+    return suite.Known(name, f"level {level}", f"all {level}", make)
+
+
+def test_items_of_exact_paths_are_written_once(tmp_path):
+    made, settings = [], {"num_frames": FRAMES, "size": SIZE, "num_points": 3}
+    first = suite.assemble("motionv2v", [known("a", 5, made), known("b", 6, made)], tmp_path, **settings)
+    assert made == ["a", "b"] and first.settings["tracker"] == "exact" and first.settings["num_points"] == 3
+    item = first.items[1]
+    assert (item.source() == 6).all() and item.prompt == "level 6" and item.hidden == [1, 1] and item.fps == 8
+    np.testing.assert_array_equal(item.target_tracks().visible[2], np.arange(FRAMES) < 4)
+    suite.assemble("motionv2v", [known("a", 5, made), known("b", 6, made)], tmp_path, **settings)
+    assert made == ["a", "b"]
+    (item.folder / "target.mp4").unlink()
+    again = suite.assemble("motionv2v", [known("a", 9, made), known("b", 6, made)], tmp_path, **settings)
+    assert made == ["a", "b", "a", "b"] and (again.items[0].target() == 9).all()
+    with pytest.raises(ValueError, match="was built with num_points 3, now 4"):
+        suite.assemble("motionv2v", [known("a", 5)], tmp_path, **{**settings, "num_points": 4})
+    with pytest.raises(ValueError, match="there are no items"):
+        suite.assemble("motionv2v", [], tmp_path / "none", **settings)

@@ -227,8 +227,15 @@ def dense_points(rng: np.random.Generator, content: Content, motion: Motion, con
     """
     num, (height, width) = config.num_points, config.size
     frame = np.where(rng.random(num) < 0.5, 0, rng.integers(0, config.num_frames, num))
-    screen = rng.uniform(0, 1, (num, 2)) * (width / height, 1)
-    matrix, offset = motion.screen_to_world(config.num_frames, width / height)
+    return points_at(content, motion, frame, rng.uniform(0, 1, (num, 2)) * (width / height, 1), config)
+
+
+def points_at(
+    content: Content, motion: Motion, frame: Int[np.ndarray, "N"], screen: Float[np.ndarray, "N 2"], config: SceneConfig
+) -> Points:
+    """Return the points that a video shows at places of its frames, (x, y) in frame heights."""
+    num, aspect = len(frame), config.size[1] / config.size[0]
+    matrix, offset = motion.screen_to_world(config.num_frames, aspect)
     local = world = np.einsum("nij,nj->ni", matrix[frame], screen) + offset[frame]
     layer = np.full(num, -1)
     for index, sprite in enumerate(content.sprites):  # from back to front: the topmost one stays
