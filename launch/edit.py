@@ -9,7 +9,7 @@ import sys
 from absl import app, flags
 
 from motionv2v import cli, trackers
-from motionv2v.editing import batch, files, options, previews
+from motionv2v.editing import batch, files, options, previews, signals
 from motionv2v.evaluation import example
 
 VIDEO = flags.DEFINE_string("video", None, "the clip to edit; default: the packaged example")
@@ -33,8 +33,8 @@ def main(argv: list[str]) -> None:
     chosen = CHECKPOINT.value if is_edit else files.DRAFT
     cli.start(with_jax=files.needs_jax(BATCH.value or VIDEO.value, chosen, TRACKER.value))
     common, shape = {"out": OUT.value, "tracker": TRACKER.value}, {"masks": MASKS.value, "boxes": BOX.value}
-    model = {"checkpoint": CHECKPOINT.value, **options.given()}
     try:
+        model = {"checkpoint": CHECKPOINT.value, **options.given()}
         if BATCH.value:
             if not is_edit or {VIDEO.value, EDIT.value, MASKS.value, *BOX.value} != {None}:
                 raise ValueError("--batch names clips and edits itself: leave --video, --edit and the like out")
@@ -42,8 +42,9 @@ def main(argv: list[str]) -> None:
             print(batch.summary(rows, OUT.value))
             sys.exit(any(row.status == "failed" for row in rows))
         if is_edit:
-            made = files.run(VIDEO.value, EDIT.value, **common, **shape, **model, overwrite=OVERWRITE.value)
-            if VIDEO.value is None:
+            run, clip = (signals.run, options.SIGNALS.value) if options.SIGNALS.value else (files.run, VIDEO.value)
+            made = run(clip, EDIT.value, **common, **shape, **model, overwrite=OVERWRITE.value)
+            if clip is None:
                 print(example.report(made))
         elif PREVIEW.value:
             made = previews.preview(VIDEO.value, EDIT.value, **common, **shape)

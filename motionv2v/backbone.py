@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from motionv2v import diffusion, methods, sampling, sections
 from motionv2v.models import positions, time_tables
@@ -55,6 +56,15 @@ def build(config: Any) -> Model:
     # The section also names the tokenizer, which is no argument of the module.
     text = T5Encoder(**{name: value for name, value in _fields(config.text).items() if name != "tokenizer"})
     return Model(config, vae, text, Denoiser(dit, conditioner), method, schedule)
+
+
+def base_config(config: Any) -> ConfigDict:
+    """Return the config of a model's base: without its method, and what that adds to the transformer."""
+    config = ConfigDict(config.to_dict())
+    config.dit.update({"control_depth": 0, "lora_rank": 0, "lora_in_branch": False})
+    if "method" in config:
+        del config.method
+    return config
 
 
 def clip_shape(model: Model) -> tuple[int, int, int, int]:

@@ -9,12 +9,15 @@ what lies beside the weights it was made of: vocabulary, curve of the step cache
 beside them the weights, which stay an argument: constants of 5B parameters fit into no program.
 
     folder/encode.jaxexport     (weights, video [b T H W 3] in [-1, 1]) -> scaled latents [b t h w z]
+    folder/image.jaxexport      of models that are given frames alone: (weights, [b 1 H W 3]) -> latents [b 1 h w z]
     folder/text.jaxexport       (weights, tokens [b L]) -> [b L C]
     folder/denoise.jaxexport    (weights, xt, timestep [b], text, {condition: array}) -> v, one call of a
                                 denoising step; conditions are NAME_latents of videos, NAME_map of what else is drawn
     folder/refine.jaxexport     of bases alone: (weights, x, timestep [b], text, text of no prompt, reference, noise,
                                 clock [b t h w 1], levels [b 7]) -> x after one step that is held to a reference
-                                (`held_step`); the manifest's `refine` has timesteps and levels of all steps
+                                (`held_step`); the manifest's `refine` has timesteps and levels of all steps. A base
+                                that is given the first frame takes its conditions too, last: the frame's latents in
+                                first_latents, zeros in last_latents, 1 at latent frame 0 of given_map and 0 elsewhere
     folder/decode.jaxexport     (weights, latents) -> video in [-1, 1]
     folder/weights.safetensors  every parameter by its path; each function takes the dict of those in its manifest
     folder/spiece.model         the vocabulary of `text.tokenizer` "sentencepiece", where the checkpoint has one
@@ -43,7 +46,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from motionv2v import backbone, checkpoints, files, parameters, sampling
-from motionv2v.convert import checked, held_step, stream
+from motionv2v.convert import checked, generators, held_step, stream
 from motionv2v.data.latents import conditions, stored
 from motionv2v.data.tokenizer import SPIECE
 from motionv2v.models.vae.autoencoder import latent_shape
@@ -166,32 +169,41 @@ def functions(model: backbone.Model) -> dict[str, Function]:
     tokens = ("b", model.config.data.text_length)
     parts["text"] = Function(lambda p, t: backbone.embed_text(model, p, t), ((tokens, "int32"),), ("text",))
     steps = [(latents, "float32"), (("b",), "int32"), ((*tokens, model.denoiser.dit.text_dim), "float32")]
+    streams = []
     if model.method is None:
         call = lambda p, xt, time, text: backbone.denoise(model, p, xt, time, text)  # noqa: E731
     else:
         wanted = backbone.condition_shapes(model)
-        steps.append({name: (("b", *x.shape), "float32") for name, x in stored(wanted).items()})
+        streams = [{name: (("b", *x.shape), "float32") for name, x in stored(wanted).items()}]
+        frames = {x.shape[0] for x in wanted["videos"].values()}
+        if 1 in frames and latents[1] > 1:
+            image = ("b", 1, *video[2:])
+            parts["image"] = parts["encode"]._replace(arguments=((image, "float32"),))
         call = lambda p, xt, time, text, streams: backbone.denoise(  # noqa: E731
             model, p, xt, time, text, conditions(streams, wanted)
         )
-    parts["denoise"] = Function(call, tuple(steps), ("dit", "conditioner"))
-    if model.method is None and model.denoiser.dit.in_channels == model.denoiser.dit.out_channels:
-        parts["refine"] = _refine_step(call, steps)
+    parts["denoise"] = Function(call, (*steps, *streams), ("dit", "conditioner"))
+    if model.method is None or model.method.continues():
+        parts["refine"] = _refine_step(call, steps, streams)
     return parts
 
 
-def _refine_step(denoise: Callable[..., Any], arguments: Sequence[Any]) -> Function:
-    """Describe one step of refining a draft with a base (`editing.refine`), of what `denoise` takes."""
+def _refine_step(denoise: Callable[..., Any], arguments: Sequence[Any], streams: Sequence[Any]) -> Function:
+    """Describe one step of refining a draft with a base (`editing.refine`), of what `denoise` takes.
 
-    def call(p, x, time, text, null_text, reference, noise, clock, levels):
+    `streams`: its conditions, where it is given the first frame.
+    """
+
+    def call(p, x, time, text, null_text, reference, noise, clock, levels, *given):
         # One after the other, by one copy of the denoiser.
-        predictions = jax.lax.map(lambda each: denoise(p, x, time, each), jnp.stack([text, null_text]))
+        predictions = jax.lax.map(lambda each: denoise(p, x, time, each, *given), jnp.stack([text, null_text]))
         return held_step.held_step(x, (predictions[0], predictions[1]), noise, sampling.Hold(reference, clock), levels)
 
     latents, time, text = arguments
     clock = ((*latents[0][:-1], 1), "float32")
     levels = (("b", len(held_step.HELD_LEVELS)), "float32")
-    return Function(call, (latents, time, text, text, latents, latents, clock, levels), ("dit", "conditioner"))
+    given = (latents, time, text, text, latents, latents, clock, levels, *streams)
+    return Function(call, given, ("dit", "conditioner"))
 
 
 def _refine_plan(model: backbone.Model) -> dict[str, Any]:
@@ -232,7 +244,8 @@ def stablehlo(
     if dtype not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}; available: {', '.join(_DTYPES)}")
     config, params = _load(name_or_folder, ema)
-    model = backbone.build(config)
+    source = checkpoints.resolve(name_or_folder)
+    model = backbone.build(generators.as_generator(config, source) if generators.reads_image(config) else config)
     flat = {name: np.asarray(leaf, _DTYPES[dtype]) for name, leaf in parameters.flatten(params).items()}
     manifest: dict[str, Any] = {"config": checkpoints.config_to_json(config), "functions": {}}
     folder = Path(folder).resolve()
@@ -253,7 +266,6 @@ def stablehlo(
         if model.schedule is not None:
             manifest["alphas_cumprod"] = np.asarray(model.schedule.alphas_cumprod, np.float64).tolist()
         save_file(flat, unfinished / "weights.safetensors")
-        source = checkpoints.resolve(name_or_folder)
         files.write(unfinished / NOTE, note or _own_note(source, config))
         if (source / SPIECE).is_file():
             shutil.copyfile(source / SPIECE, unfinished / SPIECE)

@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from motionv2v import checkpoints, files, parameters
+from motionv2v import backbone, checkpoints, files, parameters
 from motionv2v.convert import transformer
 from motionv2v.convert.lora_files import NAMES, Layer, Update, find, read
 from motionv2v.convert.rules import Op, Step, expand
 from motionv2v.convert.tensors import ConvertError, hollow, some
 from motionv2v.convert.writing import Planned
+from motionv2v.devices import memory
 from motionv2v.models import lora
 from motionv2v.models.dit import DiT
 from motionv2v.typing import AnyArray, Float, PyTree, Shaped
@@ -206,18 +208,9 @@ def apart(
         ConvertError: as `fit`, and for a layer that a block's low-rank updates cannot hold (the embeddings, the output
             and what reads the time), or a module that has some already: `merge` takes those.
     """
-    if module.lora_rank:
-        raise ConvertError(f"the model has low-rank updates of its own (lora_rank={module.lora_rank}): merge the LoRA")
     if not updates:
         return module, params
-    terms, holds = fit(module, _shapes(parameters.flatten(params)), updates, weights), {}
-    for name, sizes in lora.linear_layers(params["blocks"]).items():
-        holds[f"blocks/{name}/kernel"] = (name, sizes)
-    if others := [path for path in terms if path not in holds]:
-        raise ConvertError(
-            f"the update of {others[0]} cannot be kept apart, only those of {some(list(holds), 8)}: merge"
-        )
-    rank = max(sum(len(term.layer.down) for term in one) for layers in terms.values() for one in layers.values())
+    terms, holds, rank = _held(module, params, updates, weights)
     tree = {}
     for path, layers in terms.items():
         name, (depth, width_in, width_out) = holds[path]
@@ -227,9 +220,45 @@ def apart(
             halves = np.concatenate([term.a for term in one], -1), np.concatenate([term.b for term in one])
             a[index, :, : len(halves[1])], b[index, : len(halves[1])] = halves
         tree |= {f"{name}/a": a, f"{name}/b": b}
-    targets = tuple(sorted(holds[path][0] for path in terms))
-    module = module.clone(lora_rank=rank, lora_targets=targets, parent=None)
+    module = module.clone(lora_rank=rank, lora_targets=_targets(terms, holds), parent=None)
     return module, {**params, "lora": parameters.unflatten(tree)}
+
+
+def as_apart(config: Any, updates: Sequence[Update]) -> Any:
+    """Return a model's config with the rank and the targets that `apart` gives its transformer.
+
+    Raises:
+        ConvertError: as `apart`.
+    """
+    if not updates:
+        return config
+    config = ConfigDict(config.to_dict())
+    module, params = backbone.build(config).denoiser.dit, memory.parameter_shapes(config)["dit"]
+    terms, holds, rank = _held(module, params, updates, None)
+    config.dit.update({"lora_rank": rank, "lora_targets": _targets(terms, holds)})
+    return config
+
+
+def _held(module, params, updates, weights):
+    """Return what updates add, the layers that can hold it by path: (name, sizes), and the rank that all have room in.
+
+    `params` may be shapes.
+    """
+    if module.lora_rank:
+        raise ConvertError(f"the model has low-rank updates of its own (lora_rank={module.lora_rank}): merge the LoRA")
+    terms, holds = fit(module, _shapes(parameters.flatten(params)), updates, weights), {}
+    for name, sizes in lora.linear_layers(params["blocks"]).items():
+        holds[f"blocks/{name}/kernel"] = (name, sizes)
+    if others := [path for path in terms if path not in holds]:
+        raise ConvertError(
+            f"the update of {others[0]} cannot be kept apart, only those of {some(list(holds), 8)}: merge"
+        )
+    rank = max(sum(len(term.layer.down) for term in one) for layers in terms.values() for one in layers.values())
+    return terms, holds, rank
+
+
+def _targets(terms, holds):
+    return tuple(sorted(holds[path][0] for path in terms))
 
 
 def export(module: DiT, params: PyTree, path: str | os.PathLike, notify: Callable[[str], None] = warnings.warn) -> Path:
@@ -293,4 +322,4 @@ def reader(
 
 
 def _shapes(flat: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(np.shape(leaf)) for path, leaf in flat.items()}
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}

@@ -48,8 +48,12 @@ there; the GPUs' are from secondary sources: check them before you plan on them.
 
 def chip(device_kind: str) -> Chip | None:
     """Return what is known of a device by jax's `device_kind`; None if it is not in `CHIPS`."""
-    names = [name for name in CHIPS if name.lower() in device_kind.lower()]
-    return CHIPS[max(names, key=len)] if names else None
+    return CHIPS.get(name(device_kind))
+
+
+def name(device_kind: str) -> str | None:
+    """Return the name in `CHIPS` of a device by jax's `device_kind`; None if it is not there."""
+    return max((each for each in CHIPS if each.lower() in device_kind.lower()), key=len, default=None)
 
 
 def peak(device_kind: str) -> float | None:

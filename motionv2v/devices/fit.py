@@ -69,13 +69,14 @@ def check(
         ValueError: if the estimate exceeds `MARGIN` of what is available, saying what would fit; with `VARIABLE` set to
             "ignore" the line says so instead.
     """
+    program, (config, what) = what, memory.sampled(config, what)
     # What is free on hosts differs: one process that refused would leave the others waiting.
     is_common = available is not None or _common_capacity() is not None
     available = capacity() if available is None else available
     if what == "sample":
         config = with_strips_if_needed(config, sampling_shapes(config), mesh, available)
     needed = estimate(config, mesh, what, available)
-    _judge(what, needed, available, lambda: advice(config, mesh, what, available), say, must_fit=is_common)
+    _judge(program, needed, available, lambda: advice(config, mesh, what, available), say, must_fit=is_common)
     return needed
 
 
@@ -102,6 +103,48 @@ def _judge(
         f"{what} needs about {needed.peak / GIB:.1f} GiB on each device, which has {available / GIB:.1f}; {advice}; "
         f"{VARIABLE}=ignore tries all the same"
     )
+
+
+def weights_bytes(config: Any, available: float | None = None) -> float:
+    """Estimate the bytes that `check_weights` tells."""
+    shapes, one = sampling_shapes(config), abstract_mesh({})
+    needed = stored_bytes(shapes, one)
+    if jax.default_backend() != "cpu":
+        return needed
+    return needed + sampling_bytes(with_strips_if_needed(config, shapes, one, available), one)
+
+
+def check_weights(config: Any, *, available: float | None = None, say: Callable[[str], None] = print) -> float:
+    """Say in one line what the host holds while a model's weights are read for samples, and refuse too much.
+
+    Those are all of them, the text encoder's too, which `check` leaves out: they pass through the host's memory. Where
+    the host computes, what a sample works on lies beside them.
+
+    Args:
+        config: of the model. available: bytes; None asks the host. say: called once with the line.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ValueError: as `check`.
+    """
+    available = host.free() if available is None else available
+    needed = weights_bytes(config, available)
+    what = "the weights and a sample" if jax.default_backend() == "cpu" else "the weights"
+    has = "unknown" if available is None else f"{available / GIB:.2f} GiB"
+    line = f"memory for {what}: {needed / GIB:.2f} GiB of the host's estimated; available: {has}"
+    if available is None or needed <= MARGIN * available:
+        say(line)
+    elif os.environ.get(VARIABLE, "").lower() == "ignore":
+        say(f"{line}; this may fail")
+    else:
+        say(line)
+        raise ValueError(
+            f"{what} need about {needed / GIB:.1f} GiB of this machine's memory, of which {available / GIB:.1f} are "
+            f"free; a smaller model, or a machine with more would fit; {VARIABLE}=ignore tries all the same"
+        )
+    return needed
 
 
 def sampling_rules(config: Any, params: PyTree, mesh: Any = None, available: float | None = None) -> sharding.Rules:

@@ -33,8 +33,9 @@ from motionv2v.models.layers import REMAT_NAMES
 from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.typing import PyTree
 
-PROGRAMS = ("train", "train_pixels", "sample")
-"""A step on cached latents, a step that runs the autoencoder too, a whole edit of a prompt already encoded."""
+PROGRAMS = ("train", "train_pixels", "sample", "refine")
+"""A step on cached latents, a step that runs the autoencoder too, a whole edit of a prompt already encoded, and one of
+a draft that the config's base refines."""
 STRIP_ROWS = 30
 """Of the autoencoder where memory is short (`models.vae.strips`)."""
 
@@ -97,6 +98,7 @@ def estimate(
     if what not in PROGRAMS:
         raise ValueError(f"unknown program {what!r}; available: {', '.join(PROGRAMS)}")
     mesh = abstract_mesh({}) if mesh is None else mesh
+    config, what = sampled(config, what)
     model = backbone.build(config)
     config = model.config
     if what == "sample":
@@ -126,6 +128,18 @@ def estimate(
     if runs_vae:
         activations = max(activations, autoencoder_bytes(config, mesh, config.train.batch_size))
     return Estimate(weights, optimizer, activations)
+
+
+def sampled(config: Any, what: str) -> tuple[Any, str]:
+    """Return what a program takes the memory of: refining that of a sample of the base, others their own.
+
+    An image-to-video model, which is given the first frame, is its own base.
+    """
+    if what != "refine" or "dit" not in config:
+        return config, what
+    config = sections.complete(config)
+    reads_image = config.dit.in_channels != config.dit.out_channels
+    return config if reads_image else backbone.base_config(config), "sample"
 
 
 def parameter_shapes(config: Any) -> PyTree:

@@ -135,6 +135,10 @@ class Prepared:
         self._kept[key] = found
         return found
 
+    def forget(self) -> None:
+        """Let go of what was made for keys, which is an edit's; what is the clip's own stays."""
+        self._kept.clear()
+
     @property
     def is_still(self) -> bool:
         """Tell whether the camera rests."""

@@ -55,6 +55,7 @@ class Draft:
         layer: [T H W], the thing that is seen, counted from 1; 0 is the background.
         groups: the points of each thing. uncertain: [T H W], 0 to 1, how likely a pixel is wrong.
         courses: of the background and of each thing, as `layer` counts them. order: the things from back to front.
+        clip: what it was drawn from, where that was kept for who follows what moves in it (`prepared`).
     """
 
     frames: UInt8[np.ndarray, "T H W 3"] | Lazy
@@ -64,6 +65,11 @@ class Draft:
     uncertain: Float[np.ndarray, "S H W"]
     courses: list[Course] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
+    clip: Prepared | None = field(default=None, repr=False, compare=False)
+
+    def prepared(self, frames: AnyArray | Lazy) -> Prepared:
+        """Return what it was drawn from as it was kept, else the clip's frames prepared anew."""
+        return Prepared(frames) if self.clip is None else self.clip
 
 
 @dataclass

@@ -13,7 +13,7 @@ from scipy import interpolate, spatial
 
 from motionv2v import figures, video
 from motionv2v.editing import depths, inputs
-from motionv2v.editing.files import check_folder
+from motionv2v.editing.files import check_folder, spaced
 from motionv2v.edits import motion
 from motionv2v.tracks import Tracks, concatenate, select
 from motionv2v.typing import Float, UInt8
@@ -73,7 +73,8 @@ def run(
     if not preview and checkpoint not in (None, DRAFT):
         from motionv2v.editing import opening
 
-        editor = opening.load(checkpoint, say=lambda line: say(f"model   {line}"))
+        asked = {"num_steps": num_steps, "guidance": guidance, "num_views": 1}
+        editor = opening.load(checkpoint, asked=asked, say=lambda line: say(spaced(line)))
         if editor.model.method is None or not editor.model.method.animates():
             raise ValueError(f"{checkpoint} makes no video of a picture and tracks; --checkpoint=draft warps it")
     num_frames = spec.frames or (NUM_FRAMES if editor is None else editor.num_frames)

@@ -12,7 +12,7 @@ FARTHEST = 50.0
 
 
 def load(path: str | Path, image: UInt8[np.ndarray, "H W 3"], is_inverse: bool = False) -> Float[np.ndarray, "H W"]:
-    """Return the depth of each pixel of a picture, along the line of sight, above 0.
+    """Return the depth of each pixel of a picture, along the line of sight, above 0, float32.
 
     Args:
         path: an `.npy` [h w] of any size, which is resized; or the folder of a depth model as `transformers` saves it
@@ -52,7 +52,7 @@ def _load(path, image, is_inverse, length):
     if found.ndim != 3 or len(found) not in (1, length) or not np.issubdtype(found.dtype, np.number):
         wanted = "[H W]" if length == 1 else f"[H W] or [{length} H W]"
         raise ValueError(f"{path}: must hold one number for each pixel, {wanted}; it has {list(found.shape)}")
-    found = np.asarray(found, np.float64)
+    found = np.asarray(found, np.float32)
     if not np.isfinite(found).all():
         raise ValueError(f"{path}: holds depths that are not finite")
     if is_inverse:
@@ -63,7 +63,7 @@ def _load(path, image, is_inverse, length):
         raise ValueError(f"{path}: holds depths down to {found.min():g}; they must be above 0")
     resized = video.resize(np.ascontiguousarray(found[..., None], np.float32), image.shape[:2])[..., 0]
     # Cubic interpolation may overshoot beyond an edge.
-    return np.clip(resized, found.min(), found.max()).astype(np.float64)
+    return np.clip(resized, found.min(), found.max())
 
 
 def nearness(depth: Float[np.ndarray, "H W"], places: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N"]:
@@ -75,7 +75,7 @@ def nearness(depth: Float[np.ndarray, "H W"], places: Float[np.ndarray, "N 2"]) 
     Args:
         depth: as `load` returns it. places: in pixels of the picture; those outside count as the nearest pixel.
     """
-    inverse = 1 / depth
+    inverse = 1 / depth.astype(np.float64)
     low, high = np.percentile(inverse, (2, 98))
     if high - low < 1e-6 * high:
         return np.full(len(places), 0.5, np.float32)

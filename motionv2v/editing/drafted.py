@@ -109,6 +109,7 @@ def draw(
     notify: Callable[[str], None],
     say: Callable[[str], None] | None = None,
     stream: bool = False,
+    keep: bool = False,
 ) -> draft.Draft:
     """Draw an edit of frames uint8 [T H W 3] whose points go along `source`.
 
@@ -118,10 +119,13 @@ def draw(
         hints: what `read_hints` returned.
         notify: called with a sentence for what was decided for the person, guessed, or left out.
         say: called with a line about how long the rest takes, where it takes long. stream: as for `draft.render`.
+        keep: whether the draft has with it what it was drawn from (`draft.Draft.prepared`), for who follows it.
     """
     clip = draft.Prepared(frames, say)
     drawn = draw_prepared(clip, spec, source, hints, notify=notify, stream=stream)
     # Parts of what it was drawn from refer to one another: their memory is wanted now, not when Python next looks.
+    clip.forget()
+    drawn.clip = clip if keep else None
     del clip
     gc.collect()
     return drawn

@@ -74,6 +74,7 @@ class Editor(loaded_model.LoadedModel):
         drawn: draft.Draft | None = None,
         paste: bool = True,
         depth: Float[np.ndarray, "S H W"] | None = None,
+        tracker: Any = None,
         notify: Callable[[str], None] = warnings.warn,
         progress: windows.Begin = windows.in_silence,
         watch: Any = None,
@@ -91,7 +92,7 @@ class Editor(loaded_model.LoadedModel):
             num_views: how many views to average, as in `generate`.
             drawn: the edit's draft, for a model that reads it (`reads_draft`) or moves its first frame; None draws it.
             paste: whether such a model's result takes the draft's place only where that is not sure (`repair`).
-            depth: of the clip, [T H W] or of its first frame [1 H W], for a model that makes a picture move (`shaded`).
+            depth, tracker: for a model that makes a picture move, as for `shaded.edit`.
             notify: called with a sentence for each adaptation of frame count or size, for too many points, and for a
                 prompt that is cut.
             progress: called with how many pieces of work of each kind there are if the clip is edited in windows;
@@ -113,9 +114,9 @@ class Editor(loaded_model.LoadedModel):
         check_tracks(frames, source, target)
         if self.model.method.animates():
             options = {"prompt": prompt, "seed": seed, "num_steps": num_steps, "guidance": guidance, "paste": paste}
-            begin = watch.begin if watch else progress
+            options |= {"tracker": tracker, "progress": watch.begin if watch else progress}
             shaded.check(self.config.name, {"cache": cache, "num_views": num_views})
-            return shaded.edit(self, clip, source, target, drawn, depth, notify=notify, progress=begin, **options)
+            return shaded.edit(self, clip, source, target, drawn, depth, notify=notify, **options)
         self.check(len(source.xy), num_steps, guidance)
         if source.xy.shape[0] > MAX_ADVISED_POINTS:
             notify(

@@ -44,27 +44,53 @@ def asked(checkpoint: str, num_frames: int) -> dict[str, Any]:
     return found
 
 
-def needs(checkpoint: str, num_frames: int | str) -> dict[str, Any]:
+def needs(
+    checkpoint: str, num_frames: int | str, refines: bool | None = None, loras: Sequence[str] = ()
+) -> dict[str, Any]:
     """Tell what an edit of a clip of so many frames by a model needs.
 
-    Returns {needed, available: GiB of a device, the second None if unknown; fits; why not; frames, size: the model's;
-    steps, views, windows of the edit}. Loads jax, and no weights. Raises ValueError as `checkpoints.resolve`.
-    """
-    from motionv2v.devices import fit
-    from motionv2v.editing import kinds, refine, windows
+    Args:
+        checkpoint: as for launch/edit.py. num_frames: of the clip.
+        refines: whether it refines the draft, None where launch/edit.py does; else it is what `editing.load` makes of
+            it: an editor, or videos from a first frame or a text.
+        loras: low-rank updates kept apart, FILE or FILE:weight; merged ones change nothing in what is needed.
 
-    config = kinds.as_method(*kinds.described(checkpoint.removeprefix(refine.PREFIX)))
+    Returns:
+        {needed, available: GiB of a device, the second None if unknown; host: GiB of it; fits; why not; frames, size:
+        the model's; steps, views, windows of the edit; calls, operations, least: of the transformer, in seconds at the
+        peak of `chip`; cost: that in words}. Loads jax, and no weights.
+
+    Raises:
+        ValueError: as `checkpoints.resolve`, and for updates of another model.
+    """
+    from motionv2v.convert import lora
+    from motionv2v.devices import fit
+    from motionv2v.editing import kinds, opening, refine, windows
+
+    length, in_silence = int(num_frames), lambda line: None
+    if opening.refines(checkpoint) if refines is None else refines:
+        config, _ = refine.described(checkpoint)
+        cost = lambda: refine.tell_cost(config, length, say=in_silence)  # noqa: E731
+    else:
+        described, folder = kinds.described(checkpoint)
+        config = kinds.as_method(described, folder)
+        cost = lambda: opening.tell_cost(config, folder, {}, length, say=in_silence)  # noqa: E731
+    config = lora.as_apart(config, lora.read_all(loras)[0])
     available = fit.capacity()
     told = {"fits": True, "why": ""}
     try:
-        fit.check(config, None, "sample", say=lambda line: None)
+        fit.check(config, None, "sample", say=in_silence)
+        fit.check_weights(config, say=in_silence)
     except ValueError as error:
         told = {"fits": False, "why": str(error)}
     needed = fit.estimate(config, None, "sample", available).peak
     told |= {"needed": needed / GIB, "available": None if available is None else available / GIB}
+    told |= {"host": fit.weights_bytes(config, available) / GIB}
     told |= {"frames": int(config.data.num_frames), "size": [int(side) for side in config.data.size]}
     told |= {"steps": int(config.sample.num_steps), "views": int(config.sample.get("views", 1))}
-    return told | {"windows": len(windows.of_config(config, int(num_frames)).starts)}
+    found = cost()
+    told |= {"calls": found.calls, "operations": found.operations, "least": found.seconds, "chip": found.chip}
+    return told | {"windows": len(windows.of_config(config, length).starts), "cost": str(found)}
 
 
 def seconds(ran: Sequence[dict[str, Any]], asked_for: dict[str, Any]) -> tuple[float, str] | None:

@@ -140,12 +140,12 @@ def run(
     made_by = describe(checkpoint or DRAFT, settings, len(frames))
     record = make_record(given, made_by, seed, tracker) | _told_hints(hints, masks, boxes)
     check_record(out, record, overwrite, notify)
-    sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say, (keep, record))
+    sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say, (keep, record), follow)
     if is_drawn:
         say(_DRAWN if model != DRAFT else _DRAWN + _REFINED)
     target = spec.apply(source := follow.track(frames, spec.queries), notify=notify)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
-    options = {"notify": notify, "say": lambda line: say(f"draft   {line}"), "stream": sample is None}
+    options = {"notify": notify, "say": lambda line: say(f"draft   {line}"), "stream": not sample, "keep": bool(sample)}
     drawn = drafted.draw(frames, spec, source, hints, **options) if is_drawn else None
     shown = drawn and video.Clip(drawn.frames, clip.fps)
     made = sample(source, target, drawn=drawn) if sample else None
@@ -212,15 +212,15 @@ def _sampler(
     devices: int,
     say: Callable[[str], None],
     kept: tuple[str | Path | None, dict[str, Any]],
+    follow: trackers.Tracker,
 ) -> Callable[[Tracks, Tracks], video.Clip]:
     """Open a model, say what it is and needs, and check what is asked of it; return what edits the clip by tracks."""
     from motionv2v.devices import sharding
     from motionv2v.editing import opening
 
     notify, spec = lambda line: say(f"notice  {line}"), given.spec
-    spaced = lambda line: say(line.replace("memory ", "memory  ", 1))  # noqa: E731
     if opening.refines(checkpoint):
-        return _refiner(given, checkpoint, settings, seed, devices, say, kept)
+        return refiner(given.clip, spec.prompt, checkpoint, settings, seed, devices, say, kept)
     for name in ("clocks", "warped"):
         if settings[name] is not None:
             raise ValueError(
@@ -232,8 +232,11 @@ def _sampler(
             f"--lora is for a base that refines the draft, and {checkpoint} edits by itself: merge it with "
             "launch/convert.py, or leave it out"
         )
-    depth = _read_depth(given, checkpoint, settings, opening.animates(checkpoint))
-    editor = opening.load(checkpoint, devices, clip=given.clip.frames.shape[:3], say=spaced)
+    animates = opening.animates(checkpoint)
+    depth, views = _read_depth(given, checkpoint, settings, animates), 1 if animates else settings["num_views"]
+    shape = given.clip.frames.shape[:3]
+    asked = settings | {"num_views": views}
+    editor = opening.load(checkpoint, devices, clip=shape, asked=asked, say=lambda line: say(spaced(line)))
     if depth and "nearness" not in editor.fields:
         raise ValueError(f"--depth: of no use to {checkpoint}, which reads no depth; leave it out")
     shared = "" if editor.mesh is None else f", {editor.mesh.size} devices: {sharding.describe(editor.mesh.shape)}"
@@ -248,6 +251,8 @@ def _sampler(
     }
     options |= {"prompt": spec.prompt or tokenizer.NULL_PROMPT, "seed": seed, "notify": notify}
     options |= depth
+    if animates and not isinstance(follow, trackers.GivenTracks):  # which knows the edit's points alone
+        options["tracker"] = follow
     watch = _watch(*kept, say)
     if editor.model.method.remakes():
         from motionv2v.editing import remade
@@ -259,6 +264,12 @@ def _sampler(
     if (spec.region or spec.reference) and not opening.reads_draft(checkpoint):  # which says it already
         notify("region and reference are for models of ReVideo: this one does not read them")
     return functools.partial(editor.edit, given.clip, watch=watch, **options)
+
+
+def spaced(line: str) -> str:
+    """Put the first word of a line on a model, such as "memory for sample: ...", into the column of such words."""
+    word, _, rest = line.partition(" ")
+    return f"{word:<8}{rest}"
 
 
 def _read_depth(given: Inputs, checkpoint: str, settings: dict[str, Any], animates: bool) -> dict[str, np.ndarray]:
@@ -278,8 +289,9 @@ def _read_depth(given: Inputs, checkpoint: str, settings: dict[str, Any], animat
     return {"depth": depths.load_clip(settings["depth"], given.clip.frames, bool(settings["inverse_depth"]))}
 
 
-def _refiner(
-    given: Inputs,
+def refiner(
+    clip: video.Clip,
+    prompt: str,
     checkpoint: str,
     settings: dict[str, Any],
     seed: int,
@@ -287,7 +299,10 @@ def _refiner(
     say: Callable[[str], None],
     kept: tuple[str | Path | None, dict[str, Any]],
 ) -> Callable[..., video.Clip]:
-    """Open a base that refines the draft, as `_sampler`."""
+    """Open a base, say what it is and needs, and return what refines drafts of a clip with it (`refine.editing`).
+
+    Arguments and errors as for `run`; `kept`: a folder for what was done so far, and the edit's record.
+    """
     from motionv2v.editing import refine
 
     useless = ("cache", "num_views", "depth", "inverse_depth")
@@ -295,21 +310,23 @@ def _refiner(
     unused += ["--devices"] if devices != 1 else []
     if unused:
         raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which refines the draft; leave it out")
-    notify, spec = lambda line: say(f"notice  {line}"), given.spec
-    spaced = lambda line: say(line.replace("memory ", "memory  ", 1).replace("lora ", "lora    ", 1))  # noqa: E731
-    refiner = refine.load(checkpoint, settings["loras"] or (), spaced)
-    clocks = refiner.clocks if settings["clocks"] is None else refine.parse(settings["clocks"])
-    read = "is given the first frame" if refiner.reads_image else "text to video"
-    say(f"model   {checkpoint}: {refiner.num_frames} frames of {refiner.size[1]}x{refiner.size[0]}, a base ({read})")
+    notify = lambda line: say(f"notice  {line}")  # noqa: E731
+    clocks = None if settings["clocks"] is None else refine.parse(settings["clocks"])
+    asked = {"num_frames": len(clip.frames), "clocks": clocks}
+    asked |= {name: settings[name] for name in ("num_steps", "guidance")}
+    base = refine.load(checkpoint, settings["loras"] or (), lambda line: say(spaced(line)), asked)
+    clocks = clocks or base.clocks
+    read = "is given the first frame" if base.reads_image else "text to video"
+    say(f"model   {checkpoint}: {base.num_frames} frames of {base.size[1]}x{base.size[0]}, a base ({read})")
     say(f"refine  what moves is held to the draft up to a signal of {clocks.strong:g}, from {clocks.weak:g} on")
     if settings["warped"] is not None:
         say(f"noise   goes along with the draft, a share of {settings['warped']:g} of it fresh")
         if not settings["loras"]:
             notify("--warped_noise: a base that was not trained for such noise wants a --lora that was")
     options = {name: settings[name] for name in ("num_steps", "guidance", "warped")} | {"clocks": clocks, "seed": seed}
-    options |= {"prompt": spec.prompt or tokenizer.NULL_PROMPT, "notify": notify}
+    options |= {"prompt": prompt or tokenizer.NULL_PROMPT, "notify": notify}
     options["progress"] = _watch(*kept, say).begin
-    return refine.editing(refiner, given.clip, **options)
+    return refine.editing(base, clip, **options)
 
 
 def check_folder(
@@ -425,8 +442,10 @@ def write(
         EDITED: _write_edited(out / EDITED, edited, sound, notify, left),
         RECORD: files.write(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
     }
-    drawn = figures.track_frames(clip.frames, result.target, highlight=moved(result.source, result.target))
-    panels = [("source", clip.frames), ("target tracks", drawn)]
+    panels = [("source", clip.frames)]
+    if len(result.target.xy):
+        drawn = figures.track_frames(clip.frames, result.target, highlight=moved(result.source, result.target))
+        panels.append(("target tracks", drawn))
     if result.draft is not None:
         panels.append(("draft", result.draft.frames))
     if result.draft is not edited:

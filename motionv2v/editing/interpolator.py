@@ -8,7 +8,6 @@ The frames keep their size and their number is free, as far as the model goes: T
 divide into the transformer's patches. What comes back has passed through the autoencoder, the given frames too.
 """
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,13 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from motionv2v import checkpoints, methods, sections
-from motionv2v.convert import checked
+from motionv2v.convert import checked, generators
 from motionv2v.data import tokenizer
 from motionv2v.editing import loaded_model
-from motionv2v.methods import interpolation
 from motionv2v.models.vae.autoencoder import check_video_shape
 from motionv2v.typing import AnyArray, Bool, Int, Key, UInt8
 
@@ -49,10 +46,10 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
         config, params, tokenizer = found.config, found.params, found.tokenizer
         image_scale: float | None = found.image_scale
     else:
-        config, params = checked.read(folder, as_stored=False)
+        config, params = checked.read(folder)
         folder, tokenizer, image_scale = checkpoints.resolve(folder), None, None
     if "method" not in config:
-        config = as_generator(config, folder, image_scale)
+        config = generators.as_generator(config, folder, image_scale)
     elif not _fills_between(config):
         raise ValueError(
             f"{folder} is a model of {config.method.name} ({config.name}); interpolation needs one of "
@@ -61,33 +58,6 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
     sections.require(config, loaded_model.NEEDED, "to interpolate", str(name_or_folder))
     checked.check(config, params, str(name_or_folder))
     return Interpolator(config, params, folder, tokenizer=tokenizer)
-
-
-def as_generator(config: ConfigDict, folder: Path, image_scale: float | None = None) -> ConfigDict:
-    """Describe a published image-to-video model, whose config tells no method, as a generator.
-
-    Args:
-        config: of the model. folder: where it lies, as launch/convert.py made it.
-        image_scale: what an image's latents are multiplied by; None reads it from what the folder keeps.
-
-    Raises:
-        ValueError: for a model without an image's input channels.
-    """
-    from motionv2v.convert import autoencoder, networks, stream
-
-    inputs = 2 * config.vae.latent_channels
-    channels = config.dit.in_channels if "dit" in config else 0
-    if channels != inputs:
-        raise ValueError(
-            f"{folder} holds a model ({config.name}) with {channels} input channels; interpolation needs one of "
-            f"configs/interpolation_*.py, or CogVideoX-I2V with {inputs}"
-        )
-    kept, factor = folder / stream.KEPT / "vae" / networks.CONFIG, config.vae.scaling_factor
-    if image_scale is None:
-        image_scale = autoencoder.image_scale(json.loads(kept.read_text())) if kept.is_file() else factor
-    config = ConfigDict(config)
-    config.method = ConfigDict(interpolation.released_settings(image_scale / factor))
-    return config
 
 
 def _fills_between(config: Any) -> bool:

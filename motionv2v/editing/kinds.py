@@ -1,5 +1,6 @@
 """What kind of model a checkpoint's config describes, and what it can do here: known before any weights are read."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from motionv2v import checkpoints, methods, sections
-from motionv2v.convert import pipeline
-from motionv2v.editing import interpolator, loaded_model
+from motionv2v.convert import generators, pipeline
+from motionv2v.editing import loaded_model
 from motionv2v.methods import diffusion_as_shader
 
 
@@ -20,21 +21,30 @@ def described(checkpoint: str | os.PathLike) -> tuple[ConfigDict, Path]:
     """
     folder = Path(checkpoint)
     if (folder / pipeline.INDEX).is_file():
-        return sections.complete(pipeline.described(folder)), folder
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        seen = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+        return ConfigDict(_of_pipeline(str(folder), seen).to_dict()), folder
     folder = checkpoints.resolve(checkpoint)
     return checkpoints.read_config(folder), folder
+
+
+@functools.lru_cache(maxsize=4)
+def _of_pipeline(folder: str, seen: tuple[tuple[str, int, int], ...]) -> ConfigDict:
+    """Describe a folder that diffusers saved; an edit asks many times. `seen`: its files, as they were then."""
+    del seen
+    return sections.complete(pipeline.described(folder))
 
 
 def as_method(config: Any, folder: str | os.PathLike, image_scale: float | None = None) -> Any:
     """Return the config of a published model that tells no method with the one that draws for it, others as they are.
 
     Input channels for an image are those of CogVideoX-I2V; a control branch beside them, which takes what the base
-    takes, is Diffusion-as-Shader's. `folder` is where the model lies, `image_scale` as for `interpolator.as_generator`.
+    takes, is Diffusion-as-Shader's. `folder` is where the model lies, `image_scale` as for `generators.as_generator`.
     """
     if "method" in config or "dit" not in config or config.dit.in_channels != 2 * config.dit.out_channels:
         return config
     if not config.dit.control_depth:
-        return interpolator.as_generator(config, Path(folder), image_scale)
+        return generators.as_generator(config, Path(folder), image_scale)
     config = ConfigDict(config)
     config.method = ConfigDict(diffusion_as_shader.released_settings())
     return config

@@ -342,12 +342,7 @@ class LoadedModel:
         Raises:
             ValueError: if the threshold is impossible, or above 0 and nobody measured this model's curve.
         """
-        settings = self.config.sample
-        threshold = settings.step_cache if threshold is None else threshold
-        if threshold == 0:
-            return None
-        plan = step_cache.plan(step_cache.load(self.folder), int(num_steps or settings.num_steps), threshold)
-        return plan if any(plan) else None
+        return step_cache.of_config(self.config, self.folder, threshold, num_steps)
 
     @property
     def num_frames(self) -> int:

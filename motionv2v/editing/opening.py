@@ -5,17 +5,17 @@ Loading this module loads jax, so `files` does it only where a model is asked fo
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from motionv2v import checkpoints, editing, files, methods
+from motionv2v import checkpoints, editing, files, methods, sampling, sections
 from motionv2v.convert import checked, lora, pipeline
-from motionv2v.devices import fit, host, memory, sharding
-from motionv2v.editing import kinds, refine, windows
+from motionv2v.devices import costs, fit, host, memory, sharding
+from motionv2v.editing import kinds, refine, step_cache, windows
 
 
 def load(
@@ -23,6 +23,7 @@ def load(
     devices: int = 1,
     *,
     clip: tuple[int, int, int] | None = None,
+    asked: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> editing.Editor:
     """Load an editor for so many devices, after saying what an edit needs of each.
@@ -30,10 +31,12 @@ def load(
     Args:
         checkpoint: a released name, a model folder or a training work dir. devices: -1 takes all.
         clip: (T, H, W) of what will be edited: what the host needs to do so in windows is said too.
-        say: called with each line.
+        asked: {num_steps, guidance, cache, num_views} of the edit, None or left out as for `Editor.edit`: what it costs
+            is said too. say: called with each line.
 
     Raises:
-        ValueError: as `device_mesh` and `editing.load`, and if devices or host are too small, before weights are read.
+        ValueError: as `device_mesh` and `editing.load`, for steps that cannot be reused, and if devices or host are too
+            small, before weights are read.
     """
     config, folder = kinds.described(checkpoint)
     editing.check_config(config, checkpoint)
@@ -49,6 +52,9 @@ def load(
     if key not in _kept:
         _kept.clear()  # there may be no room for both
         fit.check(config, mesh, "sample", say=say)
+        fit.check_weights(config, say=say)
+    if asked is not None:
+        tell_cost(config, folder, asked, None if clip is None else clip[0], 1 if mesh is None else mesh.size, say)
     if clip is not None:
         host.check_windows(clip[0], clip[1:], partial(windows.host_bytes, config), say=say)
     if key in _kept:
@@ -57,6 +63,32 @@ def load(
     if _is_keeping:
         _kept[key] = editor
     return editor
+
+
+def tell_cost(
+    config: Any,
+    folder: Path,
+    asked: Mapping[str, Any],
+    num_frames: int | None = None,
+    devices: int = 1,
+    say: Callable[[str], None] = print,
+) -> costs.Cost:
+    """Say in one line what an edit costs, by a model's config as its method has it (`kinds.as_method`).
+
+    Args:
+        config, folder: of the model. asked, devices: as for `load`. num_frames: of the clip; None: as the model's.
+
+    Raises:
+        ValueError: for settings that cannot be, and steps that cannot be reused.
+    """
+    config = sections.complete(config)
+    steps, views = asked.get("num_steps"), asked.get("num_views")
+    reuse = step_cache.of_config(config, folder, asked.get("cache"), steps)
+    settings = sampling.from_config(config.sample, num_steps=steps, guidance=asked.get("guidance"), reuse=reuse)
+    if views is None:  # as `Editor.generate`
+        views = config.sample.views if settings.num_steps == 1 and "method" in config else 1
+    pieces = len(windows.of_config(config, num_frames or config.data.num_frames).starts)
+    return costs.tell(config, settings, views * pieces, devices, say=say)
 
 
 _kept: dict[tuple[str, int], editing.Editor] = {}

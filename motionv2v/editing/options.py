@@ -11,6 +11,9 @@ VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that man
 CLOCKS = flags.DEFINE_string("clocks", None, "of a base that refines the draft: weak,strong shares of signal")
 LORA = flags.DEFINE_multi_string("lora", [], "merged into a base that refines the draft: FILE or FILE:weight")
 WARPED = flags.DEFINE_float("warped_noise", None, "of such a base: noise that moves as the draft; share of fresh, 0.5")
+SIGNALS = flags.DEFINE_string(
+    "time_to_move", None, "of such a base, in place of --video: folder of first_frame.png, motion_signal.mp4, mask.mp4"
+)
 DEPTH = flags.DEFINE_string("depth", None, "of the clip, for Diffusion-as-Shader: .npy, or the folder of a depth model")
 INVERSE = flags.DEFINE_bool("inverse_depth", False, "the array of --depth holds inverse depths")
 DEVICES = flags.DEFINE_integer("devices", 1, "how many share one edit, where a model is too big for one; -1: all")
@@ -18,7 +21,9 @@ SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lo
 
 
 def given() -> dict[str, Any]:
-    """Return the flags' values as arguments of `files.run`."""
+    """Return the flags' values as arguments of `files.run`; ValueError where two of them name what is edited."""
+    if SIGNALS.value and (others := [name for name in ("video", "batch") if flags.FLAGS[name].value]):
+        raise ValueError(f"--time_to_move names the clip itself: leave --{others[0]} out")
     views = VIEWS.value and int(VIEWS.value)
     found = {"num_steps": STEPS.value, "guidance": GUIDANCE.value, "cache": CACHE.value, "num_views": views}
     found |= {"warped": WARPED.value}

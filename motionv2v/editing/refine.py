@@ -16,7 +16,7 @@ in, so that they stay the clip's own.
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from motionv2v import backbone, checkpoints, draft, sampling, sections, video
-from motionv2v.convert import checked, lora, pipeline
+from motionv2v import backbone, checkpoints, draft, methods, parameters, sampling, sections, video
+from motionv2v.convert import checked, generators, lora, pipeline
 from motionv2v.data import tokenizer
-from motionv2v.devices import fit
+from motionv2v.devices import costs, fit, memory
 from motionv2v.editing import interpolator, kinds, loaded_model, remade, transfer, warped_noise, windows
 from motionv2v.models.activations import constrain
 from motionv2v.models.dit import base_params
@@ -133,12 +133,56 @@ def first_step(schedule: Any, num_steps: int, weak: float) -> int:
     return int(np.abs(np.asarray(schedule.alpha)[grid] - weak).argmin())
 
 
-def load(name_or_folder: str | os.PathLike, loras: Sequence[str] = (), say: Callable[[str], None] = print) -> "Refiner":
+def described(name_or_folder: str | os.PathLike) -> tuple[ConfigDict, Path]:
+    """Return the config of the base that a name stands for, as it is sampled, and where it lies; no weights are read.
+
+    Raises:
+        checkpoints.CheckpointError, convert.ConvertError, ValueError: as `load`.
+    """
+    name = str(name_or_folder).removeprefix(PREFIX)
+    config, folder = kinds.described(name)
+    if not _reads_image(config):
+        return sections.complete(transfer.base_config(config, name)), folder
+    is_known = "method" not in config or methods.get(config.method.name).continues()
+    if config.dit.control_depth or not is_known:
+        raise ValueError(
+            f"{name} is more than its image-to-video base, which alone refines: launch/convert.py "
+            "--drop_control writes that as a folder of diffusers"
+        )
+    return sections.complete(config if "method" in config else generators.as_generator(config, folder)), folder
+
+
+def tell_cost(
+    config: ConfigDict,
+    num_frames: int,
+    num_steps: int | None = None,
+    guidance: float | None = None,
+    clocks: Clocks | None = None,
+    say: Callable[[str], None] = print,
+) -> costs.Cost:
+    """Say in one line what refining a draft of so many frames costs, by the config that `described` returns.
+
+    Other arguments are those of `Refiner.refine`.
+    """
+    num_steps, guidance = transfer.sampled_as(config, num_steps, guidance)
+    settings = sampling.from_config(config.sample, num_steps=num_steps, guidance=guidance)
+    start = first_step(backbone.build(config).schedule, num_steps, (clocks or suited(config)).weak)
+    pieces = len(windows.of_config(config, num_frames).starts)
+    return costs.tell(config, settings._replace(start=start), pieces, say=say)
+
+
+def load(
+    name_or_folder: str | os.PathLike,
+    loras: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+    asked: Mapping[str, Any] | None = None,
+) -> "Refiner":
     """Load a base to refine with: of a released name, a model folder, or a folder that diffusers saved.
 
     Args:
         name_or_folder: the base. loras: merged into its transformer, FILE or FILE:weight (`convert.lora`).
-        say: called with a line on memory, and one for each of them, how much of the transformer it changes.
+        say: called with lines on memory, and one for each of them, how much of the transformer it changes.
+        asked: arguments of `tell_cost`: what will be refined, whose cost is said too.
 
     Raises:
         checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model.
@@ -146,12 +190,15 @@ def load(name_or_folder: str | os.PathLike, loras: Sequence[str] = (), say: Call
     """
     name = str(name_or_folder).removeprefix(PREFIX)
     own = None
-    described, _ = kinds.described(name)
-    reads_image = _reads_image(described)
-    fit.check(described if reads_image else transfer.base_config(described, name), None, "sample", say=say)
-    if reads_image:
+    sampled, _ = described(name)
+    updates = _read_loras(sampled, loras)
+    fit.check(sampled, None, "sample", say=say)
+    fit.check_weights(sampled, say=say)
+    if asked is not None:
+        tell_cost(sampled, **asked, say=say)
+    if _reads_image(sampled):
         made = interpolator.load(name)
-        params = _with_loras(made.config, made.params, loras, say)
+        params = _with_loras(made.config, made.params, *updates, say)
         return Refiner(made.config, params, made.folder, tokenizer=made.tokenizer)
     if (Path(name) / pipeline.INDEX).is_file():
         found = pipeline.stored(name)
@@ -160,14 +207,28 @@ def load(name_or_folder: str | os.PathLike, loras: Sequence[str] = (), say: Call
         (config, params), folder = checked.read(name), checkpoints.resolve(name)
     config = sections.complete(transfer.base_config(config, name))
     tree = {"vae": params["vae"], "text": params["text"], "dit": base_params(params["dit"])}
-    return Refiner(config, _with_loras(config, tree, loras, say), folder, tokenizer=own)
+    return Refiner(config, _with_loras(config, tree, *updates, say), folder, tokenizer=own)
 
 
-def _with_loras(config: ConfigDict, params: PyTree, loras: Sequence[str], say: Callable[[str], None]) -> PyTree:
+def _read_loras(config: ConfigDict, loras: Sequence[str]) -> tuple[list[lora.Update], list[float]]:
+    """Read low-rank updates, and check that they are the base's by its config alone, before its weights are read."""
+    updates, weights = lora.read_all(loras)
+    shapes = {path: leaf.shape for path, leaf in parameters.flatten(memory.parameter_shapes(config)["dit"]).items()}
+    lora.fit(backbone.build(config).denoiser.dit, shapes, updates, weights)
+    return updates, weights
+
+
+def _with_loras(
+    config: ConfigDict,
+    params: PyTree,
+    updates: Sequence[lora.Update],
+    weights: Sequence[float],
+    say: Callable[[str], None],
+) -> PyTree:
     """Merge low-rank updates into a model's transformer, and say how much of it each of them changes."""
-    if not loras:
+    if not updates:
         return params
-    module, (updates, weights) = backbone.build(config).denoiser.dit, lora.read_all(loras)
+    module = backbone.build(config).denoiser.dit
     merged = lora.merge(module, params["dit"], updates, weights)
     for update, weight in zip(updates, weights, strict=True):
         say(f"lora {lora.coverage(module, update)}, weight {weight:g}")
@@ -176,11 +237,16 @@ def _with_loras(config: ConfigDict, params: PyTree, loras: Sequence[str], say: C
 
 def settings(config: ConfigDict, given: dict[str, Any]) -> dict[str, Any]:
     """Return how a base of a config samples, for a record: what is given, else what `Refiner.refine` takes."""
-    own, clocks = config.sample, IMAGE_TO_VIDEO if _reads_image(config) else TEXT_TO_VIDEO
+    own, clocks = config.sample, suited(config)
     is_short = own.num_steps < transfer.LEAST_STEPS
     made = {"num_steps": transfer.STEPS if is_short and not given["num_steps"] else own.num_steps}
     made["scale"] = transfer.GUIDANCE if is_short and own.guidance == "off" else own.scale
     return made | {"clocks": f"{clocks.weak:g},{clocks.strong:g}", "solver": own.solver}
+
+
+def suited(config: ConfigDict) -> Clocks:
+    """Return the clocks that suit the kind of model that a config describes."""
+    return IMAGE_TO_VIDEO if _reads_image(config) else TEXT_TO_VIDEO
 
 
 def _reads_image(config: ConfigDict) -> bool:
@@ -204,7 +270,7 @@ class Refiner(loaded_model.LoadedModel):
     @property
     def clocks(self) -> Clocks:
         """Return the clocks that suit the kind of model."""
-        return IMAGE_TO_VIDEO if self.reads_image else TEXT_TO_VIDEO
+        return suited(self.config)
 
     def refine(
         self,
@@ -241,14 +307,14 @@ class Refiner(loaded_model.LoadedModel):
         carried = None
         if warped is not None:
             warped_noise.check(warped)
-            carried = warped, drawn, draft.Prepared(clip.frames)
+            carried = warped, drawn, drawn.prepared(clip.frames)
         frames, drafted = np.asarray(clip.frames), np.asarray(drawn.frames)
         if drafted.shape != frames.shape:
             raise ValueError(
                 f"the draft is {list(drafted.shape)} and the clip {list(frames.shape)}; expected one shape"
             )
         found = provenance(frames, drawn)
-        num_steps, guidance = transfer.sampled_as(self, num_steps, guidance)
+        num_steps, guidance = transfer.sampled_as(self.config, num_steps, guidance)
         start = first_step(self.model.schedule, num_steps, clocks.weak)
         grid = np.asarray(self.model.schedule.alpha)[sampling.time_grid(num_steps, self.config.schedule.num_timesteps)]
         if start < num_steps - 1 and grid[start + 1] > clocks.strong and clocks.strong > clocks.weak:

@@ -260,7 +260,7 @@ class Results(Derived):
 
 
 def _notes(found: dict[str, Any], length: int, size: tuple[int, int], points: int) -> list[str]:
-    """Say what a model does about a clip of another length or size, and about many points."""
+    """Say what a model does about a clip of another length or size, and about many points; and what that costs."""
     notes = []
     if found["windows"] > 1:
         notes.append(f"{length} frames: edited in {found['windows']} windows of {found['frames']} that overlap")
@@ -271,7 +271,7 @@ def _notes(found: dict[str, Any], length: int, size: tuple[int, int], points: in
         notes.append(f"{size[1]}x{size[0]}, and the model works at {own}: resized there and back")
     if points > 20:
         notes.append(f"{points} points: at most 20, well placed, follow better; switch some off or remove them")
-    return notes
+    return [*notes, found["cost"]]
 
 
 def _in_order(nodes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -44,6 +44,7 @@ def edit(
     num_steps: int | None = None,
     guidance: float | None = None,
     paste: bool = True,
+    tracker: Any = None,
     notify: Callable[[str], None] = warnings.warn,
     progress: windows.Begin = windows.in_silence,
 ) -> video.Clip:
@@ -56,12 +57,14 @@ def edit(
             known, and the order in which things lie stands for it.
         prompt, seed, num_steps, guidance, notify: as for `Editor.edit`.
         paste: whether the pixels that the edit leaves alone are laid over the result.
+        tracker: of the clip's background, as `trackers.named` builds one; None takes the default.
         progress: as for `Editor.edit`: told of each window that is done.
 
     Raises:
         ValueError: for a draft of another clip or without its maps, a depth of another size, impossible settings.
     """
-    frames, prepared = np.asarray(clip.frames), draft.Prepared(clip.frames)
+    frames = np.asarray(clip.frames)
+    prepared = draft.Prepared(frames) if drawn is None else drawn.prepared(frames)
     if depth is not None and (depth.shape[1:] != frames.shape[1:3] or len(depth) not in (1, len(frames))):
         raise ValueError(
             f"the depth is {list(depth.shape)}; expected {list(frames.shape[:3])}, or that of the first frame alone"
@@ -81,9 +84,9 @@ def edit(
         )
     plan, made = windows.of_config(editor.config, len(frames)), np.array(drawn.frames)
     tokens, done = editor.tokenizer.encode([prompt], notify), progress({"window": len(plan.starts)})
-    bare, tracker = np.zeros(len(frames)), trackers.for_clip(trackers.named(), prepared.frames)
+    bare, follower = np.zeros(len(frames)), trackers.for_clip(tracker or trackers.named(), prepared.frames)
     for index, begin in enumerate(plan.starts):
-        found, part = follow_grid(drawn, prepared, editor.max_points, begin, tracker), plan.frames(index)
+        found, part = follow_grid(drawn, prepared, editor.max_points, begin, follower), plan.frames(index)
         bare[part] = uncovered(found.tracks, frames.shape[1:3], part)
         batch = _batch(editor, drawn, found, _nearness(found, drawn, depth), part)
         key = jax.random.fold_in(jax.random.key(seed), index) if index else jax.random.key(seed)

@@ -70,6 +70,25 @@ def plan(curve: Curve, num_steps: int, threshold: float) -> tuple[bool, ...]:
     return tuple(reused)
 
 
+def of_config(
+    config: Any, folder: str | Path | None, threshold: float | None, num_steps: int | None = None
+) -> tuple[bool, ...] | None:
+    """Plan the steps that a sample of a model reuses, None where it reuses none.
+
+    Args:
+        config, folder: of the model. threshold: None takes the config's. num_steps: None takes the config's.
+
+    Raises:
+        ValueError: if the threshold is impossible, or above 0 and nobody measured the model's curve.
+    """
+    settings = config.sample
+    threshold = settings.step_cache if threshold is None else threshold
+    if threshold == 0:
+        return None
+    found = plan(load(folder), int(num_steps or settings.num_steps), threshold)
+    return found if any(found) else None
+
+
 def save(folder: str | Path, curve: Curve) -> Path:
     """Write a curve beside a checkpoint, as `step_cache.json`, and return the file. Raises OSError if it cannot."""
     columns = {name: np.asarray(getattr(curve, name)).tolist() for name in ("timesteps", "ratio", "change")}

@@ -33,13 +33,9 @@ def base_config(config: Any, name: str) -> ConfigDict:
     Raises ValueError for a checkpoint that is no such model, or whose base reads an image.
     """
     sections.require(config, loaded_model.NEEDED, "to make videos", name)
-    config = ConfigDict(config.to_dict())
     if config.dit.in_channels != config.dit.out_channels:
         raise ValueError(f"{name} reads an image beside the noise; a motion is learned on a text-to-video base")
-    config.dit.update({"control_depth": 0, "lora_rank": 0, "lora_in_branch": False})
-    if "method" in config:
-        del config.method
-    return config
+    return backbone.base_config(config)
 
 
 def with_method(config: Any, settings: dict[str, Any]) -> ConfigDict:
@@ -131,12 +127,12 @@ def invert(
     return np.asarray(program(editor.params, jnp.asarray(frames)[None], text, **static))
 
 
-def sampled_as(editor: Any, num_steps: int | None = None, guidance: float | None = None) -> tuple[int, float | None]:
-    """Return the steps and the guidance of samples of a base: what is given, else the model's own.
+def sampled_as(config: Any, num_steps: int | None = None, guidance: float | None = None) -> tuple[int, float | None]:
+    """Return the steps and the guidance of samples of a base, whose config it is: what is given, else the model's own.
 
     A model made for edits may take one step, without guidance, where its base needs many and with it.
     """
-    own = editor.settings()
+    own = sampling.from_config(config.sample)
     if own.num_steps < LEAST_STEPS:
         return num_steps or STEPS, GUIDANCE if guidance is None and own.guidance.kind == "off" else guidance
     return num_steps or own.num_steps, guidance

@@ -63,7 +63,7 @@ class Refined(Drafts):
     def generate(self, key: Any, batch: dict[str, AnyArray], tokens: AnyArray, **options: Any) -> AnyArray:
         """Refine the drafts of a batch and lay the kept pixels over."""
         refiner, schedule = self._refiner, self._refiner.model.schedule
-        num_steps, guidance = transfer.sampled_as(refiner, options.get("num_steps"), options.get("guidance"))
+        num_steps, guidance = transfer.sampled_as(refiner.config, options.get("num_steps"), options.get("guidance"))
         start = refine.first_step(schedule, num_steps, self._clocks.weak)
         settings = refiner.settings(num_steps, guidance)
         made = np.asarray(refiner.sample_held(key, batch["draft"], batch["clock"], start, tokens, settings))

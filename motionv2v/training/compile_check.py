@@ -4,7 +4,7 @@ Nothing is allocated and nothing runs: parameters, state and batch are shapes wi
 target says how many bytes each device needs and what the devices send each other. `topologies` says what there is to
 compile for; a program is one of `memory.PROGRAMS`: `train`, a step on cached latents; `train_pixels`, one that draws
 the conditions and runs the autoencoder too; `sample`, a whole edit of an encoded prompt, all denoising steps and
-guidance included, from pixels to pixels.
+guidance included, from pixels to pixels; `refine`, the same of a draft that the config's base refines, on one device.
 
 The roofline is the least time a step can take: operations that the mathematics needs at the peak rate; arguments and
 results once through memory; what the devices send each other at the full rate of their links. The longest of the three
@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from motionv2v import backbone, editing, methods, parameters, sampling, sections
 from motionv2v.data import latents, tokenizer
-from motionv2v.devices import chips, fit, flops, memory, sharding, topologies, traffic
+from motionv2v.devices import chips, costs, fit, memory, sharding, topologies, traffic
+from motionv2v.editing import refine
 from motionv2v.models import time_tables
 from motionv2v.models.activations import BATCH
 from motionv2v.models.vae.autoencoder import latent_shape
@@ -99,7 +100,8 @@ def build(config: Any, mesh: Mesh, what: str) -> Program:
     config = sections.complete(config)
     if what != "train" and "dit" not in config:
         raise ValueError(f"{config.name} has no transformer: its only program is 'train'")
-    return _sampler(config, mesh) if what == "sample" else _training(config, mesh, what)
+    builders = {"sample": _sampler, "refine": _refiner}
+    return builders[what](config, mesh) if what in builders else _training(config, mesh, what)
 
 
 def _training(config: Any, mesh: Mesh, what: str) -> Program:
@@ -128,14 +130,8 @@ def _training(config: Any, mesh: Mesh, what: str) -> Program:
 
 
 def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
-    model = backbone.build(config)
-    params = memory.sampling_shapes(config)
-    chip = chips.chip(mesh.devices.flat[0].device_kind)
-    rules = fit.sampling_rules(config, params, mesh, float(chip.memory)) if chip else sharding.RULES
-    time_layers, _ = time_tables.split(params["dit"])
     settings = sampling.from_config(config.sample)
-    tables = jax.eval_shape(lambda weights: backbone.tabulate(model, weights, settings), time_layers)
-    params = backbone.sampling_params(params, tables)
+    params = _sampling_params(config, settings)
     # Bytes stand in for a vocabulary: the program sees no tokens, only their embeddings.
     tokens = tokenizer.make("bytes", config.data.text_length)
     # As `opening.device_mesh`: one device edits without a mesh, and predicts with and without the text in turns.
@@ -144,21 +140,56 @@ def _sampler(config: Any, mesh: Mesh, size: int = 1) -> Program:
     whole = NamedSharding(mesh, PartitionSpec())
     given = _rows_of(backbone.sample_shapes(model, _num_points(config)), size)
     text = jax.ShapeDtypeStruct((size, config.data.text_length, model.denoiser.dit.text_dim), model.text.dtype)
-    weights = {name: tree for name, tree in params.items() if name != "time"}
     arguments = (
-        _place(weights, sharding.shardings(weights, weights, mesh, rules=rules))
-        | _place_whole({"time": tables}, whole),
+        _placed_params(config, params, mesh),
         *_place_whole((jax.eval_shape(lambda: jax.random.key(0)), given, text, text), whole),
     )
     shape = backbone.sampled_shape(model)[:3]
     skip = (shape[0] - backbone.clip_shape(model)[0]) // model.vae.temporal_compression
     static = {"settings": settings, "use_control": model.method is not None, "shape": shape, "skip": skip}
-    _, *grid = latent_shape((1, *shape, 3), model.vae.latent_channels)[:4]
-    passes = int(sampling.model_calls(settings, model.schedule.num_timesteps).sum())
-    length = config.data.text_length
-    count = flops.forward(model.denoiser.dit, grid, length, static["use_control"], params).total
+    _, operations = costs.counted(model, params, settings, static["use_control"])
     generate = jax.jit(editor._sample_fn, static_argnames=tuple(static))
-    return Program(generate, arguments, static, 0, passes * size * count)
+    return Program(generate, arguments, static, 0, size * operations)
+
+
+def _refiner(config: Any, mesh: Mesh | AbstractMesh) -> Program:
+    """A draft refined on one device: encoded, held to its clocks while noise hides it, decoded."""
+    if mesh.size > 1:
+        raise ValueError(f"refining takes one device, and there are {mesh.size}")
+    settings, whole = sampling.from_config(config.sample), NamedSharding(mesh, PartitionSpec())
+    params, tokens = _sampling_params(config, settings), tokenizer.make("bytes", config.data.text_length)
+    refiner = refine.Refiner(config, {}, tokenizer=tokens)
+    model = refiner.model
+    clip, (longer, _) = backbone.clip_shape(model), refiner.longer(backbone.clip_shape(model)[:3])
+    shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((1, *sizes), dtype)  # noqa: E731
+    batch = {"target": shape(*longer, 3, dtype=jnp.uint8), "has_last": shape(dtype=jnp.bool)}
+    text = shape(config.data.text_length, model.denoiser.dit.text_dim, dtype=model.text.dtype)
+    clock = shape(*latent_shape((1, *clip), model.vae.latent_channels)[1:4], 1)
+    key, start = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+    given = (key, batch if refiner.reads_image else {}, shape(*clip, dtype=jnp.uint8), clock, start, text, text)
+    arguments = (_placed_params(config, params, mesh), *_place_whole(given, whole), None)
+    static = {"settings": settings, "use_control": refiner.reads_image}
+    first = refine.first_step(model.schedule, settings.num_steps, refiner.clocks.weak)
+    _, operations = costs.counted(model, params, settings._replace(start=first), refiner.reads_image)
+    return Program(jax.jit(refiner._refine_fn, static_argnames=tuple(static)), arguments, static, 0, operations)
+
+
+def _sampling_params(config: Any, settings: sampling.Settings) -> PyTree:
+    """Return the shapes of the parameters that a sample reads, tables of the time among them."""
+    model, params = backbone.build(config), memory.sampling_shapes(config)
+    time_layers, _ = time_tables.split(params["dit"])
+    tables = jax.eval_shape(lambda weights: backbone.tabulate(model, weights, settings), time_layers)
+    return backbone.sampling_params(params, tables)
+
+
+def _placed_params(config: Any, params: PyTree, mesh: Mesh) -> PyTree:
+    """Lay those parameters out on a mesh as a loaded model does."""
+    chip = chips.chip(mesh.devices.flat[0].device_kind)
+    shapes = memory.sampling_shapes(config)
+    rules = fit.sampling_rules(config, shapes, mesh, float(chip.memory)) if chip else sharding.RULES
+    weights = {name: tree for name, tree in params.items() if name != "time"}
+    placed = _place(weights, sharding.shardings(weights, weights, mesh, rules=rules))
+    return placed | _place_whole({"time": params["time"]}, NamedSharding(mesh, PartitionSpec()))
 
 
 def latents_batch(config: Any, model: backbone.Model, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -200,13 +231,14 @@ def check(config: Any, topology: str, what: str = "train") -> tuple[Report, Any]
         ValueError: for an unknown topology or program, a mesh or batch that does not fit it, or a program that needs
             more memory than the device has, each with what would fit.
     """
-    found = topologies.devices(topology)
+    found, program_name = topologies.devices(topology), what
+    config, what = memory.sampled(sections.complete(config), what)
     mesh = make_mesh(config, found, what)
     chip = chips.chip(found[0].device_kind)
     if what == "sample" and chip and "dit" in config:
         shapes = memory.sampling_shapes(config)
         config = fit.with_strips_if_needed(config, shapes, mesh, float(chip.memory))
-    program = build(config, mesh, what)
+    program = build(config, mesh, program_name)
     estimate = memory.estimate(config, mesh, what, float(chip.memory) if chip else None)
     start = _Times.now()
     with sharding.use(mesh):
@@ -222,7 +254,7 @@ def check(config: Any, topology: str, what: str = "train") -> tuple[Report, Any]
     per_chip = program.flops / len(found)
     moved = used.argument_size_in_bytes + used.output_size_in_bytes
     report = Report(
-        program=what,
+        program=program_name,
         topology=topology,
         device=found[0].device_kind,
         devices=len(found),

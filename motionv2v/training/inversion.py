@@ -216,7 +216,7 @@ class ClipTask(tasks.DenoiserTask):
             self._sampler = editing.Editor(config, {}, self._folder, tokenizer=self._tokenizer)
         used = {**params, "dit": base_params(params["dit"]), "conditioner": transfer.debiased(motion)}
         with tasks.lent(self._sampler, used) as sampler:
-            num_steps, guidance = transfer.sampled_as(sampler)
+            num_steps, guidance = transfer.sampled_as(sampler.config)
             tokens = self._tokenizer.encode(self._prompts, lambda line: None)
             options = {"num_steps": num_steps, "guidance": guidance}
             made = np.asarray(sampler.generate(jax.random.key(self.config.train.seed), {}, tokens, **options))

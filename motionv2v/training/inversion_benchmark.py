@@ -82,7 +82,7 @@ def table(
     others = {text: _settings(text) for text in compare}
     for settings in others.values():  # what is impossible is said before anything is learned
         transfer.with_method(transfer.base_config(editor.config, checkpoint), settings)
-    num_steps, guidance = transfer.sampled_as(editor, num_steps)
+    num_steps, guidance = transfer.sampled_as(editor.config, num_steps)
     scenes = synthetic.held_out_pairs(editor, num_clips * (1 + PROMPTS), seed, num_points=1)
     sources = [scene.target for scene in scenes[:num_clips]]
     prompts = [_other_captions(i, scenes, num_clips) for i in range(num_clips)]

@@ -101,7 +101,7 @@ def run(
         motion = found[0] if len(found) == 1 and not weights else motions.mixed(found, weights or [1.0] * len(found))
     motion = motion._replace(settings={**motion.settings, **settings})
     editor = editing.load(base)
-    num_steps, guidance = transfer.sampled_as(editor, num_steps, guidance)
+    num_steps, guidance = transfer.sampled_as(editor.config, num_steps, guidance)
     inverted = None
     if frames is not None and motion.settings["start"] != "noise":
         say("start   turning the clip back into noise")

@@ -94,18 +94,25 @@ reference, text, null = call("encode", inputs["video"]), call("text", inputs["to
 plan, start, batch = manifest["refine"], int(inputs["start"]), len(text)
 levels = np.asarray(plan["levels"], np.float32)
 x = levels[start, 0] * reference + levels[start, 1] * inputs["noise"]
+given = []
+if "image" in manifest["functions"]:
+    first, there = call("image", inputs["video"][:, :1]), np.zeros((batch, reference.shape[1], 1, 1, 1), np.float32)
+    there[:, 0] = 1
+    given = [{"first_latents": first, "last_latents": np.zeros_like(first), "given_map": there}]
 for timestep, level in list(zip(plan["timesteps"], levels))[start:]:
     times, rows = np.full(batch, timestep, np.int32), np.repeat(level[None], batch, 0)
-    x = call("refine", x, times, text, null, reference, inputs["noise"], inputs["clock"], rows)
+    x = call("refine", x, times, text, null, reference, inputs["noise"], inputs["clock"], rows, *given)
 assert not any(name.split(".")[0] == "motionv2v" for name in sys.modules)
 np.savez(sys.argv[3], x=x)
 """
 )
 
 
-def test_a_draft_is_refined_without_the_package(tmp_path):
+@pytest.mark.parametrize("in_channels", [16, 32])
+def test_a_draft_is_refined_without_the_package(in_channels, tmp_path):
     """A base's `refine` program, called step by step by a process that knows only jax, makes the package's sample."""
     config = tiny_model.config("base")
+    config.dit.in_channels = in_channels
     config.sample.num_steps = 5
     params = tiny_model.random_params(memory.parameter_shapes(config))
     saved = checkpoints.save_model(tmp_path / "base", config, params, "float32")
@@ -113,7 +120,7 @@ def test_a_draft_is_refined_without_the_package(tmp_path):
     refiner = refine.load(saved, say=lambda line: None)
     settings, rng = refiner.settings(), np.random.default_rng(0)
     assert settings.guidance.kind == "constant" and settings.num_steps == 5
-    video = rng.uniform(-1, 1, (2, *backbone.clip_shape(refiner.model))).astype(np.float32)
+    video = rng.integers(0, 256, (2, *backbone.clip_shape(refiner.model))).astype(np.float32) / 127.5 - 1
     tokens, null = (
         refiner.tokenizer.encode(["a", "b"]),
         refiner.tokenizer.encode([refiner.config.sample.negative_prompt] * 2),
@@ -128,7 +135,11 @@ def test_a_draft_is_refined_without_the_package(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     texts = (jitted(backbone.embed_text, refiner.model)(refiner.params, t) for t in (tokens, null))
-    functions = refiner.denoisers(refiner.params, *texts, None, False)
+    frames = jnp.asarray(np.round((video + 1) * 127.5), jnp.uint8)
+    given, conditions = {"target": frames, "has_last": jnp.zeros(2, bool)}, None
+    if refiner.reads_image:
+        conditions = refiner._start(refiner.params, jax.random.key(0), given, 2, video.shape[1:4], True)[2]
+    functions = refiner.denoisers(refiner.params, *texts, conditions, refiner.reads_image)
     hold = sampling.Hold(reference, clock, 1)
     made = sampling.sample(jax.random.key(0), functions[0], noise, refiner.model.schedule, settings, functions[1], hold)
     np.testing.assert_allclose(np.load(tmp_path / "out.npz")["x"], made, rtol=0, atol=1e-4 * float(np.abs(made).max()))

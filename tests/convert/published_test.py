@@ -11,7 +11,8 @@ import tiny_model
 from stream_test import assert_same, converted, make_pipeline, save_as_trained
 from tiny_modules import CHAINED, MODULES
 
-from motionv2v import convert, draft, editing, video
+from motionv2v import convert, draft, editing, trackers, video
+from motionv2v.convert import pipeline
 from motionv2v.editing import files, interpolator, opening, shaded
 from motionv2v.tracks import Tracks, inside
 
@@ -161,7 +162,19 @@ def test_long_clips_are_edited_in_windows_and_what_comes_later_is_told(shader, s
     assert [line for line in said if "of a frame is not in this one: no point says how that moves" in line]
 
 
-def test_diffusion_as_shader_edits_from_files_of_either_kind(spiece, tmp_path):
+def counted(monkeypatch, owner, name):
+    """Note each call of a function of a module or a class; returns the list of them."""
+    calls, plain = [], getattr(owner, name)
+
+    def note(*given, **named):
+        calls.append(given)
+        return plain(*given, **named)
+
+    monkeypatch.setattr(owner, name, note)
+    return calls
+
+
+def test_diffusion_as_shader_edits_from_files_of_either_kind(spiece, tmp_path, monkeypatch):
     made = make_pipeline(spiece, dit=CHAINED.clone(in_channels=8))
     theirs = convert.pipeline_to_diffusers(made, tmp_path / "theirs")
     frames = moving_square.draw()
@@ -172,7 +185,15 @@ def test_diffusion_as_shader_edits_from_files_of_either_kind(spiece, tmp_path):
     np.save(tmp_path / "depth.npy", np.linspace(1, 4, 12)[:, None] * np.ones((1, 16)))
     said, run = [], functools.partial(files.run, tmp_path / "clip.mp4", tmp_path / "edit.json")
     options = {"num_steps": 1, "depth": tmp_path / "depth.npy"}
-    result = run(checkpoint=str(theirs), out=tmp_path / "out", say=said.append, **options)
+    counts = {
+        "taken apart": counted(monkeypatch, draft.Prepared, "__init__"),
+        "outlined": counted(monkeypatch, pipeline, "outline"),
+    }
+    followed = counted(monkeypatch, trackers.dense.FlowTracker, "for_clip")
+    result = run(checkpoint=str(theirs), out=tmp_path / "out", say=said.append, tracker="dis", **options)
+    # The clip once, for the draft and the grid; the folder to see what it is, and to read it.
+    assert {name: len(calls) for name, calls in counts.items()} == {"taken apart": 1, "outlined": 2}
+    assert {type(given[0]) for given in followed} == {trackers.DenseChain}
     assert result.edited.frames.shape == frames.shape and result.draft is not None
     assert (result.edited.frames != result.draft.frames).any()
     record = json.loads(result.files[files.RECORD].read_text())
@@ -189,6 +210,7 @@ def test_diffusion_as_shader_edits_from_files_of_either_kind(spiece, tmp_path):
         ({**options, "depth": tmp_path / "none.npy"}, "is no array that numpy.load reads"),
         ({"inverse_depth": True}, "--inverse_depth says what --depth holds: give both"),
         ({"num_views": 2}, "--views: of no use to"),
+        ({"checkpoint": f"refine:{theirs}"}, "is more than its image-to-video base, which alone refines"),
         (tiny, "--depth: of no use to tiny, which reads no depth"),
         ({**options, "checkpoint": prompted}, "--depth: of no use to .*prompted, which reads no depth"),
         ({"checkpoint": None, "depth": tmp_path / "depth.npy"}, "--depth is a setting of a model"),

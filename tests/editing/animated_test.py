@@ -54,6 +54,14 @@ def test_without_a_model_the_picture_is_warped(files):
     assert video.read(made.files[animated.ANIMATED]).frames.shape == (5, 48, 64, 3)
 
 
+def test_depths_are_kept_in_four_bytes(tmp_path):
+    np.save(tmp_path / "depth.npy", np.linspace(1, 2, 48)[:, None] * np.ones((5, 1, 64)))
+    found = depths.load_clip(tmp_path / "depth.npy", np.zeros((5, 48, 64, 3), np.uint8))
+    assert found.dtype == np.float32 and found.shape == (5, 48, 64)
+    flat = np.full((48, 64), np.float32(1.7))
+    assert set(depths.nearness(flat, np.zeros((3, 2))).tolist()) == {0.5}
+
+
 def test_a_preview_loads_no_model(files):
     made, said = run(files, preview=True, checkpoint="no/such/model")
     assert len(made.clip.frames) == 5 and not any("no model" in line for line in said)

@@ -79,10 +79,11 @@ def test_own_clip_is_edited_into_four_files(own, folder, copying, tmp_path):
     assert edited.frames.shape == (11, 48, 80, 3) and edited.fps == pytest.approx(10)
     assert len(video.read(result.files["comparison.mp4"]).frames) == 11
     assert Image.open(result.files["contact_sheet.png"]).size > (0, 0)
-    words = ["memory", "clip", "memory", "memory", "model", "tracks", "notice", "notice"]
+    words = ["memory", "clip", "memory", "memory", "cost", "memory", "model", "tracks", "notice", "notice"]
     assert [line.split()[0] for line in said] == words
-    assert said[3].startswith("memory  for its windows: 0.00 GiB of the host's estimated")
-    assert said[6].endswith("it is edited in 3 windows that overlap by 1 or more")
+    assert said[4].startswith("cost    of 3 samples: 12 calls of the transformer, ")
+    assert said[5].startswith("memory  for its windows: 0.00 GiB of the host's estimated")
+    assert said[8].endswith("it is edited in 3 windows that overlap by 1 or more")
     (call,) = copying
     assert call["num_steps"] == 4
     np.testing.assert_array_equal(call["tokens"], ByteTokenizer(tiny_model.LENGTH).encode(["a mouse"]))

@@ -14,7 +14,7 @@ from launching import launch
 from safetensors.numpy import save_file
 
 from motionv2v import backbone, checkpoints, draft, sampling, video
-from motionv2v.convert import lora
+from motionv2v.convert import ConvertError, lora
 from motionv2v.devices import fit, memory
 from motionv2v.editing import refine
 from motionv2v.editing.refine import Clocks, Provenance
@@ -218,8 +218,8 @@ def test_low_rank_updates_are_merged_into_either_kind_of_base(in_channels, tmp_p
     assert np.abs(
         merged["blocks"]["attention"]["v"]["kernel"] - params["dit"]["blocks"]["attention"]["v"]["kernel"]
     ).any()
-    assert said[0].startswith("memory for sample: ")
-    assert said[1:] == ["lora mine.safetensors: 1 of 22 Linear layers, rank 2, scale 1, weight 0.5"]
+    assert [line.partition(":")[0] for line in said[:2]] == ["memory for sample", "memory for the weights and a sample"]
+    assert said[2:] == ["lora mine.safetensors: 1 of 22 Linear layers, rank 2, scale 1, weight 0.5"]
 
 
 @pytest.mark.parametrize("in_channels", [16, 32])
@@ -234,12 +234,41 @@ def test_a_base_that_does_not_fit_is_refused_before_its_weights_are_read(in_chan
         refine.load(folder, say=lambda line: None)
 
 
+@pytest.mark.parametrize("in_channels", [16, 32])
+def test_what_is_wrong_with_updates_and_what_it_costs_is_told_before_weights_are_read(in_channels, tmp_path):
+    config = tiny_model.config("base")
+    config.dit.in_channels = in_channels
+    params = tiny_model.random_params(memory.parameter_shapes(config))
+    folder, said = checkpoints.save_model(tmp_path / "base", config, params, "float32"), []
+    (folder / checkpoints.WEIGHTS).write_bytes(b"damaged")
+    wide, name = {"lora_A": np.ones((2, 48)), "lora_B": np.ones((48, 2))}, "transformer_blocks.0.attn1.to_q"
+    halves = {f"transformer.{name}.{half}.weight": value.astype(np.float32) for half, value in wide.items()}
+    save_file(halves, tmp_path / "wide.safetensors")
+    with pytest.raises(
+        ConvertError, match=r"to_q of the size \[48, 48\], this transformer has \[32, 32\]: it is another"
+    ):
+        refine.load(folder, [str(tmp_path / "wide.safetensors")], said.append)
+    assert not said
+    asked = {"num_frames": 12, "num_steps": 50, "clocks": Clocks(0.3, 0.4)}
+    with pytest.raises(checkpoints.CheckpointError, match="sha256 differs"):
+        refine.load(folder, say=said.append, asked=asked)
+    assert [line.split(":")[0] for line in said] == [
+        "memory for sample", "memory for the weights and a sample", "cost of 3 samples"
+    ]  # fmt: skip
+    left_out = refine.first_step(backbone.build(config).schedule, 50, 0.3)
+    assert left_out > 0 and f"{3 * 2 * (50 - left_out)} calls of the transformer" in said[2]
+
+
 def test_noise_that_goes_along_with_the_draft_is_what_the_sample_starts_from(refiner, monkeypatch):
     square = moving_square.corners() + np.float32(moving_square.SIDE / 2)
     source = Tracks(square[None] + moving_square.OFFSETS[:, None], np.ones((5, moving_square.FRAMES), bool))
     frames = moving_square.draw()
     options = {"groups": [[0, 1, 2, 3, 4]], "notify": lambda line: None}
     moved = draft.render(frames, source, Tracks(source.xy + np.float32([0, 24]), source.visible), **options)
+    prepared = draft.Prepared(frames)
+    moved.clip = prepared
+    taken_apart = []
+    monkeypatch.setattr(draft.Prepared, "__init__", lambda self, *rest, **named: taken_apart.append(self))
     given, plain = [], refiner.sample_held
     monkeypatch.setattr(refiner, "sample_held", lambda *rest: given.append(rest[-1]) or plain(*rest))
     make = functools.partial(refiner.refine, video.Clip(frames, 8.0), moved, num_steps=2, paste=False, notify=str)
@@ -253,6 +282,7 @@ def test_noise_that_goes_along_with_the_draft_is_what_the_sample_starts_from(ref
     noise = jax.random.normal(key, (1, 2, 2, 2, 16))
     one, two = (plain(key, reference, free, 0, tokens, refiner.settings(2), each) for each in (noise, -noise))
     assert (np.asarray(one) != np.asarray(two)).any()
+    assert not taken_apart  # the draft has with it what it was drawn from
     with pytest.raises(ValueError, match="a share of fresh noise from 0 to 1"):
         make(warped=2.0)
     with pytest.raises(ValueError, match="does not say where its pixels are from"):

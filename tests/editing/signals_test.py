@@ -1,8 +1,12 @@
 """Drafts as Time-to-Move's authors keep them: what is read of their files, what is held, and what is wrong."""
 
+import functools
+import json
+
 import numpy as np
 import pytest
 import tiny_model
+from launching import launch
 from PIL import Image
 
 from motionv2v import video
@@ -49,6 +53,45 @@ def test_a_base_refines_it(folder):
     made = refiner.refine(clip, drawn, prompt="a red box", num_steps=2, notify=str)
     assert made.frames.shape == clip.frames.shape and made.fps == 8
     assert (made.frames != clip.frames).any(axis=-1).mean() > 0.9
+
+
+def test_the_launcher_takes_a_folder_of_them(folder, tmp_path):
+    base, control = tiny_model.save(tmp_path / "base", "base"), tiny_model.save(tmp_path / "control")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("first_frame.png", "motion_signal.mp4", "mask.mp4"):
+        (folder / name).rename(theirs / f"box_{name}")
+    (theirs / "box_prompt.txt").write_text("a red box\n")
+    common = ["--time_to_move=theirs", "--num_steps=2", "--clocks=0.1,0.5"]
+    child = launch("edit", *common, f"--checkpoint={base}", "--out=out", cwd=tmp_path)
+    assert child.returncode == 0, child.stderr[-2000:]
+    assert "clip    theirs: 5 frames of 64x48" in child.stdout and "cost    of the sample: " in child.stdout
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["prompt"] == "a red box" and sorted(record["time_to_move"]) == sorted(
+        ["first_frame.png", "motion_signal.mp4", "mask.mp4", "prompt.txt"]
+    )
+    assert record["settings"]["clocks"] == "0.1,0.5" and record["model"]["checkpoint"] == "base"
+    assert video.read(tmp_path / "out" / "edited.mp4").frames.shape == (5, *SIZE, 3)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["comparison.mp4", "contact_sheet.png", "edited.mp4", "record.json"]
+    given = functools.partial(signals.run, theirs, checkpoint=str(base), out=tmp_path / "more", say=str)
+    for options, message in (
+        ({"checkpoint": str(control)}, "control refines nothing; name a base, such as --checkpoint=FOLDER"),
+        ({"checkpoint": None}, "the draft refines nothing; name a base"),
+        ({"warped": 0.5}, "--warped_noise goes along with the draft of an edit.json"),
+        ({"edit_path": "edit.json"}, "--edit: of no use to --time_to_move, whose files say what moves"),
+        ({"num_views": 2}, "--views: of no use to"),
+        ({"clocks": "0.5,0.1"}, "the clocks are weak 0.5, strong 0.1"),
+        ({"out": tmp_path / "out"}, "holds edited.mp4 of another edit"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            given(**options)
+        assert "\n" not in str(error.value)
+    (theirs / "other_mask.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"name ends in mask\.mp4; there is box_mask\.mp4, other_mask\.mp4"):
+        given()
+    child = launch("edit", *common, "--video=clip.mp4", "--checkpoint=base", cwd=tmp_path)
+    assert child.returncode == 2 and child.stderr == "edit: --time_to_move names the clip itself: leave --video out\n"
 
 
 def test_what_does_not_fit_is_one_line(folder):

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import tiny_model
 from launching import launch
+from ml_collections import ConfigDict
 
 from configs import motionv2v_cogvideox_5b
 from motionv2v import backbone, parameters
-from motionv2v.devices import chips, memory, sharding, topologies, traffic
+from motionv2v.devices import chips, costs, memory, sharding, topologies, traffic
+from motionv2v.editing import refine
+from motionv2v.methods import interpolation
 from motionv2v.training import compile_check
 
 ROOT = Path(__file__).parents[2]
@@ -93,10 +96,13 @@ def test_the_5b_config_s_own_mesh_takes_512_devices():
 
 def test_programs_that_a_config_does_not_have():
     mesh = sharding.make_mesh({"data": 1})
-    with pytest.raises(ValueError, match="unknown program 'edit'; available: train, train_pixels, sample"):
+    with pytest.raises(ValueError, match="unknown program 'edit'; available: train, train_pixels, sample, refine"):
         compile_check.build(tiny_model.config(), mesh, "edit")
-    with pytest.raises(ValueError, match="has no transformer: its only program is 'train'"):
-        compile_check.build(tiny_model.config("vae"), mesh, "sample")
+    for what in ("sample", "refine"):
+        with pytest.raises(ValueError, match="has no transformer: its only program is 'train'"):
+            compile_check.build(tiny_model.config("vae"), mesh, what)
+    with pytest.raises(ValueError, match="refining takes one device, and there are 2"):
+        compile_check._refiner(tiny_model.config("base"), memory.abstract_mesh({"data": 2}))
 
 
 def test_shapes_are_those_of_the_training_data():
@@ -122,6 +128,34 @@ def test_a_step_on_what_is_cached_is_given_what_it_reads(text_embeddings):
     assert set(frozen) == ({"dit"} if text_embeddings else {"dit", "text"})
     assert ("text" in batch) == text_embeddings
     assert program.function.eval_shape(*program.arguments)[0].step.shape == ()
+
+
+@pytest.mark.parametrize("in_channels", [16, 32])
+def test_refining_is_compiled_for_what_a_refiner_is_called_with(in_channels, monkeypatch):
+    config = tiny_model.config("base")
+    config.dit.in_channels = in_channels
+    if in_channels == 32:
+        config.method = ConfigDict(interpolation.released_settings(1.0))
+    program = compile_check.build(config, sharding.make_mesh({"data": 1}), "refine")
+    params = tiny_model.random_params(memory.parameter_shapes(config))
+    refiner, called = refine.Refiner(config, params), []
+
+    def note(*given, **static):
+        called.append((given, static))
+        return np.zeros((1, 5, 16, 16, 3), np.uint8), True
+
+    monkeypatch.setattr(refiner, "_refine", note)
+    reference, tokens = np.zeros((1, 5, 16, 16, 3), np.uint8), refiner.tokenizer.encode(["a"])
+    clock = np.ones((1, 2, 2, 2, 1), np.float32)
+    refiner.sample_held(jax.random.key(0), reference, clock, 1, tokens, refiner.settings())
+    ((given, static),) = called
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    assert jax.tree.all(jax.tree.map(lambda a, b: a == b, shapes(given), shapes(program.arguments)))
+    assert static == program.static
+    video, is_finite = program.function.eval_shape(*program.arguments, **program.static)
+    assert video.shape == (1, 5, 16, 16, 3) and is_finite.shape == ()
+    start = refine.first_step(refiner.model.schedule, refiner.settings().num_steps, refiner.clocks.weak)
+    assert program.flops == costs.of_samples(config, refiner.settings()._replace(start=start)).operations
 
 
 def test_peak_on_a_cpu_counts_temporary_arrays():
@@ -226,7 +260,7 @@ def test_budgets(budget, tmp_path):
     package, extra = ("jax_cuda12_plugin", "cuda") if is_gpu else ("libtpu", "tpu")
     pytest.importorskip(package, reason=f"needs the compiler of {budget['topology']}: pip install 'motionv2v[{extra}]'")
     fields = {}
-    if budget["program"] != "sample":  # which arranges the devices itself
+    if budget["program"] not in ("sample", "refine"):  # which arrange the devices themselves
         fields |= {f"mesh.{axis}": size for axis, size in budget["mesh"].items()}
         fields |= {"train.batch_size": budget["batch_size"], "dit.remat": budget["remat"]}
     arguments = [f"--config.{name}={value}" for name, value in fields.items()]

@@ -235,5 +235,5 @@ def test_a_run_that_is_stopped_says_so(base, tmp_path, monkeypatch):
 
 
 def test_a_model_made_for_one_step_is_sampled_as_a_base(editor):
-    assert transfer.sampled_as(editor) == (50, None)  # the shrunken base takes two, with guidance of its own
-    assert transfer.sampled_as(editor, 4, 2.0) == (4, 2.0)
+    assert transfer.sampled_as(editor.config) == (50, None)  # the shrunken base takes two, with guidance of its own
+    assert transfer.sampled_as(editor.config, 4, 2.0) == (4, 2.0)
