@@ -8,7 +8,7 @@ import * as drawn from "./drawn.js";
 import * as frames from "./frames.js";
 import * as groups from "./groups.js";
 import * as layers from "./layers.js";
-import { forgetDraft, keepDraft, redraw } from "./paint.js";
+import { forgetDraft, isEdited, keepDraft, redraw } from "./paint.js";
 import * as pointer from "./pointer.js";
 import "./runs.js";
 import * as stage from "./stage.js";
@@ -67,16 +67,20 @@ async function show(index) {
     if (!(await frames.picture("source", wanted))) return; // the other clip's frame is on its way
     redraw();
     if (view.onion) Promise.all([-2, -1, 1, 2].map((off) => wanted + off).filter((t) => t >= 0 && t < state.clip.frames).map((t) => frames.picture("source", t))).then(redraw, tell);
-    if (!state.project.points.length) return forgetDraft(), redraw();
+    if (!state.project.points.length) forgetDraft();
+    if (!isEdited()) return redraw(); // what is shown as its draft is the clip itself
     if (wanted !== last) return;
+    if (view.masks) layers.look(wanted); // they may come long before the draft
+    if (view.waits) return redraw();
     const made = await frames.picture("draft", wanted);
     if (made && wanted === view.frame) keepDraft(made);
     redraw();
     if (made && !view.playing) frames.fetchAround(wanted, state.clip.frames);
     if (view.full && (await frames.picture("full", wanted)) && wanted === view.frame) redraw();
-    for (const which of ["masks", "uncertain"]) if (view[which] && wanted === view.frame) await frames.picture(which, wanted);
+    if (view.uncertain && wanted === view.frame) await frames.picture("uncertain", wanted);
     redraw();
   } catch (error) {
+    if (view.waits) return redraw(); // a person stopped what it is drawn of
     view.failed = wanted === view.frame;
     redraw();
     tell(error);

@@ -25,6 +25,12 @@ export function forgetEdit() {
   for (const which of ["draft", "full", "masks", "uncertain"]) drop(which);
 }
 
+/** Let go of one frame, for there is another one. */
+export function forget(which, index) {
+  frames[which].get(index)?.close();
+  frames[which].delete(index);
+}
+
 function drop(which) {
   for (const bitmap of frames[which].values()) bitmap.close();
   frames[which].clear();

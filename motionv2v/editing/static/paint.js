@@ -55,7 +55,7 @@ export function forgetDraft() {
   last.width = last.height = 0;
 }
 
-const isEdited = () => state.project.operations.some(({ on }) => on);
+export const isEdited = () => state.project.operations.some(({ on }) => on);
 
 /** The draft of this frame, or else what was shown last; without an edit the clip itself; null where there is none. */
 function draft() {
@@ -67,6 +67,7 @@ function draft() {
 function sayDraft(drawn, isFresh) {
   if (!isEdited()) return "nothing is edited yet";
   if (isFresh) return "";
+  if (view.waits) return view.waits;
   if (view.failed) return "the draft could not be drawn";
   if (view.full && there("draft", view.frame)) return "drawing it at full size…";
   if (!drawn) return "drawing the draft…";

@@ -10,7 +10,7 @@ export const view = {
   selected: null, chosen: new Set(), // the point that was selected last, and all that are
   tool: "point", fixing: false, boxing: false, brushing: false, // what a drag does
   press: null, drag: null, trial: null, box: null, stroke: null, region: null, drawn: null, cross: null, loupe: null, // while it lasts
-  mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, full: false, failed: false, followed: null, holding: false, flash: false,
+  mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, full: false, failed: false, waits: "", followed: null, holding: false, flash: false,
 };
 
 export const isChosen = (id) => view.chosen.has(id);
