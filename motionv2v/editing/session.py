@@ -135,15 +135,13 @@ class Session(Gestures):
             point = operation_list.find(self.project["points"], name, "point")
             if "tracks" not in point and tracker == point.get("tracker", ""):
                 raise ValueError(f"{point['name']} is followed by {called} already; try another one")
-            doubt = self._trust()[self.project["points"].index(point)]
+            own = tracks.select(self.source(), [self.project["points"].index(point)])
+            (doubt,) = trust.report(own, self.clip.frames.shape[1:3])
             frame = doubt["frames"][0] if doubt else point["t"]
             with self._correct(f"Track {point['name']} by {called}", name, base, frame) as changed:
                 for word in ("tracks", "row", "tracker"):
                     changed.pop(word, None)
                 changed.update({"tracker": tracker} if tracker else {})
-
-    def _trust(self) -> list[dict[str, Any] | None]:
-        return trust.report(self.source(), self.clip.frames.shape[1:3])
 
     def _trackers(self) -> list[dict[str, str]]:
         """List what may follow a point, {name, called, says}, the editor's own first, as ""."""
@@ -336,8 +334,10 @@ class Session(Gestures):
             length, height, width = self.clip.frames.shape[:3]
             name = Path(self.project["clip"]).name
             shown["clip"] = {"name": name, "frames": length, "width": width, "height": height, "fps": self.clip.fps}
-            for side, of in (("source", self.source()), ("target", self.target())):
+            source = self.source()
+            given, target = self._applied(source=source)
+            for side, of in (("source", source), ("target", target)):
                 shown[side] = {"xy": np.round(of.xy, 2).tolist(), "visible": of.visible.tolist()}
-            shown["trust"], shown["trackers"] = self._trust(), self._trackers()
-            shown["things"], shown["offsets"] = self.things(), self.offsets()
+            shown["trust"], shown["trackers"] = trust.report(source, (height, width)), self._trackers()
+            shown["things"], shown["offsets"] = self.things(), self.offsets(given)
             return shown | {"command": self.command()}

@@ -45,8 +45,7 @@ def there(page, frame):
 def test_replies_that_come_late_or_swapped_leave_the_draft_of_the_last_edit(browser, session, address, order):
     page = Page(browser, address, viewport=SIZE)
     page.button("Select p1").click()
-    there(page, 0)
-    page.page.evaluate(WATCH)
+    page.page.evaluate(WATCH)  # what is not edited yet is seen as it is
     held = []
     page.page.route("**/api/frame/draft/0", lambda route: held.append((route, route.fetch())))
     page.page.locator("#source").focus()
