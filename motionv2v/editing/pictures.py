@@ -50,6 +50,13 @@ async def _frame(request: Request) -> Response:
     return Response(cv2.imencode(".png", made)[1].tobytes(), media_type="image/png")
 
 
+async def _result(request: Request) -> Response:
+    """Give one frame of a run's result, or its last one where it is shorter than the clip."""
+    name, index = request.path_params["name"], request.path_params["index"]
+    made = await run_in_threadpool(request.app.state.session.result_frame, name, index)
+    return Response(await run_in_threadpool(webp, made), media_type="image/webp")
+
+
 async def _uncertain(request: Request) -> Response:
     """Tell of each frame of the draft which share of it is rather wrong than right."""
     found = await run_in_threadpool(request.app.state.session.drawn)
@@ -124,6 +131,7 @@ async def _expect(request: Request) -> Response:
 
 ROUTES = [
     Route("/api/frame/{which}/{index:int}", _frame),
+    Route("/api/runs/{name}/frame/{index:int}", _result),
     Route("/api/uncertain", _uncertain),
     Route("/api/tracking", _tracking),
     Route("/api/tracking/stop", _stop_tracking, methods=["POST"]),

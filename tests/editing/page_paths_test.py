@@ -179,7 +179,7 @@ def test_an_ease_is_seen_before_it_is_chosen_and_left_by_escape(browser, session
     assert project_of(session) == before and page.page.locator("#selection-says").inner_text() == "p1"
     page.page.mouse.dblclick(*at)
     held = []
-    page.page.route("**/api/do", held.append)
+    page.page.route("**/api/do", lambda route: held.append(route))
     page.page.get_by_role("menuitemradio", name="In slow at first").click()
     while not held:
         page.page.wait_for_timeout(20)
