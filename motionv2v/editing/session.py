@@ -14,7 +14,7 @@ import contextlib
 import copy
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,14 @@ from motionv2v.edits import document, fields, track_files
 
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Okabe and Ito's, which people who see colours otherwise tell apart."""
+
+
+def _readable(work: Callable[..., Any], path: str | Path, **options: Any) -> Any:
+    """Do what reads a clip; the VideoError of one that cannot be read says what to do."""
+    try:
+        return work(path, **options)
+    except video.VideoError as error:
+        raise video.VideoError(f"{error}: choose another file, or copy it anew") from error
 
 
 class Session(Gestures):
@@ -44,7 +52,7 @@ class Session(Gestures):
     def open(self, path: str | Path, base: int | None = None) -> list[str]:
         """Open a clip in place of the one there is, unless it is that; returns notices. Raises VideoError."""
         notices: list[str] = []
-        clip, place = video.read(path, notify=notices.append), str(Path(path).resolve())
+        clip, place = _readable(video.read, path, notify=notices.append), str(Path(path).resolve())
         with self._lock:
             if place != self.project["clip"]:  # the same one again goes on where it was
                 with self._step(f"Open {Path(path).name}", base) as project:
@@ -57,7 +65,7 @@ class Session(Gestures):
     @staticmethod
     def check_clip(path: Path) -> None:
         """Raise VideoError for a file that is no video."""
-        video.measure(path)
+        _readable(video.measure, path)
 
     # --- points and operations ---
 
