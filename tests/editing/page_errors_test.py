@@ -227,7 +227,7 @@ def test_an_editor_that_was_stopped_is_told_and_what_was_done_meanwhile_is_done_
         page = Page(browser, address, viewport={"width": 900, "height": 700})
         page.button("Select p1").click()
         page.page.keyboard.press(".")
-        page.wait("import('/static/frames.js').then((frames) => Boolean(frames.there('draft', 1)))")
+        page.there("draft", 1)
         other = browser.new_page()
         other.goto(address.replace("secret", "wrong"))
         assert "this address needs its token: open the one that the editor printed" in other.content()
