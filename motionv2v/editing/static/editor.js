@@ -66,7 +66,8 @@ async function show(index) {
   const wanted = (last = view.frame);
   view.failed = false;
   try {
-    if (!(await frames.picture("source", wanted))) return; // the other clip's frame is on its way
+    const own = await frames.picture("source", wanted);
+    if (!own) return; // the other clip's frame is on its way
     redraw();
     if (view.onion) Promise.all([-2, -1, 1, 2].map((off) => wanted + off).filter((t) => t >= 0 && t < state.clip.frames).map((t) => frames.picture("source", t))).then(redraw, tell);
     if (wanted !== last) return;
@@ -77,11 +78,12 @@ async function show(index) {
       return;
     }
     if (!state.project.points.length) forgetDraft();
-    if (!isEdited()) return redraw(); // what is shown as its draft is the clip itself
+    if (!isEdited()) return keepDraft(own), redraw(); // the clip itself, which stays until there is a draft
     if (view.waits) return redraw();
     const made = await frames.picture("draft", wanted);
     if (made && wanted === view.frame) keepDraft(made);
     redraw();
+    if (view.result) return; // a person looks at that by now
     if (made && !view.playing) frames.fetchAround(wanted, state.clip.frames);
     if (made && made.height < state.clip.height) drawLater(wanted);
     if (view.full && (await frames.picture("full", wanted)) && wanted === view.frame) redraw();

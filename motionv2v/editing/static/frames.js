@@ -25,8 +25,11 @@ export function forgetEdit() {
   for (const which of ["draft", "full", "masks", "uncertain"]) drop(which);
 }
 
-/** Let go of the frames of a result. */
-export const forgetResult = () => drop("result");
+/** Let go of the frames of a result; nothing more is fetched ahead of what is shown then. */
+export function forgetResult() {
+  fetching += 1;
+  drop("result");
+}
 
 const ofEdit = (which) => !["source", "result"].includes(which);
 
