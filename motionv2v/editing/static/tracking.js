@@ -7,6 +7,7 @@ import { $, inLine, leaveLine, whenAsked, view } from "./session.js";
 const FOLLOW = ["add_point", "fix", "unfix", "track_by"]; // commands that may have to follow a point
 const EVERY = 200; // milliseconds between two looks
 let stopping = false;
+let watched = 0; // commands under way that may follow a point
 
 whenAsked((command, answer) => {
   if (FOLLOW.includes(command)) watch(answer);
@@ -15,7 +16,8 @@ whenAsked((command, answer) => {
 async function watch(answer) {
   let waits = true;
   stopping = false;
-  const end = () => ((waits = false), show(null, 0));
+  watched += 1;
+  const end = () => ((waits = false), (watched -= 1), show(null, 0));
   answer.then(end, end);
   while (waits) {
     await new Promise((done) => setTimeout(done, EVERY));
@@ -51,7 +53,7 @@ const ask = () => request("/api/tracking/stop", { method: "POST" }).catch(() => 
 
 function stop() {
   leaveLine(); // what waits is left undone at once; what is under way ends when it hears of it
-  if (!view.followed) return;
+  if (!watched) return;
   stopping = true;
   ask();
 }
