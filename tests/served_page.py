@@ -75,6 +75,14 @@ class Page:
             )
             raise AssertionError(f"{condition}: the page says {said}, and complains of {self.errors}") from error
 
+    def there(self, which, index, seconds=300):
+        """Wait for a frame: a promise, which `wait` would take for true."""
+        asked = f"import('/static/frames.js').then((frames) => Boolean(frames.there('{which}', {index})))"
+        deadline = time.time() + seconds
+        while not self.main.evaluate(asked):
+            assert time.time() < deadline, f"no frame {index} of {which}"
+            self.page.wait_for_timeout(50)
+
     def says(self, place, text, seconds=60):
         self.wait(f"document.getElementById('{place}').textContent.includes({text!r})", seconds)
 

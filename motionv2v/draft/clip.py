@@ -12,7 +12,7 @@ from motionv2v import progress, stacks
 from motionv2v.draft import background, pictures
 from motionv2v.stacks import Frames, Lazy
 from motionv2v.trackers import classical
-from motionv2v.typing import AnyArray, Float, UInt8
+from motionv2v.typing import AnyArray, Bool, Float, UInt8
 
 SHORT_SIDE = 240
 """Of the working size; smaller clips are looked at as they are, and those below `ENLARGED` by a whole factor larger."""
@@ -27,6 +27,7 @@ class Prepared:
     Attributes:
         frames: of the clip; size: theirs, (H, W). scale: of the working size to it. small_size: the working size.
         say: called with a line about how long the rest takes, where it takes long; None for nothing.
+        watch: called with each mask [h w] of a thing as soon as it is known, (group, frame, mask); None for nothing.
     """
 
     def __init__(self, frames: AnyArray | stacks.Stored, say: Callable[[str], None] | None = None, keep: int = 1):
@@ -38,6 +39,7 @@ class Prepared:
         self.frames, self.size = frames, frames.shape[1:3]
         larger = classical.enlargement(self.size, ENLARGED)
         self.scale = float(larger) if larger > 1 else min(1.0, SHORT_SIDE / min(self.size))
+        self.watch: Callable[[int, int, Bool[np.ndarray, "h w"]], None] | None = None
         self._kept: dict[Any, Any] = {}
         self._keep = keep
         self.small_size = tuple(round(side * self.scale) for side in self.size)

@@ -11,6 +11,7 @@ frame's colours (GrabCut in a band along its edge). Between two frames that are 
 blended by its distances to the edge.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -78,37 +79,75 @@ class MaskByFrame:
         return masks.at(core, xy * clip.scale)
 
 
-def carry(clip: Prepared, layer: Layer, hint: Hint, plate: Plate, cameras: Float[np.ndarray, "T 3 3"]) -> MaskByFrame:
-    """Find a thing's mask in every frame from what a person said of some."""
+def carry(
+    clip: Prepared,
+    layer: Layer,
+    hint: Hint,
+    plate: Plate,
+    cameras: Float[np.ndarray, "T 3 3"],
+    watch: Callable[[int, Bool[np.ndarray, "h w"]], None] | None = None,
+) -> MaskByFrame:
+    """Find a thing's mask in every frame from what a person said of some, from these outwards, to both sides in turn.
+
+    `watch(q, mask)`, where it is given, is called with each mask as soon as it is there, and again where what comes
+    from the other side changes it; what it raises ends the work.
+    """
     num_frames, keys = len(clip.frames), hint.frames
     said = {t: _labels(clip, hint, t) for t in keys}
     brushed = {t for t in hint.strokes if t not in hint.boxes and t not in hint.masks}
     said |= {t: _within_reach(clip, layer, said[t], t) for t in brushed}
     if len(keys) < num_frames or hint.boxes or hint.strokes:
         ground = Ground(clip, layer, said, plate, cameras)
-    known = {
-        t: said[t] > 0 if said[t].all() else _cut_out(clip, layer, said[t], ground, t, is_filled=t not in brushed)
-        for t in keys
-    }
     by_frame, place, is_known = (stacks.zeros((num_frames, *clip.small_size), bool) for _ in range(3))
-    for t, mask in known.items():
-        by_frame[t] = place[t] = mask
+    sweeps, came = [], {}
+
+    def put(q, mask):
+        by_frame[q] = mask
+        if watch is not None:
+            watch(q, by_frame[q])
+
+    for t in keys:
+        is_sure = said[t].all()
+        mask = said[t] > 0 if is_sure else _cut_out(clip, layer, said[t], ground, t, is_filled=t not in brushed)
+        place[t] = mask
+        put(t, mask)
     for before, after in zip([None, *keys], [*keys, None], strict=True):
         between = range((-1 if before is None else before) + 1, num_frames if after is None else after)
-        if before is not None and between:
-            for q, *found in _carried(clip, layer, ground, known[before], before, between):
-                by_frame[q], place[q], is_known[q] = found
-        if after is not None and between:
-            for q, late, where, late_known in _carried(clip, layer, ground, known[after], after, between[::-1]):
-                if before is not None:  # there is what came from the other side; each knows what its frame showed
-                    share = (q - before) / (after - before)
-                    blend = (1 - share) * _signed(by_frame[q]) + share * _signed(late) > 0
-                    late = np.where(is_known[q] & late_known, blend, np.where(is_known[q], by_frame[q], late))
-                by_frame[q] = late
-                place[q] |= where
+        for start, frames in ((before, between), (after, between[::-1])):
+            if start is not None and between:
+                sweeps.append((start, _carried(clip, layer, ground, by_frame[start], start, frames), len(between)))
+    counted = clip.counted(range(sum(count for *_, count in sweeps)), "mask carried through frame")
+    for start, (q, mask, where, knows) in _in_turn([(start, found) for start, found, _ in sweeps]):
+        next(counted)
+        place[q] |= where
+        if q not in came:
+            came[q] = start
+            is_known[q] = knows
+            put(q, mask)
+        else:  # from the other side of the gap as well; each knows what its frame showed
+            put(q, _blended(q, (came[q], by_frame[q], is_known[q]), (start, mask, knows)))
     for q in range(num_frames):
         place[q] |= by_frame[q]
     return MaskByFrame(replace(layer, there=np.array([mask.sum() >= LEAST for mask in by_frame])), by_frame, place)
+
+
+def _in_turn(sweeps):
+    """Yield from several generators in turn, with their names, until all are at their end."""
+    while sweeps:
+        for each in list(sweeps):
+            found = next(each[1], None)
+            if found is None:
+                sweeps.remove(each)
+            else:
+                yield each[0], found
+
+
+def _blended(q, one, other):
+    """Return the mask of a frame from what came to it of two frames that are said: (that frame, mask, where known)."""
+    (before, early, early_known), (after, late, late_known) = sorted((one, other), key=lambda each: each[0])
+    share = (q - before) / (after - before)
+    blend = (1 - share) * _signed(early) + share * _signed(late) > 0
+    return np.where(early_known & late_known, blend, np.where(early_known, early, late))
 
 
 def _labels(clip, hint, t) -> Int[np.ndarray, "h w"]:
@@ -170,7 +209,7 @@ def _keeps_its_shape(clip, layer, mask, start, frames):
 
 def _with_own_motion(clip, layer, ground, mask, start, frames):
     """Yield the mask where the thing's motion takes it, less what is before it; see `_carried`."""
-    for q in clip.counted(frames, "mask carried through frame"):
+    for q in frames:
         place, is_known, off = _in_frame(clip, layer, mask, start, q)
         seen = place & is_known
         again = float((off < SAME)[seen].mean()) if seen.any() else 1.0
@@ -200,7 +239,7 @@ def _with_flow(clip, ground, mask, start, frames):
     """Yield the masks that a mask of frame `start` becomes along the flow, from frame to frame; see `_carried`."""
     q, whole = start, np.ones(clip.small_size, bool)
     y, x = np.mgrid[: clip.small_size[0], : clip.small_size[1]].astype(np.float32)
-    for r in clip.counted(frames, "mask carried through frame"):
+    for r in frames:
         if mask.sum() < LEAST:
             mask = np.zeros_like(mask)
         else:

@@ -1,6 +1,7 @@
 """A clip taken apart: the things that an edit moves, and the background without them. Nothing here is an edit's."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -44,13 +45,19 @@ class Scene:
         said = {place: hints[index] for place, index in enumerate(self.names) if hints and hints[index]}
         plate = clip.plate
         things = [follow.follow(clip, made[index], plate, self.cameras) for index in self.names]
-        by_hand = {i: keys.carry(clip, things[i], hint, plate, self.cameras) for i, hint in said.items()}
+        by_hand = {
+            i: keys.carry(clip, things[i], hint, plate, self.cameras, partial(self._tell, i))
+            for i, hint in said.items()
+        }
         rest = [thing for i, thing in enumerate(things) if i not in by_hand]
         found = iter(masks.find_all(clip, rest, plate, self.cameras, [mask.by_frame for mask in by_hand.values()]))
         self.masks = [by_hand[i] if i in by_hand else next(found) for i in range(len(things))]
         for i in set(range(len(things))) - set(by_hand):
             self.masks[i].layer.there = follow.look_again(clip, self.masks[i], plate, self.cameras)
         self.covered = [mask.in_frames(clip) for mask in self.masks]
+        for i in set(range(len(things))) - set(by_hand):
+            for t in range(len(clip.frames)):
+                self._tell(i, t, self.covered[i][t])
         if not clip.is_still and len(clip.frames) > 1:
             self._lay_on_the_plate()
         self.looks = [Look(mask, clip, self._by_others(index), self.behind) for index, mask in enumerate(self.masks)]
@@ -62,6 +69,10 @@ class Scene:
     def things(self) -> list[Layer]:
         """Return the things as they move in the clip."""
         return [mask.layer for mask in self.masks]
+
+    def _tell(self, thing: int, frame: int, mask: Bool[np.ndarray, "h w"]) -> None:
+        if self.clip.watch is not None:
+            self.clip.watch(self.names[thing], frame, mask)
 
     def _lay_on_the_plate(self) -> None:
         clip = self.clip

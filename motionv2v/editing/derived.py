@@ -12,7 +12,8 @@ import numpy as np
 
 from motionv2v import files, trackers, tracks, video
 from motionv2v.editing import operation_list, point_paths, projects
-from motionv2v.editing.drafting import Carried, Drafts, Drawn, Moment
+from motionv2v.editing.carrying import Carried
+from motionv2v.editing.drafting import Drafts, Drawn, Moment
 from motionv2v.editing.history import History
 from motionv2v.edits import document, track_files
 from motionv2v.tracks import Tracks
@@ -161,12 +162,13 @@ class Derived(History):
         return self._others[name]
 
     def _follower_of(self, name: str) -> trackers.Tracker:
-        """Return that tracker with what it worked out of the clip's frames before."""
+        """Return that tracker with what it worked out of the clip's frames before; of others that is let go."""
         frames = self.clip.frames
         if self._followers[0] is not frames:
             self._followers = (frames, {})
         known = self._followers[1]
         if name not in known:
+            known.clear()  # the flows of a clip take hundreds of MiB
             known[name] = trackers.for_clip(self._tracker_of(name), frames, self._watch)
         return known[name]
 
@@ -220,17 +222,23 @@ class Derived(History):
 
     def target(self, project: dict[str, Any] | None = None) -> Tracks:
         """Return where the points shall go."""
-        project = self.project if project is None else project
-        source = self.source(project)
-        return self._check(project).apply(source, notify=lambda line: None) if project["points"] else source
+        return self._applied(project)[1]
 
     def stages(self, project: dict[str, Any] | None = None) -> dict[str, Tracks]:
         """Return the paths that each operation that is on is given, by its id."""
+        return self._applied(project)[0]
+
+    def _applied(
+        self, project: dict[str, Any] | None = None, source: Tracks | None = None
+    ) -> tuple[dict[str, Tracks], Tracks]:
+        """Return what `stages` and `target` do, which one application of the edit gives."""
         project = self.project if project is None else project
+        source = self.source(project) if source is None else source
         if not project["points"]:
-            return {}
+            return {}, source
+        *given, target = self._check(project).stages(source)
         on = [each["id"] for each in project["operations"] if each["on"]]
-        return dict(zip(on, self._check(project).stages(self.source(project)), strict=False))  # the last is the target
+        return dict(zip(on, given, strict=True)), target
 
     def command(self) -> str:
         """Return the command line that makes the same edit, of the file that lies beside the project."""
@@ -275,8 +283,24 @@ class Derived(History):
         return self._drafts.frame(self._moment, index).uncertain[index]
 
     def masks(self) -> Carried:
-        """Carry what is said of things to all frames; things are in the order of `things`."""
+        """Carry what is said of things to all frames, unless that was stopped; things are in the order of `things`."""
         return self._drafts.masks(self._moment)
+
+    def mask_labels(self, index: int) -> UInt8[np.ndarray, "h w"] | None:
+        """Return which thing is seen in a frame, as `Carried.labels`; None before masks are carried to it."""
+        return self._drafts.labels(self._moment, index)
+
+    def carrying(self) -> tuple[str, list[int], Carried]:
+        """Tell how far masks are carried, and have that done in a thread; as `Drafts.carrying`."""
+        return self._drafts.carrying(self._moment)
+
+    def stop_carrying(self) -> None:
+        """Stop carrying masks: those that have come stay, and the draft waits for the others until `carry_on`."""
+        self._drafts.stop_carrying(self._moment)
+
+    def carry_on(self) -> None:
+        """Carry masks on that were stopped."""
+        self._drafts.carry_on()
 
     def expect(self, names: Sequence[str] = (), frame: int = 0) -> None:
         """Get ready, meanwhile, for a bend of points that are selected, as far as there are such; nothing changes."""

@@ -15,9 +15,10 @@ import numpy as np
 
 from motionv2v import draft, stacks, video
 from motionv2v.editing import drafted
+from motionv2v.editing.carrying import Carried, Carrying, StoppedError
 from motionv2v.edits.document import EditSpec
 from motionv2v.tracks import Tracks
-from motionv2v.typing import Bool, Float, UInt8
+from motionv2v.typing import UInt8
 
 KEPT = 2**26
 """Bytes of single frames, with their maps, that are kept."""
@@ -40,23 +41,6 @@ class Drawn(NamedTuple):
 
     frames: UInt8[np.ndarray, "T h w 3"]
     uncertain: UInt8[np.ndarray, "T h w"]
-
-
-class Carried(NamedTuple):
-    """Where things are: `masks` bool [T h w] of each at the draft's working size, and the `doubts` [T] of its frames.
-
-    A doubt is 0 where something was said, and grows with what changed since (`drafted.doubts`).
-    """
-
-    masks: list[Bool[np.ndarray, "T h w"]]
-    doubts: list[Float[np.ndarray, "T"]]
-
-    def labels(self, frame: int) -> UInt8[np.ndarray, "h w"]:
-        """Return what is seen in a frame: 0 for no thing, else its place in the list from 1; the foremost counts."""
-        made = np.zeros(self.masks[0].shape[1:] if self.masks else (1, 1), np.uint8)
-        for place in range(min(len(self.masks), 255) - 1, -1, -1):
-            made[np.asarray(self.masks[place][frame])] = place + 1
-        return made
 
 
 class _Edit:
@@ -88,6 +72,10 @@ class Drafts:
         self._prepared: tuple[str, draft.Prepared] | None = None
         self._edit: _Edit | None = None
         self._carried: tuple[str, Carried] | None = None
+        self._carrying: Carrying | None = None  # what is carried now, or was last
+        self._stopped: Carrying | None = None
+        self._to_carry: Moment | None = None  # in the thread
+        self._failed: tuple[str, Exception] | None = None  # of what was to be carried
         self._said: tuple[str, list[draft.Hint | None]] | None = None
         self._lock = threading.Lock()  # of whoever draws
         self._waits = threading.Condition()
@@ -108,11 +96,12 @@ class Drafts:
         """Forget what was worked out of another clip."""
         self.cancel()
         self._prepared = self._edit = self._carried = self._said = self._expected = None
+        self._carrying = self._stopped = self._failed = None
 
     def cancel(self) -> None:
         """Leave what nobody waits for: the edit has changed."""
         self._round += 1
-        self._behind = self._ahead = self._expected = None
+        self._behind = self._ahead = self._expected = self._to_carry = None
 
     # --- for who waits ---
 
@@ -142,17 +131,52 @@ class Drafts:
         return edit.drawn
 
     def masks(self, moment: Callable[[], Moment]) -> Carried:
-        """Carry what is said of things to all frames; the foremost things first, as far as that is said."""
+        """Carry what is said of things to all frames; the foremost things first, as far as that is said.
+
+        Where that was stopped, this is what had come by then.
+        """
         with self._hurrying():
-            of = moment()
-            carried = self._carried
-            if carried is None or carried[0] != of.key:
-                hints = self._hints(of)
-                found = drafted.masks_prepared(self._prepare(of.path, of.clip), of.spec, of.source, hints)
-                order = dict.fromkeys([*of.spec.divide().order, *range(len(found))])
-                doubts = [drafted.doubts(found[at], hint.frames if (hint := hints[at]) else []) for at in order]
-                carried = self._carried = (of.key, Carried([found[at] for at in order], doubts))
-            return carried[1]
+            return self._carry(moment())
+
+    # --- for who looks on ---
+
+    def carrying(self, moment: Callable[[], Moment]) -> tuple[str, list[int], Carried]:
+        """Tell how far masks are carried, and let a thread do it; returns at once.
+
+        Returns "carrying", "stopped" or "done", how often something came for each frame [T], and what there is once
+        it is no longer carried. Raises what went wrong.
+        """
+        of = moment()
+        if self._carried is not None and self._carried[0] == of.key:
+            return "done", [1] * len(of.clip.frames), self._carried[1]
+        if (stopped := self._stopped_of(of)) is not None:
+            return "stopped", list(stopped.told), stopped.carried(self._hints(of))
+        if self._failed is not None and self._failed[0] == of.key:
+            raise self._failed[1]
+        if self._to_carry is None or self._to_carry.key != of.key:
+            self._to_carry = of
+            self._wake()
+        now = self._under_way(of)
+        return "carrying", list(now.told) if now else [0] * len(of.clip.frames), Carried([], [])
+
+    def labels(self, moment: Callable[[], Moment], index: int) -> UInt8[np.ndarray, "h w"] | None:
+        """Return what is seen in a frame, as `Carried.labels`; while masks are carried None before one has come."""
+        of = moment()
+        now = self._stopped_of(of) or self._under_way(of)
+        return self.masks(lambda: of).labels(index) if now is None or now.is_over else now.labels(index)
+
+    def stop_carrying(self, moment: Callable[[], Moment]) -> None:
+        """Stop carrying masks for an edit; what has come stays, and nothing is drawn of it until `carry_on`."""
+        of = moment()
+        now = self._under_way(of) or self._begin(of)
+        if now.is_over or (self._carried is not None and self._carried[0] == of.key):
+            return
+        self._stopped, self._to_carry = now, None
+        self._stopped.stop()
+
+    def carry_on(self) -> None:
+        """Let masks be carried again that were stopped."""
+        self._stopped = self._carrying = None
 
     # --- behind their backs ---
 
@@ -178,14 +202,15 @@ class Drafts:
             getattr(prepared, name)
             yield
         if of is not None:
-            drawing = drafted.plan_prepared(prepared, of.spec, of.source, self._hints(of), notify=_quiet)
+            with self._heard(of):
+                drawing = drafted.plan_prepared(prepared, of.spec, of.source, self._hints(of), notify=_quiet)
             for t in _outwards(range(len(clip.frames)), index):
                 yield
                 drawing.frame(t)  # keeps what is behind things, and their pictures
 
     def _wake(self) -> None:
         with self._waits:
-            if self._worker is None and (self._behind or self._ahead):
+            if self._worker is None and (self._to_carry or self._behind or self._ahead):
                 self._worker = threading.Thread(target=self._work)
                 self._worker.start()
 
@@ -203,13 +228,20 @@ class Drafts:
         with self._waits:
             # A thread that the program leaves behind in the middle of OpenCV's work takes it down as it ends.
             is_over = not threading.main_thread().is_alive()
-            if is_over or (self._behind is None and self._ahead is None):
+            if is_over or (self._to_carry is None and self._behind is None and self._ahead is None):
                 self._worker = None
             return self._worker is not None
 
     def _take_a_step(self) -> None:
-        behind, ahead = self._behind, self._ahead
-        if behind is not None:
+        carry, behind, ahead = self._to_carry, self._behind, self._ahead
+        if carry is not None:
+            try:
+                self._carry(carry)
+            except Exception as error:  # told to who asks how far it is
+                self._failed = (carry.key, error)
+            if self._to_carry is carry:
+                self._to_carry = None
+        elif behind is not None:
             of, index = behind
             edit = self._plan(of)
             if edit.left:
@@ -252,10 +284,47 @@ class Drafts:
     def _plan(self, of: Moment) -> _Edit:
         edit = self._edit  # another clip may be opened, and all forgotten, at any time
         if edit is None or edit.key != of.key:
-            prepared = self._prepare(of.path, of.clip)
-            drawing = drafted.plan_prepared(prepared, of.spec, of.source, self._hints(of), notify=_quiet)
+            with self._heard(of) as prepared:
+                drawing = drafted.plan_prepared(prepared, of.spec, of.source, self._hints(of), notify=_quiet)
             edit = self._edit = _Edit(of.key, drawing)
         return edit
+
+    def _carry(self, of: Moment) -> Carried:
+        carried = self._carried
+        if carried is None or carried[0] != of.key:
+            hints = self._hints(of)
+            try:
+                with self._heard(of) as prepared:
+                    found = drafted.masks_prepared(prepared, of.spec, of.source, hints)
+            except StoppedError:
+                return (self._stopped_of(of) or self._begin(of)).carried(hints)  # it may be carried on by now
+            order = _things(of)
+            doubts = [drafted.doubts(found[at], hint.frames if (hint := hints[at]) else []) for at in order]
+            carried = self._carried = (of.key, Carried([found[at] for at in order], doubts))
+        return carried[1]
+
+    @contextlib.contextmanager
+    def _heard(self, of: Moment) -> Iterator[draft.Prepared]:
+        """Hear of the masks that are carried within a block; raises StoppedError where that was stopped, or is."""
+        if (stopped := self._stopped_of(of)) is not None:
+            raise StoppedError(stopped.says())
+        prepared, now = self._prepare(of.path, of.clip), self._under_way(of) or self._begin(of)
+        self._carrying, prepared.watch, now.is_over = now, now.hear, False
+        try:
+            yield prepared
+        finally:
+            now.is_over, prepared.watch = True, None
+
+    def _begin(self, of: Moment) -> Carrying:
+        return Carrying(of.key, _things(of), len(of.clip.frames))
+
+    def _under_way(self, of: Moment) -> Carrying | None:
+        now = self._carrying
+        return now if now is not None and now.key == of.key else None
+
+    def _stopped_of(self, of: Moment) -> Carrying | None:
+        stopped = self._stopped
+        return stopped if stopped is not None and stopped.key == of.key else None
 
     def _prepare(self, path: str, clip: video.Clip) -> draft.Prepared:
         """Return the clip at the size of drafts, taken apart as far as it was."""
@@ -273,6 +342,12 @@ class Drafts:
         if said is None or said[0] != key:
             said = self._said = (key, drafted.read_hints(of.spec, division, tuple(size), length, _quiet))
         return said[1]
+
+
+def _things(of: Moment) -> list[int]:
+    """List an edit's things, the foremost first as far as that is said."""
+    division = of.spec.divide()
+    return list(dict.fromkeys([*division.order, *range(len(division.things))]))
 
 
 def _outwards(frames: Iterable[int], index: int) -> list[int]:

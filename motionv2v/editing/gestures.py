@@ -141,14 +141,13 @@ class Gestures(Results):
         bent["label"] = f"bend {self._called(names)}"
         return bent
 
-    def offsets(self) -> dict[str, dict[str, list[float]]]:
+    def offsets(self, given: dict[str, Tracks] | None = None) -> dict[str, dict[str, list[float]]]:
         """Tell how far off the points' own path each keyframe is, {operation: {frame: [dx, dy]}}, in pixels.
 
         Of those operations that are on and keep the points' own motion: the page draws the path that they will have.
+        `given` is what `stages` returns, for who has it.
         """
-        if not any(operation_list.is_bend(each["op"]) for each in self.project["operations"]):
-            return {}
-        found, given = {}, self.stages()
+        found, given = {}, self.stages() if given is None else given
         for operation in self.project["operations"]:
             if operation["id"] in given and operation_list.is_bend(op := operation["op"]):
                 operation_list.normalise(op := copy.deepcopy(op))

@@ -51,7 +51,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError):
-        raise ValueError(f"{path.name} is not a zip of masks that can be read, or is damaged") from None
+        raise ValueError(f"{path.name} is not a zip of masks that can be read, or is damaged: pack it again") from None
     if len(infos) > MOST_PICTURES or sum(info.file_size for info in infos) > MOST_UNPACKED:
         raise ValueError(
             f"{path.name} holds more than {MOST_PICTURES} masks or {MOST_UNPACKED >> 20} MiB; make a smaller one"

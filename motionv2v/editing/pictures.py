@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,25 +14,26 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from motionv2v.editing import receiving
+from motionv2v.editing.carrying import Carried
 from motionv2v.editing.session import Session
 from motionv2v.edits import fields
 from motionv2v.typing import UInt8
 
 STRIP, STRIP_ROWS = 16, 40
 """Frames of the filmstrip, and its height in pixels."""
-_PICTURES: dict[str, Callable[[Session, int], UInt8[np.ndarray, "..."]]] = {
+_PICTURES: dict[str, Callable[[Session, int], UInt8[np.ndarray, "..."] | None]] = {
     "source": lambda session, index: np.asarray(session.clip.frames[index]),
     "draft": lambda session, index: session.draft_frame(index),
     "full": lambda session, index: session.draft_frame(index, full=True),
     "uncertain": lambda session, index: session.uncertain_frame(index),
-    "masks": lambda session, index: session.masks().labels(index),
+    "masks": lambda session, index: session.mask_labels(index),
 }
 """What frames there are to see, `full` a draft that is drawn at the clip's own size and sent as `webp` has it; the last
 two are maps: numbers for pixels."""
 
 
 async def _frame(request: Request) -> Response:
-    """Give one frame of `_PICTURES`, or nothing without points: pictures as WebP, maps as PNG, which loses nothing."""
+    """Give one frame of `_PICTURES`, or nothing where there is none yet: pictures as WebP, maps as lossless PNG."""
     session, which, index = request.app.state.session, request.path_params["which"], request.path_params["index"]
     if which not in _PICTURES:
         raise HTTPException(404, f"there are frames of {', '.join(_PICTURES)}")
@@ -41,9 +43,18 @@ async def _frame(request: Request) -> Response:
     if which != "source" and not session.project["points"]:
         return Response(status_code=204)  # they may just have been taken away
     made = await run_in_threadpool(_PICTURES[which], session, index)
+    if made is None:
+        return Response(status_code=204)
     if made.ndim == 3:
         return Response(await run_in_threadpool(webp, made), media_type="image/webp")
     return Response(cv2.imencode(".png", made)[1].tobytes(), media_type="image/png")
+
+
+async def _result(request: Request) -> Response:
+    """Give one frame of a run's result, or its last one where it is shorter than the clip."""
+    name, index = request.path_params["name"], request.path_params["index"]
+    made = await run_in_threadpool(request.app.state.session.result_frame, name, index)
+    return Response(await run_in_threadpool(webp, made), media_type="image/webp")
 
 
 async def _uncertain(request: Request) -> Response:
@@ -53,13 +64,30 @@ async def _uncertain(request: Request) -> Response:
 
 
 async def _carried(request: Request) -> Response:
-    """Tell how much each frame of the things' masks is to be doubted, and in which frames they have one."""
-    found = await run_in_threadpool(request.app.state.session.masks)
-    things = [
-        {"doubts": np.round(doubt, 3).tolist(), "frames": int(mask.any(axis=(1, 2)).sum())}
-        for mask, doubt in zip(found.masks, found.doubts, strict=True)
-    ]
-    return JSONResponse({"things": things})
+    """Tell how much each frame of the things' masks is to be doubted, and in how many frames they have one."""
+    return JSONResponse({"things": _told(await run_in_threadpool(request.app.state.session.masks))})
+
+
+def _told(found: Carried) -> list[dict[str, Any]]:
+    doubts = [[None if np.isnan(each) else round(float(each), 3) for each in doubt] for doubt in found.doubts]
+    frames = [int(mask.any(axis=(1, 2)).sum()) for mask in found.masks]
+    return [{"doubts": own, "frames": count} for own, count in zip(doubts, frames, strict=True)]
+
+
+async def _carrying(request: Request) -> Response:
+    """Tell how far masks are carried, which begins with it; what `_carried` tells once it has ended or was stopped."""
+    state, told, found = await run_in_threadpool(request.app.state.session.carrying)
+    return JSONResponse({"state": state, "told": told, "things": _told(found)})
+
+
+async def _stop_carrying(request: Request) -> Response:
+    await run_in_threadpool(request.app.state.session.stop_carrying)
+    return JSONResponse({})
+
+
+async def _carry_on(request: Request) -> Response:
+    await run_in_threadpool(request.app.state.session.carry_on)
+    return JSONResponse({})
 
 
 async def _filmstrip(request: Request) -> Response:
@@ -103,10 +131,14 @@ async def _expect(request: Request) -> Response:
 
 ROUTES = [
     Route("/api/frame/{which}/{index:int}", _frame),
+    Route("/api/runs/{name}/frame/{index:int}", _result),
     Route("/api/uncertain", _uncertain),
     Route("/api/tracking", _tracking),
     Route("/api/tracking/stop", _stop_tracking, methods=["POST"]),
     Route("/api/expect", _expect, methods=["POST"]),
     Route("/api/masks", _carried),
+    Route("/api/masks/carrying", _carrying),
+    Route("/api/masks/stop", _stop_carrying, methods=["POST"]),
+    Route("/api/masks/carry_on", _carry_on, methods=["POST"]),
     Route("/api/filmstrip", _filmstrip),
 ]

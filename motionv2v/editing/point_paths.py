@@ -59,7 +59,9 @@ def fit(found: Tracks, size: tuple[int, int] | None, clip: tuple[int, int, int])
     (count, frames), notices = found.xy.shape[:2], []
     if frames != length:
         turned = ": they seem to have frames first, [T N 2], and points should come first" if count == length else ""
-        raise ValueError(f"the tracks have {frames} frames, and the clip has {length}{turned}")
+        raise ValueError(
+            f"the tracks have {frames} frames, and the clip has {length}{turned or '; open the clip that they are of'}"
+        )
     if size is not None and tuple(size) != tuple(own):
         notices.append(f"the tracks are of {size[1]}x{size[0]} pixels: brought to the clip's {own[1]}x{own[0]}")
         found = tracks.resize(found, size, tuple(own))

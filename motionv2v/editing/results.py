@@ -20,6 +20,7 @@ from motionv2v import files, trackers, video
 from motionv2v.editing import drift, estimates, exports, mask_files, projects
 from motionv2v.editing.derived import EDIT, Derived
 from motionv2v.editing.runs import MOST_SEEDS, Runs
+from motionv2v.typing import UInt8
 
 DRAFT = "draft"
 PROJECTS, DRIFT, OPENED = "projects", "drift.json", "opened.json"
@@ -33,6 +34,7 @@ class Results(Derived):
     def __init__(self, workspace: str | Path, tracker: str = trackers.DEFAULT):
         """Open a workspace, where one was left, or begin one. Raises ValueError for a folder that cannot be written."""
         self._past: dict[int, dict[str, Any]] = {}
+        self._watched: tuple[Path, video.Clip] | None = None  # the result that is looked at
         self._drift_lock = threading.Lock()  # the page asks for the tree often, and one measure takes seconds
         super().__init__(workspace, tracker)
         self._past[self.revision] = self.project
@@ -197,6 +199,14 @@ class Results(Derived):
         return _in_order(nodes)
 
     # --- files to take along ---
+
+    def result_frame(self, run: str, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a frame of a run's result, its last one beyond its end. Raises ValueError where there is none."""
+        place = self.runs.result(run)
+        if self._watched is None or self._watched[0] != place:
+            self._watched = place, video.read(place, notify=lambda line: None)
+        frames = self._watched[1].frames
+        return np.asarray(frames[min(index, len(frames) - 1)])
 
     def export(self, what: str, ending: str, notify: Any = lambda line: None) -> tuple[str, bytes]:
         """Return a clip as (name, content) of a file: `what` is "source", "draft" or the id of a run.

@@ -193,7 +193,8 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     # A full disk, a folder that went away: the person can do something about it, if told what it is.
-    return _error(503, f"a file of the workspace cannot be read or written: {error.strerror or type(error).__name__}")
+    why = error.strerror or type(error).__name__
+    return _error(503, f"a file of the workspace cannot be read or written: {why}; mend that, and do it again")
 
 
 async def _broken(request: Request, error: Exception) -> JSONResponse:

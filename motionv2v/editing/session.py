@@ -14,7 +14,7 @@ import contextlib
 import copy
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,14 @@ from motionv2v.edits import document, fields, track_files
 
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Okabe and Ito's, which people who see colours otherwise tell apart."""
+
+
+def _readable(work: Callable[..., Any], path: str | Path, **options: Any) -> Any:
+    """Do what reads a clip; the VideoError of one that cannot be read says what to do."""
+    try:
+        return work(path, **options)
+    except video.VideoError as error:
+        raise video.VideoError(f"{error}: choose another file, or copy it anew") from error
 
 
 class Session(Gestures):
@@ -44,7 +52,7 @@ class Session(Gestures):
     def open(self, path: str | Path, base: int | None = None) -> list[str]:
         """Open a clip in place of the one there is, unless it is that; returns notices. Raises VideoError."""
         notices: list[str] = []
-        clip, place = video.read(path, notify=notices.append), str(Path(path).resolve())
+        clip, place = _readable(video.read, path, notify=notices.append), str(Path(path).resolve())
         with self._lock:
             if place != self.project["clip"]:  # the same one again goes on where it was
                 with self._step(f"Open {Path(path).name}", base) as project:
@@ -57,7 +65,7 @@ class Session(Gestures):
     @staticmethod
     def check_clip(path: Path) -> None:
         """Raise VideoError for a file that is no video."""
-        video.measure(path)
+        _readable(video.measure, path)
 
     # --- points and operations ---
 
@@ -135,15 +143,13 @@ class Session(Gestures):
             point = operation_list.find(self.project["points"], name, "point")
             if "tracks" not in point and tracker == point.get("tracker", ""):
                 raise ValueError(f"{point['name']} is followed by {called} already; try another one")
-            doubt = self._trust()[self.project["points"].index(point)]
+            own = tracks.select(self.source(), [self.project["points"].index(point)])
+            (doubt,) = trust.report(own, self.clip.frames.shape[1:3])
             frame = doubt["frames"][0] if doubt else point["t"]
             with self._correct(f"Track {point['name']} by {called}", name, base, frame) as changed:
                 for word in ("tracks", "row", "tracker"):
                     changed.pop(word, None)
                 changed.update({"tracker": tracker} if tracker else {})
-
-    def _trust(self) -> list[dict[str, Any] | None]:
-        return trust.report(self.source(), self.clip.frames.shape[1:3])
 
     def _trackers(self) -> list[dict[str, str]]:
         """List what may follow a point, {name, called, says}, the editor's own first, as ""."""
@@ -336,8 +342,10 @@ class Session(Gestures):
             length, height, width = self.clip.frames.shape[:3]
             name = Path(self.project["clip"]).name
             shown["clip"] = {"name": name, "frames": length, "width": width, "height": height, "fps": self.clip.fps}
-            for side, of in (("source", self.source()), ("target", self.target())):
+            source = self.source()
+            given, target = self._applied(source=source)
+            for side, of in (("source", source), ("target", target)):
                 shown[side] = {"xy": np.round(of.xy, 2).tolist(), "visible": of.visible.tolist()}
-            shown["trust"], shown["trackers"] = self._trust(), self._trackers()
-            shown["things"], shown["offsets"] = self.things(), self.offsets()
+            shown["trust"], shown["trackers"] = trust.report(source, (height, width)), self._trackers()
+            shown["things"], shown["offsets"] = self.things(), self.offsets(given)
             return shown | {"command": self.command()}

@@ -307,7 +307,7 @@ class Kind(NamedTuple):
     """A kind of field: its parser, what a person may write, and how far its places may lie from the frame.
 
     `reach` is (lowest, highest) in frame sizes: (0, 1) is the frame itself; None for what names no place. `control` is
-    what a page asks for it by: points, pair, number, frame, switch, choice (of `choices`), or json.
+    what a page asks for it by: points, pair, number, frame, keyframes, switch, choice (of `choices`), or json.
     """
 
     parse: Callable[..., Any]
@@ -339,7 +339,9 @@ KINDS: dict[str, Kind] = {
     "velocity": Kind(
         pair(ranged(selection.VELOCITY)), "[x, y] in pixels per frame, each at most one frame size", (-1, 1), "pair"
     ),
-    "keyframes": Kind(keyframes, f'{{"frame": [x, y], ...}} or [[frame, x, y], ...] in pixels, {_AROUND}', (-1, 2)),
+    "keyframes": Kind(
+        keyframes, f'{{"frame": [x, y], ...}} or [[frame, x, y], ...] in pixels, {_AROUND}', (-1, 2), "keyframes"
+    ),
     "frame": Kind(frame, "a frame, counted from 0; windows include both ends", control="frame"),
     "time": _number(selection.TIME, "a time, whole or not"),
     "times": Kind(times, f"one number per frame: the time that it shows, {selection.TIME}"),

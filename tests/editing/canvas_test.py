@@ -264,7 +264,7 @@ def test_masks_of_a_file_are_taken_carried_shown_and_layers_ordered(browser, ser
     page.steps(session, 5)
     assert session.project["operations"][1]["op"]["masks"].startswith("masks/")
     page.page.get_by_label("masks", exact=True).check()
-    page.page.get_by_text("Carried: in 9 of 9 frames").first.wait_for(timeout=120_000)
+    page.page.get_by_text("Up to date: in 9 of 9 frames").first.wait_for(timeout=120_000)
     page.page.get_by_role("button", name="Go to the weakest frame of p1, 8").click()
     page.wait("document.getElementById('where').textContent === '8 / 8'")
     until_there(page, "masks", 8)

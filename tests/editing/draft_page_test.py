@@ -9,6 +9,9 @@ import served_page
 from served_page import Page
 from waiting import until
 
+from motionv2v import video
+from motionv2v.editing.session import Session
+
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
 pytestmark = pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
@@ -25,6 +28,11 @@ WATCH = """() => {
     };
     look();
 }"""
+
+
+SHARP = (
+    """(t) => import("/static/frames.js").then((frames) => ["draft", "full"].map((of) => frames.there(of, t).height))"""
+)
 
 
 @pytest.fixture
@@ -45,8 +53,8 @@ def there(page, frame):
 def test_replies_that_come_late_or_swapped_leave_the_draft_of_the_last_edit(browser, session, address, order):
     page = Page(browser, address, viewport=SIZE)
     page.button("Select p1").click()
-    there(page, 0)
-    page.page.evaluate(WATCH)
+    page.wait("document.getElementById('draft').getContext('2d').getImageData(9, 9, 1, 1).data[3] > 0")
+    page.page.evaluate(WATCH)  # what is not edited yet is seen as it is
     held = []
     page.page.route("**/api/frame/draft/0", lambda route: held.append((route, route.fetch())))
     page.page.locator("#source").focus()
@@ -123,3 +131,34 @@ def test_a_drag_that_is_let_go_outside_the_window_ends_once(browser, session, ad
     assert len(session.state()["undo"]) == 3 and session.state()["undo"][-1] == "Bend p1 at 0"
     assert page.page.evaluate("import('/static/session.js').then(({ view }) => view.press)") is None
     page.context.close()
+
+
+def test_a_person_who_rests_sees_the_frame_at_full_size(browser, tmp_path):
+    frames = moving_square.draw().repeat(2, axis=1).repeat(2, axis=2)
+    session = Session(tmp_path / "workspace")
+    session.open(video.write(tmp_path / "large.mp4", frames, fps=8, crf=4))
+    session.add_point(0, 2 * X, 2 * Y)
+    session.bend(["p1"], 4, 0, 30)
+    asked = []
+    with served_page.served(session) as address:
+        page = Page(browser, viewport={"width": 1000, "height": 800})
+        page.page.on("request", lambda request: asked.append((time.monotonic(), request.url.rpartition("/frame/")[2])))
+        page.page.goto(address)
+        page.ready()
+        when = lambda name: [at for at, what in asked if what == name]  # noqa: E731
+        for frame in range(1, 4):
+            page.page.keyboard.press(".")
+            there(page, frame)
+        page.there("full", 3)
+        assert when("full/3")[0] - when("draft/3")[0] >= 2, "not before two seconds"
+        assert len(when("full/3")) == 1 and page.page.evaluate(SHARP, 3) == [180, 192]
+        page.button("Select p1").click()
+        page.main.locator("#source").focus()
+        page.page.keyboard.press("ArrowDown")
+        until(lambda: len(session.state()["undo"]) == 4, "another edit")
+        while len(when("full/3")) < 2:
+            page.page.wait_for_timeout(50)
+        assert when("full/3")[1] - when("draft/3")[-1] >= 2, "and anew after an edit"
+        assert page.errors == []
+        page.context.close()
+        session.runs.close()

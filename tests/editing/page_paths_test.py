@@ -23,6 +23,15 @@ CLOSE = 0.05
 GHOSTS = """import("/static/ghosts.js").then(({ ghost }) =>
     import("/static/session.js").then(({ state }) => state.project.points.map((_, row) => ghost(row))))"""
 
+LOOKS = """() => import("/static/ghosts.js").then(({ changes }) => {
+    const own = Array.prototype.some;
+    let count = 0;
+    Array.prototype.some = function (...given) { return (count += 1), own.apply(this, given); };
+    changes();
+    Array.prototype.some = own;
+    return count;
+})"""
+
 
 def steps(session, count):
     deadline = time.time() + 30
@@ -169,7 +178,14 @@ def test_an_ease_is_seen_before_it_is_chosen_and_left_by_escape(browser, session
     np.testing.assert_array_equal(page.page.evaluate(GHOSTS), was)
     assert project_of(session) == before and page.page.locator("#selection-says").inner_text() == "p1"
     page.page.mouse.dblclick(*at)
+    held = []
+    page.page.route("**/api/do", lambda route: held.append(route))
     page.page.get_by_role("menuitemradio", name="In slow at first").click()
+    while not held:
+        page.page.wait_for_timeout(20)
+    np.testing.assert_array_equal(page.page.evaluate(GHOSTS), tried, "it stays until the session answers")
+    held[0].continue_()
+    page.page.unroute("**/api/do")
     steps(session, 6)
     np.testing.assert_allclose(tried, session.target().xy, atol=CLOSE)
     assert session.state()["undo"][-1] == "Ease p1 at 3"
@@ -207,6 +223,7 @@ def test_handles_scale_and_turn_a_group_in_one_step_and_so_do_keys(browser, sess
         page.page.mouse.down()
         page.page.mouse.move(*page.at(session, x + way[0], y + way[1]), steps=6)
         ghosts = np.array(page.page.evaluate(GHOSTS))
+        assert page.page.evaluate(LOOKS) < 9, "who counts for the centre is not asked again for each frame"
         if turn == 1:  # Escape leaves all as it was
             page.page.keyboard.press("Escape")
             page.page.mouse.up()

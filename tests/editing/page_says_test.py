@@ -43,9 +43,15 @@ def held(page):
 
 
 def test_the_pane_tells_what_its_draft_is_of(page, session):
-    says = page.main.locator("#draft-says")
+    says, asked = page.main.locator("#draft-says"), []
+    page.page.on("request", lambda request: asked.append(request.url))
     page.says("draft-says", "nothing is edited yet")
+    page.main.locator("#show-uncertain").check()
+    page.page.keyboard.press(".")
+    page.there("source", 1)
     page.wait(f"({BRIGHT})('draft')")  # the clip's frame
+    page.page.wait_for_timeout(300)
+    assert asked and not [each for each in asked if "draft" in each or "uncertain" in each], "nothing is drawn for it"
     session.bend(["p1"], 4, 0, 9)
     go = held(page)
     page.page.reload()
@@ -134,7 +140,7 @@ def test_an_editor_that_is_gone_is_told_once(page):
     assert page.main.locator("#error").is_hidden()
     page.page.unroute("**/api/frame/**")
     page.main.locator("#gone").wait_for(state="hidden")
-    page.wait("import('/static/frames.js').then((frames) => Boolean(frames.there('source', 8)))")
+    page.there("source", 8)
     assert page.main.locator("#problems-list li").count() == 0
 
 

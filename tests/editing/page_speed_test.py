@@ -171,3 +171,29 @@ def test_fifty_clips_one_after_the_other_leave_nothing_behind(browser, session, 
     assert page.main.evaluate("document.querySelectorAll('*').length") < 3000
     assert page.errors == []
     page.context.close()
+
+
+@pytest.mark.slow
+def test_a_piece_of_a_path_is_there_a_second_after_the_click(browser, tmp_path):
+    """Of the processor's time, which where the machine does other work is not the clock's."""
+    session = opened(tmp_path, (49, 480, 720), 90)
+    session.undo()  # the path that was brought
+    with served_page.served(session) as address:
+        page = Page(browser, address, viewport=VIEW)
+        page.main.evaluate("document.getElementById('frame').value = 24")
+        page.main.locator("#frame").dispatch_event("input")
+        page.there("source", 24)
+        until(lambda: not session.is_getting_ready(), "it gets ready")
+        step = (720 - 3 * 90) // 49
+        truth = np.array([[90 + step * t + 45, 160 + 45] for t in range(49)], np.float32)
+        begun, own = time.perf_counter(), time.process_time()
+        page.page.mouse.click(*page.at(session, *truth[24].tolist()))
+        page.wait("/: [1-9]/.test(document.getElementById('following').textContent)")
+        took, worked = time.perf_counter() - begun, time.process_time() - own
+        page.points(1)
+        assert page.errors == []
+        page.context.close()
+    print(f"a first piece after {took:.2f} s, {worked:.2f} s of work")
+    assert min(took, worked) <= 1, (took, worked)
+    path = session.source().xy[0]
+    assert len(path) == 49 and np.median(np.linalg.norm(path - truth, axis=-1)) <= 2

@@ -481,3 +481,14 @@ def test_a_workspace_without_a_clip_says_what_to_do_and_a_broken_one_is_refused(
     (tmp_path / "broken" / "project.json").write_text("{")
     with pytest.raises(ValueError, match="holds no project"):
         Session(tmp_path / "broken")
+
+
+def test_the_edit_is_applied_once_for_what_a_page_is_told(session, monkeypatch):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 0, 9)
+    applied, stages = [], document.EditSpec.stages
+    monkeypatch.setattr(document.EditSpec, "stages", lambda self, of: applied.append(self) or stages(self, of))
+    told = session.state()
+    assert len(applied) == 1
+    np.testing.assert_allclose(told["target"]["xy"], session.target().xy, atol=0.01)
+    assert told["offsets"] == session.offsets() and next(iter(told["offsets"].values()))["4"] == [0, 9]

@@ -137,3 +137,31 @@ def test_a_tracker_that_tells_nothing_can_be_stopped_too(session, monkeypatch):
     silent.goes_on.set()
     work.join(60)
     assert told == ["following the point was stopped; nothing has changed"] and session.project["points"] == []
+
+
+@pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
+def test_a_point_that_another_tracker_follows_is_watched_and_can_be_stopped_too(browser, session, address, slow):
+    slow.undo()
+    session.add_point(4, X, Y)
+    compute = Flows.compute
+    slow.setattr(Flows, "compute", lambda self, i, j: time.sleep(0.15) or compute(self, i, j))
+    page, before = Page(browser, address, viewport={"width": 1280, "height": 1000}), session.state()
+    page.button("Select p1").click()
+    page.page.keyboard.press("w")
+    page.main.get_by_role("menuitemradio", name="dis rather gives").click()
+    page.says("following", "of 8 frames")
+    page.button("Stop following").click()
+    page.says("error", "following the point was stopped; nothing has changed")
+    assert session.state() == before
+    assert [each for each in page.errors if "400" not in each] == []
+    page.context.close()
+
+
+def test_the_flows_of_one_tracker_alone_are_kept(session):
+    session.add_point(4, X, Y)
+    assert list(session._followers[1]) == [""]
+    session.track_by("p1", "dis")
+    assert list(session._followers[1]) == ["dis"]
+    session.undo()
+    session.add_point(4, X + 3, Y)
+    assert list(session._followers[1]) == [""]

@@ -8,7 +8,7 @@ import * as drawn from "./drawn.js";
 import * as frames from "./frames.js";
 import * as groups from "./groups.js";
 import * as layers from "./layers.js";
-import { forgetDraft, keepDraft, redraw } from "./paint.js";
+import { forgetDraft, isEdited, keepDraft, redraw } from "./paint.js";
 import * as pointer from "./pointer.js";
 import "./runs.js";
 import * as stage from "./stage.js";
@@ -24,11 +24,13 @@ whenChanged((before) => {
     if (state.clip) stage.fit();
     if (state.clip) timeline.showStrip();
     view.frame = 0;
+    if (view.result) showResult(null);
   }
   const drawn = ({ project }) => JSON.stringify([project.operations, project.points, project.order]);
   if (drawn(before) !== drawn(state)) {
     frames.forgetEdit();
     view.full = false;
+    if (view.result) showResult(null);
   }
   list();
   show(view.frame);
@@ -64,24 +66,58 @@ async function show(index) {
   const wanted = (last = view.frame);
   view.failed = false;
   try {
-    if (!(await frames.picture("source", wanted))) return; // the other clip's frame is on its way
+    const own = await frames.picture("source", wanted);
+    if (!own) return; // the other clip's frame is on its way
     redraw();
     if (view.onion) Promise.all([-2, -1, 1, 2].map((off) => wanted + off).filter((t) => t >= 0 && t < state.clip.frames).map((t) => frames.picture("source", t))).then(redraw, tell);
-    if (!state.project.points.length) return forgetDraft(), redraw();
     if (wanted !== last) return;
+    if (view.masks && isEdited()) layers.look(wanted); // they may come long before the draft
+    if (view.result) {
+      if (await frames.picture("result", wanted)) redraw();
+      if (!view.playing && wanted === last) frames.fetchAround(wanted, state.clip.frames, "result");
+      return;
+    }
+    if (!state.project.points.length) forgetDraft();
+    if (!isEdited()) return keepDraft(own), redraw(); // the clip itself, which stays until there is a draft
+    if (view.waits) return redraw();
     const made = await frames.picture("draft", wanted);
     if (made && wanted === view.frame) keepDraft(made);
     redraw();
+    if (view.result) return; // a person looks at that by now
     if (made && !view.playing) frames.fetchAround(wanted, state.clip.frames);
+    if (made && made.height < state.clip.height) drawLater(wanted);
     if (view.full && (await frames.picture("full", wanted)) && wanted === view.frame) redraw();
-    for (const which of ["masks", "uncertain"]) if (view[which] && wanted === view.frame) await frames.picture(which, wanted);
+    if (view.uncertain && wanted === view.frame) await frames.picture("uncertain", wanted);
     redraw();
   } catch (error) {
+    if (view.waits) return redraw(); // a person stopped what it is drawn of
     view.failed = wanted === view.frame;
     redraw();
     tell(error);
   }
 }
+
+const REST = 2000; // milliseconds without an edit or another frame, after which it is drawn at full size
+let resting = 0;
+
+function drawLater(frame) {
+  clearTimeout(resting);
+  const edit = frames.edit();
+  const isStill = () => frame === last && edit === frames.edit() && !view.playing && !view.press && !["source", "paths"].includes(view.mode);
+  resting = setTimeout(() => isStill() && frames.picture("full", frame).then(redraw, tell), REST);
+}
+
+/** Show the result of a run in the place of the draft; null: the draft again. */
+function showResult(name) {
+  if (name !== view.result) frames.forgetResult();
+  view.result = name;
+  $("draft-name").textContent = name ? `result of run ${name}` : "draft";
+  if (view.mode === "source" || view.mode === "paths") tools.look("side");
+  for (const each of document.querySelectorAll("[data-shows-run]")) each.setAttribute("aria-pressed", String(each.dataset.showsRun === name));
+  show(view.frame);
+}
+
+addEventListener("result", ({ detail }) => showResult(detail));
 
 /** Show that no clip is open any more. */
 function closed() {

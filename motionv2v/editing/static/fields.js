@@ -1,5 +1,6 @@
 // Controls for the fields of an operation, made from what the session says of them: how each is asked for.
 
+import * as keyframes from "./keyframes.js";
 import { button, chosen, make, state, view } from "./session.js";
 
 const CASUAL = { factor: 1.2, degrees: 15, velocity: [1, 0], by: [20, 0], speed: 0.5 };
@@ -7,12 +8,16 @@ const BY_FRAME = "by keyframe"; // shown where a word is given for each keyframe
 const HELD = "Hold keeps the shift alone: with keep motion the thing goes on moving by itself between keyframes. Without it, it stands still.";
 let made = 0; // controls so far: each needs a name of its own for its label
 
-/** Make the control of a field: {element, get, set, say, note}. get() throws a sentence, null means left out. */
+/**
+ * Make the control of a field: {element, get, set, more, say, note}.
+ *
+ * get() throws a sentence, null means left out; more() is what is said of other fields with it.
+ */
 export function control(field, changed) {
   const id = `field-${(made += 1)}`;
   const said = make("small", { id: `${id}-said`, class: "said", role: "alert" });
   const kind = KINDS[field.control] || KINDS.json;
-  const { body, get, set } = kind(field, id, changed);
+  const { body, get, set, more = () => ({}) } = kind(field, id, changed);
   const words = field.name.replace(/_/g, " ");
   const label = body.tagName === "FIELDSET" ? make("legend", { text: words }) : make("label", { text: words, for: id });
   const element = make("div", { class: "field", title: field.meaning });
@@ -26,7 +31,7 @@ export function control(field, changed) {
     element.classList.toggle("wrong", Boolean(sentence));
   };
   const note = (sentence) => (noted.textContent = sentence);
-  return { field, element, get, set, say, note };
+  return { field, element, get, set, more, say, note };
 }
 
 function number(id, label) {
@@ -126,6 +131,10 @@ const KINDS = {
     return { body, get, set };
   },
 
+  keyframes(field, id, changed) {
+    return keyframes.control(field, changed);
+  },
+
   json(field, id, changed) {
     const body = make("textarea", { id, rows: 2, spellcheck: "false" });
     body.addEventListener("change", changed);
@@ -158,7 +167,7 @@ export function form(asked, changed) {
     for (const name of words) {
       const one = controls.get(name);
       try {
-        given[name] = one.get();
+        Object.assign(given, { [name]: one.get() }, one.more());
         if (given[name] === null && (one.field.required || chosen().includes(name))) throw new Error("is needed");
         one.say("");
       } catch (error) {
@@ -200,7 +209,7 @@ export function form(asked, changed) {
     if (which && given >= 0 && !element.contains(document.activeElement)) which.selectedIndex = given;
     for (const [name, one] of controls) {
       if (one.element.contains(document.activeElement)) continue; // somebody types there
-      one.set(op[name]);
+      one.set(op[name], op, controls.has("ease"));
       one.say("");
     }
     note();

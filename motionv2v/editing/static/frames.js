@@ -1,9 +1,9 @@
 // Frames as they come from the session, and as long as they are wanted: of the clip, its draft, and maps of both.
 
-import { reach } from "./session.js";
+import { reach, view } from "./session.js";
 import { request } from "./transport.js";
 
-const KEPT = { source: 96, draft: 96, full: 8, masks: 48, uncertain: 48 }; // decoded at once, of each
+const KEPT = { source: 96, draft: 96, full: 8, result: 96, masks: 48, uncertain: 48 }; // decoded at once, of each
 const AHEAD = 72; // of the draft, that are fetched before they are looked at
 const MOST = 96 << 20; // bytes of decoded frames, all together
 
@@ -23,6 +23,20 @@ export function forgetEdit() {
   outdated.abort();
   outdated = new AbortController();
   for (const which of ["draft", "full", "masks", "uncertain"]) drop(which);
+}
+
+/** Let go of the frames of a result; nothing more is fetched ahead of what is shown then. */
+export function forgetResult() {
+  fetching += 1;
+  drop("result");
+}
+
+const ofEdit = (which) => !["source", "result"].includes(which);
+
+/** Let go of one frame, for there is another one. */
+export function forget(which, index) {
+  frames[which].get(index)?.close();
+  frames[which].delete(index);
 }
 
 function drop(which) {
@@ -45,10 +59,12 @@ export async function picture(which, index) {
   if (kept.has(index)) return kept.get(index);
   const asked = generation;
   const clip = opened;
-  const late = () => clip !== opened || (which !== "source" && asked !== generation);
+  const { result } = view;
+  const late = () => clip !== opened || (ofEdit(which) && asked !== generation) || (which === "result" && result !== view.result);
+  const path = which === "result" ? `/api/runs/${result}/frame/${index}` : `/api/frame/${which}/${index}`;
   let answer = null;
   try {
-    answer = await reach(`/api/frame/${which}/${index}`, which === "source" ? {} : { signal: outdated.signal });
+    answer = await reach(path, ofEdit(which) ? { signal: outdated.signal } : {});
   } catch (error) {
     if (late()) return null; // it was given up
     throw error;
@@ -84,15 +100,15 @@ function dropOldest(kept) {
   gone.close();
 }
 
-/** Fetch the draft's frames around one that is looked at, the nearest first and one at a time, until others are wanted. */
-export async function fetchAround(index, count) {
+/** Fetch the frames around one that is looked at, the nearest first and one at a time, until others are wanted. */
+export async function fetchAround(index, count, which = "draft") {
   const round = (fetching += 1);
   const edit = generation;
   const clip = opened;
   const near = [...Array(count).keys()].sort((one, other) => Math.abs(one - index) - Math.abs(other - index));
   for (const frame of near.slice(0, AHEAD)) {
     if (round !== fetching || edit !== generation || clip !== opened) return;
-    await picture("draft", frame).catch(() => {}); // what goes wrong is told when the frame is looked at
+    await picture(which, frame).catch(() => {}); // what goes wrong is told when the frame is looked at
   }
 }
 

@@ -1,7 +1,7 @@
 // The paths as what a hand does now will leave them: what the session answers when it is let go, worked out here.
 
 import { between, ramp } from "./curves.js";
-import { centre } from "./handles.js";
+import { centres } from "./handles.js";
 import { about } from "./operations.js";
 import { state, view } from "./session.js";
 
@@ -61,10 +61,11 @@ const shift = (way) => ([x, y], t) => [x + way[t][0], y + way[t][1]];
 
 /** How a drag of a handle moves points: about their centre in each frame. */
 function posed(drag) {
+  const centre = centres(drag.names);
   const turns = shares(drag).map((share, t) => {
     const size = drag.kind === "scale" ? drag.factor ** share : 1;
     const angle = drag.kind === "rotate" ? (drag.degrees * share * Math.PI) / 180 : 0;
-    return { about: centre(drag.names, t), cos: size * Math.cos(angle), sin: size * Math.sin(angle) };
+    return { about: centre(t), cos: size * Math.cos(angle), sin: size * Math.sin(angle) };
   });
   return ([x, y], t) => {
     const { about: [u, v], cos, sin } = turns[t];

@@ -23,17 +23,22 @@ function head(each, { title, ids, change, locked }) {
   color.addEventListener("change", () => change({ color: color.value }));
   const name = button(title, (event) => select(event.ctrlKey || event.metaKey || event.shiftKey ? [...chosen(), ...ids] : ids));
   name.className = "name";
+  name.title = title;
   name.setAttribute("aria-pressed", String(allOf(ids)));
   const lock = button("Lock", () => change({ locked: !locked }), `Lock ${each.name}`);
   lock.setAttribute("aria-pressed", String(locked));
-  return [color, name, button("Rename", () => rename(each, name, change), `Rename ${each.name}`), lock];
+  const pen = button("\u270e", () => rename(each, name, change), `Rename ${each.name}`);
+  pen.title = "Rename";
+  return [color, name, pen, lock];
 }
 
 function pointRow(point) {
   const title = `${point.name}, from frame ${point.t}${point.tracks ? ", imported" : ""}`;
   const change = (given) => run("change_point", { name: point.id, ...given });
-  const made = make("li", {}, ...head(point, { title, ids: [point.id], change, locked: Boolean(point.locked) }));
-  made.append(button("Remove", () => removePoints([point.id]), `Remove ${point.name}`));
+  const made = make("li", { class: "row" }, ...head(point, { title, ids: [point.id], change, locked: Boolean(point.locked) }));
+  const remove = button("\u00d7", () => removePoints([point.id]), `Remove ${point.name}`);
+  remove.title = "Remove";
+  made.append(remove);
   for (const mark of point.marks || []) {
     made.append(button(`Fixed at ${mark.t} \u00d7`, () => run("unfix", { name: point.id, frame: mark.t }), `Take back the mark of ${point.name} at ${mark.t}`));
   }
@@ -72,7 +77,7 @@ export function followBy(anchor, { id, name, tracker, tracks }) {
 function groupRow(group) {
   const points = state.project.points.filter((point) => group.points.includes(point.id));
   const change = (given) => run("change_group", { name: group.id, ...given });
-  const made = make("li", { class: "group" });
+  const made = make("li", { class: "row group" });
   const fold = button(open.has(group.id) ? "\u25be" : "\u25b8", () => (open.has(group.id) ? open.delete(group.id) : open.add(group.id), page.list()), `Points of ${group.name}`);
   fold.setAttribute("aria-expanded", String(open.has(group.id)));
   const locked = points.every((point) => point.locked);

@@ -26,13 +26,16 @@ export function now() {
   };
 }
 
-/** The centre of points in a frame, of those that are ever seen; as the session has it where all are. */
-export function centre(names, t) {
-  const rows = state.project.points.flatMap(({ id }, row) => (names.includes(id) ? [row] : []));
+/** What tells the centre of points in a frame, of those that are ever seen; as the session has it where all are. */
+export function centres(names) {
+  const asked = new Set(names);
+  const rows = state.project.points.flatMap(({ id }, row) => (asked.has(id) ? [row] : []));
   const seen = rows.filter((row) => state.target.visible[row].some(Boolean));
-  const counted = seen.length ? seen : rows;
-  return [0, 1].map((side) => counted.reduce((sum, row) => sum + state.target.xy[row][t][side], 0) / counted.length);
+  const paths = (seen.length ? seen : rows).map((row) => state.target.xy[row]);
+  return (t) => [0, 1].map((side) => paths.reduce((sum, path) => sum + path[t][side], 0) / paths.length);
 }
+
+const centre = (names, t) => centres(names)(t);
 
 /** The handle within reach of a place: "scale", "rotate" or null. */
 export function at([x, y], reach) {

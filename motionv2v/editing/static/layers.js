@@ -1,12 +1,18 @@
 // The panel of things: which lies in front, where a person said that they are, masks of files, what is carried.
 
 import { thing } from "./boxes.js";
-import { $, ask, busily, button, chosen, make, queue, refill, run, state, take, tell, view, whenChanged } from "./session.js";
+import * as frames from "./frames.js";
+import { redraw } from "./paint.js";
+import { $, ask, busily, button, chosen, make, post, queue, refill, run, state, take, tell, view, whenChanged } from "./session.js";
 
 let page = { go: () => {}, show: () => {} };
 export const start = (given) => (page = given);
 
-let carried = null; // of the edit that is shown: [{doubts, frames}]
+const EVERY = 200; // milliseconds between two looks at masks that are on their way
+const WAITS = "stopped while masks were carried: the draft needs them all";
+let carried = null; // of the edit that is shown, once nothing more comes: [{doubts, frames}]
+let told = []; // how often masks came for each frame
+let way = ""; // "carrying", "stopped" or "done"
 let asked = 0;
 
 export function called({ points }) {
@@ -40,17 +46,16 @@ function row(each, place) {
 }
 
 function status(place) {
-  if (!view.masks) return "";
-  if (!carried) return "Carrying.";
-  const own = carried[place];
-  return own ? `Carried: in ${own.frames} of ${state.clip.frames} frames.` : "";
+  const own = view.masks && carried && carried[place];
+  if (!own) return "";
+  return way === "stopped" ? `Carried so far: in ${own.frames} of ${state.clip.frames} frames.` : `Up to date: in ${own.frames} of ${state.clip.frames} frames.`;
 }
 
 /** The frame whose mask is doubted most; null where none is carried. */
 function weak(place) {
   const own = view.masks && carried && carried[place];
   if (!own || !own.frames) return null;
-  const most = Math.max(...own.doubts);
+  const most = Math.max(...own.doubts); // those of frames without a mask are null, which counts as 0
   return most > 0 ? own.doubts.indexOf(most) : null;
 }
 
@@ -59,25 +64,75 @@ export function list() {
   refill($("things"), things.map(row));
   $("things-says").textContent = things.length ? "" : "Nothing moves yet: what is bent, boxed or brushed is a thing, and has a layer.";
   $("masks").disabled = !state.clip || !chosen().length;
+  progress();
 }
 
-/** Ask for what is carried, and show it; the answer of an edit before is dropped. */
+/** Say how far masks are carried, and mark the frames that have one. */
+function progress() {
+  const on = view.masks && (state.things || []).length > 0;
+  const there = told.filter(Boolean).length;
+  $("carrying").hidden = !on || !["carrying", "stopped"].includes(way);
+  const words = { carrying: there ? "carrying the masks:" : "getting ready to carry the masks", stopped: "stopped:" }[way];
+  const said = there ? `${words} ${there} of ${told.length} frames` : words;
+  if (words && $("carrying-says").textContent !== said) $("carrying-says").textContent = said;
+  for (const [id, when] of [["carrying-stop", "carrying"], ["carrying-on", "stopped"]]) {
+    if ($(id) === document.activeElement && way !== when) $("source").focus();
+    $(id).hidden = way !== when;
+  }
+  const share = (frames) => `${(100 * frames) / told.length}%`;
+  $("carried").replaceChildren(...(on ? told : []).flatMap((count, t) => {
+    if (!count) return [];
+    const bar = make("i");
+    [bar.style.left, bar.style.width] = [share(t), share(1)];
+    return [bar];
+  }));
+}
+
+/** Fetch the masks of a frame that is looked at, and show them as soon as they are there. */
+export const look = (frame) => frames.picture("masks", frame).then((made) => made && frame === view.frame && redraw(), tell);
+
+/** Have masks carried, and show them as they come; those of an edit before are dropped. */
 export async function carry() {
-  carried = null;
   asked += 1;
   const own = asked;
+  const goesOn = view.waits && !view.masks; // who no longer looks at them wants the draft
+  [carried, told, way, view.waits] = [null, [], "", ""];
+  const isWanted = () => own === asked && view.masks && (state.things || []).length > 0;
   list();
-  if (!view.masks || !(state.things || []).length) return;
-  try {
-    const found = await ask("/api/masks");
-    if (own !== asked) return;
-    carried = found.things;
-    list();
-    page.show();
-  } catch (error) {
-    tell(error);
+  if (goesOn) carryOn();
+  while (isWanted()) {
+    try {
+      const found = await ask("/api/masks/carrying");
+      if (!isWanted()) return;
+      hear(found);
+    } catch (error) {
+      return own === asked && tell(error);
+    }
+    if (way !== "carrying") return;
+    await new Promise((done) => setTimeout(done, EVERY));
   }
 }
+
+function hear(found) {
+  const isOver = found.state !== "carrying";
+  const news = found.told.flatMap((count, t) => (isOver || count !== (told[t] || 0) ? [t] : []));
+  [told, way, carried] = [found.told, found.state, isOver ? found.things : null];
+  view.waits = way === "stopped" ? WAITS : "";
+  for (const t of news) frames.forget("masks", t);
+  if (news.includes(view.frame)) look(view.frame);
+  if (isOver) list();
+  else progress();
+}
+
+function stop() {
+  view.waits = WAITS; // at once, for the draft that was asked for will not come
+  post("/api/masks/stop", {}).catch(tell);
+}
+
+const carryOn = () => post("/api/masks/carry_on", {}).then(() => (carry(), page.show()), tell);
+
+$("carrying-stop").addEventListener("click", stop);
+$("carrying-on").addEventListener("click", carryOn);
 
 whenChanged((before) => JSON.stringify([before.things, before.revision]) !== JSON.stringify([state.things, state.revision]) && carry());
 

@@ -9,7 +9,8 @@ let back = null; // what had the focus
 /**
  * Open the menu with groups [{name, items: [{words, sentence, checked, run, hover}]}] beside an element.
  *
- * An item's hover() tries it; left() is called when nothing is tried any more.
+ * An item's hover() tries it; left() is called when nothing is tried any more, which for what is chosen is when its
+ * run() has ended: until then it is shown as it was tried.
  */
 export function open(anchor, title, groups, left = () => {}) {
   close();
@@ -33,10 +34,20 @@ function entry({ words, sentence, checked, run, hover = () => {} }) {
   const made = make("button", { type: "button", role: "menuitemradio", "aria-checked": String(Boolean(checked)), tabindex: -1 }, make("b", { text: words }));
   if (sentence) made.append(" ", make("small", { text: sentence }));
   for (const kind of ["pointerenter", "focus"]) made.addEventListener(kind, hover);
-  for (const kind of ["pointerleave", "blur"]) made.addEventListener(kind, () => leave());
-  made.addEventListener("click", () => (close(), run()));
+  made.addEventListener("click", () => choose(run));
   return made;
 }
+
+function choose(run) {
+  const end = leave;
+  leave = () => {};
+  close();
+  Promise.resolve(run()).finally(end);
+}
+
+// From one item to the next something is tried all the time.
+box.addEventListener("pointerleave", () => leave());
+box.addEventListener("focusout", ({ relatedTarget }) => box.contains(relatedTarget) || leave());
 
 const items = () => [...box.querySelectorAll("button")];
 

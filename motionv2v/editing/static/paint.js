@@ -5,7 +5,7 @@ import { edit, there } from "./frames.js";
 import { changes, ghost } from "./ghosts.js";
 import * as handles from "./handles.js";
 import { lens, ratio } from "./stage.js";
-import { $, isChosen, state, view } from "./session.js";
+import { $, inLine, isChosen, state, view } from "./session.js";
 
 const MANY = 40; // points: of more, the paths that are not chosen are thin, and short
 const NEAR = 12; // frames: as much of these paths is drawn
@@ -55,18 +55,21 @@ export function forgetDraft() {
   last.width = last.height = 0;
 }
 
-const isEdited = () => state.project.operations.some(({ on }) => on);
+export const isEdited = () => state.project.operations.some(({ on }) => on);
 
 /** The draft of this frame, or else what was shown last; without an edit the clip itself; null where there is none. */
 function draft() {
+  if (view.result) return there("result", view.frame) || null;
   if (!isEdited()) return there("source", view.frame) || null;
-  return (view.full && there("full", view.frame)) || there("draft", view.frame) || (last.width ? last : null);
+  return there("full", view.frame) || there("draft", view.frame) || (last.width ? last : null);
 }
 
 /** What a person is to know of the draft that is shown; "" where it is this frame's, of this edit. */
 function sayDraft(drawn, isFresh) {
+  if (view.result) return drawn ? "" : `fetching the result of run ${view.result}…`;
   if (!isEdited()) return "nothing is edited yet";
   if (isFresh) return "";
+  if (view.waits) return view.waits;
   if (view.failed) return "the draft could not be drawn";
   if (view.full && there("draft", view.frame)) return "drawing it at full size…";
   if (!drawn) return "drawing the draft…";
@@ -91,13 +94,13 @@ function clear() {
 export function paint() {
   const clip = there("source", view.frame);
   const drawn = draft();
-  const isFresh = !isEdited() || Boolean(there(view.full ? "full" : "draft", view.frame));
+  const isFresh = view.result || !isEdited() || Boolean(there(view.full ? "full" : "draft", view.frame));
   for (const each of document.querySelectorAll("figure.draft, #stage")) each.classList.toggle("updating", Boolean(drawn && !isFresh));
   tellDraft(sayDraft(drawn, isFresh));
   if (view.mode === "side") {
     const on = begin($("draft"));
     if (drawn) lay(on, drawn);
-    if (drawn && view.uncertain) hatch(on);
+    if (drawn && view.uncertain && !view.result) hatch(on);
   }
   if (!clip) return;
   const on = begin($("source"));
@@ -105,12 +108,13 @@ export function paint() {
   lay(on, view.mode === "draft" && drawn && !view.holding ? drawn : clip);
   on.context.globalAlpha = 1;
   if (view.mode === "wipe" && drawn && !view.holding) wipe(on, drawn);
-  if (view.uncertain && ["draft", "wipe"].includes(view.mode)) hatch(on);
+  if (view.uncertain && !view.result && ["draft", "wipe"].includes(view.mode)) hatch(on);
   if (view.mode === "source") return;
   if (view.masks) masks(on);
   paths(on);
   for (const stroke of boxes.strokesOf(view.frame)) brushed(on, stroke);
   for (const { box, color } of boxes.inFrame(view.frame)) frame(on, box, color);
+  for (const { command, content } of inLine()) if (command === "add_point" && content.frame === view.frame) waiting(on, content);
   if (view.followed) line(on, view.followed.map(([, place]) => place), "#fff", 2, [2, 4]);
   handled(on);
   if (view.region) region(on, view.region);
@@ -358,6 +362,14 @@ function square(on, [x, y], here) {
     on.context.strokeStyle = color;
     on.context.lineWidth = width * ratio();
     on.context.strokeRect(on.x(x) - side, on.y(y) - side, 2 * side, 2 * side);
+  }
+}
+
+/** Where a point was asked for that is not followed yet. */
+function waiting(on, { x, y }) {
+  for (const [color, width, dash] of [["#000", 4, []], ["#fff", 2, [3, 3]]]) {
+    const ring = Array.from({ length: 25 }, (_, t) => [x + (8 / on.k) * ratio() * Math.cos((t * Math.PI) / 12), y + (8 / on.k) * ratio() * Math.sin((t * Math.PI) / 12)]);
+    line(on, ring, color, width, dash);
   }
 }
 

@@ -1,6 +1,6 @@
 // Runs of models: what they need, started once for each seed, watched while they work, gone on with, shown, exported.
 
-import { $, ask, busily, button, make, post, refill, run, state, tell, whenChanged } from "./session.js";
+import { $, ask, busily, button, make, post, refill, run, state, tell, view, whenChanged } from "./session.js";
 import { drop, save, show } from "./transport.js";
 
 const FORMATS = [["mp4", "mp4"], ["webm", "webm"], ["gif", "gif"], ["zip", "PNG pictures (zip)"], ["png", "contact sheet (png)"]];
@@ -18,7 +18,10 @@ let exported = []; // runs of which there may be a film to take along
 const number = (id) => ($(id).value === "" ? null : Number($(id).value));
 
 function settings() {
-  const seeds = $("seeds").value.split(/[\s,]+/).filter(Boolean).map(Number);
+  const words = $("seeds").value.split(/[\s,]+/).filter(Boolean);
+  const wrong = words.find((word) => !/^\d{1,10}$/.test(word));
+  if (wrong) throw new Error(`Seeds are whole numbers, such as 1, 2, 3: \u201c${wrong}\u201d is none.`);
+  const seeds = words.map(Number);
   const found = { checkpoint: $("checkpoint").value.trim(), num_steps: number("num-steps"), guidance: number("guidance") };
   return seeds.length ? { ...found, seeds } : found;
 }
@@ -29,9 +32,9 @@ async function estimate() {
   $("run-why").textContent = why;
   $("run").disabled = Boolean(why);
   if (why) return ($("needs").textContent = "");
-  const asked = settings();
   $("needs").textContent = "working out what it needs…";
   try {
+    const asked = settings();
     const found = await ask("/api/estimate", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
     if (JSON.stringify(asked) !== JSON.stringify(settings())) return;
     const time = found.seconds === null ? `Time: ${found.basis}` : `About ${clock(found.seconds)} (${found.basis})`;
@@ -157,10 +160,13 @@ function finished(made, each) {
     play(was ? "edited.mp4" : "comparison.mp4");
   }, `Show the result of run ${each.id} beside the source`);
   beside.setAttribute("aria-pressed", "false");
+  const pane = button("In the pane", () => dispatchEvent(new CustomEvent("result", { detail: view.result === each.id ? null : each.id })), `Show the result of run ${each.id} in place of the draft`);
+  pane.dataset.showsRun = each.id;
+  pane.setAttribute("aria-pressed", String(view.result === each.id));
   const use = button("Use as source", () => run("use_result", { run: each.id }), `Use the result of run ${each.id} as source`);
   const copy = each.command ? button("Copy command", () => copied(each.command), `Copy the command line of run ${each.id}`) : "";
   const took = each.seconds === null || each.seconds === undefined ? "" : `took ${clock(each.seconds)}`;
-  made.append(make("small", { text: took }), beside, use, copy, film);
+  made.append(make("small", { text: took }), pane, beside, use, copy, film);
 }
 
 /** Copy a text, or show it where the browser lets nobody copy. */

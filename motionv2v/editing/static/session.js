@@ -10,7 +10,7 @@ export const view = {
   selected: null, chosen: new Set(), // the point that was selected last, and all that are
   tool: "point", fixing: false, boxing: false, brushing: false, // what a drag does
   press: null, drag: null, trial: null, box: null, stroke: null, region: null, drawn: null, cross: null, loupe: null, // while it lasts
-  mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, full: false, failed: false, followed: null, holding: false, flash: false,
+  mode: "side", wipe: 0.5, onion: false, uncertain: false, masks: false, full: false, result: null, failed: false, waits: "", followed: null, holding: false, flash: false,
 };
 
 export const isChosen = (id) => view.chosen.has(id);
@@ -120,9 +120,26 @@ const asking = [];
 /** Call work(command, answer) when a command is sent, with the promise of its answer. */
 export const whenAsked = (work) => asking.push(work);
 
-/** Send a command; returns {answer}, or null where it went wrong, which `say` is told. */
+let line = []; // commands that wait for others: {command, content}
+
+/** The commands that wait for the one that is under way. */
+export const inLine = () => line;
+
+function changeLine(next) {
+  line = next;
+  dispatchEvent(new CustomEvent("line"));
+}
+
+/** Leave undone what waits. */
+export const leaveLine = () => changeLine([]);
+
+/** Send a command; returns {answer}, or null where it went wrong, which `say` is told, or where it was left undone. */
 export function attempt(command, content = {}, say = tell) {
+  const own = { command, content };
+  changeLine([...line, own]);
   return queue(async () => {
+    if (!line.includes(own)) return null;
+    changeLine(line.filter((each) => each !== own));
     const base = state.revision;
     const asked = () => {
       const answer = post("/api/do", { do: command, base, ...content });

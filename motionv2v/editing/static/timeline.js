@@ -85,7 +85,10 @@ function lane(point, row) {
     const tick = button("", () => page.go(frame), `${point.name}, frame ${frame}: ${words}`);
     tick.className = `tick ${[...kinds].join(" ")}`;
     tick.dataset.frame = frame;
-    if (operations.length) tick.dataset.operation = operations[operations.length - 1];
+    if (operations.length) {
+      tick.dataset.operation = operations[operations.length - 1];
+      tick.title = "Drag it, or Shift with arrows: to another frame";
+    }
     tick.tabIndex = index ? -1 : 0; // one stop of Tab for each lane; arrows go on from there
     tick.style.left = share(frame + 0.5);
     track.append(tick);
@@ -98,6 +101,17 @@ function lane(point, row) {
       return removeAt(point.id, Number(on));
     }
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step && event.shiftKey && on !== undefined) {
+      event.preventDefault();
+      event.stopPropagation();
+      return carry(document.activeElement, step);
+    }
+    if (["Escape", "Enter"].includes(event.key) && carried) {
+      event.preventDefault();
+      event.stopPropagation();
+      if (event.key === "Escape") carried.to = carried.from;
+      return settle();
+    }
     const all = [...track.querySelectorAll(".tick")];
     const next = step && all[all.indexOf(document.activeElement) + step];
     if (!next) return;
@@ -113,8 +127,36 @@ function lane(point, row) {
   return make("div", { class: "lane", role: "group", "aria-label": `${point.name}: ${where}` }, name, track);
 }
 
+// --- by keys: a keyframe that is carried to another frame, and stays there when nothing more is pressed ---
+
+const SETTLES = 600; // milliseconds
+let carried = null; // {tick, id, operation, from, to, timer}
+
+function carry(tick, step) {
+  const { operation, frame } = tick.dataset;
+  if (!operation) return tell("Only keyframes are moved in time: a mark or a box is of its frame.");
+  if (carried && carried.tick !== tick) settle();
+  carried = carried || { tick, id: tick.closest(".track").dataset.id, operation, from: Number(frame), to: Number(frame) };
+  carried.to = Math.max(0, Math.min(state.clip.frames - 1, carried.to + step));
+  tick.style.left = `${(100 * (carried.to + 0.5)) / state.clip.frames}%`;
+  page.go(carried.to);
+  clearTimeout(carried.timer);
+  carried.timer = setTimeout(settle, SETTLES);
+}
+
+async function settle() {
+  const { tick, id, operation, from, to, timer } = carried;
+  carried = null;
+  clearTimeout(timer);
+  const hasFocus = tick === document.activeElement;
+  if (to !== from) await run("move_key", { name: operation, frame: from, to });
+  draw();
+  if (hasFocus) [...$("lanes").querySelectorAll(".tick")].find((each) => each.dataset.frame === String(to) && each.closest(".track").dataset.id === id)?.focus();
+}
+
 /** Draw the lanes. */
 export function draw() {
+  if (carried) return; // it is drawn when that is done
   const { points } = state.project;
   const isNamed = (point) => points.length <= MOST || isChosen(point.id) || ticks(point).length > 1;
   const rows = points.map((point, row) => [point, row]).filter(([point]) => isNamed(point)).slice(0, 2 * MOST);

@@ -5,7 +5,7 @@ import * as boxes from "./boxes.js";
 import * as eases from "./eases.js";
 import * as groups from "./groups.js";
 import * as handles from "./handles.js";
-import { redraw } from "./paint.js";
+import { isEdited, redraw } from "./paint.js";
 import * as pointer from "./pointer.js";
 import * as stage from "./stage.js";
 import * as timeline from "./timeline.js";
@@ -69,16 +69,18 @@ function turnOn(word) {
   page.show();
 }
 
+let uncertain = null; // the share of each frame
+
 async function tellUncertain() {
   $("uncertain-says").textContent = "";
-  if (!view.uncertain || !state.clip || !state.project.points.length) return;
+  uncertain = null;
+  if (!view.uncertain || !state.clip || !isEdited()) return;
   const found = await ask("/api/uncertain").catch(tell);
   if (!found) return;
   uncertain = found.shares;
   sayUncertain();
 }
 
-let uncertain = null;
 export function sayUncertain() {
   if (!view.uncertain || !uncertain) return;
   const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;

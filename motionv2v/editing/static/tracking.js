@@ -2,11 +2,12 @@
 
 import { redraw } from "./paint.js";
 import { request } from "./transport.js";
-import { $, whenAsked, view } from "./session.js";
+import { $, inLine, leaveLine, whenAsked, view } from "./session.js";
 
 const FOLLOW = ["add_point", "fix", "unfix", "track_by"]; // commands that may have to follow a point
 const EVERY = 200; // milliseconds between two looks
 let stopping = false;
+let watched = 0; // commands under way that may follow a point
 
 whenAsked((command, answer) => {
   if (FOLLOW.includes(command)) watch(answer);
@@ -15,7 +16,8 @@ whenAsked((command, answer) => {
 async function watch(answer) {
   let waits = true;
   stopping = false;
-  const end = () => ((waits = false), show(null, 0));
+  watched += 1;
+  const end = () => ((waits = false), (watched -= 1), show(null, 0));
   answer.then(end, end);
   while (waits) {
     await new Promise((done) => setTimeout(done, EVERY));
@@ -32,13 +34,26 @@ function show(places, count) {
   view.followed = places;
   $("following").textContent = !places ? "" : places.length ? `following the point: ${Math.min(places.length, count)} of ${count} frames` : "following the point…";
   if (!places && $("stop-following") === document.activeElement) $("source").focus();
-  $("stop-following").hidden = !places;
+  offer();
   redraw();
 }
+
+/** Offer to stop while a point is followed, or something waits for it. */
+function offer() {
+  const count = inLine().length;
+  const words = count ? `${count} more ${count === 1 ? "waits" : "wait"}` : "";
+  if ($("waiting").textContent !== words) $("waiting").textContent = words;
+  $("stop-following").hidden = !view.followed && !count;
+  $("stop-following").textContent = count ? "Stop all" : "Stop following";
+}
+
+addEventListener("line", () => (offer(), redraw()));
 
 const ask = () => request("/api/tracking/stop", { method: "POST" }).catch(() => {}); // until the command has ended
 
 function stop() {
+  leaveLine(); // what waits is left undone at once; what is under way ends when it hears of it
+  if (!watched) return;
   stopping = true;
   ask();
 }

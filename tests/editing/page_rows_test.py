@@ -1,0 +1,128 @@
+"""Keyframes as rows and as diamonds that keys carry, clicks that wait in line, results in the pane, in Chromium."""
+
+import threading
+
+import moving_square
+import numpy as np
+import pytest
+import served_page
+from served_page import Page
+from waiting import until
+
+from motionv2v import video
+from motionv2v.trackers.flows import Flows
+
+pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
+pytestmark = pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
+X, Y = (float(side) + 10 for side in moving_square.corners()[0])
+SIZE = {"width": 1400, "height": 900}
+WORKS = 300
+"""Seconds that a busy machine may take for a run of the draft."""
+
+
+@pytest.fixture
+def page(browser, session, address):
+    session.add_point(0, X, Y)
+    session.bend(["p1"], 4, 0, 20)
+    made = Page(browser, address, viewport=SIZE)
+    made.wait("document.getElementById('source').width > 300")  # it is as high as the clip from then on
+    yield made
+    assert [error for error in made.errors if "400" not in error] == [] and len(made.asked) == 1
+    made.context.close()
+
+
+def test_keyframes_are_rows_and_keys_carry_a_diamond_in_one_step(page, session):
+    def steps(count):
+        until(lambda: len(session._undo) == count, f"{count} steps", 60)
+        page.wait(f"document.getElementById('undo').title === {session._undo[-1]['label']!r}")
+        return session.project["operations"][0]["op"]
+
+    heights = page.main.locator("#points .row > *").evaluate_all("all => all.map((each) => each.offsetTop)")
+    assert max(heights) - min(heights) < 12, "all that is said of a point stands in one line"
+    page.main.get_by_role("button", name="bend p1", exact=True).click()
+    own = page.main.locator("#operations .fields")
+    kept = dict(session.project["operations"][0]["op"]["keyframes"])
+    own.get_by_label("Keyframe 4: pace to the next").select_option("hold")
+    assert steps(4)["ease"] == {"4": "hold"} and steps(4)["keyframes"] == kept, "places that are left alone stay exact"
+    assert own.get_by_label("ease").input_value() == "by keyframe"
+    own.get_by_label("Keyframe 4: y").fill("70.5")
+    own.get_by_label("Keyframe 4: y").blur()
+    assert steps(5)["keyframes"]["4"] == [kept["4"][0], 70.5]
+    own.get_by_label("Keyframe 4: frame").fill("3")
+    own.get_by_label("Keyframe 4: frame").blur()
+    assert sorted(steps(6)["keyframes"]) == ["0", "3", "8"] and steps(6)["ease"] == {"3": "hold"}
+    page.main.locator("#source").focus()
+    for _ in range(6):
+        page.page.keyboard.press(".")
+    page.wait("document.getElementById('where').textContent === '6 / 8'")
+    page.button("Select p1").click()
+    page.button("Add a keyframe at this frame").click()
+    np.testing.assert_allclose(steps(7)["keyframes"]["6"], session.target().xy[0, 6], atol=0.02)
+    page.button("Remove keyframe 6").click()
+    assert sorted(steps(8)["keyframes"]) == ["0", "3", "8"]
+    page.button("p1, frame 3: keyframe").focus()
+    for _ in range(3):
+        page.page.keyboard.press("Shift+ArrowRight")
+    assert sorted(steps(9)["keyframes"]) == ["0", "6", "8"], "one step"
+    page.wait("document.activeElement.getAttribute('aria-label') === 'p1, frame 6: keyframe'")
+    assert page.main.locator("#where").text_content() == "6 / 8"
+    page.page.keyboard.press("Shift+ArrowLeft")
+    page.page.keyboard.press("Escape")
+    page.page.wait_for_timeout(800)
+    page.page.keyboard.press("Control+z")
+    assert sorted(steps(8)["keyframes"]) == ["0", "3", "8"], "Escape left it where it was"
+
+
+def test_clicks_wait_in_a_line_that_is_told_and_left_at_once(page, session, monkeypatch):
+    compute, goes_on = Flows.compute, threading.Event()
+    monkeypatch.setattr(Flows, "compute", lambda self, i, j: (goes_on.wait(WORKS), compute(self, i, j))[1])
+    session._followers = (None, {})
+    try:
+        for place in [page.at(session, x, 85) for x in (20, 50, 80, 110)]:
+            page.page.mouse.click(*place)
+        page.says("waiting", "3 more wait")
+        page.button("Stop all").click()
+        page.wait("document.getElementById('waiting').textContent === ''")
+        assert page.main.evaluate("import('/static/session.js').then(({ inLine }) => inLine().length)") == 0
+    finally:
+        goes_on.set()
+    page.says("error", "following the point was stopped; nothing has changed")
+    assert len(session.project["points"]) == 1, "neither those that waited nor that which was under way"
+    page.page.mouse.click(*page.at(session, 110, 10))
+    page.wait("document.querySelectorAll('#points li').length === 2")
+    assert session.project["points"][-1]["y"] < 20, "another click is done"
+
+
+def test_a_result_is_looked_at_frame_by_frame_beside_the_source(page, session):
+    name = session.run()
+    until(lambda: session.runs.status(name)["state"] == "done", "the run ends", WORKS)
+    page.page.reload()
+    page.ready()
+    asked = []
+    page.page.on("request", lambda request: asked.append(request.url))
+    show = page.button("Show the result of run 1 in place of the draft")
+    show.click()
+    page.says("draft-name", "result of run 1")
+    page.main.locator("#source").focus()
+    for _ in range(4):
+        page.page.keyboard.press(".")
+    page.there("result", 4)
+    page.page.wait_for_timeout(500)
+    shown = page.main.evaluate(
+        "(([x, y]) => { const canvas = document.getElementById('draft'); const k = canvas.width / 128;"
+        " return [...canvas.getContext('2d').getImageData(x * k, y * k, 1, 1).data]; })",
+        [float(side) for side in session.target().xy[0, 4]],
+    )
+    x, y = session.target().xy[0, 4].astype(int)
+    wanted = video.read(session.runs.result(name)).frames[4, y, x].astype(int)
+    assert np.abs(np.array(shown[:3]) - wanted).max() < 40, "it is the result's own frame"
+    assert [each for each in asked if each.endswith(("/draft/3", "/draft/4"))] == [], "nothing is drawn meanwhile"
+    show.click()
+    page.wait("document.getElementById('draft-name').textContent === 'draft'")
+    show.click()
+    page.says("draft-name", "result of run 1")
+    page.button("Select p1").click()
+    page.main.locator("#source").focus()
+    page.page.keyboard.press("ArrowDown")
+    page.wait("document.getElementById('draft-name').textContent === 'draft'")  # what is edited is seen as a draft
