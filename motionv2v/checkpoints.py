@@ -75,6 +75,12 @@ RELEASED: dict[str, Released] = {
         commit="8790e41",
         description="`tiny`, its branch trained further to repair the draft of an edit, in one step and one view",
     ),
+    "motion_prompting_tiny": Released(
+        folder="released/motion_prompting_tiny",
+        config="configs/motion_prompting_tiny.py",
+        commit="f34c771",
+        description="Motion Prompting on `base_tiny`: a first frame moves along any tracks, of synthetic scenes",
+    ),
     "base_tiny": Released(
         folder="released/base_tiny",
         config="configs/base_tiny_fine.py",

@@ -283,5 +283,5 @@ def test_a_model_goes_on_from_one_that_did_not_carry():
     before = plain.apply({"params": without}, drawn).tokens
     np.testing.assert_array_equal(own.apply({"params": params}, drawn).tokens, before)
     assert np.any(jax.grad(lambda p: own.apply({"params": p}, drawn).tokens.sum())(params)["carried_embed"]["kernel"])
-    with pytest.raises(ValueError, match="method.carries needs places to carry from"):
+    with pytest.raises(ValueError, match=r"method\.carries needs places to carry from"):
         motion_prompting.make_conditioner(ConfigDict({**CONFIG, "carries": True}), width=8, patch_size=2)
