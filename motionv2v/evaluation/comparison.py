@@ -29,7 +29,7 @@ from motionv2v.data.scenes.pairs import Pair, SceneConfig
 from motionv2v.editing import opening, repair
 from motionv2v.evaluation import measures, motion_prompting, remaking, report, scoring, suite, synthetic
 from motionv2v.evaluation.drafts import Drafts, PairDrafts
-from motionv2v.evaluation.scoring import Scores
+from motionv2v.evaluation.scoring import Row
 from motionv2v.evaluation.suite import Item, Suite
 from motionv2v.tracks import Tracks
 from motionv2v.typing import UInt8
@@ -210,12 +210,12 @@ def table(
         options = {"weights": weights, "net": net, "say": print}
         scores = scoring.score(place / "suite", place / "outputs", **options)
         folder = report.write(scores, place / "outputs" / scoring.SCORES)
-    holds, words = order(scores, of_way)
+    holds, words = order(scores.rows, scores.metrics, of_way)
     wrote = f"\nwrote {folder}/scores.html, .md, .csv and .json" if out else ""
     return f"{report.markdown(scores)}\n{words}{wrote}", report.content(scores) | {"order": holds}
 
 
-def order(scores: Scores, of_way: dict[str, list[str]]) -> tuple[dict[str, bool], str]:
+def order(rows: Sequence[Row], metrics: Sequence[str], of_way: dict[str, list[str]]) -> tuple[dict[str, bool], str]:
     """Tell by each of `ORDERED` whether the best rows of each of `WAYS` come in that order; also in words.
 
     `of_way`: the rows by how they edit; a way without rows is left out, and of one alone nothing is told.
@@ -223,10 +223,10 @@ def order(scores: Scores, of_way: dict[str, list[str]]) -> tuple[dict[str, bool]
     present, holds = [each for each in WAYS if of_way[each]], {}
     if len(present) < 2:
         return {}, "Models of one way alone: nothing is said of an order."
-    rows = {row.name: row for row in scores.rows}
-    for metric in (each for each in ORDERED if each in scores.metrics):
+    by_name = {row.name: row for row in rows}
+    for metric in (each for each in ORDERED if each in metrics):
         sign = 1 if measures.METRICS[metric].is_more_better else -1
-        best = [max(sign * rows[name].mean(metric)[0] for name in of_way[each]) for each in present]
+        best = [max(sign * by_name[name].mean(metric)[0] for name in of_way[each]) for each in present]
         holds[metric] = all(a > b for a, b in itertools.pairwise(best))
     told = ", ".join(f"{metric} {'yes' if value else 'no'}" for metric, value in holds.items())
     return holds, f"Edits {' before '.join(present)}, as the paper finds: {told}."

@@ -1,7 +1,6 @@
 """The comparison of three ways to edit: exact halves of scenes, what each model is shown, and whose row is which."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,21 +132,23 @@ def test_the_table_has_the_rows_of_all_ways_and_those_of_reference(models, shown
     assert len(list((tmp_path / "out" / "outputs" / "remade_model").glob("*/00004.png"))) == 3
 
 
-def scores(**values):
-    """Return scores of rows by name, of each of which one metric is known."""
-    rows = [SimpleNamespace(name=name, mean=lambda metric, value=value: (value, 3)) for name, value in values.items()]
-    return SimpleNamespace(rows=rows, metrics=["l2_later", "psnr"])
+def rows(**values):
+    """Return rows by name, of each of which one number is known, whatever is measured."""
+    known = ("l2_later", "ssim_later")
+    return [
+        scoring.Row(name, name, scores={"one": dict.fromkeys(known, float(value))}) for name, value in values.items()
+    ]
 
 
 def test_the_order_is_that_of_the_best_row_of_each_way():
     ways = dict(zip(comparison.WAYS, (["a", "b"], ["c"], ["d"]), strict=True))
-    assert comparison.order(scores(a=5, b=1, c=2, d=3), ways)[0] == {"l2_later": True}
-    assert comparison.order(scores(a=5, b=1, c=3, d=2), ways)[0] == {"l2_later": False}
-    assert comparison.order(scores(a=5, b=4, c=2, d=3), ways)[0] == {"l2_later": False}
-    found = scores(a=5, b=1, c=2, d=3)
-    found.metrics.append("ssim_later")  # of which more is better
-    assert comparison.order(found, ways)[0] == {"l2_later": True, "ssim_later": False}
-    assert comparison.order(found, {**ways, "from one picture": [], "locally": []})[0] == {}
+    measured = ["l2_later", "psnr"]
+    assert comparison.order(rows(a=5, b=1, c=2, d=3), measured, ways)[0] == {"l2_later": True}
+    assert comparison.order(rows(a=5, b=1, c=3, d=2), measured, ways)[0] == {"l2_later": False}
+    assert comparison.order(rows(a=5, b=4, c=2, d=3), measured, ways)[0] == {"l2_later": False}
+    found, both = rows(a=5, b=1, c=2, d=3), [*measured, "ssim_later"]  # of which more is better
+    assert comparison.order(found, both, ways)[0] == {"l2_later": True, "ssim_later": False}
+    assert comparison.order(found, both, {**ways, "from one picture": [], "locally": []})[0] == {}
 
 
 def test_rows_are_named_by_their_folders():

@@ -348,7 +348,7 @@ def with_prompts(built, *prompts):
 
 def test_clip_is_measured_with_the_weights_that_are_named(built, outputs, sees, monkeypatch):
     prompted = with_prompts(built, "a square goes along", "a square goes along", "")
-    monkeypatch.setattr(suite, "load", lambda folder: prompted)
+    monkeypatch.setattr(suite, "load", lambda folder, digest: prompted)
     scores = scoring.score(built.folder, outputs, CLIP_METRICS, **sees)
     by_name = {row.name: row for row in scores.rows}
     for metric in CLIP_METRICS[1:]:
@@ -368,7 +368,7 @@ def test_clip_is_measured_with_the_weights_that_are_named(built, outputs, sees, 
     monkeypatch.undo()
     monkeypatch.setitem(clip.NETS, "ViT-B/32", clip_files.TINY)
     another = with_prompts(built, "a dog", "a square goes along", "")
-    monkeypatch.setattr(suite, "load", lambda folder: another)
+    monkeypatch.setattr(suite, "load", lambda folder, digest: another)
     other = scoring.score(built.folder, outputs, ["clip_text"], **sees)
     first = built.items[0].id
     assert other.rows[0].scores[first]["clip_text"] != scores.rows[0].scores[first]["clip_text"]
@@ -401,7 +401,7 @@ def test_plots_have_a_dot_for_each_number_and_a_bar_for_each_mean():
     bars = [float(x) + 1 for x in re.findall(r'rect x="([\d.]+)"', drawn)]
     assert bars == pytest.approx([plots.LEFT + 10 + room * share for share in (0.25, 0.625)], abs=0.06)
     assert plots.strip("", {"a": [math.nan]}, {"a": math.nan}) == "" and 'cx="' in plots.strip(
-        "", {"a": [1]}, {"a": 1.0}
+        "", {"a": [1.0]}, {"a": 1.0}
     )
 
 
