@@ -99,11 +99,11 @@ def test_a_result_is_looked_at_frame_by_frame_beside_the_source(page, session):
     until(lambda: session.runs.status(name)["state"] == "done", "the run ends", WORKS)
     page.page.reload()
     page.ready()
-    asked = []
-    page.page.on("request", lambda request: asked.append(request.url))
     show = page.button("Show the result of run 1 in place of the draft")
     show.click()
     page.says("draft-name", "result of run 1")
+    asked = []  # from here on: the draft's next frames may have been fetched ahead before
+    page.page.on("request", lambda request: asked.append(request.url))
     page.main.locator("#source").focus()
     for _ in range(4):
         page.page.keyboard.press(".")

@@ -191,7 +191,9 @@ def test_what_the_disk_cannot_hold_is_a_sentence(client, app, tmp_path, monkeypa
 
     monkeypatch.setattr(app.state.session, "_save", full)
     answer = do(client, do="set", prompt="x")
-    assert answer.status_code == 503 and answer.json()["error"].endswith("written: No space left on device")
+    assert answer.status_code == 503 and answer.json()["error"].endswith(
+        "written: No space left on device; mend that, and do it again"
+    )
 
 
 def test_operations_and_boxes_are_commands_and_malformed_ones_are_told(client):

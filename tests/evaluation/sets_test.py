@@ -202,7 +202,7 @@ def test_missing_files_are_named_and_nothing_stands_in_for_them(built, tmp_path)
     some.mkdir()
     scores = score(built, folder, None, some)
     assert scores.metrics[0] == "psnr" and not {"fvd_tf", "lpips"} & set(scores.metrics)
-    each = {name for name, metric in measures.METRICS.items() if metric.group in ("lpips", "clip", "vbench")}
+    each = {name for name, metric in measures.METRICS.items() if metric.group in ("lpips", "clip", "vbench", "trajan")}
     assert set(scores.lacking) == {*sets.USUAL, *each}, "variants are measured when named"
     (line,) = (note for note in report.notes(scores) if note.startswith("fvd_tf is not measured: "))
     assert "put i3d_torchscript.pt (from " in line and "licence: " in line and f"into {some}" in line

@@ -76,8 +76,8 @@ def test_the_commands_of_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["scor"], "unexpected argument 'scor'; available: build, score, export, study, list"),
-        (["score", "list"], "unexpected argument 'list'; available: build, score, export, study, list"),
+        (["scor"], "unexpected argument 'scor'; available: build, score, export, study, features, list"),
+        (["score", "list"], "unexpected argument 'list'; available: build, score, export, study, features, list"),
         (["score"], "evaluate: --outputs is missing"),
         (["build", "--videos=."], "evaluate: --suite is missing"),
         (["export", "--suite=."], "evaluate: --format is missing"),
