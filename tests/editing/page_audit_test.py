@@ -147,7 +147,10 @@ def shoot(session, page, name, path):
     for each in car:
         session.add_point(each["t"], each["x"], each["y"])
     last = len(session.clip.frames) - 1
-    session.bend([f"p{index + 1}" for index in range(len(car))], last // 2, 0, 50)
+    names = [f"p{index + 1}" for index in range(len(car))]
+    session.bend(names, last // 2, 0, 50)
+    for frame, box in ((0, (40, 150, 184, 238)), (last, (72, 150, 204, 238))):  # as in the example's own edit
+        session.set_box(names, frame, box)
     page.page.reload()
     page.ready()
     for _ in range(last // 2):
