@@ -8,10 +8,11 @@ at its size: trained on many tracks, a model also follows few (table 3). The vol
 where what they show started, and not identities as the paper's (`methods.motion_prompting`). The probe tracks the
 points again in what was made, for the loss does not tell whether they are followed.
 
-The released weights, 2026-11-30, one CPU core beside other work, 20,480 clips, two stages: 897 steps (28,704 samples,
-48 minutes) with `--config.method.carries=False`, to a loss of 0.157; from their average (`--config.resume_from`) 1,000
-steps (32,000 samples, 50 minutes) with the first frame's latents carried, to 0.13. Of 40 held-out clips
-(`launch/evaluate.py --benchmark=motion_prompting --checkpoint=motion_prompting_tiny --num_clips=40`, eight views):
+The released weights, 2026-11-30, one CPU core beside other work, 20,480 clips, two stages in some 100 minutes: 897 of
+2,000 planned steps (28,704 samples) with `--config.method.carries=False`, to a loss of 0.16; from their average
+(`--config.resume_from`) 1,000 steps (32,000 samples, `--config.train.steps=1000`) with the first frame's latents
+carried, to 0.13. Of 40 held-out clips (`launch/evaluate.py --benchmark=motion_prompting
+--checkpoint=motion_prompting_tiny --num_clips=40`, eight views):
 
                             PSNR    SSIM    EPE (px)
     1 track                 19.54   0.69    2.55

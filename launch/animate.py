@@ -14,7 +14,9 @@ from motionv2v.editing import animated
 
 IMAGE = flags.DEFINE_string("image", None, "the picture, png or jpeg", required=True)
 MOTION = flags.DEFINE_string("motion", None, "the motion.json: what moves, and how", required=True)
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "draft (default), or a model folder or work dir, see above")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "draft (default), motion_prompting_tiny, a model folder or a work dir"
+)
 OUT = flags.DEFINE_string("out", "outputs", "folder for animated.mp4, tracks.mp4 and contact_sheet.png")
 DEPTH = flags.DEFINE_string("depth", None, "for cameras: an .npy, or the folder of a depth model; default: a plane")
 INVERSE = flags.DEFINE_bool("inverse_depth", False, "the array of --depth holds inverse depths")

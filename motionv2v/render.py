@@ -25,7 +25,7 @@ import numpy as np
 from motionv2v.models.layers import timestep_embedding
 from motionv2v.models.vae.autoencoder import latent_shape
 from motionv2v.tracks import Tracks
-from motionv2v.typing import AnyArray, Float, Int, Key
+from motionv2v.typing import AnyArray, Bool, Float, Int, Key
 
 METHODS = ("auto", "window", "full")
 POOLS = {"7": 7, "26": 26, "64": 64}
@@ -152,15 +152,29 @@ def track_volume(
         size: (H, W) of the picture. grid: (h, w), the cells that the volume has along its sides.
         channels: C, even; 64 in the paper.
     """
-    xy, visible = jnp.asarray(tracks.xy, jnp.float32), jnp.asarray(tracks.visible)
+    is_seen, cells = _cells(tracks, size, grid)
+    codes = timestep_embedding(identities, channels)
+    return _add(codes[:, None] * is_seen[..., None], cells, grid)
+
+
+def _cells(
+    tracks: Tracks, size: tuple[int, int], grid: tuple[int, int]
+) -> tuple[Bool[AnyArray, "N T"], Int[AnyArray, "N T 2"]]:
+    """Return which points are seen inside the picture, and the (column, row) of a grid that each is in; else (0, 0)."""
+    xy = jnp.asarray(tracks.xy, jnp.float32)
     cells = jnp.floor(xy * jnp.asarray([grid[1] / size[1], grid[0] / size[0]], jnp.float32))
     # Written so that a point that is not a number is left out.
-    is_seen = visible & jnp.all((cells >= 0) & (cells < jnp.asarray([grid[1], grid[0]])), axis=-1)
-    column, row = (jnp.where(is_seen, cells[..., i], 0).astype(jnp.int32) for i in (0, 1))
-    codes = timestep_embedding(identities, channels)
-    written = codes[:, None] * is_seen[..., None]
-    frame = jnp.broadcast_to(jnp.arange(xy.shape[1]), row.shape)
-    return jnp.zeros((xy.shape[1], *grid, channels), jnp.float32).at[frame, row, column].add(written)
+    is_seen = jnp.asarray(tracks.visible) & jnp.all((cells >= 0) & (cells < jnp.asarray([grid[1], grid[0]])), axis=-1)
+    return is_seen, jnp.where(is_seen[..., None], cells, 0).astype(jnp.int32)
+
+
+def _add(
+    codes: Float[AnyArray, "N T C"], cells: Int[AnyArray, "N T 2"], grid: tuple[int, int]
+) -> Float[AnyArray, "T h w C"]:
+    """Add up what is written into each cell of each frame."""
+    frame = jnp.broadcast_to(jnp.arange(codes.shape[1]), codes.shape[:2])
+    empty = jnp.zeros((codes.shape[1], *grid, codes.shape[2]), jnp.float32)
+    return empty.at[frame, cells[..., 1], cells[..., 0]].add(codes)
 
 
 def place_volume(
@@ -179,12 +193,9 @@ def place_volume(
         channels: C, even, 6 or more: cosines, then sines, of x and y in turns of half a period over the picture, a
             whole one, two, four, ..., and of the frame in which the track was first seen, which get what is over.
     """
-    xy, visible = jnp.asarray(tracks.xy, jnp.float32), jnp.asarray(tracks.visible)
+    xy = jnp.asarray(tracks.xy, jnp.float32)
     size_xy, cell = jnp.asarray(size[::-1], jnp.float32), jnp.asarray([size[1] / grid[1], size[0] / grid[0]])
-    cells = jnp.floor(xy / cell)
-    is_seen = visible & jnp.all((cells >= 0) & (cells < jnp.asarray(grid[::-1])), axis=-1)
-    cells = jnp.where(is_seen[..., None], cells, 0)
-    column, row = (cells[..., i].astype(jnp.int32) for i in (0, 1))
+    is_seen, cells = _cells(tracks, size, grid)
     birth = jnp.argmax(is_seen, axis=1)  # [N]
     start = jnp.take_along_axis(xy, birth[:, None, None], axis=1)
     place = jnp.where(is_seen[..., None], start + (cells + 0.5) * cell - xy, 0) / size_xy  # [N T 2]
@@ -195,8 +206,7 @@ def place_volume(
     temporal = jnp.broadcast_to(temporal[:, None], (*xy.shape[:2], temporal.shape[-1]))
     angle = jnp.concatenate([spatial.reshape(*xy.shape[:2], -1), temporal], -1)
     codes = jnp.concatenate([jnp.cos(angle), jnp.sin(angle), jnp.ones_like(angle[..., :1])], -1) * is_seen[..., None]
-    frame = jnp.broadcast_to(jnp.arange(xy.shape[1]), row.shape)
-    total = jnp.zeros((xy.shape[1], *grid, channels + 1), jnp.float32).at[frame, row, column].add(codes)
+    total = _add(codes, cells, grid)
     return total[..., :-1] / jnp.maximum(total[..., -1:], 1)
 
 

@@ -41,7 +41,8 @@ class Cost(NamedTuple):
         time = f"at least {_short(self.seconds)} s" if self.seconds >= 0.01 else "less than 0.01 s"
         those = "" if self.devices == 1 else f"{self.devices} times "
         peak = f"{those}{_short(chips.CHIPS[self.chip].flops / 1e12)} TFLOP/s, stated for {self.chip}"
-        return f"{self.calls} calls of the transformer, {_short(self.operations / 1e12)} TFLOP; {time} at {peak}"
+        calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
+        return f"{calls} of the transformer, {_short(self.operations / 1e12)} TFLOP; {time} at {peak}"
 
 
 def _short(number: float) -> str:

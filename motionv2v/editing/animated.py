@@ -73,7 +73,7 @@ def run(
     if not preview and checkpoint not in (None, DRAFT):
         from motionv2v.editing import opening
 
-        asked = {"num_steps": num_steps, "guidance": guidance, "num_views": 1}
+        asked = {"num_steps": num_steps, "guidance": guidance}
         editor = opening.load(checkpoint, asked=asked, say=lambda line: say(spaced(line)))
         if editor.model.method is None or not editor.model.method.animates():
             raise ValueError(f"{checkpoint} makes no video of a picture and tracks; --checkpoint=draft warps it")
@@ -89,7 +89,8 @@ def run(
         if not preview:
             say("notice  no model was named: the picture is warped; --checkpoint=NAME draws it anew")
     else:
-        say(f"model   {checkpoint} makes {editor.num_frames} frames in {editor.settings(num_steps).num_steps} steps")
+        steps = editor.settings(num_steps).num_steps
+        say(f"model   {checkpoint} makes {editor.num_frames} frames in {steps} step{'s' if steps > 1 else ''}")
         result = editor.animate(
             image,
             given,

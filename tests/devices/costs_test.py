@@ -42,6 +42,7 @@ def test_steps_left_out_reused_unguided_and_samples_more_are_counted():
     assert cost(start=4).calls == 92 and cost(guidance=sampling.NO_GUIDANCE).calls == 50
     assert cost(reuse=(False,) * 2 + (True,) * 10 + (False,) * 38).calls == 80
     assert costs.of_samples(config, settings(), count=3).operations == pytest.approx(300 * once)
+    assert str(costs.of_samples(config, sampling.Settings(1))).startswith("1 call of the transformer, ")
     shared = costs.of_samples(config, settings(), devices=4)
     assert shared.seconds == pytest.approx(cost().seconds / 4) and "4 times 990 TFLOP/s" in str(shared)
     assert "less than 0.01 s" in str(shared)

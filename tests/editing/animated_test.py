@@ -71,7 +71,9 @@ def test_a_model_draws_it(files):
     folder = tiny_model.save(files / "model", "prompted")
     made, said = run(files, checkpoint=str(folder), num_steps=1)
     assert made.clip.frames.shape == (5, 48, 64, 3)
-    assert any(line.endswith("makes 5 frames in 1 steps") for line in said)
+    assert any(line.endswith("makes 5 frames in 1 step") for line in said)
+    # A sample of one step is the mean of the config's eight views, and costs as much.
+    assert any(line.startswith("cost    of 8 samples: 8 calls of the transformer, ") for line in said)
     assert any("the model works at 16x16" in line for line in said)
     again, _ = run(files, checkpoint=str(folder), num_steps=1, seed=4)
     assert (again.clip.frames != made.clip.frames).any()
