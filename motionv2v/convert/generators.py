@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from motionv2v.convert import autoencoder, networks, stream
 from motionv2v.methods import interpolation
 
 
@@ -26,9 +27,6 @@ def as_generator(config: Any, folder: Path, image_scale: float | None = None) ->
     Raises:
         ValueError: for a model without an image's input channels.
     """
-    # Here, because training imports interpolation too and reads no folder of diffusers.
-    from motionv2v.convert import autoencoder, networks, stream
-
     inputs = 2 * config.vae.latent_channels
     channels = config.dit.in_channels if "dit" in config else 0
     if channels != inputs:

@@ -129,22 +129,12 @@ def check_weights(config: Any, *, available: float | None = None, say: Callable[
     Raises:
         ValueError: as `check`.
     """
+    # As in `check`: what is free on hosts differs, and one that refused would leave the others waiting.
+    must_fit = available is not None or jax.process_count() == 1
     available = host.free() if available is None else available
-    needed = weights_bytes(config, available)
     what = "the weights and a sample" if jax.default_backend() == "cpu" else "the weights"
-    has = "unknown" if available is None else f"{available / GIB:.2f} GiB"
-    line = f"memory for {what}: {needed / GIB:.2f} GiB of the host's estimated; available: {has}"
-    if available is None or needed <= MARGIN * available:
-        say(line)
-    elif os.environ.get(VARIABLE, "").lower() == "ignore":
-        say(f"{line}; this may fail")
-    else:
-        say(line)
-        raise ValueError(
-            f"{what} need about {needed / GIB:.1f} GiB of this machine's memory, of which {available / GIB:.1f} are "
-            f"free; a smaller model, or a machine with more would fit; {VARIABLE}=ignore tries all the same"
-        )
-    return needed
+    advise = lambda available: "a smaller model, or a machine with more, would fit"  # noqa: E731
+    return host.judge(what, weights_bytes(config, available), available, f"{what} need", advise, say, must_fit)
 
 
 def sampling_rules(config: Any, params: PyTree, mesh: Any = None, available: float | None = None) -> sharding.Rules:

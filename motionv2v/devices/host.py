@@ -105,24 +105,52 @@ def _check(
     say: Callable[[str], None],
 ) -> float:
     """Say what so many frames take, and refuse too much."""
-    needed = held(num_frames)
+
+    def advise(available: float) -> str:
+        fits = bisect.bisect_right(range(num_frames), MARGIN * available, key=held) - 1
+        return f'"frames": {fits} in edit.json would fit, or {instead}' if fits > 0 else f"{instead} would fit"
+
+    who = f"an edit of {num_frames} frames of {size[1]}x{size[0]} needs"
+    return judge(what, held(num_frames), available, who, advise, say)
+
+
+def judge(
+    what: str,
+    needed: float,
+    available: float | None,
+    who: str,
+    advise: Callable[[float], str],
+    say: Callable[[str], None],
+    must_fit: bool = True,
+) -> float:
+    """Say in one line what is needed of the host, and refuse too much.
+
+    Args:
+        what: it is for. needed, available: bytes; None asks the host. who: the beginning of a refusal, "... needs".
+        advise: called with what is available, says what would fit. say: called once with the line.
+        must_fit: whether to refuse; else too much is only told.
+
+    Returns:
+        `needed`.
+
+    Raises:
+        ValueError: for too much; with `VARIABLE` set to "ignore" the line says so instead.
+    """
     available = free() if available is None else available
     has = "unknown" if available is None else f"{available / GIB:.2f} GiB"
     line = f"memory for {what}: {needed / GIB:.2f} GiB of the host's estimated; available: {has}"
     if available is None or needed <= MARGIN * available:
         say(line)
         return needed
-    fits = bisect.bisect_right(range(num_frames), MARGIN * available, key=held) - 1
-    advice = f'"frames": {fits} in edit.json would fit, or {instead}' if fits > 0 else f"{instead} would fit"
-    if os.environ.get(VARIABLE, "").lower() == "ignore":
+    advice = advise(available)
+    if os.environ.get(VARIABLE, "").lower() == "ignore" or not must_fit:
         say(f"{line}; this may fail: {advice}")
-    else:
-        say(line)
-        raise ValueError(
-            f"an edit of {num_frames} frames of {size[1]}x{size[0]} needs about {needed / GIB:.1f} GiB of this "
-            f"machine's memory, of which {available / GIB:.1f} are free; {advice}; {VARIABLE}=ignore tries all the same"
-        )
-    return needed
+        return needed
+    say(line)
+    raise ValueError(
+        f"{who} about {needed / GIB:.1f} GiB of this machine's memory, of which {available / GIB:.1f} are free; "
+        f"{advice}; {VARIABLE}=ignore tries all the same"
+    )
 
 
 def _clip_bytes(num_frames: int, size: tuple[int, int], stream: bool) -> float:

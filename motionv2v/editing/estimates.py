@@ -25,7 +25,7 @@ print(json.dumps(found))
 
 
 @functools.lru_cache(maxsize=32)
-def asked(checkpoint: str, num_frames: int) -> dict[str, Any]:
+def asked(checkpoint: str, num_frames: int, num_steps: int | None = None) -> dict[str, Any]:
     """Return `needs`, worked out in a process of its own: jax would stay in the editor's, and take its device's memory.
 
     Raises ValueError, one line, where there is no such model, or it cannot be looked at.
@@ -33,7 +33,7 @@ def asked(checkpoint: str, num_frames: int) -> dict[str, Any]:
     name = checkpoint.removeprefix("refine:")
     if not any((folder / name).is_dir() for folder in (Path(), Path(__file__).parents[1] / "released")):
         raise ValueError(f"there is no model {name!r}: expected a model's folder, or a released name such as tiny")
-    command = [sys.executable, "-c", _CODE, checkpoint, str(num_frames)]
+    command = [sys.executable, "-c", _CODE, checkpoint, str(num_frames), str(num_steps or 0)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         found = json.loads(done.stdout.splitlines()[-1])
@@ -45,12 +45,16 @@ def asked(checkpoint: str, num_frames: int) -> dict[str, Any]:
 
 
 def needs(
-    checkpoint: str, num_frames: int | str, refines: bool | None = None, loras: Sequence[str] = ()
+    checkpoint: str,
+    num_frames: int | str,
+    num_steps: int | str = 0,
+    refines: bool | None = None,
+    loras: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Tell what an edit of a clip of so many frames by a model needs.
 
     Args:
-        checkpoint: as for launch/edit.py. num_frames: of the clip.
+        checkpoint: as for launch/edit.py. num_frames: of the clip. num_steps: of the edit, 0 for the model's own.
         refines: whether it refines the draft, None where launch/edit.py does; else it is what `editing.load` makes of
             it: an editor, or videos from a first frame or a text.
         loras: low-rank updates kept apart, FILE or FILE:weight; merged ones change nothing in what is needed.
@@ -67,14 +71,17 @@ def needs(
     from motionv2v.devices import fit
     from motionv2v.editing import kinds, opening, refine, windows
 
-    length, in_silence = int(num_frames), lambda line: None
+    length, steps, in_silence = int(num_frames), int(num_steps) or None, lambda line: None
     if opening.refines(checkpoint) if refines is None else refines:
         config, _ = refine.described(checkpoint)
-        cost = lambda: refine.tell_cost(config, length, say=in_silence)  # noqa: E731
+        cost = lambda: refine.tell_cost(config, length, steps, say=in_silence)  # noqa: E731
     else:
         described, folder = kinds.described(checkpoint)
         config = kinds.as_method(described, folder)
-        cost = lambda: opening.tell_cost(config, folder, {}, length, say=in_silence)  # noqa: E731
+        # Of an edit of a clip, which `refines` is None for; videos from a first frame or a text are no edits.
+        views = opening.views_of_edit(config) if refines is None else None
+        given = {"num_steps": steps, "num_views": views}
+        cost = lambda: opening.tell_cost(config, folder, given, length, say=in_silence)  # noqa: E731
     config = lora.as_apart(config, lora.read_all(loras)[0])
     available = fit.capacity()
     told = {"fits": True, "why": ""}

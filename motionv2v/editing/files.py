@@ -216,7 +216,7 @@ def _sampler(
 ) -> Callable[[Tracks, Tracks], video.Clip]:
     """Open a model, say what it is and needs, and check what is asked of it; return what edits the clip by tracks."""
     from motionv2v.devices import sharding
-    from motionv2v.editing import opening
+    from motionv2v.editing import kinds, opening
 
     notify, spec = lambda line: say(f"notice  {line}"), given.spec
     if opening.refines(checkpoint):
@@ -233,9 +233,10 @@ def _sampler(
             "launch/convert.py, or leave it out"
         )
     animates = opening.animates(checkpoint)
-    depth, views = _read_depth(given, checkpoint, settings, animates), 1 if animates else settings["num_views"]
+    depth = _read_depth(given, checkpoint, settings, animates)
     shape = given.clip.frames.shape[:3]
-    asked = settings | {"num_views": views}
+    config = kinds.as_method(*kinds.described(checkpoint))
+    asked = settings | {"num_views": opening.views_of_edit(config, settings["num_views"])}
     editor = opening.load(checkpoint, devices, clip=shape, asked=asked, say=lambda line: say(spaced(line)))
     if depth and "nearness" not in editor.fields:
         raise ValueError(f"--depth: of no use to {checkpoint}, which reads no depth; leave it out")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from motionv2v import checkpoints, methods, sections
-from motionv2v.convert import checked, generators
+from motionv2v.convert import checked, generators, pipeline
 from motionv2v.data import tokenizer
 from motionv2v.editing import loaded_model
 from motionv2v.models.vae.autoencoder import check_video_shape
@@ -37,9 +37,6 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
         checkpoints.CheckpointError, convert.ConvertError: a one-line reason if there is no such model or it is damaged.
         ValueError: if the model has no input channels for given frames.
     """
-    # Here, because training imports this module too and reads no folder of diffusers.
-    from motionv2v.convert import pipeline
-
     folder = Path(name_or_folder)
     if (folder / pipeline.INDEX).is_file():
         found = pipeline.stored(folder)

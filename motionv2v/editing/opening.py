@@ -118,6 +118,15 @@ def reads_draft(checkpoint: str | Path) -> bool:
     return "method" in config and "draft" in methods.get(config.method.name).fields(config.method)
 
 
+def views_of_edit(config: Any, num_views: int | None = None) -> int | None:
+    """Return how many views an edit of a clip averages: those asked for, and one of a method that goes by one alone.
+
+    Models that make a picture move, or a region anew, do so in windows, each of which begins where the last one ended.
+    """
+    method = methods.get(config.method.name) if "method" in config else None
+    return 1 if method is not None and (method.animates() or method.remakes()) else num_views
+
+
 def animates(checkpoint: str | Path) -> bool:
     """Tell whether a model makes a picture move: it edits from its draft's first frame (`shaded`); raises as above."""
     config = kinds.as_method(*kinds.described(checkpoint))

@@ -22,7 +22,9 @@ SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lo
 
 def given() -> dict[str, Any]:
     """Return the flags' values as arguments of `files.run`; ValueError where two of them name what is edited."""
-    if SIGNALS.value and (others := [name for name in ("video", "batch") if flags.FLAGS[name].value]):
+    if SIGNALS.value and (
+        others := [name for name in ("video", "batch", "preview", "points") if flags.FLAGS[name].value]
+    ):
         raise ValueError(f"--time_to_move names the clip itself: leave --{others[0]} out")
     views = VIEWS.value and int(VIEWS.value)
     found = {"num_steps": STEPS.value, "guidance": GUIDANCE.value, "cache": CACHE.value, "num_views": views}

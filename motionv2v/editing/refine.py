@@ -193,7 +193,7 @@ def load(
     sampled, _ = described(name)
     updates = _read_loras(sampled, loras)
     fit.check(sampled, None, "sample", say=say)
-    fit.check_weights(sampled, say=say)
+    fit.check_weights(kinds.described(name)[0], say=say)  # what is no base's is read too, and left out then
     if asked is not None:
         tell_cost(sampled, **asked, say=say)
     if _reads_image(sampled):

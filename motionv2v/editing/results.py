@@ -102,7 +102,7 @@ class Results(Derived):
         length, height, width = clip.frames.shape[:3]
         told: dict[str, Any] = {"fits": True, "why": "", "memory": "no model, little memory", "notes": []}
         if checkpoint != DRAFT:
-            found = estimates.asked(checkpoint, length)
+            found = estimates.asked(checkpoint, length, num_steps)
             has = "" if found["available"] is None else f" of {found['available']:.1f}"
             told |= {"fits": found["fits"], "why": found["why"], "memory": f"{found['needed']:.1f}{has} GiB"}
             told["notes"] = _notes(found, length, (height, width), len(self.project["points"]))

@@ -26,7 +26,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from motionv2v import backbone, editing, methods, parameters, sampling, sections
 from motionv2v.data import latents, tokenizer
 from motionv2v.devices import chips, costs, fit, memory, sharding, topologies, traffic
-from motionv2v.editing import refine
+from motionv2v.editing import refine, transfer
 from motionv2v.models import time_tables
 from motionv2v.models.activations import BATCH
 from motionv2v.models.vae.autoencoder import latent_shape
@@ -156,10 +156,12 @@ def _refiner(config: Any, mesh: Mesh | AbstractMesh) -> Program:
     """A draft refined on one device: encoded, held to its clocks while noise hides it, decoded."""
     if mesh.size > 1:
         raise ValueError(f"refining takes one device, and there are {mesh.size}")
-    settings, whole = sampling.from_config(config.sample), NamedSharding(mesh, PartitionSpec())
-    params, tokens = _sampling_params(config, settings), tokenizer.make("bytes", config.data.text_length)
-    refiner = refine.Refiner(config, {}, tokenizer=tokens)
-    model = refiner.model
+    refiner = refine.Refiner(config, {}, tokenizer=tokenizer.make("bytes", config.data.text_length))
+    model, whole = refiner.model, NamedSharding(mesh, PartitionSpec())
+    settings = refiner.settings(*transfer.sampled_as(refiner.config))
+    params = _sampling_params(config, settings)
+    if refiner.reads_image and not model.method.continues():
+        raise ValueError(f"{config.name} is more than its image-to-video base, which alone refines")
     clip, (longer, _) = backbone.clip_shape(model), refiner.longer(backbone.clip_shape(model)[:3])
     shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((1, *sizes), dtype)  # noqa: E731
     batch = {"target": shape(*longer, 3, dtype=jnp.uint8), "has_last": shape(dtype=jnp.bool)}

@@ -12,8 +12,8 @@ from tiny_modules import CHAINED, MODULES
 
 from motionv2v import convert, video
 from motionv2v.convert import networks
-from motionv2v.devices import fit
-from motionv2v.editing import animated, estimates, files
+from motionv2v.devices import fit, memory
+from motionv2v.editing import animated, estimates, files, kinds, opening, refine
 
 KINDS = ("text to video", "image to video", "Diffusion-as-Shader", "MotionV2V")
 
@@ -89,8 +89,12 @@ def test_an_edit_says_what_it_needs_before_weights_are_read(folders, edit, kind,
 @pytest.mark.parametrize("kind", KINDS)
 def test_needs_are_those_of_what_the_model_does(folders, kind):
     found = estimates.needs(folders[kind], 5)
-    assert found["fits"] and 0 < found["needed"] < found["host"] + found["needed"]
+    is_base = opening.refines(folders[kind])
+    config = refine.described(folders[kind])[0] if is_base else kinds.as_method(*kinds.described(folders[kind]))
+    weights = memory.stored_bytes(memory.sampling_shapes(config), memory.abstract_mesh({}))
+    assert found["fits"] and found["needed"] > 0 and found["host"] * 2**30 > weights
     assert found["cost"].startswith(f"{found['calls']} calls of the transformer, ") and found["least"] > 0
+    assert 0 < estimates.needs(folders[kind], 5, 10)["calls"] < found["calls"]  # what is asked for, in place of its own
     twice = estimates.needs(folders[kind], 5 * found["frames"])
     assert twice["operations"] == pytest.approx(found["operations"] * twice["windows"]) and twice["windows"] > 1
     if kind == "image to video":  # a draft at a tenth of the signal is some steps on its way

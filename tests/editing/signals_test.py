@@ -92,6 +92,8 @@ def test_the_launcher_takes_a_folder_of_them(folder, tmp_path):
         given()
     child = launch("edit", *common, "--video=clip.mp4", "--checkpoint=base", cwd=tmp_path)
     assert child.returncode == 2 and child.stderr == "edit: --time_to_move names the clip itself: leave --video out\n"
+    child = launch("edit", *common, "--preview", cwd=tmp_path)
+    assert child.returncode == 2 and child.stderr == "edit: --time_to_move names the clip itself: leave --preview out\n"
 
 
 def test_what_does_not_fit_is_one_line(folder):

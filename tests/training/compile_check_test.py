@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import motionv2v_cogvideox_5b
 from motionv2v import backbone, parameters
 from motionv2v.devices import chips, costs, memory, sharding, topologies, traffic
-from motionv2v.editing import refine
+from motionv2v.editing import refine, transfer
 from motionv2v.methods import interpolation
 from motionv2v.training import compile_check
 
@@ -147,15 +147,25 @@ def test_refining_is_compiled_for_what_a_refiner_is_called_with(in_channels, mon
     monkeypatch.setattr(refiner, "_refine", note)
     reference, tokens = np.zeros((1, 5, 16, 16, 3), np.uint8), refiner.tokenizer.encode(["a"])
     clock = np.ones((1, 2, 2, 2, 1), np.float32)
-    refiner.sample_held(jax.random.key(0), reference, clock, 1, tokens, refiner.settings())
+    settings = refiner.settings(*transfer.sampled_as(refiner.config))
+    assert settings.num_steps == 50 > config.sample.num_steps  # as few as models made for edits take: no base's sample
+    refiner.sample_held(jax.random.key(0), reference, clock, 1, tokens, settings)
     ((given, static),) = called
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
     assert jax.tree.all(jax.tree.map(lambda a, b: a == b, shapes(given), shapes(program.arguments)))
     assert static == program.static
     video, is_finite = program.function.eval_shape(*program.arguments, **program.static)
     assert video.shape == (1, 5, 16, 16, 3) and is_finite.shape == ()
-    start = refine.first_step(refiner.model.schedule, refiner.settings().num_steps, refiner.clocks.weak)
-    assert program.flops == costs.of_samples(config, refiner.settings()._replace(start=start)).operations
+    start = refine.first_step(refiner.model.schedule, settings.num_steps, refiner.clocks.weak)
+    assert program.flops == costs.of_samples(config, settings._replace(start=start)).operations
+
+
+def test_what_is_more_than_a_base_is_not_compiled_as_one():
+    config = tiny_model.config("prompted")
+    config.method.first_frame = "concat"
+    config.dit.in_channels = 32
+    with pytest.raises(ValueError, match="is more than its image-to-video base, which alone refines"):
+        compile_check.build(config, sharding.make_mesh({"data": 1}), "refine")
 
 
 def test_peak_on_a_cpu_counts_temporary_arrays():
