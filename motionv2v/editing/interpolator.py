@@ -12,22 +12,38 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from motionv2v import checkpoints, methods, sections
 from motionv2v.convert import checked, generators, pipeline
 from motionv2v.data import tokenizer
 from motionv2v.editing import loaded_model
 from motionv2v.models.vae.autoencoder import check_video_shape
-from motionv2v.typing import AnyArray, Bool, Int, Key, UInt8
+from motionv2v.typing import AnyArray, Bool, Int, Key, PyTree, UInt8
+
+
+class Read(NamedTuple):
+    """A generator's parts, whose weights are still the host's; the tokenizer is None where the folder's own serves."""
+
+    config: ConfigDict
+    params: PyTree
+    folder: Path
+    tokenizer: tokenizer.Tokenizer | None
 
 
 def load(name_or_folder: str | os.PathLike) -> "Interpolator":
-    """Load a generator.
+    """Load a generator, ready to be used; arguments and errors as `read`."""
+    found = read(name_or_folder)
+    return Interpolator(found.config, found.params, found.folder, tokenizer=found.tokenizer)
+
+
+def read(name_or_folder: str | os.PathLike) -> Read:
+    """Read a generator, and check it.
 
     Args:
         name_or_folder: a model folder or training work dir of configs/interpolation_*.py; or CogVideoX-I2V (5B-I2V,
@@ -40,11 +56,11 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
     folder = Path(name_or_folder)
     if (folder / pipeline.INDEX).is_file():
         found = pipeline.stored(folder)
-        config, params, tokenizer = found.config, found.params, found.tokenizer
+        config, params, own = found.config, found.params, found.tokenizer
         image_scale: float | None = found.image_scale
     else:
         config, params = checked.read(folder)
-        folder, tokenizer, image_scale = checkpoints.resolve(folder), None, None
+        folder, own, image_scale = checkpoints.resolve(folder), None, None
     if "method" not in config:
         config = generators.as_generator(config, folder, image_scale)
     elif not _fills_between(config):
@@ -54,7 +70,7 @@ def load(name_or_folder: str | os.PathLike) -> "Interpolator":
         )
     sections.require(config, loaded_model.NEEDED, "to interpolate", str(name_or_folder))
     checked.check(config, params, str(name_or_folder))
-    return Interpolator(config, params, folder, tokenizer=tokenizer)
+    return Read(config, params, folder, own)
 
 
 def _fills_between(config: Any) -> bool:

@@ -193,7 +193,7 @@ def _record(checkpoint, settings, num_frames):
     model |= {"sha256": stored["sha256"]} if is_folder else {"step": checkpoints.latest_step(folder)}
     sample = dict(config.sample.to_dict()) if "sample" in config else {}
     if is_base:  # whose steps and guidance are not those of the method that it is part of
-        sample = refine.settings(config, settings)
+        sample = refine.settings(config, settings["num_steps"], settings["guidance"])
     sample |= _told(settings)
     if settings["guidance"] is not None:
         sample["guidance"] = "constant"

@@ -197,12 +197,12 @@ def load(
     if asked is not None:
         tell_cost(sampled, **asked, say=say)
     if _reads_image(sampled):
-        made = interpolator.load(name)
-        params = _with_loras(made.config, made.params, *updates, say)
-        return Refiner(made.config, params, made.folder, tokenizer=made.tokenizer)
+        found = interpolator.read(name)  # on the host: what is merged into weights is merged there
+        params = _with_loras(found.config, found.params, *updates, say)
+        return Refiner(found.config, params, found.folder, tokenizer=found.tokenizer)
     if (Path(name) / pipeline.INDEX).is_file():
-        found = pipeline.stored(name)
-        config, params, own, folder = found.config, found.params, found.tokenizer, Path(name)
+        stored = pipeline.stored(name)
+        config, params, own, folder = stored.config, stored.params, stored.tokenizer, Path(name)
     else:
         (config, params), folder = checked.read(name), checkpoints.resolve(name)
     config = sections.complete(transfer.base_config(config, name))
@@ -235,13 +235,12 @@ def _with_loras(
     return {**params, "dit": merged}
 
 
-def settings(config: ConfigDict, given: dict[str, Any]) -> dict[str, Any]:
-    """Return how a base of a config samples, for a record: what is given, else what `Refiner.refine` takes."""
+def settings(config: ConfigDict, num_steps: int | None = None, guidance: float | None = None) -> dict[str, Any]:
+    """Return how a base of a config samples, for a record: as `Refiner.refine` takes what is given and what is not."""
+    num_steps, guidance = transfer.sampled_as(config, num_steps, guidance)
     own, clocks = config.sample, suited(config)
-    is_short = own.num_steps < transfer.LEAST_STEPS
-    made = {"num_steps": transfer.STEPS if is_short and not given["num_steps"] else own.num_steps}
-    made["scale"] = transfer.GUIDANCE if is_short and own.guidance == "off" else own.scale
-    return made | {"clocks": f"{clocks.weak:g},{clocks.strong:g}", "solver": own.solver}
+    made = {"num_steps": num_steps, "scale": own.scale if guidance is None else guidance, "solver": own.solver}
+    return made | {"clocks": f"{clocks.weak:g},{clocks.strong:g}"}
 
 
 def suited(config: ConfigDict) -> Clocks:
