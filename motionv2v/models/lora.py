@@ -66,3 +66,16 @@ def update(
         return y
     a, b = (updates[name][part].astype(x.dtype) for part in ("a", "b"))
     return y + (x @ a) @ b
+
+
+def merged(kernels: PyTree, updates: dict[str, Any] | None) -> PyTree:
+    """Add updates to the layers' kernels: a stack that does without them what it does with them.
+
+    `kernels`: the stack's parameters, as for `init`. `updates`: None leaves the stack as it is.
+    """
+    if updates is None:
+        return kernels
+    if "a" in updates:
+        product = jnp.einsum("lir,lro->lio", updates["a"], updates["b"])
+        return {**kernels, "kernel": kernels["kernel"] + product.astype(kernels["kernel"].dtype)}
+    return {name: merged(inner, updates.get(name)) for name, inner in kernels.items()}

@@ -3,7 +3,8 @@
 XLA does not reach the bfloat16 matrix units that recent CPUs have (Intel's AMX), PyTorch does: without an accelerator
 the tiny models train faster (`train.backend`; README says by how much). All else of a step stays where it is:
 conditions, text encoder, conditioner, loss and optimizer are JAX's, so every method and every schedule trains so, as
-long as its transformer is CogVideoX's: one attention over all tokens, rotary positions, no low-rank updates.
+long as its transformer is CogVideoX's: one attention over all tokens, rotary positions. Low-rank updates are added to
+the weights that PyTorch is given, so that their gradients are JAX's, too.
 
     with torch_dit.instead():
         prediction = backbone.denoise(model, params, xt, timestep, text, conditions)
@@ -26,7 +27,7 @@ from jax.experimental import io_callback
 
 from motionv2v import parameters
 from motionv2v.devices import sharding
-from motionv2v.models import positions
+from motionv2v.models import lora, positions
 from motionv2v.models.dit import DiT
 from motionv2v.models.layers import timestep_embedding
 from motionv2v.models.patches import patchify, unpatchify
@@ -84,7 +85,6 @@ def _apply(
     unlike = {
         "dit.axes": dit.axes != ("thw",),
         "dit.positions": dit.positions != "rope",
-        "dit.lora_rank": bool(dit.lora_rank),
         "dit.ofs_embed_dim": dit.ofs_embed_dim is not None,
         "embeddings of motion": control is not None and control.motion is not None,
         "latents of the branch": control is not None and control.latents is not None,
@@ -107,7 +107,7 @@ def _apply(
     }
     if tokens is not None and dit.control_depth:
         inputs["tokens"] = tokens
-    flat = parameters.flatten(dit.variables["params"])
+    flat = parameters.flatten(_without_updates(dit.variables["params"]))
     if "tokens" not in inputs:
         flat = {path: x for path, x in flat.items() if not path.startswith("control/")}
     # PyTorch takes no arrays of numpy's bfloat16; cast here, gradients find their way back by themselves.
@@ -115,6 +115,16 @@ def _apply(
     settings = (dit.num_layers, dit.control_depth, dit.num_heads, dit.control_wiring, precision)
     out = _run(settings, flat, inputs)  # [B n F]
     return unpatchify(out, grid, dit.patch_size, dit.patch[0])
+
+
+def _without_updates(params: PyTree) -> PyTree:
+    """Merge a transformer's low-rank updates into its weights."""
+    plain = {name: inner for name, inner in params.items() if name not in ("lora", "lora_branch")}
+    plain["blocks"] = lora.merged(params["blocks"], params.get("lora"))
+    if "control" in params:
+        blocks = lora.merged(params["control"]["blocks"], params.get("lora_branch"))
+        plain["control"] = {**params["control"], "blocks": blocks}
+    return plain
 
 
 # --- the seam: JAX calls PyTorch --------------------------------------------------------------------------------------

@@ -63,8 +63,14 @@ def relative_error(x, expected):
 
 @pytest.mark.parametrize(
     ("patch_size", "settings"),
-    [(1, {}), (2, {"control_depth": 2}), (1, {"control_depth": 2, "control_wiring": "chained"})],
-    ids=["base", "branch", "chained"],
+    [
+        (1, {}),
+        (2, {"control_depth": 2}),
+        (1, {"control_depth": 2, "control_wiring": "chained"}),
+        (2, {"control_depth": 2, "lora_rank": 2, "lora_in_branch": True}),
+        (2, {"control_depth": 2, "lora_rank": 2, "lora_targets": ("mlp_up",)}),
+    ],
+    ids=["base", "branch", "chained", "updates everywhere", "updates of the base alone"],
 )
 def test_predictions_and_gradients_match(patch_size, settings, eager):
     dit, params, reads = make(patch_size, **settings)
@@ -98,7 +104,6 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(eager):
     [
         ({"axes": ("hw", "t")}, "dit.axes"),
         ({"positions": "sincos"}, "dit.positions"),
-        ({"lora_rank": 2}, "dit.lora_rank"),
     ],
 )
 def test_another_transformer_is_refused(settings, named):
