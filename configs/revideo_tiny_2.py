@@ -1,6 +1,6 @@
 """ReVideo at tiny size, the second stage: content and motion apart, on clips composed of two. Not released yet.
 
-    python launch/train.py --config=configs/revideo_tiny_2.py
+    python launch/train.py --config=configs/revideo_tiny_2.py --config.train.backend=torch
 
 What is around a rectangle has nothing to do with what is inside, so that the motion inside can be read off the
 trajectories alone. Goes on from the first stage with the content read too, which then is simply added.
@@ -17,5 +17,5 @@ def get_config() -> ConfigDict:
     config.resume_from = ("runs/revideo_tiny_1",)
     config.data.update({"region": "composed", "latents": "runs/latents_revideo_tiny_2"})
     config.optim = common.branch_alone(1e-3)
-    config.train.steps = 3000
+    config.train.steps = 800
     return config

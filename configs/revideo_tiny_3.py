@@ -1,6 +1,6 @@
 """ReVideo at tiny size, the last stage: clips that are whole again, so that borders do not show. Not released yet.
 
-    python launch/train.py --config=configs/revideo_tiny_3.py
+    python launch/train.py --config=configs/revideo_tiny_3.py --config.train.backend=torch
 
 Trained are SAFM, which weighs motion against content, and updates of rank 16 of keys and values in the main blocks and
 the branch: of all that there is, what is least able to learn again that content tells motion (the paper trains keys and
@@ -24,5 +24,5 @@ def get_config() -> ConfigDict:
     config.optim = common.optimizer(
         ("conditioner/safm_.*|dit/lora(_branch)?/.*", trained), ("(vae|text|dit|conditioner)/.*", None)
     )
-    config.train.steps = 2000
+    config.train.steps = 500
     return config

@@ -236,6 +236,56 @@ def displacements(
     return jnp.einsum("NTw,NTh,NTc->Thwc", *spread, moved)
 
 
+def shifts(tracks: Tracks, size: tuple[int, int], grid: tuple[int, int], sigma: float) -> Float[AnyArray, "T h w 3"]:
+    """Write how far points have come since the first frame around where they are; jittable and vmappable.
+
+    A map like `displacements` for a model that looks up the first frame (`between`): what is shown here is found there,
+    so far back. Points share the cells between them, each the more the nearer it is.
+
+    Args:
+        tracks: xy [N T 2] in pixels, visible [N T]. A point counts where it is seen, if it is in the first frame, too.
+        size, grid, sigma: as for `displacements`.
+
+    Returns:
+        (dx, dy) in cells at the cells' centres, the mean over the points that count, and how near one is: 1 at a point,
+        falling with the Gaussian. Zeros where no point counts.
+    """
+    scale = jnp.asarray([grid[1] / size[1], grid[0] / size[0]], jnp.float32)
+    visible = jnp.asarray(tracks.visible)
+    counts = visible & visible[:, :1]
+    xy = jnp.where(visible[..., None], jnp.asarray(tracks.xy, jnp.float32), 0) * scale
+    moved = (xy - xy[:, :1]) * counts[..., None]
+    apart = [
+        (jnp.arange(count) + 0.5 - xy[..., i : i + 1]) / (sigma * scale[i]) for i, count in ((0, grid[1]), (1, grid[0]))
+    ]
+    # [N T h w], of exponents: far from all points a Gaussian itself is zero, and tells no more which one is nearest.
+    nearness = -0.5 * (apart[1][..., :, None] ** 2 + apart[0][..., None, :] ** 2)
+    nearness = jnp.where(counts[..., None, None], nearness, -jnp.inf)
+    nearest = jnp.max(nearness, axis=0, initial=-jnp.inf)  # [T h w]
+    share = jnp.exp(nearness - jnp.where(jnp.isfinite(nearest), nearest, 0))
+    mean = jnp.einsum("NThw,NTc->Thwc", share, moved) / jnp.maximum(share.sum(0), 1)[..., None]
+    return jnp.concatenate([mean, jnp.exp(nearest)[..., None]], -1)
+
+
+def between(picture: Float[AnyArray, "B h w z"], row: AnyArray, column: AnyArray) -> Float[AnyArray, "B *places z"]:
+    """Look up pictures between their pixels, linearly; what lies outside is the border's.
+
+    `row`, `column`: [B *places], of which whole numbers are pixels' centres.
+    """
+    height, width = picture.shape[1:3]
+    row, column = jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)
+    batch = jnp.arange(len(picture)).reshape(-1, *[1] * (row.ndim - 1))
+    top, left = jnp.floor(row), jnp.floor(column)
+    found = 0.0
+    for down in (0, 1):
+        for right in (0, 1):
+            corners = ((top + down, height), (left + right, width))
+            at = [jnp.minimum(place, side - 1).astype(jnp.int32) for place, side in corners]
+            share = (1 - jnp.abs(row - top - down)) * (1 - jnp.abs(column - left - right))
+            found += picture[batch, *at] * share[..., None]
+    return found
+
+
 def point_video(
     tracks: Tracks,
     colors: Float[AnyArray, "N 3"],

@@ -74,11 +74,12 @@ def trajectories(
     xy: Float[np.ndarray, "N T 2"],
     visible: Bool[np.ndarray, "N T"],
     inside: Bool[np.ndarray, "H W"],
+    count: int | None = None,
 ) -> tuple[Float[np.ndarray, "M T 2"], Bool[np.ndarray, "M T"]]:
     """Draw the trajectories that steer a sample: `MOST_POINTS` rows, most of them hidden.
 
     Points count where they are seen inside the region, and may be drawn if they are in the first frame, or any if none
-    is there. Of a still clip all are equally likely.
+    is there. Of a still clip all are equally likely. `count`: of trajectories, at most; None draws it.
     """
     height, width = inside.shape
     column, row = (np.clip(np.floor(xy[..., i]), 0, n - 1).astype(int) for i, n in ((0, width), (1, height)))
@@ -91,10 +92,11 @@ def trajectories(
         lengths = path_lengths(xy[candidates], seen[candidates])
         far = lengths > lengths.mean()
         candidates, lengths = (candidates[far], lengths[far]) if far.any() else (candidates, np.ones(len(candidates)))
-        count = min(int(rng.integers(1, MOST_POINTS + 1)), len(candidates))
+        count = min(int(rng.integers(1, MOST_POINTS + 1)) if count is None else count, len(candidates))
         points = rng.choice(candidates, count, replace=False, p=lengths / lengths.sum())
         chosen[:count] = gaussian_filter1d(xy[points].astype(np.float32), SMOOTH, axis=1, mode="nearest")
-        shown[:count] = seen[points]
+        # Smoothing may carry a point at the border out of the picture.
+        shown[:count] = seen[points] & ((chosen[:count] >= 0) & (chosen[:count] < (width, height))).all(-1)
     return chosen, shown
 
 

@@ -1,8 +1,9 @@
 """Measure how well a model makes a region of a video anew (ReVideo): what stays, what follows, what the border shows.
 
 Protocol of `revideo`: of held-out pairs in which things move otherwise and the camera does not, the source is given
-around a rectangle that holds all that differs, of the target the first frame and up to ten trajectories inside. The
-target is the truth.
+around a rectangle that holds all that differs, of the target the first frame and ten trajectories inside, or as many
+as move more than the mean there: of all things that are to be seen inside, those of the source that stay as they were
+too, which nothing else tells of. The target is the truth.
 
     outside, raw     PSNR around the region, against the source: of the result, and of what the model made before the
                      clip's own pixels are laid around it; beside it stands the autoencoder's own
@@ -92,8 +93,7 @@ def case(rng: np.random.Generator, pair: Any, tracker: Any) -> Case | None:
     inside = np.zeros(differs.shape[1:], bool)
     low = [max(0, ends[0] - MARGIN) for ends in (rows, columns)]
     inside[low[0] : rows[-1] + 1 + MARGIN, low[1] : columns[-1] + 1 + MARGIN] = True
-    edited = pair.target_tracks.visible & pair.edited[:, None]
-    xy, visible = regions.trajectories(rng, pair.target_tracks.xy, edited, inside)
+    xy, visible = regions.trajectories(rng, *pair.target_tracks, inside, regions.MOST_POINTS)
     if inside.mean() > MOST or not visible.any():
         return None
     given = tracks.select(Tracks(xy, visible), np.flatnonzero(visible.any(1)))

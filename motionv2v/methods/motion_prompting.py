@@ -94,18 +94,7 @@ def carry(
     num_frames = 1 + render.FRAMES * (volume.shape[1] - 1)
     started = codes[..., 2 * octaves] > (1 + math.cos(math.pi / num_frames)) / 2  # in the first frame, not later
     off = (jnp.arange(cells) + 0.5) / cells - 0.5  # of a cell's centre from the latent's, in latents
-    column, row = x * width - 0.5 - off, y * height - 0.5 - off[:, None]
-    column, row = jnp.clip(column, 0, width - 1), jnp.clip(row, 0, height - 1)
-    batch = jnp.arange(len(first)).reshape(-1, *[1] * (column.ndim - 1))
-    left, top = jnp.floor(column), jnp.floor(row)
-    found = 0.0
-    for down in (0, 1):
-        for right in (0, 1):
-            at = [
-                jnp.minimum(i, side - 1).astype(jnp.int32) for i, side in ((top + down, height), (left + right, width))
-            ]
-            share = (1 - jnp.abs(row - top - down)) * (1 - jnp.abs(column - left - right))
-            found += first[batch, 0, *at] * share[..., None]
+    found = render.between(first[:, 0], y * height - 0.5 - off[:, None], x * width - 0.5 - off)
     seen = started[..., None].astype(first.dtype)
     count = seen.sum((-3, -2))
     mean = (found * seen).sum((-3, -2)) / jnp.maximum(count, 1)

@@ -12,6 +12,10 @@ Content and motion are added, or mixed by SAFM (`fusion`): a weight from region 
 1 - w of the content, and a Linear layer behind. That layer starts as twice the identity and w as a half, so that
 training goes on exactly where the sum ended.
 
+Two choices of our own are for models that are trained for an hour on a CPU. With `maps` "shifts" the maps tell how far
+points have come since the first frame (`render.shifts`), so that it need not be added up; with `carries` the latents of
+the reference are also brought to where these maps say (`carry`), and the branch has to mend what arrives.
+
 Training has three stages, as three configs: `data.region` says what a sample is (`data.regions`), `optim.schedule`
 what trains. Seeing content from the start, a model guesses motion from it and ignores the trajectories.
 """
@@ -29,7 +33,7 @@ from motionv2v.methods import Method, fields, start_from_base, with_image_channe
 from motionv2v.models.dit import Control, DiT
 from motionv2v.models.patches import patchify
 from motionv2v.models.vae.autoencoder import latent_shape
-from motionv2v.schema import Field, choice, number
+from motionv2v.schema import Field, choice, flag, number
 from motionv2v.trackers import followed
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Key, PyTree
@@ -40,6 +44,12 @@ HIDDEN = 64
 
 SETTINGS = {
     "sigma": Field(number(above=0, most=4096), "spread of a trajectory in pixels", 10.0),
+    "maps": Field(
+        choice("displacements", "shifts"),
+        "what maps of motion tell: since the last frame, or the first",
+        "displacements",
+    ),
+    "carries": Field(flag, "the reference's latents are carried along the trajectories, with maps of shifts", False),
     "fusion": Field(choice(*FUSIONS), "how content and motion are joined", "sum"),
     "content": Field(
         choice("latents", "convolutions"), "what reads it: the autoencoder, or convolutions as in the paper", "latents"
@@ -58,22 +68,43 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     Args:
         key: unused. clip: `target` uint8 [T H W 3], read outside the region and in the first frame alone; `region`
             [T H W], 1 inside; `target_xy` [N T 2] in pixels and `target_visible` [N T].
-        config: `sigma`, `content`.
+        config: `sigma`, `maps`, `content`.
 
     Returns:
         {"videos": {"reference": [1 H W 3], "content": [T H W 3]} in [-1, 1], "maps": {"region": [t h w 1],
-        "motion": [t h w 8]}}; with `content` "convolutions" that is a map [T H W 3].
+        "motion": [t h w 8], or 12 of shifts}}; with `content` "convolutions" that is a map [T H W 3].
     """
     del key
     frames = clip["target"].astype(jnp.float32) / 127.5 - 1
     content = jnp.where(clip["region"][..., None] > 0, -1.0, frames)
     grid = latent_shape((1, *frames.shape))[2:4]
     tracks = Tracks(clip["target_xy"], clip["target_visible"])
-    motion = render.displacements(tracks, frames.shape[1:3], grid, config.sigma)
+    draw = render.shifts if config.maps == "shifts" else render.displacements
+    motion = draw(tracks, frames.shape[1:3], grid, config.sigma)
     region = render.per_latent((clip["region"] > 0).astype(jnp.float32), jnp.max)[..., None]
     videos, maps = {"reference": frames[:1]}, {"region": region, "motion": render.pack(motion)}
     (maps if config.content == "convolutions" else videos)["content"] = content
     return {"videos": videos, "maps": maps}
+
+
+def carry(
+    reference: Float[AnyArray, "B 1 h w z"], motion: Float[AnyArray, "B t h w 12"]
+) -> Float[AnyArray, "B t h w F"]:
+    """Bring the reference's latents to where maps of shifts say that they are seen.
+
+    Args:
+        reference: the latents. motion: of `render.shifts`, packed.
+
+    Returns:
+        For each of a latent's four frames z numbers and how near a trajectory is; then the reference as it is, for what
+        stays. F = 4 (z + 1) + z.
+    """
+    shifts = motion.reshape(*motion.shape[:4], render.FRAMES, 3)
+    row = jnp.arange(motion.shape[2])[:, None, None] - shifts[..., 1]
+    column = jnp.arange(motion.shape[3])[:, None] - shifts[..., 0]
+    found = jnp.concatenate([render.between(reference[:, 0], row, column), shifts[..., 2:]], -1)
+    held = jnp.repeat(reference, motion.shape[1], axis=1)
+    return jnp.concatenate([found.reshape(*motion.shape[:4], -1), held], -1)
 
 
 class ContentEncoder(nn.Module):
@@ -117,6 +148,7 @@ class Conditioner(nn.Module):
     content: str = "latents"
     is_beside_noise: bool = False
     image_scale: float = 1.0
+    carries: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -125,7 +157,7 @@ class Conditioner(nn.Module):
 
         Args:
             conditions: {"videos": {"reference": [B 1 h w z], "content": [B t h w z]}, "maps": {"region": [B t h w 1],
-                "motion": [B t h w 8]}}. time: [B] in [0, 1], 1 is noise; read by SAFM.
+                "motion": [B t h w 8 or 12]}}. time: [B] in [0, 1], 1 is noise; read by SAFM.
 
         Raises:
             ValueError: if one is missing, naming what is there.
@@ -140,6 +172,9 @@ class Conditioner(nn.Module):
         motion = self._embed("motion_embed", given["motion"])
         # Zeros at first: the second stage begins with what the first one learned.
         content = self._embed("content_embed", content, region, kernel_init=nn.initializers.zeros)
+        if self.carries:
+            carried = carry(reference, given["motion"])
+            motion += self._embed("carried_embed", carried, kernel_init=nn.initializers.zeros)
         tokens = motion + content if self.fusion == "sum" else self._mix(motion, content, region, time)
         reference = jnp.pad(reference, ((0, 0), (0, region.shape[1] - 1), (0, 0), (0, 0), (0, 0)))
         if self.is_beside_noise:
@@ -166,9 +201,11 @@ class Conditioner(nn.Module):
 
 
 def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = jnp.float32) -> Conditioner:
-    """Build the conditioner that a config asks for."""
-    is_beside_noise = config.first_frame == "concat"
-    return Conditioner(width, patch_size, config.fusion, config.content, is_beside_noise, config.image_scale, dtype)
+    """Build the conditioner that a config asks for. Raises ValueError for one that carries without shifts."""
+    if config.carries and config.maps != "shifts":
+        raise ValueError(f'method.carries needs shifts to carry by: method.maps is {config.maps!r}, expected "shifts"')
+    settings = (config.fusion, config.content, config.first_frame == "concat", config.image_scale, config.carries)
+    return Conditioner(width, patch_size, *settings, dtype=dtype)
 
 
 def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:

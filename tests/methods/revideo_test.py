@@ -72,6 +72,54 @@ def test_the_peak_is_the_displacement_and_two_points_on_a_pixel_add_up():
     np.testing.assert_allclose(both, 2 * one, rtol=1e-6)
 
 
+def shifts_by_loop(given, size, grid, sigma):
+    made = np.zeros((given.xy.shape[1], *grid, 3))
+    cell = np.array([size[1] / grid[1], size[0] / grid[0]])
+    for t, y, x in np.ndindex(made.shape[:3]):
+        centre, shares, moved = np.array([x + 0.5, y + 0.5]) * cell, [], []
+        for n in np.flatnonzero(given.visible[:, t] & given.visible[:, 0]):
+            shares.append(np.exp(-((centre - given.xy[n, t]) ** 2).sum() / (2 * sigma**2)))
+            moved.append((given.xy[n, t] - given.xy[n, 0]) / cell)
+        if shares:
+            made[t, y, x] = [*np.average(moved, axis=0, weights=shares), max(shares)]
+    return made
+
+
+def test_shifts_are_those_of_a_loop():
+    found = jax.jit(lambda *given: render.shifts(Tracks(*given), SIZE, (4, 6), 7.0))(*tracks())
+    np.testing.assert_allclose(found, shifts_by_loop(tracks(), SIZE, (4, 6), 7.0), rtol=1e-5, atol=1e-5)
+    assert not np.any(found[0, ..., :2]) and np.any(found[1:, ..., :2])
+
+
+def test_far_from_all_points_the_nearest_one_tells():
+    xy = np.float32([[[1, 1], [3, 1]], [[60, 1], [60, 2]]])
+    far = render.shifts(Tracks(xy, np.ones((2, 2), bool)), (64, 64), (64, 64), 1.0)[1]
+    np.testing.assert_allclose(far[63, 2, :2], [2, 0], atol=1e-6)
+    np.testing.assert_allclose(far[63, 62, :2], [0, 1], atol=1e-6)
+    assert far[63, 2, 2] == 0, "and says how far it is"
+
+
+def test_the_reference_is_carried_to_where_trajectories_go():
+    """A picture that moves by two and a half latents to the right and one down, with one point on it."""
+    rng = np.random.default_rng(0)
+    reference = jnp.asarray(rng.normal(size=(1, 1, 4, 6, 3)), jnp.float32)
+    line = np.linspace([4, 4], [4 + 20, 4 + 8], FRAMES)[None].astype(np.float32)
+    motion = render.pack(render.shifts(Tracks(line, np.ones((1, FRAMES), bool)), SIZE, (4, 6), 4.0))[None]
+    found = revideo.carry(reference, motion)
+    last = found[0, -1, ..., :16].reshape(4, 6, 4, 4)[:, :, 3]  # of the last frame
+    between = (reference[0, 0, :-1, :3] + reference[0, 0, :-1, 1:4]) / 2
+    np.testing.assert_allclose(last[1:, 3:, :3], between, atol=1e-5)
+    assert last[..., 3].argmax() == 1 * 6 + 3 or last[..., 3].argmax() == 1 * 6 + 2, "the point itself is there"
+    np.testing.assert_allclose(found[0, :, ..., 16:], jnp.repeat(reference[0], 3, axis=0), err_msg="and as it was")
+    first = found[0, 0, ..., :16].reshape(4, 6, 4, 4)[:, :, 3, :3]
+    np.testing.assert_allclose(first, reference[0, 0], atol=1e-6)
+
+
+def test_carrying_needs_shifts():
+    with pytest.raises(ValueError, match=r"method.maps is .displacements., expected .shifts."):
+        revideo.make_conditioner(config(carries=True), width=8, patch_size=2)
+
+
 # --- conditions ------------------------------------------------------------------------------------------------------
 
 
@@ -168,9 +216,9 @@ def test_convolutions_read_pixels_and_never_look_ahead():
 # --- stages ----------------------------------------------------------------------------------------------------------
 
 STAGES = {
-    "tiny_1": {"dit/control", "conditioner/motion_embed", "conditioner/reference_embed"},
-    "tiny_2": {"dit/control", "conditioner/motion_embed", "conditioner/reference_embed", "conditioner/content_embed"},
-    "tiny_3": {"dit/lora", "dit/lora_branch", "conditioner/safm_in", "conditioner/safm_out", "conditioner/safm_mix"},
+    1: {"dit/control", "conditioner/motion_embed", "conditioner/reference_embed"},
+    2: {"dit/control", "conditioner/motion_embed", "conditioner/reference_embed", "conditioner/content_embed"},
+    3: {"dit/lora", "dit/lora_branch", "conditioner/safm_in", "conditioner/safm_out", "conditioner/safm_mix"},
 }
 
 
@@ -180,7 +228,8 @@ def test_each_stage_trains_what_the_paper_says(size, stage):
     settings = sections.complete(importlib.import_module(f"configs.revideo_{size}_{stage}").get_config())
     shapes = memory.parameter_shapes(settings)
     trained = parameters.flatten(parameters.partition(shapes, settings.optim.schedule)[0])
-    assert {"/".join(path.split("/")[:2]) for path in trained} == STAGES[f"tiny_{stage}"]
+    carried = {"conditioner/carried_embed"} if size == "tiny" and stage < 3 else set()
+    assert {"/".join(path.split("/")[:2]) for path in trained} == STAGES[stage] | carried
     assert settings.data.region == ("whole", "composed", "rectangle")[stage - 1]
     if stage == 3:
         updated = {path.split("/")[3] for path in trained if "lora" in path}
