@@ -7,18 +7,21 @@ environment variables of the notebooks (MOTIONV2V_CHECKPOINT, MOTIONV2V_NUM_STEP
 """
 
 import ast
+import importlib.util
 import os
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
-from motionv2v import checkpoints
+from motionv2v import checkpoints, figures
 
 FOLDER = Path(__file__).parents[1] / "colab"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -98,14 +101,19 @@ def test_evaluate_checkpoint_runs(quick, tmp_path):
 
 
 @pytest.mark.slow
-def test_motion_prompting_runs(quick, tmp_path, monkeypatch):
+@pytest.mark.parametrize("own", [False, True], ids=["packaged", "own"])
+def test_motion_prompting_runs(quick, tmp_path, monkeypatch, own):
     monkeypatch.setenv("MOTIONV2V_NUM_FRAMES", "5")
+    if own:
+        picture = np.random.default_rng(0).integers(0, 256, (240, 480, 3), np.uint8)
+        monkeypatch.setenv("MOTIONV2V_IMAGE", str(figures.save_png(tmp_path / "photo.png", picture)))
     done = execute(FOLDER / "motion_prompting.ipynb", tmp_path)
+    assert ("480x240" in printed(done)) == own
     # The picture is no attachment but a table of html; the tracks, and the drafts.
     assert len(pictures(done)) == 2 and players(done) == 1
     for name in ("drag", "ball", "orbit", "dolly zoom", "drag and camera", "recorded mouse"):
         assert f"{name}: " in printed(done)
-    assert [path.name for path in quick.iterdir()] == ["animated.mp4"]
+    assert {path.name for path in quick.iterdir()} == {"animated.mp4"}
 
 
 @pytest.mark.slow
@@ -175,6 +183,39 @@ def test_notebook_defines_no_models(path):
             imported.add((node.module or "").split(".")[0])
     assert "motionv2v" in imported
     assert not imported & MODEL_LIBRARIES
+
+
+def unknown_names(source: str) -> list[str]:
+    """List what a source takes from this project's modules that is not there, such as "animated.read_image"."""
+    nodes, modules, missing = list(ast.walk(ast.parse(source))), {}, []
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "motionv2v":
+            parent = importlib.import_module(node.module)
+            for alias in node.names:
+                found = getattr(parent, alias.name, None) or _submodule(f"{node.module}.{alias.name}")
+                if found is None:
+                    missing.append(f"{node.module}.{alias.name}")
+                elif isinstance(found, types.ModuleType):
+                    modules[alias.asname or alias.name] = found
+    assigned = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = node.value.id
+            if name in modules and name not in assigned and not hasattr(modules[name], node.attr):
+                missing.append(f"{name}.{node.attr}")
+    return missing
+
+
+def _submodule(name: str) -> types.ModuleType | None:
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
+@each_notebook
+def test_what_cells_take_from_this_project_is_there(path):
+    manager = TransformerManager()
+    source = "\n".join(manager.transform_cell(cell.source) for cell in code_cells(read(path)))
+    assert not unknown_names(source)
+    assert unknown_names("from motionv2v.editing import animated\nanimated.nothing(1)") == ["animated.nothing"]
 
 
 @each_notebook
