@@ -149,8 +149,8 @@ _SCHEDULE = _of(
 _SCENE = _of(
     SceneConfig,
     {
-        "num_points": (whole(1, 4096), "points per sample"),
-        "min_points": (whole(1, 4096), "least points in use"),
+        "num_points": (whole(1, 8192), "points per sample"),
+        "min_points": (whole(1, 8192), "least points in use"),
         "log_points": (flag, "draw how many are in use evenly in its logarithm"),
         "num_sprites": (several(whole(0, 64), 2), "least and most sprites"),
         "radius": (_range, "least and greatest radius of a sprite in frame heights"),
@@ -178,7 +178,7 @@ _DATA = {
     "text_embeddings": Field(flag, "whether embeddings of the captions lie beside the latents", False),
     "mix": Field(_listed("a list of (data set, weight)"), "data sets and their weights", ()),
     "buckets": Field(_listed("a list of (T, H, W)"), "shapes of batches", ()),
-    "num_points": Field(whole(0, 4096), "points per sample, 0 for the scenes' own", 0),
+    "num_points": Field(whole(0, 8192), "points per sample, 0 for the scenes' own", 0),
     "point_dropout": Field(flag, "hide points now and then, as MotionV2V's training does", True),
     "vocabulary": Field(text, "folder with spiece.model, empty to find it in `init_from`", ""),
     # Left as it is: cached latents remember which of these fields they were drawn with.

@@ -53,7 +53,7 @@ def test_schedule_covers_every_parameter(name):
     trainable, _ = parameters.partition(shapes, config.optim.schedule)
     branch = {"dit", "conditioner"}
     parts = {"vae": {"vae"}, "base": {"text", "dit"}, "interpolation": {"dit"}, "motion_inversion": {"conditioner"}}
-    parts |= dict.fromkeys(("motionv2v", "motion_prompting", "revideo"), branch)
+    parts |= dict.fromkeys(("motionv2v", "motion_prompting", "revideo"), branch) | {"diffusion_as_shader": {"dit"}}
     stage = next(stage for stage in parts if name.startswith(f"{stage}_"))
     assert set(trainable) == parts[stage]
     if parts[stage] == branch:

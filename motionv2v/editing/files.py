@@ -304,7 +304,7 @@ def refiner(
 
     Arguments and errors as for `run`; `kept`: a folder for what was done so far, and the edit's record.
     """
-    from motionv2v.editing import refine
+    from motionv2v.editing import refine, warped_noise
 
     useless = ("cache", "num_views", "depth", "inverse_depth")
     unused = [_MODEL_FLAGS[name] for name in useless if settings[name] is not None]
@@ -313,13 +313,19 @@ def refiner(
         raise ValueError(f"{', '.join(unused)}: of no use to {checkpoint}, which refines the draft; leave it out")
     notify = lambda line: say(f"notice  {line}")  # noqa: E731
     clocks = None if settings["clocks"] is None else refine.parse(settings["clocks"])
+    if settings["warped"] is not None:
+        warped_noise.check(settings["warped"])
     asked = {"num_frames": len(clip.frames), "clocks": clocks}
     asked |= {name: settings[name] for name in ("num_steps", "guidance")}
     base = refine.load(checkpoint, settings["loras"] or (), lambda line: say(spaced(line)), asked)
     clocks = clocks or base.clocks
     read = "is given the first frame" if base.reads_image else "text to video"
     say(f"model   {checkpoint}: {base.num_frames} frames of {base.size[1]}x{base.size[0]}, a base ({read})")
-    say(f"refine  what moves is held to the draft up to a signal of {clocks.strong:g}, from {clocks.weak:g} on")
+    taken = refine.settings(base.config, settings["num_steps"], settings["guidance"])
+    say(
+        f"refine  what moves is held to the draft up to a signal of {clocks.strong:g}, from {clocks.weak:g} on, what "
+        f"stays up to {clocks.kept:g}; {taken['num_steps']} steps, guidance {taken['scale']:g}"
+    )
     if settings["warped"] is not None:
         say(f"noise   goes along with the draft, a share of {settings['warped']:g} of it fresh")
         if not settings["loras"]:
@@ -443,7 +449,7 @@ def write(
         EDITED: _write_edited(out / EDITED, edited, sound, notify, left),
         RECORD: files.write(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n"),
     }
-    panels = [("source", clip.frames)]
+    panels = [] if result.draft is clip else [("source", clip.frames)]
     if len(result.target.xy):
         drawn = figures.track_frames(clip.frames, result.target, highlight=moved(result.source, result.target))
         panels.append(("target tracks", drawn))

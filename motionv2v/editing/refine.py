@@ -315,12 +315,7 @@ class Refiner(loaded_model.LoadedModel):
         found = provenance(frames, drawn)
         num_steps, guidance = transfer.sampled_as(self.config, num_steps, guidance)
         start = first_step(self.model.schedule, num_steps, clocks.weak)
-        grid = np.asarray(self.model.schedule.alpha)[sampling.time_grid(num_steps, self.config.schedule.num_timesteps)]
-        if start < num_steps - 1 and grid[start + 1] > clocks.strong and clocks.strong > clocks.weak:
-            notify(
-                f"in {num_steps} steps the clocks {clocks.weak:g} and {clocks.strong:g} fall on one step: all but what "
-                "is kept is let go at once; more steps tell them apart"
-            )
+        self._tell_few_steps(num_steps, start, clocks, notify)
         remade.tell(self, frames, notify)
         tokens = self.tokenizer.encode([prompt], notify)
         plan, made = windows.of_config(self.config, len(frames)), np.array(drafted)
@@ -337,6 +332,23 @@ class Refiner(loaded_model.LoadedModel):
             made[part] = remade.faded(made[part], new, overlap)
             done("window", f"window {index + 1} of {len(plan.starts)}")
         return video.Clip(pasted(drafted, made, found.kept) if paste else made, clip.fps)
+
+    def _tell_few_steps(self, num_steps, start, clocks, notify):
+        """Say what so few steps cannot do; `start` is the first of them that is taken."""
+        signal = np.asarray(self.model.schedule.alpha)[
+            sampling.time_grid(num_steps, self.config.schedule.num_timesteps)
+        ]
+        is_last = start + 1 >= num_steps
+        if clocks.strong > clocks.weak and (is_last or signal[start + 1] > clocks.strong):
+            notify(
+                f"in {num_steps} steps the clocks {clocks.weak:g} and {clocks.strong:g} fall on one step: all but what "
+                "is kept is let go at once; more steps tell them apart"
+            )
+        if clocks.weak > 0 and signal[start] == 0:
+            notify(
+                f"in {num_steps} steps the one whose signal is nearest to {clocks.weak:g} has none: the sample starts "
+                "from noise alone, and not from the draft; more steps start from it"
+            )
 
     def _carried(self, share, drawn, clip, begin, seed):
         """Draw the noise of a window from frame `begin` on, which goes along with the draft."""
@@ -383,7 +395,8 @@ class Refiner(loaded_model.LoadedModel):
             lead = np.repeat(reference[:, :1], self.longer(np.shape(reference)[1:4])[0][0] - length, axis=1)
             target = jnp.asarray(np.concatenate([lead, reference], axis=1))
             batch = {"target": target, "has_last": jnp.zeros(len(reference), bool)}
-        if not np.any(clock) and start == 0 and noise is None:  # held to nothing: a plain sample, bit for bit
+        # Held to nothing that is a plain sample, bit for bit: the program that holds would round in other places.
+        if not np.any(clock) and start == 0 and noise is None:
             return self.sample(key, batch, tokens, settings, use_control=use_control, shape=np.shape(reference)[1:4])
         params, texts = self.sampling_params(settings), self.embed_with_null(tokens)
         arrays = (jnp.asarray(reference), jnp.asarray(clock), jnp.asarray(start, jnp.int32))
@@ -409,11 +422,11 @@ class Refiner(loaded_model.LoadedModel):
 
 
 def _shrunk(mask, size, whole):
-    """Bring a mask to a size (H, W): True where all that becomes a pixel is, or any of it."""
+    """Bring a mask to a size (H, W): True where the whole of what becomes a pixel is, or else any of it."""
     if mask.shape == tuple(size):
         return mask
     share = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
-    return share > 1 - 1e-4 if whole else share > 0.5
+    return share > (1 - 1e-4 if whole else 1e-4)
 
 
 def editing(

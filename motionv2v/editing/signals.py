@@ -127,6 +127,6 @@ def run(
     check_record(out, record, overwrite, notify)
     refined = refiner(clip, prompt or "", checkpoint, settings, seed or 0, devices, say, (None, record))
     nothing = Tracks(np.zeros((0, len(clip.frames), 2), np.float32), np.zeros((0, len(clip.frames)), bool))
-    result = Result(clip, refined(nothing, nothing, drawn=drawn), nothing, nothing, {})
+    result = Result(clip, refined(nothing, nothing, drawn=drawn), nothing, nothing, {}, draft=clip)
     result.files = write(out, result, record, notify=notify, say=say)
     return result

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tiny_model
 from stream_test import assert_same, converted, make_pipeline, save_as_trained
-from tiny_modules import CHAINED, MODULES
+from tiny_modules import CHAINED, DIT, MODULES
 
-from motionv2v import convert, draft, editing, trackers, video
+from motionv2v import checkpoints, convert, draft, editing, trackers, video
 from motionv2v.convert import pipeline
 from motionv2v.editing import files, interpolator, opening, shaded
+from motionv2v.methods import diffusion_as_shader
 from motionv2v.tracks import Tracks, inside
 
 
@@ -46,8 +47,27 @@ def test_a_published_model_without_an_editor_says_what_it_can_do(spiece, tmp_pat
         assert "\n" not in str(error.value) and str(ours) in str(error.value)
 
 
-def test_an_image_to_video_model_continues_a_picture(spiece, tmp_path):
-    ours = converted(make_pipeline(spiece, dit=MODULES["learned"]), tmp_path)
+def test_the_demos_range_is_asked_for_in_the_config_of_a_converted_folder(spiece, tmp_path):
+    ours = converted(make_pipeline(spiece, dit=CHAINED.clone(in_channels=8)), tmp_path)
+    described = json.loads((ours / checkpoints.CONFIG).read_text())
+    described["config"]["method"] = diffusion_as_shader.released_settings() | {"demo_range": True}
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    xy = np.full((1, 5, 2), 5.0, np.float32)
+    made = []
+    for _ in range(2):
+        model = opening.load(ours, say=lambda line: None)
+        made.append(model.animate(image, Tracks(xy, np.ones((1, 5), bool)), num_steps=1, notify=str).frames)
+        (ours / checkpoints.CONFIG).write_text(json.dumps(described))
+    assert model.config.method.demo_range and (made[0] != made[1]).any()
+
+
+@pytest.mark.parametrize(
+    "dit",
+    [MODULES["learned"], DIT.clone(in_channels=8, patch_size_t=2, ofs_embed_dim=8)],
+    ids=["5B-I2V's", "1.5-5B-I2V's"],
+)
+def test_an_image_to_video_model_continues_a_picture(dit, spiece, tmp_path):
+    ours = converted(make_pipeline(spiece, dit=dit), tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     model, said = editing.load(ours), []
     made = model.image_to_video(image, ["a red disk", "one"], num_steps=2, notify=said.append)

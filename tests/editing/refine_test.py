@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from motionv2v import backbone, checkpoints, draft, sampling, video
 from motionv2v.convert import ConvertError, lora
 from motionv2v.devices import fit, memory
-from motionv2v.editing import refine
+from motionv2v.editing import refine, windows
 from motionv2v.editing.refine import Clocks, Provenance
 from motionv2v.tracks import Tracks
 
@@ -92,12 +92,22 @@ def test_clocks_are_laid_by_a_loop_anyone_can_read():
     assert {round(float(value), 3) for value in np.unique(found)} == {0.0, 0.2, 0.3, 0.9}
 
 
+def test_a_mask_that_is_made_smaller_keeps_what_moves_and_nothing_that_does_not_stay_whole():
+    dot = np.zeros((96, 96), bool)
+    dot[40, 50] = True
+    moved = refine._shrunk(dot, (32, 32), False)
+    assert moved.sum() == 1 and moved[13, 16]
+    np.testing.assert_array_equal(refine._shrunk(~dot, (32, 32), True), ~moved)
+
+
 def test_clocks_mean_the_same_in_any_number_of_steps(refiner):
     schedule = refiner.model.schedule
     signal = np.asarray(schedule.alpha)
     for num_steps in (10, 50, 200):
         first = refine.first_step(schedule, num_steps, 0.12)
-        assert abs(signal[sampling.time_grid(num_steps)[first]] - 0.12) < 0.12
+        levels = signal[sampling.time_grid(num_steps)]
+        assert abs(levels[first] - 0.12) <= np.diff(levels[first - 1 : first + 2]).max() / 2
+    assert refine.Clocks() == refine.IMAGE_TO_VIDEO == (0.04, 0.12, 0.98)
     assert refine.first_step(schedule, 50, 0.0) == 0
     assert refine.parse("0.04,0.2") == Clocks(0.04, 0.2)
     for text, message in (
@@ -156,7 +166,14 @@ def test_one_compiled_program_serves_all_clocks_and_starts(refiner):
     assert all(np.abs(a.astype(int) - b).max() > 0 for a, b in itertools.pairwise(made))
 
 
-def test_an_image_to_video_base_is_given_the_first_frame(tmp_path):
+def untouched(length):
+    """The draft of an edit that moves nothing: the clip's own frames."""
+    plain = np.zeros((length, *SIZE))
+    frames = clip(length).frames
+    return draft.Draft(frames, plain.astype(bool), plain.astype(np.int16), [], plain.astype(np.float32))
+
+
+def test_an_image_to_video_base_is_given_the_first_frame(tmp_path, monkeypatch):
     config = tiny_model.config("base")
     config.dit.in_channels = 32
     params = tiny_model.random_params(memory.parameter_shapes(config))
@@ -172,6 +189,21 @@ def test_an_image_to_video_base_is_given_the_first_frame(tmp_path):
     other[:, 0] = 0
     changed = np.asarray(refiner.sample_held(jax.random.key(0), other, free, 0, tokens, settings))
     assert np.abs(changed.astype(int) - one).max() > 0
+    given, sample = [], refiner.sample_held
+
+    def note(key, frames, *rest):
+        given.append(frames)
+        return sample(key, frames, *rest)
+
+    monkeypatch.setattr(refiner, "sample_held", note)
+    for edited in (drawn(12), untouched(12)):
+        given.clear()
+        refiner.refine(clip(12), edited, num_steps=1, notify=str)
+        starts = windows.of_config(refiner.config, 12).starts
+        assert len(given) == len(starts) > 1
+        for frames, start in zip(given, starts, strict=True):  # each window's first frame is the draft's there
+            np.testing.assert_array_equal(frames[0, 0], video.resize(edited.frames[start][None], refiner.size)[0])
+    np.testing.assert_array_equal(untouched(12).frames, clip(12).frames)
 
 
 @pytest.mark.parametrize("in_channels", [16, 32])
@@ -293,6 +325,19 @@ def test_few_steps_that_cannot_tell_the_clocks_apart_are_told(refiner):
     said = []
     refiner.refine(clip(), drawn(), num_steps=10, clocks=Clocks(0.04, 0.05), notify=said.append)
     assert any("fall on one step" in line for line in said)
+    for num_steps, clocks, words in (
+        (1, refine.IMAGE_TO_VIDEO, ["fall on one step", "starts from noise alone"]),
+        (1, None, ["fall on one step", "starts from noise alone"]),
+        (4, None, ["starts from noise alone"]),
+        (5, refine.IMAGE_TO_VIDEO, ["fall on one step", "starts from noise alone"]),
+        (50, refine.IMAGE_TO_VIDEO, []),
+        (50, None, []),
+    ):
+        said = []
+        start = refine.first_step(refiner.model.schedule, num_steps, (clocks or refiner.clocks).weak)
+        refiner._tell_few_steps(num_steps, start, clocks or refiner.clocks, said.append)
+        told = ("fall on one step", "starts from noise alone")
+        assert [word for line in said for word in told if word in line] == words
     with pytest.raises(ValueError, match=r"the draft is \[5, 40, 56, 3\] and the clip \[3, 40, 56, 3\]"):
         refiner.refine(clip(3), drawn(), notify=str)
 
@@ -311,12 +356,15 @@ def test_the_launcher_refines_with_a_base_and_with_that_of_another_model(base, t
     told = "lora    mine.safetensors: 1 of 22 Linear layers, rank 2, scale 1, weight 0.5"
     for words in (
         "a base (text to video)",
-        "held to the draft up to a signal of 0.5, from 0.1 on",
+        "held to the draft up to a signal of 0.5, from 0.1 on, what stays up to 0.98; 3 steps",
         told,
         "a share of 0.5 of it fresh",
     ):
         assert words in child.stdout
     record = json.loads((tmp_path / "out" / "record.json").read_text())
+    height, width = video.read(tmp_path / "out" / "comparison.mp4").frames.shape[1:3]
+    panels, (rows, columns) = ("source", "target tracks", "draft", "edited"), moving_square.draw().shape[1:3]
+    assert width / height == pytest.approx(len(panels) * columns / rows, rel=0.2)
     assert record["settings"]["clocks"] == "0.1,0.5" and record["settings"]["warped"] == 0.5
     assert record["model"]["checkpoint"] == "base"
     digest = hashlib.sha256((tmp_path / "mine.safetensors").read_bytes()).hexdigest()
@@ -328,6 +376,7 @@ def test_the_launcher_refines_with_a_base_and_with_that_of_another_model(base, t
     for arguments, message in (
         ([f"--checkpoint={base}", "--views=2"], "--views: of no use to"),
         ([f"--checkpoint={base}", "--clocks=1"], "clocks are weak,strong"),
+        ([f"--checkpoint={base}", "--warped_noise=2"], "a share of fresh noise from 0 to 1"),
         ([f"--checkpoint={control}", "--clocks=0.1,0.5"], "--clocks is for a base that refines the draft"),
         (["--clocks=0.1,0.5"], "--clocks is a setting of a model"),
         (["--lora=mine.safetensors"], "--lora is a setting of a model"),

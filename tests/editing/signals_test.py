@@ -9,7 +9,8 @@ import tiny_model
 from launching import launch
 from PIL import Image
 
-from motionv2v import video
+from motionv2v import checkpoints, video
+from motionv2v.devices import memory
 from motionv2v.editing import refine, signals
 
 SIZE = (48, 64)
@@ -47,12 +48,40 @@ def test_what_the_mask_covers_is_held_and_nothing_is_kept(folder):
     assert set(np.unique(clocks)) == {0, np.float32(0.3), 0.5}
 
 
-def test_a_base_refines_it(folder):
-    refiner = refine.load(tiny_model.save(folder / "base", "base"), say=lambda line: None)
+@pytest.mark.parametrize("in_channels", [16, 32])
+def test_a_base_refines_it(in_channels, folder, monkeypatch):
+    config = tiny_model.config("base")
+    config.dit.in_channels = in_channels
+    params = tiny_model.random_params(memory.parameter_shapes(config))
+    refiner = refine.load(checkpoints.save_model(folder / "base", config, params, "float32"), say=lambda line: None)
     clip, drawn = read(folder)
+    given, sample = [], refiner.sample_held
+
+    def note(key, frames, *rest):
+        given.append(frames)
+        return sample(key, frames, *rest)
+
+    monkeypatch.setattr(refiner, "sample_held", note)
     made = refiner.refine(clip, drawn, prompt="a red box", num_steps=2, notify=str)
     assert made.frames.shape == clip.frames.shape and made.fps == 8
     assert (made.frames != clip.frames).any(axis=-1).mean() > 0.9
+    picture = np.array(Image.open(folder / "first_frame.png"))
+    np.testing.assert_array_equal(given[0][0, 0], video.resize(picture[None], refiner.size)[0])
+
+
+def test_the_files_of_its_authors_are_read(clips):
+    """Their own kind of input: the shares of cells that are held as what moves, around it, and not at all."""
+    folder = clips.parent / "refine"
+    if not folder.is_dir():
+        pytest.skip(f"needs a draft as its authors make them, in {folder}")
+    found, said = signals.find(folder), []
+    clip, drawn = signals.read(found[signals.FRAME], found[signals.SIGNAL], found[signals.MASK], said.append)
+    assert clip.frames.shape == (49, 480, 720, 3) and clip.fps == 8 and not said
+    clock = refine.clock_map(refine.provenance(clip.frames, drawn), refine.Clocks())
+    assert clock.shape == (13, 60, 90, 1)
+    levels, counts = np.unique(clock, return_counts=True)
+    np.testing.assert_allclose(levels, [0, 0.08, 0.12], atol=1e-6)
+    assert 0.1 < counts[2] / clock.size < 0.15 and 0.02 < counts[1] / clock.size < 0.05
 
 
 def test_the_launcher_takes_a_folder_of_them(folder, tmp_path):
@@ -74,6 +103,9 @@ def test_the_launcher_takes_a_folder_of_them(folder, tmp_path):
     assert video.read(tmp_path / "out" / "edited.mp4").frames.shape == (5, *SIZE, 3)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["comparison.mp4", "contact_sheet.png", "edited.mp4", "record.json"]
+    height, width = video.read(tmp_path / "out" / "comparison.mp4").frames.shape[1:3]
+    panels = ("the draft", "what was made of it")
+    assert width / height == pytest.approx(len(panels) * SIZE[1] / SIZE[0], rel=0.2)
     given = functools.partial(signals.run, theirs, checkpoint=str(base), out=tmp_path / "more", say=str)
     for options, message in (
         ({"checkpoint": str(control)}, "control refines nothing; name a base, such as --checkpoint=FOLDER"),

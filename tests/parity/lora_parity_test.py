@@ -11,6 +11,8 @@ from motionv2v.convert import lora
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e .[parity]")
 
+from diffusers import CogVideoXPipeline  # noqa: E402
+
 BLOCK = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
 READS_TIME = ("norm1.linear", "norm2.linear")
 OUTSIDE = ("patch_embed.proj", "patch_embed.text_proj", "time_embedding.linear_1", "norm_out.linear", "proj_out")
@@ -71,12 +73,17 @@ def test_updated_bases_match_diffusers(kind, shape, tmp_path):
 
 
 def test_what_is_exported_is_what_diffusers_has(tmp_path):
-    """Names and sizes are those of the Linear layers of diffusers' own model."""
+    """diffusers' own file is read, ours is read by it; names and sizes are its model's Linear layers'."""
     theirs, ours, params = both("5B")
     state = update_by_hand(theirs, [f"transformer_blocks.{i}.attn1.to_k" for i in range(3)], 4, 1.0, 0)
-    save_file(state, tmp_path / "given.safetensors")
-    module, tree = lora.apart(ours, params, [lora.read(tmp_path / "given.safetensors")])
-    again = lora.read(lora.export(module, tree, tmp_path / "out"))
+    layers = {name.removeprefix("transformer."): torch.from_numpy(x) for name, x in state.items()}
+    CogVideoXPipeline.save_lora_weights(tmp_path / "given", transformer_lora_layers=layers)
+    module, tree = lora.apart(ours, params, [lora.read(tmp_path / "given")])
+    again = lora.read(out := lora.export(module, tree, tmp_path / "out"))
+    read = CogVideoXPipeline.lora_state_dict(out)
+    assert set(read) == set(state)
+    for name, tensor in read.items():
+        np.testing.assert_array_equal(tensor, state[name], err_msg=name)
     modules = dict(theirs.named_modules())
     for name, layer in again.layers.items():
         assert isinstance(modules[name], torch.nn.Linear)
