@@ -3,17 +3,14 @@
 `launch/edit.py` calls `run`. A clip is drawn as a draft unless a model is named; beside that of the packaged example,
 whose true result is known, a model's is made, so that one sees both.
 
-Beside the result lies `record.json`: the edit, the seed, the clip and the model by their checksums, the settings of
-sampling, the tracker, and the versions of the libraries. The same edit may be made again in the same folder; another
-one is refused unless it is told to replace what is there.
+Beside the result lies its record (`records`). The same edit may be made again in the same folder; another one is
+refused unless it is told to replace what is there.
 """
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,16 +22,14 @@ import numpy as np
 from motionv2v import figures, files, progress, trackers, video
 from motionv2v.data import tokenizer
 from motionv2v.draft.given import Hint
-from motionv2v.editing import depths, drafted, inputs
+from motionv2v.editing import depths, drafted, inputs, records
 from motionv2v.editing.inputs import Inputs
+from motionv2v.editing.records import COMPARISON, DRAFT, EDITED, RECORD, SHEET
 from motionv2v.tracks import Tracks
 
-DRAFT, EXAMPLE_MODEL = "draft", "tiny_repair"
-EDITED, RECORD, COMPARISON, SHEET = "edited.mp4", "record.json", "comparison.mp4", "contact_sheet.png"
+EXAMPLE_MODEL = "tiny_repair"
 _DRAWN = "draft   drawn from the clip's own pixels, without a model"
 _REFINED = f"; a model refines it: --checkpoint={EXAMPLE_MODEL}, or one of your own"
-_LIBRARIES = ("motionv2v", "numpy", "av", "opencv-python-headless")
-_MODEL_LIBRARIES = ("jax", "jaxlib", "flax")
 _MODEL_FLAGS = {
     "num_steps": "--num_steps",
     "guidance": "--guidance",
@@ -138,8 +133,8 @@ def run(
     seed, is_drawn = spec.seed if seed is None else seed, checkpoint in (None, DRAFT) or _reads_draft(model)
     hints = _hints(given, is_drawn, notify)
     made_by = describe(checkpoint or DRAFT, settings, len(frames))
-    record = make_record(given, made_by, seed, tracker) | _told_hints(hints, masks, boxes)
-    check_record(out, record, overwrite, notify)
+    record = records.make(given, made_by, seed, tracker) | _told_hints(hints, masks, boxes)
+    records.check(out, record, overwrite, notify)
     sample = None if model == DRAFT else _sampler(given, model, settings, seed, devices, say, (keep, record), follow)
     if is_drawn:
         say(_DRAWN if model != DRAFT else _DRAWN + _REFINED)
@@ -358,71 +353,6 @@ def describe(model: str, settings: dict[str, float | int | None], num_frames: in
     from motionv2v.editing import opening
 
     return opening.record(model, settings, num_frames)
-
-
-def make_record(given: Inputs, made: dict[str, Any], seed: int, tracker: str) -> dict[str, Any]:
-    """Describe what makes a result, so that it can be made again: as json, without the names of folders.
-
-    `made` is what `describe` returned.
-    """
-    height, width = given.clip.frames.shape[1:3]
-    kind, _, path = tracker.partition(":")
-    libraries = _LIBRARIES if made["model"] == DRAFT else (*_LIBRARIES, *_MODEL_LIBRARIES)
-    edit = json.loads(given.edit_path.read_text(encoding="utf-8-sig"))
-    if given.spec.prompt != edit.get("prompt", ""):  # another one was given
-        edit["prompt"] = given.spec.prompt
-    record = {
-        "edit": edit,
-        "seed": seed,
-        "clip": {
-            "file": given.video_path.name,
-            "sha256": files.sha256(given.video_path),
-            "frames": len(given.clip.frames),
-            "width": width,
-            "height": height,
-            "fps": given.clip.fps,
-        },
-        **made,
-        "tracker": kind,
-        "versions": {name: _version(name) for name in libraries} | {"python": platform.python_version()},
-    }
-    if kind == trackers.GIVEN:
-        record["tracks"] = files.sha256(path)
-    if others := [*(shape.path for shape in given.spec.region if shape.path), given.spec.reference]:
-        # Folders of masks are known by the files in them.
-        paths = {name: given.spec.folder / name for name in others if name}
-        record["files"] = {name: files.sha256(path) for name, path in paths.items() if path.is_file()}
-    return json.loads(json.dumps(record))
-
-
-def _version(library: str) -> str:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:  # run from its folder, or installed under another name
-        return "unknown"
-
-
-def check_record(out: Path, record: dict[str, Any], overwrite: bool, notify: Callable[[str], None]) -> None:
-    """Tell `notify` in a sentence what earlier result will be replaced, where there is one.
-
-    Raises ValueError for results of another edit, or of one that is not known, unless `overwrite`.
-    """
-    found = [name for name in (EDITED, RECORD, COMPARISON, SHEET) if (out / name).exists()]
-    if not found:
-        return
-    try:
-        before = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        names = [name for name in {**before, **record} if name != "versions"]
-        differs = [name for name in names if before.get(name) != record.get(name)]
-    except (OSError, ValueError, TypeError, AttributeError):
-        differs = ["a record that cannot be read"]
-    if not differs:
-        notify(f"{out} holds the result of this very edit, which is replaced")
-        return
-    what = f"{out} holds {found[0]} of another edit (it differs in {', '.join(differs)})"
-    if not overwrite:
-        raise ValueError(f"{what}: choose another folder (--out), or replace it (--overwrite)")
-    notify(f"{what}, which is replaced")
 
 
 def write(

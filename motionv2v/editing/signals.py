@@ -15,8 +15,8 @@ import numpy as np
 
 from motionv2v import draft, files, trackers, video
 from motionv2v.draft import given
-from motionv2v.editing import inputs
-from motionv2v.editing.files import Result, check_folder, check_record, refiner, write
+from motionv2v.editing import inputs, records
+from motionv2v.editing.files import Result, check_folder, refiner, write
 from motionv2v.tracks import Tracks
 
 FRAME, SIGNAL, MASK, PROMPT = "first_frame.png", "motion_signal.mp4", "mask.mp4", "prompt.txt"
@@ -124,7 +124,7 @@ def run(
     say(f"clip    {folder}: {len(clip.frames)} frames of {clip.frames.shape[2]}x{clip.frames.shape[1]}")
     record = {"time_to_move": {name: files.sha256(path) for name, path in found.items()}, "prompt": prompt or ""}
     record |= {"seed": seed or 0, **opening.record(checkpoint, settings, len(clip.frames))}
-    check_record(out, record, overwrite, notify)
+    records.check(out, record, overwrite, notify)
     refined = refiner(clip, prompt or "", checkpoint, settings, seed or 0, devices, say, (None, record))
     nothing = Tracks(np.zeros((0, len(clip.frames), 2), np.float32), np.zeros((0, len(clip.frames)), bool))
     result = Result(clip, refined(nothing, nothing, drawn=drawn), nothing, nothing, {}, draft=clip)
