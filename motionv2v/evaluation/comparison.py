@@ -13,22 +13,25 @@ The items are a suite (`suite`, protocol motionv2v) and what models make of them
 video before those that see one picture, and these before local ones.
 """
 
+import hashlib
 import itertools
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from motionv2v import editing, figures, files
+from motionv2v import draft, editing, figures, files
 from motionv2v.data.scenes import pairs
-from motionv2v.data.scenes.pairs import Pair, SceneConfig
+from motionv2v.data.scenes.motion import Motion
+from motionv2v.data.scenes.pairs import Pair, Scene, SceneConfig
 from motionv2v.editing import opening, repair
 from motionv2v.evaluation import measures, motion_prompting, remaking, report, scoring, suite, synthetic
-from motionv2v.evaluation.drafts import Drafts, PairDrafts
+from motionv2v.evaluation.drafts import Drafts, PairDrafts, Refined
 from motionv2v.evaluation.scoring import Row
 from motionv2v.evaluation.suite import Item, Suite
 from motionv2v.tracks import Tracks
@@ -40,29 +43,51 @@ WAYS = ("from the video", "from one picture", "locally")
 """How a model edits, in the order in which the paper finds them, the best first."""
 ORDERED = ("l2_later", "ssim_later", "lpips_later", "follow_epe")
 """Metrics by which that order is told."""
-PASTED = "in_draft"
+PASTED, ABOUT = "in_draft", "method.json"
 TAKEN = (*scoring.REFERENCES, scoring.SCORES)
 """Names of rows and folders that no model may have."""
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 Videos = UInt8[np.ndarray, "M T H W 3"]
 
 
-def halves(config: SceneConfig, seed: int, index: int, num_points: int = POINTS) -> tuple[dict[str, Any], str]:
-    """Draw a held-out scene; the files of an item by name, as `protocols` makes them of a video, and its caption.
+class Halves(NamedTuple):
+    """The halves of a held-out scene: how each moves, and its points' exact paths, by "source" and "target".
 
-    `config`: its `num_frames` are those of one half, its `num_points` mean nothing.
+    `scene` is what moves. Nothing is drawn before it is asked for.
     """
+
+    scene: Scene
+    motions: dict[str, Motion]
+    tracks: dict[str, Tracks]
+
+    def files(self) -> dict[str, Any]:
+        """Draw both; the files of an item by name, as `protocols` makes them of a video."""
+        content = {}
+        for side, motion in self.motions.items():
+            content[f"{side}.mp4"] = pairs.draw(self.scene.content, motion, self.scene.config)
+            content[f"{side}_tracks.npz"] = self.tracks[side]
+        return content
+
+    def num_moved(self) -> int:
+        """Count the points that go elsewhere by more than a pixel, over the frames in which both are seen."""
+        source, target = self.tracks["source"], self.tracks["target"]
+        both = source.visible & target.visible
+        apart = np.linalg.norm(source.xy - target.xy, axis=-1) * both
+        return int((apart.sum(1) > both.sum(1)).sum())
+
+
+def halves(config: SceneConfig, seed: int, index: int, num_points: int = POINTS) -> Halves:
+    """Choose a held-out scene and follow its points; of `config`, `num_frames` are those of one half."""
     scene, (height, width) = pairs.make_scene(config, seed, index, "test"), config.size
     side = round(num_points**0.5)
     steps = (np.arange(side) + 0.5) / side
     screen = np.stack([axis.ravel() for axis in np.meshgrid(steps * width / height, steps)], -1)
-    content = {}
+    motions, tracks = {}, {}
     for name, end in (("source", 0.0), ("target", 1.0)):
-        motion = replace(scene.target, times=np.linspace(0.5, end, config.num_frames))
-        points = pairs.points_at(scene.content, motion, np.zeros(len(screen), int), screen, config)
-        content[f"{name}.mp4"] = pairs.draw(scene.content, motion, config)
-        content[f"{name}_tracks.npz"] = pairs.track(scene.content, motion, points, config)
-    return content, scene.content.caption
+        motions[name] = replace(scene.target, times=np.linspace(0.5, end, config.num_frames))
+        points = pairs.points_at(scene.content, motions[name], np.zeros(len(screen), int), screen, config)
+        tracks[name] = pairs.track(scene.content, motions[name], points, config)
+    return Halves(scene, motions, tracks)
 
 
 def build(config: SceneConfig, count: int, seed: int, out: Path, num_points: int = POINTS) -> Suite:
@@ -77,10 +102,10 @@ def build(config: SceneConfig, count: int, seed: int, out: Path, num_points: int
     def items() -> Iterable[suite.Known]:
         found = 0
         for index in range(20 * count + 20):
-            content, caption = halves(config, seed, index, num_points)
-            if _moved(content["source_tracks.npz"], content["target_tracks.npz"]) >= FEWEST:
+            both = halves(config, seed, index, num_points)
+            if both.num_moved() >= FEWEST:
                 name, told = f"scene_{index:04d}", f"{config} {seed} {index} {num_points}"
-                yield suite.Known(name, caption, told, lambda content=content: content)
+                yield suite.Known(name, both.scene.content.caption, told, both.files)
                 found += 1
             if found == count:
                 return
@@ -88,13 +113,6 @@ def build(config: SceneConfig, count: int, seed: int, out: Path, num_points: int
 
     settings = {"num_frames": config.num_frames, "size": tuple(config.size), "num_points": num_points}
     return suite.assemble("motionv2v", items(), out, seed=seed, **settings)
-
-
-def _moved(source: Tracks, target: Tracks) -> int:
-    """Count the points that go elsewhere by more than a pixel, over the frames in which both are seen."""
-    both = source.visible & target.visible
-    apart = np.linalg.norm(source.xy - target.xy, axis=-1) * both
-    return int((apart.sum(1) > both.sum(1)).sum())
 
 
 def way(editor: editing.Editor | Drafts) -> str:
@@ -111,23 +129,26 @@ def way(editor: editing.Editor | Drafts) -> str:
 
 def answer(
     editor: editing.Editor | Drafts,
-    items: Sequence[Item],
+    given: Sequence[Pair],
+    drawn: Sequence[draft.Draft],
     seed: int,
     num_steps: int | None = None,
     num_views: int | None = None,
     progress: Progress = iter,
 ) -> tuple[Videos, Videos | None]:
-    """Let a model make videos of items; of one that reads drafts also return them pasted into these."""
-    how, given = way(editor), [_given(item) for item in items]
+    """Let a model make videos of what is `given` of items; of one that reads drafts also return them in `drawn` ones.
+
+    `num_views` are of edits: what makes one picture move takes its own, and what edits locally one.
+    """
+    how = way(editor)
     if how == WAYS[0]:
-        drawn, options = PairDrafts(given), {"num_steps": num_steps, "num_views": num_views, "progress": progress}
+        options = {"num_steps": num_steps, "num_views": num_views, "progress": progress}
         made = synthetic.edit_pairs(editor, given, seed=seed, drawn=drawn, **options)
         if isinstance(editor, Drafts) or not editor.reads_draft:
             return made, None
         return made, np.stack([repair.paste(*both) for both in zip(drawn, made, strict=True)])
-    most = max(len(pair.target_tracks.xy) for pair in given)
-    editor.check(most, num_steps)
     if how == WAYS[1]:
+        most = max(len(pair.target_tracks.xy) for pair in given)
         none = np.zeros(most, bool)
         # The first frame in all of them: nothing of the video that shall come is at hand.
         held = [np.repeat(pair.source[:1], len(pair.source), axis=0) for pair in given]
@@ -142,7 +163,7 @@ def answer(
     return remaking.make(editor, cases, seed, num_steps, progress), None
 
 
-def _given(item: Item) -> Pair:
+def given_of(item: Item) -> Pair:
     """Return what a method is given of an item: its target is the source, for nobody sees the true one."""
     source, paths = item.source(), (item.source_tracks(), item.target_tracks())
     return Pair(source, source, *paths, np.ones(len(paths[0].xy), bool), item.prompt, "reverse")
@@ -150,11 +171,22 @@ def _given(item: Item) -> Pair:
 
 def write(folder: Path, items: Sequence[Item], videos: Videos, about: dict[str, Any]) -> None:
     """Write what a model made as a method's outputs: pictures without loss, and what it says of itself."""
+    # It comes last: where it stands, all items are of what it says.
+    (folder / ABOUT).unlink(missing_ok=True)
     for item, frames in zip(items, videos, strict=True):
         with files.partial_folder(folder / item.id) as unfinished:
             for index, frame in enumerate(frames):
                 figures.save_png(unfinished / f"{index:05d}.png", frame)
-    files.write(folder / "method.json", json.dumps(about, indent=1) + "\n")
+    files.write(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+
+
+def is_written(folder: Path, items: Sequence[Item], about: dict[str, Any]) -> bool:
+    """Tell whether `write` wrote a folder to its end, of these items and with the same to say."""
+    try:
+        known = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return known == json.loads(json.dumps(about)) and all(scoring.find_output(folder, item.id) for item in items)
 
 
 def table(
@@ -176,37 +208,43 @@ def table(
         checkpoint, compare: as for `synthetic.table`, also of Motion Prompting and ReVideo; all of one size.
         num_pairs, seed: which scenes, and the noise. num_steps, num_views: of the samples; None takes each model's own.
         num_points: of an item; None takes `POINTS`. out: a folder for `suite`, `outputs` and their `scores`; the same
-            command goes on there. weights, net: LPIPS is measured too with its files in a folder (`scoring.score`).
-        progress: wraps loops.
+            command goes on there: models that are done, with the same weights, settings and items, sample no more.
+        weights, net: LPIPS is measured too with its files in a folder (`scoring.score`). progress: wraps loops.
 
     Returns:
         Markdown, and what `scores.json` holds, with "order": {metric: whether the paper's order holds by it}.
 
     Raises:
-        ValueError: for a model that follows no paths, models of different sizes, or of one name; as `build`.
+        ValueError: for a model that follows no paths, or not so many in so many steps, models of different sizes, or of
+            one name; as `build`. Before anything is made.
     """
     names = [name for name in dict.fromkeys((checkpoint, *compare)) if name != "draft"]  # which has its row anyway
     if not names:
         raise ValueError("the draft alone is compared with nothing: name a model, --checkpoint=tiny")
     editors = {name: synthetic.open_editor(name) for name in names}
     ways = {name: way(editor) for name, editor in editors.items()}
-    shapes = {name: (each.num_frames, *each.size) for name, each in editors.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the models work at different frames and sizes, {shapes}: compare those of one size")
+    for editor in editors.values():
+        editor.check(num_points or POINTS, num_steps)
+    synthetic.check_one_size(editors)
     rows = row_names(names)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(out or temporary)
         config = replace(synthetic.scene_config(editors[names[0]]), min_points=1)
         found = build(config, num_pairs, seed, place / "suite", num_points or POINTS)
         of_way: dict[str, list[str]] = {each: [] for each in WAYS}
+        given = [given_of(item) for item in found.items]
+        drawn, checksum = PairDrafts(given), _checksum(found.items)
         for name, editor in editors.items():
             settings = {"num_steps": num_steps, "num_views": num_views and int(num_views)}
-            made, pasted = answer(editor, found.items, seed, progress=progress, **settings)
-            about = {"name": rows[name], "way": ways[name], "seed": seed, **settings, **_model(name)}
-            for row, videos in ((rows[name], made), (f"{rows[name]}_{PASTED}", pasted)):
-                if videos is not None:
-                    write(place / "outputs" / row, found.items, videos, about)
-                    of_way[ways[name]].append(row)
+            about = {"name": rows[name], "way": ways[name], "seed": seed, "items_sha256": checksum}
+            about |= _model(name, editor, settings)
+            mine = [rows[name], f"{rows[name]}_{PASTED}"][: 1 + (not isinstance(editor, Drafts) and editor.reads_draft)]
+            of_way[ways[name]] += mine
+            if all(is_written(place / "outputs" / row, found.items, about) for row in mine):
+                continue
+            made = answer(editor, given, drawn, seed, progress=progress, **settings)
+            for row, videos in zip(mine, made, strict=False):
+                write(place / "outputs" / row, found.items, videos, about)
         options = {"weights": weights, "net": net, "say": print}
         scores = scoring.score(place / "suite", place / "outputs", **options)
         folder = report.write(scores, place / "outputs" / scoring.SCORES)
@@ -218,18 +256,22 @@ def table(
 def order(rows: Sequence[Row], metrics: Sequence[str], of_way: dict[str, list[str]]) -> tuple[dict[str, bool], str]:
     """Tell by each of `ORDERED` whether the best rows of each of `WAYS` come in that order; also in words.
 
-    `of_way`: the rows by how they edit; a way without rows is left out, and of one alone nothing is told.
+    `of_way`: the rows by how they edit; a way without rows is left out, and of one alone nothing is told. A metric that
+    a row has on no item, such as distances where no point counts, tells nothing and is left out as well.
     """
     present, holds = [each for each in WAYS if of_way[each]], {}
     if len(present) < 2:
         return {}, "Models of one way alone: nothing is said of an order."
     by_name = {row.name: row for row in rows}
     for metric in (each for each in ORDERED if each in metrics):
+        means = {name: by_name[name].mean(metric)[0] for each in present for name in of_way[each]}
+        if any(math.isnan(mean) for mean in means.values()):
+            continue
         sign = 1 if measures.METRICS[metric].is_more_better else -1
-        best = [max(sign * by_name[name].mean(metric)[0] for name in of_way[each]) for each in present]
+        best = [max(sign * means[name] for name in of_way[each]) for each in present]
         holds[metric] = all(a > b for a, b in itertools.pairwise(best))
     told = ", ".join(f"{metric} {'yes' if value else 'no'}" for metric, value in holds.items())
-    return holds, f"Edits {' before '.join(present)}, as the paper finds: {told}."
+    return holds, f"Edits {' before '.join(present)}, as the paper finds: {told or 'no metric tells'}."
 
 
 def row_names(names: Sequence[str]) -> dict[str, str]:
@@ -250,6 +292,17 @@ def row_names(names: Sequence[str]) -> dict[str, str]:
     return rows
 
 
-def _model(name: str) -> dict[str, Any]:
-    """Say which weights a model has, as a record of an edit does."""
-    return opening.record(name.partition("@")[0], {"num_steps": None, "guidance": None}, 1)
+def _model(name: str, editor: editing.Editor | Drafts, settings: dict[str, Any]) -> dict[str, Any]:
+    """Say which weights a model has and how it samples here (`answer`), as a record of an edit does."""
+    asked = {**settings, "guidance": None}
+    if isinstance(editor, Refined):  # which has no views
+        clocks = f"{editor.clocks.weak:g},{editor.clocks.strong:g}"
+        return opening.record(editor.base, asked | {"num_views": None, "clocks": clocks}, 1)
+    views = dict(zip(WAYS, (settings["num_views"], None, 1), strict=True))
+    return opening.record(name, asked | {"num_views": views[way(editor)]}, 1)
+
+
+def _checksum(items: Sequence[Item]) -> str:
+    """Return one checksum of all items' files and prompts."""
+    told = [(item.id, item.prompt, item.files) for item in items]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from motionv2v import draft
+from motionv2v import draft, sampling
 from motionv2v.data.scenes.pairs import Pair
 from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.editing import refine, remade, repair, transfer
@@ -40,35 +40,46 @@ class Drafts:
 
 
 class Refined(Drafts):
-    """Answer with drafts that a base refines (`editing.refine`): "refine:NAME", "refine:NAME@WEAK,STRONG"."""
+    """Answer with drafts that a base refines (`editing.refine`): "refine:NAME", "refine:NAME@WEAK,STRONG".
+
+    Attributes:
+        base: that name, without clocks.
+        clocks: those asked for, else what suits the base.
+    """
 
     at_once = 10
 
     def __init__(self, name: str):
         """Load a base. Raises ValueError as `refine.load` and `refine.parse`."""
-        base, _, clocks = name.partition("@")
-        self._refiner = refine.load(base)
+        self.base, _, clocks = name.partition("@")
+        self._refiner = refine.load(self.base)
         super().__init__(self._refiner.config)
-        self._clocks = refine.parse(clocks) if clocks else self._refiner.clocks
+        self.clocks = refine.parse(clocks) if clocks else self._refiner.clocks
         self.tokenizer = self._refiner.tokenizer
+
+    def check(self, num_points: int, num_steps: int | None = None) -> None:
+        """Raise ValueError for a number of steps that the base cannot take; of points it takes any."""
+        self._settings({"num_steps": num_steps}).timesteps(self.config.schedule.num_timesteps)
 
     def with_drafts(self, batch: dict[str, AnyArray], drawn: Sequence[draft.Draft]) -> dict[str, AnyArray]:
         """Add drafts to a batch, and where their pixels are from."""
         both = zip(batch["source"], drawn, strict=True)
         found = [refine.provenance(np.asarray(source), each) for source, each in both]
-        clock = np.stack([refine.clock_map(each, self._clocks) for each in found])
+        clock = np.stack([refine.clock_map(each, self.clocks) for each in found])
         kept = np.stack([each.kept for each in found])
         return {**batch, "draft": np.stack([each.frames for each in drawn]), "clock": clock, "kept": kept}
 
     def generate(self, key: Any, batch: dict[str, AnyArray], tokens: AnyArray, **options: Any) -> AnyArray:
         """Refine the drafts of a batch and lay the kept pixels over."""
-        refiner, schedule = self._refiner, self._refiner.model.schedule
-        num_steps, guidance = transfer.sampled_as(refiner.config, options.get("num_steps"), options.get("guidance"))
-        start = refine.first_step(schedule, num_steps, self._clocks.weak)
-        settings = refiner.settings(num_steps, guidance)
+        refiner, settings = self._refiner, self._settings(options)
+        start = refine.first_step(refiner.model.schedule, settings.num_steps, self.clocks.weak)
         made = np.asarray(refiner.sample_held(key, batch["draft"], batch["clock"], start, tokens, settings))
         triples = zip(batch["draft"], made, batch["kept"], strict=True)
         return np.stack([remade.over(drawn, new, remade.feathered(~kept)) for drawn, new, kept in triples])
+
+    def _settings(self, options: dict[str, Any]) -> sampling.Settings:
+        num_steps, guidance = transfer.sampled_as(self.config, options.get("num_steps"), options.get("guidance"))
+        return self._refiner.settings(num_steps, guidance)
 
 
 class PairDrafts(Sequence[draft.Draft]):

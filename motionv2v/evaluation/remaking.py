@@ -189,9 +189,7 @@ def table(
         if not (method := editors[name].model.method) or not method.remakes():
             raise ValueError(f"{name} makes no region of a video anew; this needs a revideo model")
     editor = editors[checkpoint]
-    shapes = {name: (each.num_frames, *each.size) for name, each in editors.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the models work at different frames and sizes, {shapes}: compare those of one size")
+    synthetic.check_one_size(editors)
     given = cases(editor, num_pairs, seed, tracker)
     rows, first = {}, None
     for name, each in editors.items():

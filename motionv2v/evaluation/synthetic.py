@@ -426,6 +426,13 @@ def open_editor(name: str, devices: int = 1) -> editing.Editor | Drafts:
     return opening.load(name, devices)
 
 
+def check_one_size(editors: dict[str, editing.Editor | Drafts]) -> None:
+    """Raise a ValueError of one line for models, by name, that work at different frames and sizes."""
+    shapes = {name: (each.num_frames, *each.size) for name, each in editors.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the models work at different frames and sizes, {shapes}: compare those of one size")
+
+
 def write_videos(row: Row, folder: str | Path, most: int = 8) -> Path:
     """Write the first pairs of a row, `pair_0.mp4` and a contact sheet `pair_0.png` for each; returns the folder."""
     for index, (pair, edited) in enumerate(zip(row.pairs[:most], row.videos[:most], strict=True)):

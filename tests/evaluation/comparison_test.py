@@ -1,6 +1,8 @@
 """The comparison of three ways to edit: exact halves of scenes, what each model is shown, and whose row is which."""
 
 import json
+import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from motionv2v import editing
 from motionv2v.data.scenes import pairs
 from motionv2v.data.scenes.pairs import SceneConfig
 from motionv2v.evaluation import comparison, scoring, synthetic
+from motionv2v.evaluation.drafts import PairDrafts, Refined
 
 SIZE = {"num_frames": 5, "size": (32, 32)}
 KINDS = ("control", "draft", "prompted", "remade")
@@ -37,7 +40,8 @@ def shown(monkeypatch):
 
 
 def test_halves_are_a_scene_from_its_middle_back_and_on():
-    content, caption = comparison.halves(CONFIG, 7, 3)
+    halves = comparison.halves(CONFIG, 7, 3)
+    content = halves.files()
     whole = pairs.make_scene(CONFIG, 7, 3, "test")
     double = SceneConfig(num_frames=9, size=(32, 48))
     frames = pairs.draw(whole.content, whole.target, double)
@@ -47,7 +51,7 @@ def test_halves_are_a_scene_from_its_middle_back_and_on():
         grid = np.stack([axis.ravel() for axis in np.meshgrid(np.arange(4.8, 48, 9.6), np.arange(3.2, 32, 6.4))], -1)
         np.testing.assert_allclose(tracks.xy[:, 0], grid, atol=1e-4)
         assert tracks.visible[:, 0].all() and tracks.xy.shape == (25, 5, 2)
-    assert caption == whole.content.caption
+    assert halves.scene.content.caption == whole.content.caption
     np.testing.assert_array_equal(content["source.mp4"][0], content["target.mp4"][0])
 
 
@@ -55,7 +59,7 @@ def test_points_go_with_what_they_lie_on():
     """The pixel around a point that stays seen has the colour that it had, but for the ramps at edges."""
     off = []
     for index in range(4):
-        content, _ = comparison.halves(SceneConfig(num_frames=5, size=(64, 64)), 7, index)
+        content = comparison.halves(SceneConfig(num_frames=5, size=(64, 64)), 7, index).files()
         frames, tracks = content["target.mp4"].astype(int), content["target_tracks.npz"]
         at = np.clip(np.floor(tracks.xy).astype(int), 0, 63)
         colors = np.stack([frame[at[:, t, 1], at[:, t, 0]] for t, frame in enumerate(frames)], 1)
@@ -67,6 +71,7 @@ def test_points_go_with_what_they_lie_on():
 def test_scenes_in_which_nothing_goes_elsewhere_are_passed_over(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(comparison, "FEWEST", 26)
+        patched.setattr(pairs, "draw", lambda *given: pytest.fail("a scene is drawn that is passed over"))
         with pytest.raises(ValueError, match="of 40 scenes only 0 move in 26 points; expected 1"):
             comparison.build(CONFIG, 1, 7, tmp_path / "still")
     with pytest.raises(ValueError, match="expected a square number such as 25, given 24"):
@@ -84,7 +89,8 @@ def test_scenes_in_which_nothing_goes_elsewhere_are_passed_over(tmp_path, monkey
 def test_no_model_sees_the_target(kind, models, shown, tmp_path):
     editor = editing.load(models[kind])
     items = comparison.build(SceneConfig(**SIZE), 2, 7, tmp_path).items
-    made, pasted = comparison.answer(editor, items, 7, num_steps=1)
+    given = [comparison.given_of(item) for item in items]
+    made, pasted = comparison.answer(editor, given, PairDrafts(given), 7, num_steps=1)
     assert made.shape == (2, 5, 32, 32, 3) and (pasted is not None) == (kind == "draft")
     (batch,) = shown
     for index, item in enumerate(items):
@@ -105,7 +111,7 @@ def test_no_model_sees_the_target(kind, models, shown, tmp_path):
 def test_the_table_has_the_rows_of_all_ways_and_those_of_reference(models, shown, tmp_path):
     names = [models[kind] for kind in KINDS]
     out = str(tmp_path / "out")
-    text, results = comparison.table(names[0], [*names[1:], "draft"], 3, 7, num_steps=1, out=out)
+    text, results = comparison.table(names[0], [*names[1:], "draft"], 3, 7, num_steps=3, num_views="4", out=out)
     rows = {entry["row"]: {} for entry in results["scores"]}
     for entry in results["scores"]:
         rows[entry["row"]][entry["metric"]] = entry["value"]
@@ -127,9 +133,55 @@ def test_the_table_has_the_rows_of_all_ways_and_those_of_reference(models, shown
         "remade_model": "locally",
     }
     assert about["control_model"]["model"]["sha256"] and about["control_model"]["seed"] == 7
+    told = {row: (each["settings"]["num_steps"], each["settings"]["views"]) for row, each in about.items()}
+    # What makes one picture move samples with its own views, what edits locally with one.
+    own = editing.load(models["prompted"]).config.sample.views
+    assert told == dict.fromkeys(told, (3, 4)) | {"prompted_model": (3, own), "remade_model": (3, 1)}
     assert not [value for each in about.values() for value in json.dumps(each).split('"') if value.startswith("/")]
     assert (tmp_path / "out" / "outputs" / "scores" / "scores.html").is_file()
     assert len(list((tmp_path / "out" / "outputs" / "remade_model").glob("*/00004.png"))) == 3
+
+
+def test_what_a_base_refines_is_recorded_with_its_clocks_and_without_views(tmp_path, monkeypatch):
+    base, out = tiny_model.save(tmp_path / "base", "base", **SIZE), tmp_path / "out"
+    with pytest.raises(ValueError, match="got 2000"):
+        comparison.table(f"refine:{base}", [], 2, 7, num_steps=2000, out=str(out))
+    assert not out.exists()
+    monkeypatch.setattr(Refined, "generate", lambda self, key, batch, tokens, **options: batch["draft"])
+    for clocks in ("0.1,0.5", "0.1,0.6"):
+        comparison.table(f"refine:{base}@{clocks}", [], 2, 7, num_steps=3, num_views="4", out=str(out))
+        about = json.loads((out / "outputs" / f"base@{clocks}" / "method.json").read_text())
+        assert (about["settings"]["num_steps"], about["settings"]["clocks"]) == (3, clocks)
+        assert "views" not in about["settings"] and about["way"] == "from the video"
+
+
+def test_models_that_are_done_sample_no_more(models, shown, tmp_path):
+    out = tmp_path / "out"
+    command = {"compare": [models["draft"]], "num_pairs": 2, "seed": 7, "num_steps": 1, "out": str(out)}
+    first = comparison.table(models["control"], **command)
+    assert len(shown) == 2
+    assert comparison.table(models["control"], **command) == first and len(shown) == 2
+    shutil.rmtree(out / "outputs" / "draft_model_in_draft" / "scene_0000")
+    assert comparison.table(models["control"], **command) == first and len(shown) == 3
+    for changed in ({"seed": 8}, {"num_pairs": 3}):  # other scenes are another suite, whose items are others
+        shutil.rmtree(out / "suite")
+        _, results = comparison.table(models["control"], **command | changed)
+        assert len(results["items"]) == changed.get("num_pairs", 2)
+    assert len(shown) == 7
+    comparison.table(models["control"], **command | {"num_pairs": 3, "num_steps": 2})
+    assert len(shown) == 9
+
+
+def test_outputs_say_nothing_of_themselves_before_they_are_whole(tmp_path, monkeypatch):
+    items = comparison.build(CONFIG, 2, 7, tmp_path / "suite").items
+    folder, videos = tmp_path / "outputs", np.zeros((2, 5, 32, 48, 3), np.uint8)
+    comparison.write(folder, items, videos, {"seed": 1})
+    assert comparison.is_written(folder, items, {"seed": 1}) and not comparison.is_written(folder, items, {"seed": 2})
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison.figures, "save_png", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            comparison.write(folder, items, videos, {"seed": 2})
+    assert not comparison.is_written(folder, items, {"seed": 1})
 
 
 def rows(**values):
@@ -149,6 +201,16 @@ def test_the_order_is_that_of_the_best_row_of_each_way():
     found, both = rows(a=5, b=1, c=2, d=3), [*measured, "ssim_later"]  # of which more is better
     assert comparison.order(found, both, ways)[0] == {"l2_later": True, "ssim_later": False}
     assert comparison.order(found, both, {**ways, "from one picture": [], "locally": []})[0] == {}
+
+
+@pytest.mark.parametrize("unknown", "abcd")
+def test_a_metric_that_no_item_of_a_row_has_tells_nothing_of_the_order(unknown):
+    ways = dict(zip(comparison.WAYS, (["a", "b"], ["c"], ["d"]), strict=True))
+    found = {row.name: row for row in rows(a=5, b=4, c=2, d=3)}
+    found[unknown].scores["one"]["l2_later"] = math.nan
+    holds, words = comparison.order([*found.values()], ["l2_later", "ssim_later"], ways)
+    assert holds == {"ssim_later": False} and "l2_later" not in words
+    assert comparison.order([*found.values()], ["l2_later"], ways)[1].endswith("as the paper finds: no metric tells.")
 
 
 def test_rows_are_named_by_their_folders():
@@ -172,6 +234,14 @@ def test_models_that_cannot_be_compared_are_refused(models, tmp_path):
         comparison.table(models["control"], [str(larger)], 1, 7)
     with pytest.raises(ValueError, match="the draft alone"):
         comparison.table("draft", [], 1, 7)
+
+
+def test_what_is_impossible_is_said_before_anything_is_made(models, shown, tmp_path):
+    # More points than a later model tells apart, not the first one.
+    for impossible, words in (({"num_points": 46**2}, "tells 2048 apart"), ({"num_steps": 2000}, "got 2000")):
+        with pytest.raises(ValueError, match=words):
+            comparison.table(models["control"], [models["prompted"]], 1, 7, out=str(tmp_path / "out"), **impossible)
+    assert not shown and not (tmp_path / "out").exists()
 
 
 def test_drafts_refined_or_not_edit_from_the_video(models):
