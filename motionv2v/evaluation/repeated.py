@@ -7,7 +7,8 @@ source. Of each step, the mean over the pairs that have it:
 
     PSNR         against that truth, of the squared error pooled over the clip
     untouched    the same over the pixels that are equal in source and target, `MARGIN` around them as well: no edit had
-                 a reason to change them; of pairs in which they are at least `LEAST` of the clip
+                 a reason to change them; of pairs in which they are at least `LEAST` of the clip, each 100 dB at
+                 most
     follow-EPE   distance of the edited points, tracked again, from where that edit sent them (`synthetic`)
     gradients    mean difference of neighbouring pixels, of what the truth has: it falls as a video blurs
 
@@ -27,7 +28,7 @@ import numpy as np
 from motionv2v import editing, figures, metrics, trackers, video
 from motionv2v.data.scenes.pairs import Pair
 from motionv2v.editing import repair
-from motionv2v.evaluation import synthetic
+from motionv2v.evaluation import measures, synthetic
 from motionv2v.evaluation.autoencoded import Autoencoder
 from motionv2v.evaluation.drafts import Drafts, PairDrafts
 from motionv2v.typing import Bool, UInt8
@@ -69,18 +70,20 @@ def chain(
     num_edits: int = EDITS,
     *,
     keeps: bool = False,
+    first: Videos | None = None,
     **options: Any,
 ) -> Iterator[Videos]:
     """Edit pairs again and again and yield what each edit made, as many times as `num_edits`.
 
-    `keeps`: the pixels of which each edit's draft is sure are the draft's. `options` are those of
-    `synthetic.edit_pairs`.
+    `keeps`: the pixels of which each edit's draft is sure are the draft's. `first`: what the model made in the first
+    edit, if that is known; it is the same with the draft's pixels and without. `options`: of `synthetic.edit_pairs`.
     """
     now = np.stack([pair.source for pair in pairs])
     for index in range(num_edits):
         given = [replace(pair, source=frames) for pair, frames in zip(asked(pairs, index), now, strict=True)]
         drawn = PairDrafts(given)
-        now = synthetic.edit_pairs(editor, given, seed=index, drawn=drawn, **options)
+        is_known = index == 0 and first is not None
+        now = first if is_known else synthetic.edit_pairs(editor, given, seed=index, drawn=drawn, **options)
         if keeps:
             now = np.stack([repair.paste(*both) for both in zip(drawn, now, strict=True)])
         yield now
@@ -88,30 +91,44 @@ def chain(
 
 def through(autoencoder: Autoencoder, pairs: Sequence[Pair], num_edits: int = EDITS) -> Iterator[Videos]:
     """Yield the truths of as many edits, each through an autoencoder as often as a model's video has been."""
+    sides = [np.stack([pair.target for pair in asked(pairs, index)]) for index in (0, 1)]
     for index in range(num_edits):
-        now = np.stack([pair.target for pair in asked(pairs, index)])
-        for _ in range(index + 1):
-            now = autoencoder.through(now)
-        yield now
+        sides = [autoencoder.through(side) for side in sides]
+        yield sides[index % 2]
 
 
-def score(steps: Iterable[Videos], pairs: Sequence[Pair]) -> list[dict[str, float]]:
-    """Score what each edit made by each of `COLUMNS`; NaN where no pair has what is measured."""
-    tracker = trackers.get("classical")
-    ways = [asked(pairs, index) for index in (0, 1)]
-    usable = [synthetic.trackable(way, tracker) for way in ways]
-    still = [untouched(pair) for pair in pairs]
-    found = []
-    for index, videos in enumerate(steps):
-        way = ways[index % 2]
-        scores = synthetic.score(videos, way, tracker, usable[index % 2])
-        kept = [
-            metrics.clip_psnr(frames, pair.target, where)
-            for frames, pair, where in zip(videos, way, still, strict=True)
-            if where.mean() >= LEAST
-        ]
-        found.append({**{name: scores[name] for name in COLUMNS if name in scores}, "untouched": _mean(kept)})
-    return found
+class Truths:
+    """What chains of edits of the same pairs are scored against; it is found once for all of them.
+
+    Attributes:
+        still: of each pair, which pixels no edit has a reason to change (`untouched`).
+    """
+
+    def __init__(self, pairs: Sequence[Pair]):
+        """Take the pairs, and find which points can be tracked in them there and back."""
+        self._tracker = trackers.get("classical")
+        self._ways = [asked(pairs, index) for index in (0, 1)]
+        self._usable = [synthetic.trackable(way, self._tracker) for way in self._ways]
+        self.still = [untouched(pair) for pair in pairs]
+
+    @property
+    def num_still(self) -> int:
+        """Return how many pairs have enough such pixels."""
+        return sum(where.mean() >= LEAST for where in self.still)
+
+    def score(self, steps: Iterable[Videos]) -> list[dict[str, float]]:
+        """Score what each edit made by each of `COLUMNS`; NaN where no pair has what is measured."""
+        found = []
+        for index, videos in enumerate(steps):
+            way = self._ways[index % 2]
+            scores = synthetic.score(videos, way, self._tracker, self._usable[index % 2])
+            kept = [
+                min(measures.PSNR_MOST, metrics.clip_psnr(frames, pair.target, where))
+                for frames, pair, where in zip(videos, way, self.still, strict=True)
+                if where.mean() >= LEAST
+            ]
+            found.append({**{name: scores[name] for name in COLUMNS if name in scores}, "untouched": _mean(kept)})
+        return found
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -152,14 +169,14 @@ def table(
         own = list(chain(editor, pairs, **options))
         made = {name: own}
         if not isinstance(editor, Drafts):
-            made[f"{name}, {KEPT}"] = chain(editor, pairs, keeps=True, **options)
+            made[f"{name}, {KEPT}"] = chain(editor, pairs, keeps=True, first=own[0], **options)
             if name == checkpoint:
                 made[THROUGH] = through(Autoencoder(editor), pairs)
-        scored = {row: score(steps, pairs) for row, steps in made.items()}
+        truths = Truths(pairs)
+        scored = {row: truths.score(steps) for row, steps in made.items()}
         rows |= scored
         if name == checkpoint:
-            count, ends = len(pairs), ("", "_kept", "_through")
-            shares = [float(untouched(pair).mean()) for pair in pairs]
+            counts, ends = (len(pairs), truths.num_still), ("", "_kept", "_through")
             results = {
                 f"{key}_{index}{end}": value
                 for end, steps in zip(ends, scored.values(), strict=False)
@@ -168,8 +185,8 @@ def table(
             }
             wrote = f"\nwrote {write(pairs, own, Path(out))}" if out else ""
     text = (
-        f"{count} held-out pairs, edited {EDITS} times, there and back; {sum(share >= LEAST for share in shares)} have "
-        f"pixels that no edit should touch\n{format_table(rows)}"
+        f"{counts[0]} held-out pairs, edited {EDITS} times, there and back; {counts[1]} have pixels that no edit "
+        f"should touch\n{format_table(rows)}"
     )
     return text + wrote, results
 

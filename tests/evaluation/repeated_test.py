@@ -8,7 +8,7 @@ import tiny_model
 from launching import launch
 
 from motionv2v import metrics
-from motionv2v.evaluation import drafts, repeated, synthetic
+from motionv2v.evaluation import autoencoded, drafts, measures, repeated, synthetic
 
 
 class Answers(drafts.Drafts):
@@ -22,6 +22,17 @@ class Answers(drafts.Drafts):
     def generate(self, key, batch, tokens, **options):
         self.seen.append(batch["source"][0])
         return self.answer(batch)
+
+
+class Halves(autoencoded.Autoencoder):
+    """What goes through it comes out half as bright."""
+
+    def __init__(self):
+        self.passes = 0
+
+    def through(self, videos):
+        self.passes += 1
+        return videos // 2
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +72,21 @@ def test_each_edit_is_of_what_the_one_before_made_and_asks_for_the_other_paths(c
 
 
 def test_the_truth_is_the_target_after_odd_edits_and_the_source_after_even_ones(config, pairs, perfect):
-    scores = repeated.score(repeated.chain(perfect(), pairs), pairs)
+    scores = repeated.Truths(pairs).score(repeated.chain(perfect(), pairs))
     assert len(scores) == 5
     for step in scores:
-        assert step["psnr"] == step["untouched"] == np.inf and step["gradients"] == 1
+        # One pair of exact pixels would make the mean of all infinite.
+        assert step["psnr"] == np.inf and step["untouched"] == measures.PSNR_MOST and step["gradients"] == 1
         assert step["follow_epe"] < 1
     targets = np.stack([pair.target for pair in pairs])
-    for index, step in enumerate(repeated.score([targets] * 4, pairs)):
+    truths = repeated.Truths(pairs)
+    for index, step in enumerate(truths.score([targets] * 4)):
         assert (step["psnr"] == np.inf) == (index % 2 == 0)
         # Beside what moves both are alike to `CHANGED` levels.
         assert step["untouched"] > 40
     copied = np.mean([metrics.clip_psnr(pair.target, pair.source) for pair in pairs])
-    assert repeated.score([targets] * 2, pairs)[1]["psnr"] == pytest.approx(copied)
-    assert repeated.score([targets] * 2, pairs)[1]["follow_epe"] > 3
+    assert truths.score([targets] * 2)[1]["psnr"] == pytest.approx(copied)
+    assert truths.score([targets] * 2)[1]["follow_epe"] > 3
 
 
 def test_what_a_model_loses_each_time_adds_up(pairs, perfect):
@@ -88,7 +101,7 @@ def test_what_a_model_loses_each_time_adds_up(pairs, perfect):
         return exact({"target_xy": batch["source_xy"]})
 
     worse.answer = answer
-    scores = repeated.score(repeated.chain(worse, pairs), pairs)
+    scores = repeated.Truths(pairs).score(repeated.chain(worse, pairs))
     for count, step in enumerate(scores, 1):
         # 2 levels more each time, as far as none is cut off at white.
         assert step["untouched"] == pytest.approx(20 * np.log10(255 / (2 * count)), abs=0.1)
@@ -106,16 +119,42 @@ def test_untouched_pixels_lie_apart_from_all_that_differs(pairs):
 
 def test_a_pair_of_which_the_edit_leaves_nothing_alone_counts_for_nothing(pairs):
     turned = [synthetic.Pair(**{**vars(pair), "target": 255 - pair.source}) for pair in pairs]
-    assert np.isnan(repeated.score([np.stack([p.target for p in turned])], turned)[0]["untouched"])
+    assert np.isnan(repeated.Truths(turned).score([np.stack([p.target for p in turned])])[0]["untouched"])
 
 
-def test_the_draft_is_kept_where_it_is_sure(config, pairs):
+def test_the_draft_is_kept_where_it_is_sure(config, pairs, monkeypatch):
     """A model that answers black spoils nothing of which the draft is sure; drafts are of what the last edit made."""
-    black = Answers(config, lambda batch: np.zeros_like(batch["source"]))
-    own = repeated.score(repeated.chain(black, pairs, 2), pairs)
-    kept = repeated.score(repeated.chain(black, pairs, 2, keeps=True), pairs)
-    for without, within in zip(own, kept, strict=True):
+    black, seen = Answers(config, lambda batch: np.zeros_like(batch["source"])), []
+    own, truths = list(repeated.chain(black, pairs, 2)), repeated.Truths(pairs)
+
+    def drafted(given):
+        seen.append([pair.source for pair in given])
+        return drafts.PairDrafts(given)
+
+    monkeypatch.setattr(repeated, "PairDrafts", drafted)
+    steps = list(repeated.chain(black, pairs, 2, keeps=True))
+    for without, within in zip(truths.score(own), truths.score(steps), strict=True):
         assert without["untouched"] < 15 and within["untouched"] > without["untouched"] + 5
+    np.testing.assert_array_equal(seen[0], [pair.source for pair in pairs])
+    np.testing.assert_array_equal(seen[1], steps[0])
+    assert steps[0].any()
+
+
+def test_what_the_first_edit_made_is_not_made_again(config, pairs):
+    editor = Answers(config, lambda batch: batch["source"] // 2)
+    own = list(repeated.chain(editor, pairs, 2))
+    kept = list(repeated.chain(editor, pairs, 2, keeps=True))
+    editor.seen.clear()
+    again = list(repeated.chain(editor, pairs, 2, keeps=True, first=own[0]))
+    np.testing.assert_array_equal(again, kept)
+    np.testing.assert_array_equal(editor.seen, again[0])
+
+
+def test_truths_go_through_the_autoencoder_as_often_as_a_video_has_been(pairs):
+    halves = Halves()
+    for index, videos in enumerate(repeated.through(halves, pairs)):
+        np.testing.assert_array_equal(videos, [p.target // 2 ** (index + 1) for p in repeated.asked(pairs, index)])
+    assert index == 4 and halves.passes == 10
 
 
 def test_the_table_has_rows_with_and_without_the_draft_and_keys_for_each_edit(tmp_path):
