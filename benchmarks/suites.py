@@ -18,6 +18,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -26,8 +27,8 @@ from flax.traverse_util import unflatten_dict
 from harness import ROOT, number, print_table
 
 from motionv2v import draft, trackers, video
-from motionv2v.evaluation import fvmd, measures, suite
-from motionv2v.models.features import clip, i3d, inception, lpips
+from motionv2v.evaluation import fvmd, measures, suite, trajan_scores
+from motionv2v.models.features import clip, i3d, inception, lpips, trajan
 from motionv2v.tracks import Tracks
 
 LARGE, SMALL, QUICK = (49, (480, 720)), (16, (64, 96)), (16, (48, 64))
@@ -94,6 +95,9 @@ def costs(found: suite.Suite, quick: bool) -> Iterator[tuple[str, float, float]]
     module, params = clip.Clip(sizes, "quick_gelu"), random(clip.parameter_shapes(sizes))
     seen = partial(clip.picture_features, module, params)
     yield network("clip_*, vbench_background (ViT-B/32)", lambda: seen(clip.shorter_side(few[0])), times)
+    network_of = SimpleNamespace(module=trajan.Trajan(), params=random(trajan.parameter_shapes()))
+    moving = SimpleNamespace(trajan=network_of, tracker=tracker)
+    yield network("trajan_jaccard, trajan_occlusion", partial(trajan_scores.measure, frames, moving), 1)
     params = random(i3d.parameter_shapes())
     yield network("fvd_tf", partial(i3d.clip_features, i3d.I3d(), params, frames, "tf1"), 1)
     params = random(inception.parameter_shapes())

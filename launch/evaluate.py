@@ -25,7 +25,9 @@ VIDEOS = flags.DEFINE_string("videos", None, "motion_prompting, build: folder of
 PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as tapvid_davis.pkl; default: scenes")
 
 flags.adopt_module_key_flags(commands)
-BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", [*tables.TABLES], "what to measure")
+INVERSION = tables.Table("training.inversion_benchmark", (*tables.MODELS, *tables.CLIPS))
+TABLES = tables.TABLES | {"motion_inversion": INVERSION}
+BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", [*TABLES], "what to measure")
 
 
 def main(argv: list[str]) -> None:
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> None:
         if argv[1:]:
             text, results = commands.COMMANDS[argv[1]]()
         else:
-            text, results = tables.TABLES[BENCHMARK.value].make(flags.FLAGS.flag_values_dict(), track)
+            text, results = TABLES[BENCHMARK.value].make(flags.FLAGS.flag_values_dict(), track)
     except cli.expected() as error:
         cli.refuse("evaluate", error)
     print(text)

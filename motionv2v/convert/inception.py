@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from motionv2v import files, parameters
 from motionv2v.convert import pickled
-from motionv2v.convert.published import Published, Source, choose, gather
+from motionv2v.convert.published import Found, Published, Source, choose, gather
 from motionv2v.convert.rules import SAME, Rule, conv
-from motionv2v.convert.tensors import ConvertError, Tensors, load_leaves, match
+from motionv2v.convert.tensors import ConvertError, load_leaves, match
 from motionv2v.models.features import inception
 from motionv2v.typing import PyTree
 
@@ -36,13 +36,6 @@ class Network(NamedTuple):
     module: inception.Inception
     params: PyTree
     source: Source
-
-
-class Found(NamedTuple):
-    """A file that was recognised; `tensors` are those that are used."""
-
-    source: Source
-    tensors: Tensors
 
 
 def load(weights: Path) -> Network:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motionv2v.convert.tensors import ConvertError, listing
+from motionv2v.convert.tensors import ConvertError, Tensors, listing
 
 
 class Published(NamedTuple):
@@ -29,6 +29,13 @@ class Source(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file} (sha256 {self.sha256[:8]}{'' if self.verified else ', unverified'})"
+
+
+class Found(NamedTuple):
+    """A file that was recognised as a whole network; `tensors` are those that are used."""
+
+    source: Source
+    tensors: Tensors
 
 
 def gather(weights: Path, endings: Collection[str], recognise: Callable[[Path], Any]) -> tuple[list[Any], list[str]]:

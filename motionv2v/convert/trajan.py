@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from motionv2v import files, parameters
-from motionv2v.convert.published import Published, Source, choose, gather
+from motionv2v.convert.published import Found, Published, Source, choose, gather
 from motionv2v.convert.rules import SAME, Rule
-from motionv2v.convert.tensors import Arrays, ConvertError, Tensors, load_leaves, match
+from motionv2v.convert.tensors import Arrays, ConvertError, load_leaves, match
 from motionv2v.models.features import trajan
 from motionv2v.typing import PyTree
 
@@ -34,13 +34,6 @@ class Network(NamedTuple):
     module: trajan.Trajan
     params: PyTree
     source: Source
-
-
-class Found(NamedTuple):
-    """A file that was recognised."""
-
-    source: Source
-    tensors: Tensors
 
 
 def load(weights: Path) -> Network:

@@ -30,8 +30,10 @@ class Checksums:
         if isinstance(known, list) and known[:-1] == stamp:
             self._found[place] = known
             return known[-1]
+        # Before it is read: what is written meanwhile, within a tick of the stamp, goes unseen for ever.
+        is_settled = time.time() - told.st_mtime > SETTLED
         digest = files.sha256(path)
-        if time.time() - told.st_mtime > SETTLED:
+        if is_settled:
             self._found[place] = [*stamp, digest]
         return digest
 

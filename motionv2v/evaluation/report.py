@@ -116,7 +116,8 @@ def notes(scores: Scores) -> list[str]:
         found.append(f"{by}; the sides of frames that are wider than high are not seen.")
     if "trajan" in scores.networks:
         how = f"{trajan_scores.POINTS} points a video by {scores.tracker}, not BootsTAPIR's 4096"
-        found.append(f"{scores.networks['trajan']}: {how}; the rounding of latents is left out.")
+        seen = "seen is (1-s(v))(1-s(c)) <= 0.5 of its logits v and c, not s(v)s(c) > 0.5"
+        found.append(f"{scores.networks['trajan']}: {how}; {seen}; the rounding of latents is left out.")
     found += [f"{metric}: {METRICS[metric].words}{_of_sets(scores, metric)}." for metric in scores.metrics]
     found += [f"{metric} is not measured: {why}." for metric, why in scores.lacking.items()]
     for row in (row for row in scores.rows if not row.is_reference):

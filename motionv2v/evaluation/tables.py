@@ -1,5 +1,7 @@
 """The tables of launch/evaluate.py --benchmark, by name: the module that makes each, and the flags that it takes.
 
+Those of `training` lie above this folder: the launcher adds them.
+
 Modules are loaded when their table is asked for: nearly all of them load jax, and scoring a suite needs none of it.
 """
 
@@ -20,20 +22,19 @@ class Table(NamedTuple):
         return table(*(values[name] for name in self.flags), progress)
 
 
-_MODELS, _PAIRS, _CLIPS = ("checkpoint", "compare"), ("num_pairs", "seed"), ("num_clips", "seed", "num_steps", "out")
+MODELS, _PAIRS, CLIPS = ("checkpoint", "compare"), ("num_pairs", "seed"), ("num_clips", "seed", "num_steps", "out")
 TABLES = {
     "synthetic": Table(
         "evaluation.synthetic",
-        (*_MODELS, *_PAIRS, "num_steps", "views", "devices", "out", "num_frames", "num_points", "jitter"),
+        (*MODELS, *_PAIRS, "num_steps", "views", "devices", "out", "num_frames", "num_points", "jitter"),
     ),
     "motionv2v": Table(
-        "evaluation.comparison", (*_MODELS, *_PAIRS, "num_steps", "views", "num_tracks", "out", "weights", "lpips")
+        "evaluation.comparison", (*MODELS, *_PAIRS, "num_steps", "views", "num_tracks", "out", "weights", "lpips")
     ),
-    "repeated": Table("evaluation.repeated", (*_MODELS, *_PAIRS, "num_steps", "views", "out")),
-    "text_to_video": Table("evaluation.text_to_video", (*_MODELS, *_CLIPS)),
-    "motion_prompting": Table("evaluation.motion_prompting", ("checkpoint", *_CLIPS, "videos", "weights", "lpips")),
-    "motion_inversion": Table("training.inversion_benchmark", (*_MODELS, *_CLIPS)),
-    "revideo": Table("evaluation.remaking", (*_MODELS, *_PAIRS, "num_steps", "out")),
+    "repeated": Table("evaluation.repeated", (*MODELS, *_PAIRS, "num_steps", "views", "out")),
+    "text_to_video": Table("evaluation.text_to_video", (*MODELS, *CLIPS)),
+    "motion_prompting": Table("evaluation.motion_prompting", ("checkpoint", *CLIPS, "videos", "weights", "lpips")),
+    "revideo": Table("evaluation.remaking", (*MODELS, *_PAIRS, "num_steps", "out")),
     "tapvid": Table("evaluation.tapvid", ("tracker", "mode", "checkpoint", "pickle", "seed")),
     "step_cache": Table("evaluation.step_cache", ("checkpoint", *_PAIRS, "num_steps")),
 }

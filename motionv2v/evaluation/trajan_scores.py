@@ -5,6 +5,9 @@ network makes latents, and from these it reads off each of the others, given whe
 those in which it is seen. The score is TAP-Vid's average Jaccard of what was read off against what was tracked, at
 256x256, over all frames but that one, and the accuracy of saying when points are hidden. No target is needed.
 
+A point counts as seen where (1 - s(v)) (1 - s(c)) <= 0.5, v and c the network's two logits and s the logistic function,
+as in the authors' example; another reading, s(v) s(c) > 0.5, finds fewer.
+
 The paper has 4,096 points and tracks them by BootsTAPIR; here they are fewer, and the tracker is the one of the table:
 compare within one tracker only.
 """

@@ -2,11 +2,13 @@
 
 import csv
 import gc
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -410,15 +412,20 @@ def test_a_second_run_reads_no_video_not_even_for_its_checksum(built, outputs, m
     for path in (*outputs.rglob("*"), *built.folder.rglob("*")):
         os.utime(path, ns=(10**18, 10**18))
     scoring.score(built.folder, outputs, draws=False)
-    read, sha256 = [], files.sha256
-    monkeypatch.setattr(files, "sha256", lambda path: read.append(Path(path)) or sha256(path))
+    read, digest = [], hashlib.file_digest
+
+    def spied(file, kind):
+        read.append(Path(file.name))
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", spied)
     monkeypatch.setattr(video, "read", lambda path, **more: pytest.fail(f"{path} is read again"))
     first = scoring.score(built.folder, outputs, draws=False)
     assert not read and first.ids == ["down", "left", "right"]
     changed = outputs / "copies" / "left" / "00000.png"
     Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(changed)
     monkeypatch.undo()
-    monkeypatch.setattr(files, "sha256", lambda path: read.append(Path(path)) or sha256(path))
+    monkeypatch.setattr(hashlib, "file_digest", spied)
     second = scoring.score(built.folder, outputs, draws=False)
     assert read == [changed]
     assert values(second, "psnr")["copies"] < values(first, "psnr")["copies"]
@@ -445,6 +452,19 @@ def test_a_checksum_holds_as_long_as_size_and_time_of_change_stay(tmp_path):
     for broken in ("", "[1]", '{"x": 3}'):
         kept.write_text(broken)
         assert Checksums(kept).of(path) == files.sha256(path)
+
+
+def test_a_file_that_was_new_when_it_was_looked_at_is_not_kept_however_long_it_takes_to_read(tmp_path, monkeypatch):
+    path, kept = tmp_path / "a.bin", tmp_path / "checksums.json"
+    path.write_bytes(b"one")
+    for age, is_kept in ((1, False), (3, True)):
+        now = [path.stat().st_mtime + age]
+        monkeypatch.setattr(time, "time", lambda now=now: now[0])
+        monkeypatch.setattr(files, "sha256", lambda path, now=now: now.__setitem__(0, now[0] + 60) or "digest")
+        sums = Checksums(kept)
+        assert sums.of(path) == "digest"
+        sums.save()
+        assert bool(json.loads(kept.read_text())) == is_kept
 
 
 def test_no_more_videos_are_held_for_more_items(built, outputs, monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -15,9 +16,27 @@ from motionv2v.evaluation import tables
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
-def test_each_table_takes_the_flags_named_for_it(name):
-    table = tables.TABLES[name]
+@pytest.fixture(scope="module")
+def launched():
+    """The launcher's tables; in a process of its own, for it defines flags."""
+    code = (
+        "import json, runpy; found = runpy.run_path('launch/evaluate.py', run_name='launcher')['TABLES']\n"
+        "print(json.dumps(found))"
+    )
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert child.returncode == 0, child.stderr
+    found = json.loads(child.stdout)
+    return {name: tables.Table(module, tuple(flags)) for name, (module, flags) in found.items()}
+
+
+def test_a_table_of_a_higher_floor_is_the_launchers(launched):
+    assert all(table.module.startswith("evaluation.") for table in tables.TABLES.values())
+    assert launched == tables.TABLES | {"motion_inversion": launched["motion_inversion"]}
+
+
+@pytest.mark.parametrize("name", [*tables.TABLES, "motion_inversion"])
+def test_each_table_takes_the_flags_named_for_it(launched, name):
+    table = launched[name]
     module = importlib.import_module(f"motionv2v.{table.module}")
     taken = list(inspect.signature(module.table).parameters)
     taken = taken[: taken.index("progress")]
