@@ -39,23 +39,36 @@ def labelled(masks: Sequence[Bool[np.ndarray, "h w"] | None]) -> UInt8[np.ndarra
     return made
 
 
+class Progress(NamedTuple):
+    """How far masks are carried: `state` is "carrying", "stopped" or "done".
+
+    `told`: [T], how often something came for each frame. `things`: what there is once it is no longer carried.
+    `reached`: [T], whether all things have come to each frame.
+    """
+
+    state: str
+    told: list[int]
+    things: Carried
+    reached: list[bool]
+
+
 class Carrying:
     """Masks that are being carried for one edit: heard of as they come, until somebody stops it.
 
     Attributes:
         key: of the edit. order: its things, the foremost first. told: [T], how often something came for each frame.
-        is_over: whether all has come, or was stopped.
+        is_over: whether all has come, or was stopped. is_stopped: whether somebody wants no more.
     """
 
     def __init__(self, key: str, order: Sequence[int], num_frames: int):
         """Begin; nothing has come yet."""
         self.key, self.order, self.told = key, list(order), [0] * num_frames
-        self.is_over = self._is_stopped = False
+        self.is_over = self.is_stopped = False
         self._found: dict[int, dict[int, Bool[np.ndarray, "h w"]]] = {thing: {} for thing in self.order}
 
     def hear(self, thing: int, frame: int, mask: Bool[np.ndarray, "h w"]) -> None:
         """Take the mask of a thing in a frame; raises StoppedError where no more are wanted."""
-        if self._is_stopped:
+        if self.is_stopped:
             raise StoppedError(self.says())
         if thing in self._found:  # and not what may pass before them
             self._found[thing][frame] = mask
@@ -63,11 +76,17 @@ class Carrying:
 
     def stop(self) -> None:
         """Let nothing more come."""
-        self._is_stopped = True
+        self.is_stopped = True
+
+    @property
+    def reached(self) -> list[bool]:
+        """Tell which frames all things have come to."""
+        found = [self._found[thing] for thing in self.order]
+        return [bool(found) and all(t in each for each in found) for t in range(len(self.told))]
 
     def says(self) -> str:
         """Tell how far it came, and what to do."""
-        count = sum(map(bool, self.told))
+        count = sum(self.reached)
         return f"the masks were carried to {count} of {len(self.told)} frames and stopped: show the masks to carry on"
 
     def labels(self, frame: int) -> UInt8[np.ndarray, "h w"] | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from motionv2v import files, trackers, tracks, video
 from motionv2v.editing import operation_list, point_paths, projects
-from motionv2v.editing.carrying import Carried
+from motionv2v.editing.carrying import Carried, Progress
 from motionv2v.editing.drafting import Drafts, Drawn, Moment
 from motionv2v.editing.history import History
 from motionv2v.edits import document, track_files
@@ -290,7 +290,7 @@ class Derived(History):
         """Return which thing is seen in a frame, as `Carried.labels`; None before masks are carried to it."""
         return self._drafts.labels(self._moment, index)
 
-    def carrying(self) -> tuple[str, list[int], Carried]:
+    def carrying(self) -> Progress:
         """Tell how far masks are carried, and have that done in a thread; as `Drafts.carrying`."""
         return self._drafts.carrying(self._moment)
 

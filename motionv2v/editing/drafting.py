@@ -15,7 +15,7 @@ import numpy as np
 
 from motionv2v import draft, stacks, video
 from motionv2v.editing import drafted
-from motionv2v.editing.carrying import Carried, Carrying, StoppedError
+from motionv2v.editing.carrying import Carried, Carrying, Progress, StoppedError
 from motionv2v.edits.document import EditSpec
 from motionv2v.tracks import Tracks
 from motionv2v.typing import UInt8
@@ -49,7 +49,7 @@ class _Edit:
     def __init__(self, key: str, drawing: draft.Drawing):
         self.key, self._drawing = key, drawing
         self.left = set(range(len(drawing.clip.frames)))
-        self.one = stacks.Kept(drawing.frame, KEPT)
+        self.one = stacks.Kept(lambda t: drawing.frame(t, False), KEPT)  # nobody reads its doubt
 
     @cached_property
     def drawn(self) -> Drawn:
@@ -140,39 +140,46 @@ class Drafts:
 
     # --- for who looks on ---
 
-    def carrying(self, moment: Callable[[], Moment]) -> tuple[str, list[int], Carried]:
-        """Tell how far masks are carried, and let a thread do it; returns at once.
-
-        Returns "carrying", "stopped" or "done", how often something came for each frame [T], and what there is once
-        it is no longer carried. Raises what went wrong.
-        """
+    def carrying(self, moment: Callable[[], Moment]) -> Progress:
+        """Tell how far masks are carried, and let a thread do it; returns at once. Raises, once, what went wrong."""
         of = moment()
-        if self._carried is not None and self._carried[0] == of.key:
-            return "done", [1] * len(of.clip.frames), self._carried[1]
+        length = len(of.clip.frames)
+        if (carried := self._carried_of(of)) is not None:
+            return Progress("done", [1] * length, carried, [True] * length)
         if (stopped := self._stopped_of(of)) is not None:
-            return "stopped", list(stopped.told), stopped.carried(self._hints(of))
-        if self._failed is not None and self._failed[0] == of.key:
-            raise self._failed[1]
-        if self._to_carry is None or self._to_carry.key != of.key:
+            return Progress("stopped", list(stopped.told), stopped.carried(self._hints(of)), stopped.reached)
+        failed = self._failed
+        if failed is not None and failed[0] == of.key:
+            self._failed = None  # who asks again has it tried again
+            raise failed[1]
+        if not self._waits_for(of):
             self._to_carry = of
             self._wake()
-        now = self._under_way(of)
-        return "carrying", list(now.told) if now else [0] * len(of.clip.frames), Carried([], [])
+        now = self._under_way(of) or self._begin(of)
+        return Progress("carrying", list(now.told), Carried([], []), now.reached)
 
     def labels(self, moment: Callable[[], Moment], index: int) -> UInt8[np.ndarray, "h w"] | None:
-        """Return what is seen in a frame, as `Carried.labels`; while masks are carried None before one has come."""
+        """Return what is seen in a frame, as `Carried.labels`; None before one has come that is carried, or is to be.
+
+        Where nobody has masks carried this waits for them.
+        """
         of = moment()
-        now = self._stopped_of(of) or self._under_way(of)
-        return self.masks(lambda: of).labels(index) if now is None or now.is_over else now.labels(index)
+        known, stopped, now = self._carried_of(of), self._stopped_of(of), self._under_way(of)
+        if known is None and stopped is None and (now is None or now.is_over):
+            if self._waits_for(of):
+                return None
+            known, stopped = self.masks(lambda: of), self._stopped_of(of)
+        return (stopped or known or now).labels(index)  # what was stopped tells which frames it has not come to
 
     def stop_carrying(self, moment: Callable[[], Moment]) -> None:
         """Stop carrying masks for an edit; what has come stays, and nothing is drawn of it until `carry_on`."""
         of = moment()
-        now = self._under_way(of) or self._begin(of)
-        if now.is_over or (self._carried is not None and self._carried[0] == of.key):
-            return
-        self._stopped, self._to_carry = now, None
-        self._stopped.stop()
+        with self._waits:  # `_heard` may begin, or come to its end, at this time
+            now = self._under_way(of) or self._begin(of)
+            if now.is_over or self._carried_of(of) is not None or self._stopped_of(of) is not None:
+                return
+            self._stopped, self._to_carry = now, None
+            now.stop()
 
     def carry_on(self) -> None:
         """Let masks be carried again that were stopped."""
@@ -206,7 +213,7 @@ class Drafts:
                 drawing = drafted.plan_prepared(prepared, of.spec, of.source, self._hints(of), notify=_quiet)
             for t in _outwards(range(len(clip.frames)), index):
                 yield
-                drawing.frame(t)  # keeps what is behind things, and their pictures
+                drawing.frame(t, False)  # keeps what is behind things, and their pictures
 
     def _wake(self) -> None:
         with self._waits:
@@ -290,8 +297,8 @@ class Drafts:
         return edit
 
     def _carry(self, of: Moment) -> Carried:
-        carried = self._carried
-        if carried is None or carried[0] != of.key:
+        carried = self._carried_of(of)
+        if carried is None:
             hints = self._hints(of)
             try:
                 with self._heard(of) as prepared:
@@ -300,18 +307,25 @@ class Drafts:
                 return (self._stopped_of(of) or self._begin(of)).carried(hints)  # it may be carried on by now
             order = _things(of)
             doubts = [drafted.doubts(found[at], hint.frames if (hint := hints[at]) else []) for at in order]
-            carried = self._carried = (of.key, Carried([found[at] for at in order], doubts))
-        return carried[1]
+            carried = Carried([found[at] for at in order], doubts)
+            self._carried = (of.key, carried)
+        return carried
 
     @contextlib.contextmanager
     def _heard(self, of: Moment) -> Iterator[draft.Prepared]:
         """Hear of the masks that are carried within a block; raises StoppedError where that was stopped, or is."""
-        if (stopped := self._stopped_of(of)) is not None:
-            raise StoppedError(stopped.says())
-        prepared, now = self._prepare(of.path, of.clip), self._under_way(of) or self._begin(of)
-        self._carrying, prepared.watch, now.is_over = now, now.hear, False
+        prepared = self._prepare(of.path, of.clip)
+        with self._waits:  # nobody stops it between a look at that and its beginning
+            if (stopped := self._stopped_of(of)) is not None:
+                raise StoppedError(stopped.says())
+            now = self._under_way(of) or self._begin(of)
+            self._carrying, prepared.watch, now.is_over = now, now.hear, False
         try:
             yield prepared
+            with self._waits:  # who stops it from here on, or did so after the last mask had come, is too late
+                now.is_over, now.is_stopped = True, False
+                if self._stopped_of(of) is not None:
+                    self._stopped = None
         finally:
             now.is_over, prepared.watch = True, None
 
@@ -320,7 +334,16 @@ class Drafts:
 
     def _under_way(self, of: Moment) -> Carrying | None:
         now = self._carrying
-        return now if now is not None and now.key == of.key else None
+        # One that was stopped, and another edit after it, is begun anew.
+        return now if now is not None and now.key == of.key and not now.is_stopped else None
+
+    def _carried_of(self, of: Moment) -> Carried | None:
+        carried = self._carried
+        return carried[1] if carried is not None and carried[0] == of.key else None
+
+    def _waits_for(self, of: Moment) -> bool:
+        waits = self._to_carry
+        return waits is not None and waits.key == of.key
 
     def _stopped_of(self, of: Moment) -> Carrying | None:
         stopped = self._stopped

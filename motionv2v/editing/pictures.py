@@ -63,21 +63,17 @@ async def _uncertain(request: Request) -> Response:
     return JSONResponse({"shares": np.round((found.uncertain > 127).mean(axis=(1, 2)), 4).tolist()})
 
 
-async def _carried(request: Request) -> Response:
-    """Tell how much each frame of the things' masks is to be doubted, and in how many frames they have one."""
-    return JSONResponse({"things": _told(await run_in_threadpool(request.app.state.session.masks))})
-
-
 def _told(found: Carried) -> list[dict[str, Any]]:
+    """Tell how much each frame of the things' masks is to be doubted, and in how many frames they have one."""
     doubts = [[None if np.isnan(each) else round(float(each), 3) for each in doubt] for doubt in found.doubts]
     frames = [int(mask.any(axis=(1, 2)).sum()) for mask in found.masks]
     return [{"doubts": own, "frames": count} for own, count in zip(doubts, frames, strict=True)]
 
 
 async def _carrying(request: Request) -> Response:
-    """Tell how far masks are carried, which begins with it; what `_carried` tells once it has ended or was stopped."""
-    state, told, found = await run_in_threadpool(request.app.state.session.carrying)
-    return JSONResponse({"state": state, "told": told, "things": _told(found)})
+    """Tell how far masks are carried, which begins with it, and of the things once it has ended or was stopped."""
+    found = await run_in_threadpool(request.app.state.session.carrying)
+    return JSONResponse({**found._asdict(), "things": _told(found.things)})
 
 
 async def _stop_carrying(request: Request) -> Response:
@@ -136,7 +132,6 @@ ROUTES = [
     Route("/api/tracking", _tracking),
     Route("/api/tracking/stop", _stop_tracking, methods=["POST"]),
     Route("/api/expect", _expect, methods=["POST"]),
-    Route("/api/masks", _carried),
     Route("/api/masks/carrying", _carrying),
     Route("/api/masks/stop", _stop_carrying, methods=["POST"]),
     Route("/api/masks/carry_on", _carry_on, methods=["POST"]),

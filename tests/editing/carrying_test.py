@@ -21,6 +21,8 @@ LEFT, TOP = 8, 24
 GOES = np.arange(FRAMES) * 2
 PATIENCE = 300
 """Seconds that a busy machine may take to carry masks through them."""
+CLICKS = "getComputedStyle(document.querySelector('#carried i')).pointerEvents"
+WAITS = "import('/static/session.js').then(({ view }) => view.waits)"
 THERE = "(t) => import('/static/frames.js').then((frames) => Boolean(frames.there('masks', t)))"
 
 
@@ -82,31 +84,34 @@ class Gate:
 
 def reached(session, count):
     """Tell whether masks have come for so many frames."""
-    return sum(map(bool, session.carrying()[1])) == count
+    return sum(map(bool, session.carrying().told)) == count
 
 
 def test_what_is_carried_is_told_as_it_comes_and_stays_where_it_is_stopped(session, monkeypatch):
     session.set_box(["p1"], 24, box(24))
     gate = Gate(monkeypatch, 9)
-    assert session.carrying() == ("carrying", [0] * FRAMES, ([], []))
+    assert session.carrying() == ("carrying", [0] * FRAMES, ([], []), [False] * FRAMES)
     until(lambda: reached(session, 10), "ten frames")
-    told = np.flatnonzero(session.carrying()[1]).tolist()
+    told = np.flatnonzero(session.carrying().told).tolist()
     assert told == list(range(19, 29)), "to both sides at once"
     assert session.mask_labels(28).max() == 1 and session.mask_labels(29) is None, "nobody waits for the others"
     session.stop_carrying()
     gate.open()
     until(lambda: not session.is_getting_ready(), "it ends")
-    state, _, kept = session.carrying()
+    state, _, kept, came_to = session.carrying()
+    assert np.flatnonzero(came_to).tolist() == told
+    assert session.mask_labels(28).max() == 1 and session.mask_labels(29) is None, "it tells what it has not come to"
     assert state == "stopped" and np.flatnonzero(kept.masks[0].any(axis=(1, 2))).tolist() == told
     assert np.flatnonzero(np.isfinite(kept.doubts[0])).tolist() == told and kept.doubts[0][24] == 0
     assert session.masks().masks[0].sum() == kept.masks[0].sum(), "who asks waits for no more"
     session.add_operation("drag", {"points": ["p1"], "by": [0, 9]})
-    assert session.carrying()[0] == "carrying", "another edit is carried anew"
+    assert session.carrying().state == "carrying", "another edit is carried anew"
     session.undo()
-    assert session.carrying()[0] == "stopped"
+    assert session.carrying().state == "stopped"
     session.carry_on()
-    until(lambda: session.carrying()[0] == "done", "it is carried on")
-    found = session.carrying()[2]
+    until(lambda: session.carrying().state == "done", "it is carried on")
+    found = session.carrying().things
+    assert all(session.carrying().reached)
     np.testing.assert_array_equal(found.masks[0][told], kept.masks[0][told])
     assert found.masks[0].any(axis=(1, 2)).all() and session.mask_labels(48).max() == 1 and found is session.masks()
 
@@ -124,8 +129,8 @@ def test_nothing_is_drawn_of_masks_that_were_stopped(session, monkeypatch):
     session.carry_on()
     assert session.draft_frame(3).any()
     session.stop_carrying()
-    until(lambda: session.carrying()[0] != "carrying", "the draft had them all")
-    assert session.carrying()[0] == "done", "what has come to its end is not stopped"
+    until(lambda: session.carrying().state != "carrying", "the draft had them all")
+    assert session.carrying().state == "done", "what has come to its end is not stopped"
 
 
 def test_what_goes_wrong_while_masks_are_carried_is_told_to_who_asks(session, monkeypatch):
@@ -139,6 +144,8 @@ def test_what_goes_wrong_while_masks_are_carried_is_told_to_who_asks(session, mo
     until(lambda: not session.is_getting_ready(), "it ends")
     with pytest.raises(ValueError, match="frame 3 cannot be read"):
         session.carrying()
+    monkeypatch.undo()
+    until(lambda: session.carrying().state == "done", "who asks again has it tried again")
 
 
 def draw_box(page, session, *said):
@@ -168,9 +175,12 @@ def test_a_mask_is_boxed_carried_stopped_at_frame_ten_and_corrected_on_the_page(
         draw_box(page, session, 0)
         page.says("carrying-says", "carrying the masks: 10 of 49 frames", PATIENCE)
         assert page.main.locator("#carried i").count() == 10, "they are marked above the timeline"
+        assert page.main.evaluate(CLICKS) == "none", "which is clicked through the marks"
         for frame, is_there in ((5, True), (20, False)):
             page.main.locator("#frame").evaluate("(slider, t) => { slider.value = t; }", frame)
             page.main.locator("#frame").dispatch_event("input")
+            if is_there:
+                page.there("masks", frame)
             page.page.wait_for_timeout(400)
             assert page.main.evaluate(THERE, frame) == is_there
         page.button("Stop carrying").click()
@@ -196,4 +206,77 @@ def test_a_mask_is_boxed_carried_stopped_at_frame_ten_and_corrected_on_the_page(
         # A draft that waits for the masks is refused, and the browser tells of each.
         assert all("/frame/draft/" in url for url in refused) and len(page.errors) == len(refused)
         assert all("400" in error for error in page.errors) and len(page.asked) == 1
+        page.context.close()
+
+
+class Answers:
+    """Answers the page in the session's place when it asks how far masks are carried, as soon as it is told what."""
+
+    def __init__(self, page):
+        self._page, self._asked = page, []
+        page.route("**/api/masks/carrying", lambda route: self._asked.append(route))
+        page.route("**/api/masks/stop", lambda route: route.fulfill(json={}))
+        for which in ("masks", "draft"):
+            page.route(f"**/api/frame/{which}/*", lambda route: route.fulfill(status=204))
+
+    def await_one(self):
+        for _ in range(600):
+            if self._asked:
+                return
+            self._page.wait_for_timeout(50)
+        raise AssertionError("the page does not ask")
+
+    def give(self, **answer):
+        self.await_one()
+        self._asked.pop(0).fulfill(**answer)
+
+
+@pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
+def test_the_page_counts_what_all_things_came_to_and_draws_when_nothing_waits_any_more(browser, session):
+    session.set_box(["p1"], 0, box(0))
+    told = {"told": [2, 1, 1] + [0] * 46, "reached": [True] + [False] * 48, "things": []}
+    with served_page.served(session) as address:
+        page = Page(browser, address, viewport={"width": 900, "height": 700})
+        answers, drafts = Answers(page.page), []
+        page.page.on("request", lambda sent: drafts.append(sent.url) if "/frame/draft/" in sent.url else None)
+        page.main.locator("#show-masks").check()
+        answers.give(json={"state": "carrying", **told})
+        page.says("carrying-says", "carrying the masks: 1 of 49 frames")
+        assert page.main.locator("#carried i").count() == 1
+        answers.await_one()
+        page.button("Stop carrying").click()
+        drafts.clear()
+        answers.give(json={"state": "carrying", **told})  # what was asked before
+        answers.await_one()
+        assert page.main.evaluate(WAITS) and not drafts
+        answers.give(json={"state": "carrying", **told})  # it was too late to stop it
+        answers.await_one()
+        assert not page.main.evaluate(WAITS) and len(drafts) == 1, "so that the draft comes after all"
+        answers.give(status=400, json={"error": "frame 3 cannot be read"})
+        page.says("error", "frame 3 cannot be read")
+        assert page.main.locator("#carrying").is_hidden(), "nothing is carried that could be stopped"
+        page.context.close()
+
+
+@pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
+def test_the_draft_of_stopped_masks_is_asked_for_when_they_are_carried_on(browser, session, monkeypatch):
+    session.set_box(["p1"], 0, box(0))
+    session.bend(["p1"], 24, 0, 9)
+    gate, drafts = Gate(monkeypatch, 9), []
+    with served_page.served(session) as address:
+        page = Page(browser, address, viewport={"width": 900, "height": 700})
+        page.main.locator("#show-masks").check()
+        page.says("carrying-says", "carrying the masks: 10 of 49 frames", PATIENCE)
+        page.button("Stop carrying").click()
+        gate.open()
+        page.says("carrying-says", "stopped: 10 of 49 frames", PATIENCE)
+        page.page.on("request", lambda sent: drafts.append(sent.url) if "/frame/draft/" in sent.url else None)
+        with page.page.expect_response("**/api/masks/carrying"):
+            page.main.locator("#prompt").fill("a square")
+            page.main.locator("#prompt").blur()
+        page.page.wait_for_timeout(500)
+        assert session.project["prompt"] == "a square" and not drafts, "another prompt makes no other draft"
+        page.button("Carry on").click()
+        page.says("things", "Up to date: in 49 of 49 frames", PATIENCE)
+        page.there("draft", 0, 60)
         page.context.close()

@@ -190,6 +190,22 @@ def test_a_frame_at_full_size_is_that_of_a_run(tmp_path, drawn):
     np.testing.assert_array_equal(made, own.frames[4])
 
 
+def test_the_doubt_of_a_draft_is_worked_out_for_who_reads_it_alone(session, monkeypatch):
+    asked, draw = [], draft.Drawing.frame
+    monkeypatch.setattr(
+        draft.Drawing, "frame", lambda self, t, *doubt: asked.append(doubt or (True,)) or draw(self, t, *doubt)
+    )
+    session.add_point(0, X, Y)
+    session.expect(["p1"], 4)
+    rest(session)
+    assert asked == [(False,)] * 9
+    session.bend(["p1"], 4, 0, 20)
+    session.draft_frame(4, full=True)
+    assert asked[9:] == [(False,)]
+    session.draft_frame(4)
+    assert asked[10] == (True,)
+
+
 def test_a_frame_of_a_clip_that_is_no_longer_open_asks_for_no_others(bent, tmp_path, monkeypatch):
     """Another clip is opened while a frame is drawn: the first one's others are not drawn any more."""
     begun, goes_on, drawn = threading.Event(), threading.Event(), []

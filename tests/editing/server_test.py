@@ -15,6 +15,7 @@ import moving_square
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import until
 
 from motionv2v import video
 from motionv2v.editing.session import Session
@@ -391,7 +392,11 @@ def test_what_a_hand_does_is_a_command_and_maps_and_masks_are_pictures(client, t
     send = lambda address, given=content: client.post(f"/api/masks?{address}", content=given, headers=ORIGIN)  # noqa: E731
     assert send(f"name=masks.npz&names={group}").json()["frames"] == 9
     assert do(client, do="bend", names=[group], frame=4, dx=0, dy=20).status_code == 200
-    assert client.get("/api/masks").json()["things"][0]["frames"] == 9
+    assert client.get("/api/masks").status_code == 405
+    until(lambda: client.get("/api/masks/carrying").json()["state"] == "done", "they are carried")
+    found = client.get("/api/masks/carrying").json()
+    assert found["told"] == [1] * 9 and found["reached"] == [True] * 9
+    assert [each["frames"] for each in found["things"]] == [9] and found["things"][0]["doubts"] == [0.0] * 9
     assert len(client.get("/api/uncertain").json()["shares"]) == 9
     for which, values in (("masks", {0, 1}), ("uncertain", None)):
         found = Image.open(io.BytesIO(client.get(f"/api/frame/{which}/4").content))

@@ -12,8 +12,10 @@ const EVERY = 200; // milliseconds between two looks at masks that are on their 
 const WAITS = "stopped while masks were carried: the draft needs them all";
 let carried = null; // of the edit that is shown, once nothing more comes: [{doubts, frames}]
 let told = []; // how often masks came for each frame
+let reached = []; // which frames all things have come to
 let way = ""; // "carrying", "stopped" or "done"
 let asked = 0;
+let stopping = null; // the last time that somebody stopped it: what was told before that is no longer so
 
 export function called({ points }) {
   const group = state.project.groups.find((each) => [...each.points].sort().join() === [...points].sort().join());
@@ -70,18 +72,19 @@ export function list() {
 /** Say how far masks are carried, and mark the frames that have one. */
 function progress() {
   const on = view.masks && (state.things || []).length > 0;
-  const there = told.filter(Boolean).length;
+  const there = reached.filter(Boolean).length;
+  const count = `${there} of ${told.length} frames`;
   $("carrying").hidden = !on || !["carrying", "stopped"].includes(way);
-  const words = { carrying: there ? "carrying the masks:" : "getting ready to carry the masks", stopped: "stopped:" }[way];
-  const said = there ? `${words} ${there} of ${told.length} frames` : words;
-  if (words && $("carrying-says").textContent !== said) $("carrying-says").textContent = said;
+  const words = { carrying: told.some(Boolean) ? `carrying the masks: ${count}` : "getting ready to carry the masks", stopped: `stopped: ${count}` };
+  const said = words[way];
+  if (said && $("carrying-says").textContent !== said) $("carrying-says").textContent = said;
   for (const [id, when] of [["carrying-stop", "carrying"], ["carrying-on", "stopped"]]) {
     if ($(id) === document.activeElement && way !== when) $("source").focus();
     $(id).hidden = way !== when;
   }
   const share = (frames) => `${(100 * frames) / told.length}%`;
-  $("carried").replaceChildren(...(on ? told : []).flatMap((count, t) => {
-    if (!count) return [];
+  $("carried").replaceChildren(...(on ? reached : []).flatMap((is, t) => {
+    if (!is) return [];
     const bar = make("i");
     [bar.style.left, bar.style.width] = [share(t), share(1)];
     return [bar];
@@ -96,37 +99,52 @@ export async function carry() {
   asked += 1;
   const own = asked;
   const goesOn = view.waits && !view.masks; // who no longer looks at them wants the draft
-  [carried, told, way, view.waits] = [null, [], "", ""];
+  [carried, told, reached, way] = [null, [], [], ""];
   const isWanted = () => own === asked && view.masks && (state.things || []).length > 0;
+  if (!isWanted()) view.waits = ""; // else it is known once the session has answered
   list();
   if (goesOn) carryOn();
   while (isWanted()) {
     try {
+      const since = stopping;
+      await since;
       const found = await ask("/api/masks/carrying");
       if (!isWanted()) return;
+      if (since !== stopping) continue;
       hear(found);
     } catch (error) {
-      return own === asked && tell(error);
+      if (own !== asked) return;
+      way = "";
+      list();
+      wait("");
+      return tell(error);
     }
     if (way !== "carrying") return;
     await new Promise((done) => setTimeout(done, EVERY));
   }
 }
 
+/** Let the draft wait, and say for what; when it waits no longer it is drawn. */
+function wait(words) {
+  const hasWaited = view.waits;
+  view.waits = words;
+  if (hasWaited && !words) page.show();
+}
+
 function hear(found) {
   const isOver = found.state !== "carrying";
   const news = found.told.flatMap((count, t) => (isOver || count !== (told[t] || 0) ? [t] : []));
-  [told, way, carried] = [found.told, found.state, isOver ? found.things : null];
-  view.waits = way === "stopped" ? WAITS : "";
+  [told, reached, way, carried] = [found.told, found.reached, found.state, isOver ? found.things : null];
   for (const t of news) frames.forget("masks", t);
   if (news.includes(view.frame)) look(view.frame);
   if (isOver) list();
   else progress();
+  wait(way === "stopped" ? WAITS : "");
 }
 
 function stop() {
   view.waits = WAITS; // at once, for the draft that was asked for will not come
-  post("/api/masks/stop", {}).catch(tell);
+  stopping = post("/api/masks/stop", {}).catch(tell);
 }
 
 const carryOn = () => post("/api/masks/carry_on", {}).then(() => (carry(), page.show()), tell);
