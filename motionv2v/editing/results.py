@@ -35,6 +35,7 @@ class Results(Derived):
         """Open a workspace, where one was left, or begin one. Raises ValueError for a folder that cannot be written."""
         self._past: dict[int, dict[str, Any]] = {}
         self._watched: tuple[Path, video.Clip] | None = None  # the result that is looked at
+        self._watch_lock = threading.Lock()  # two that ask at once decode it once
         self._drift_lock = threading.Lock()  # the page asks for the tree often, and one measure takes seconds
         super().__init__(workspace, tracker)
         self._past[self.revision] = self.project
@@ -45,6 +46,10 @@ class Results(Derived):
         self._past[self.revision] = self.project
         while len(self._past) > MOST_PAST:
             self._past.pop(next(iter(self._past)))
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._watched = None
 
     # --- runs ---
 
@@ -203,9 +208,11 @@ class Results(Derived):
     def result_frame(self, run: str, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return a frame of a run's result, its last one beyond its end. Raises ValueError where there is none."""
         place = self.runs.result(run)
-        if self._watched is None or self._watched[0] != place:
-            self._watched = place, video.read(place, notify=lambda line: None)
-        frames = self._watched[1].frames
+        with self._watch_lock:
+            watched = self._watched  # which may be let go at any time
+            if watched is None or watched[0] != place:
+                watched = self._watched = place, video.read(place, notify=lambda line: None)
+        frames = watched[1].frames
         return np.asarray(frames[min(index, len(frames) - 1)])
 
     def export(self, what: str, ending: str, notify: Any = lambda line: None) -> tuple[str, bytes]:

@@ -74,6 +74,51 @@ def test_keyframes_are_rows_and_keys_carry_a_diamond_in_one_step(page, session):
     assert sorted(steps(8)["keyframes"]) == ["0", "3", "8"], "Escape left it where it was"
 
 
+def test_paces_in_the_rows_of_an_operation_that_is_added_are_its_own(page, session):
+    own = page.main.locator("#add-fields")
+    page.main.locator("#add-details > summary").click()
+    page.main.locator("#add-kind").select_option("tween")
+    page.main.locator("#source").focus()
+    for _ in range(6):
+        page.page.keyboard.press(".")
+    page.wait("document.getElementById('where').textContent === '6 / 8'")
+    own.get_by_role("button", name="Add a keyframe at this frame").click()
+    pace, ease = own.get_by_label("Keyframe 0: pace to the next"), own.get_by_label("ease")
+    pace.select_option("hold")
+    assert ease.input_value() == "by keyframe"
+    page.main.locator("#add-button").click()
+    until(lambda: len(session.project["operations"]) == 2, "it is added", 60)
+    assert session.project["operations"][1]["op"]["ease"] == {"0": "hold"}
+    ease.select_option("in")
+    assert pace.input_value() == "in"
+    page.main.locator("#add-button").click()
+    until(lambda: len(session.project["operations"]) == 3, "another is added", 60)
+    assert session.project["operations"][2]["op"]["ease"] == "in"
+
+
+def test_a_keyframe_that_is_carried_lies_down_before_another_key_is_heeded(page, session):
+    def keyframes():
+        operations = session.project["operations"]
+        return sorted(operations[0]["op"]["keyframes"]) if operations else None
+
+    def settled(moved):
+        page.wait("document.getElementById('busy').textContent === ''")
+        page.page.wait_for_timeout(1000)
+        assert keyframes() == moved
+
+    page.button("p1, frame 4: keyframe").focus()
+    page.page.keyboard.press("Shift+ArrowRight")
+    page.page.keyboard.press("Control+z")
+    until(lambda: session._redo, "it is undone", 60)
+    settled(["0", "4", "8"])
+    assert len(session._redo) == 1, "the step that is undone is the keyframe's own"
+    page.button("p1, frame 4: keyframe").focus()
+    page.page.keyboard.press("Shift+ArrowRight")
+    page.page.keyboard.press("Delete")
+    page.says("toast", "Deleted the keyframe of p1 at 5")
+    settled(["0", "8"])
+
+
 def test_clicks_wait_in_a_line_that_is_told_and_left_at_once(page, session, monkeypatch):
     compute, goes_on = Flows.compute, threading.Event()
     monkeypatch.setattr(Flows, "compute", lambda self, i, j: (goes_on.wait(WORKS), compute(self, i, j))[1])
@@ -97,12 +142,13 @@ def test_clicks_wait_in_a_line_that_is_told_and_left_at_once(page, session, monk
 def test_a_result_is_looked_at_frame_by_frame_beside_the_source(page, session):
     name = session.run()
     until(lambda: session.runs.status(name)["state"] == "done", "the run ends", WORKS)
+    page.page.route("**/api/frame/draft/*", lambda route: route.fulfill(status=400, json={"error": "not now"}))
     page.page.reload()
     page.ready()
     show = page.button("Show the result of run 1 in place of the draft")
     show.click()
     page.says("draft-name", "result of run 1")
-    asked = []  # from here on: the draft's next frames may have been fetched ahead before
+    asked = []  # none of the draft's frames is there, so that each would have to be asked for
     page.page.on("request", lambda request: asked.append(request.url))
     page.main.locator("#source").focus()
     for _ in range(4):
@@ -118,11 +164,14 @@ def test_a_result_is_looked_at_frame_by_frame_beside_the_source(page, session):
     wanted = video.read(session.runs.result(name)).frames[4, y, x].astype(int)
     assert np.abs(np.array(shown[:3]) - wanted).max() < 40, "it is the result's own frame"
     assert [each for each in asked if each.endswith(("/draft/3", "/draft/4"))] == [], "nothing is drawn meanwhile"
+    page.page.unroute("**/api/frame/draft/*")
     show.click()
     page.wait("document.getElementById('draft-name').textContent === 'draft'")
     show.click()
     page.says("draft-name", "result of run 1")
+    page.main.evaluate("import('/static/tools.js').then(({ look }) => look('source'))")
     page.button("Select p1").click()
     page.main.locator("#source").focus()
     page.page.keyboard.press("ArrowDown")
     page.wait("document.getElementById('draft-name').textContent === 'draft'")  # what is edited is seen as a draft
+    assert page.main.evaluate("import('/static/session.js').then(({ view }) => view.mode)") == "source"

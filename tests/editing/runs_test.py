@@ -19,7 +19,7 @@ from PIL import Image
 from waiting import until
 
 from motionv2v import video
-from motionv2v.editing import drift, exports, files, runs
+from motionv2v.editing import drift, exports, files, results, runs
 from motionv2v.editing.session import Session
 
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])
@@ -370,3 +370,22 @@ def test_a_project_is_opened_once_by_the_same_command(session, tmp_path):
     assert again.project["seed"] == 5 and again.project["prompt"] == ""
     again.open_once(tmp_path / "square.mp4")
     assert again.project["clip"] == str((tmp_path / "square.mp4").resolve())
+
+
+def test_a_result_that_two_look_at_is_decoded_once_and_let_go_with_the_clip(session, tmp_path, monkeypatch):
+    place, decoded = video.write(tmp_path / "result.mp4", moving_square.draw(), fps=8, crf=4), []
+    monkeypatch.setattr(session.runs, "result", lambda run: place)
+    read = video.read
+
+    def slowly(path, **options):
+        decoded.append(path)
+        time.sleep(0.5)
+        return read(path, **options)
+
+    monkeypatch.setattr(results.video, "read", slowly)
+    with ThreadPoolExecutor() as pool:
+        frames = list(pool.map(lambda t: session.result_frame("1", t), (0, 3)))
+    assert decoded == [place] and frames[0].shape == frames[1].shape and (frames[0] != frames[1]).any()
+    session.open(place)
+    session.result_frame("1", 0)
+    assert decoded.count(place) == 3, "once more for the clip, and once for who looks at it again"

@@ -103,7 +103,7 @@ let resting = 0;
 function drawLater(frame) {
   clearTimeout(resting);
   const edit = frames.edit();
-  const isStill = () => frame === last && edit === frames.edit() && !view.playing && !view.press && !["source", "paths"].includes(view.mode);
+  const isStill = () => frame === last && edit === frames.edit() && !view.playing && !view.press && !view.result && !["source", "paths"].includes(view.mode);
   resting = setTimeout(() => isStill() && frames.picture("full", frame).then(redraw, tell), REST);
 }
 
@@ -112,7 +112,7 @@ function showResult(name) {
   if (name !== view.result) frames.forgetResult();
   view.result = name;
   $("draft-name").textContent = name ? `result of run ${name}` : "draft";
-  if (view.mode === "source" || view.mode === "paths") tools.look("side");
+  if (name && (view.mode === "source" || view.mode === "paths")) tools.look("side");
   for (const each of document.querySelectorAll("[data-shows-run]")) each.setAttribute("aria-pressed", String(each.dataset.showsRun === name));
   show(view.frame);
 }

@@ -188,8 +188,18 @@ export function form(asked, changed) {
     const isHeld = (pace && typeof pace === "object" ? Object.values(pace) : [pace]).includes("hold");
     controls.get("ease").note(isHeld && controls.get("keep_motion").get() ? HELD : "");
   };
+  // Keyframes' rows and `ease` say the same: of an operation that there is, its answer has both.
+  const agree = (name) => {
+    const [rows, ease] = ["keyframes", "ease"].map((each) => controls.get(each));
+    if (!rows || !ease) return;
+    try {
+      if (name === "keyframes") ease.set(rows.more().ease);
+      if (name === "ease") rows.set(rows.get(), { ease: ease.get() }, true);
+    } catch {} // what is not complete is told when it is added
+  };
   for (const field of asked.fields) {
     const one = control(field, () => {
+      if (!changed) agree(field.name);
       note();
       if (!changed) return;
       const given = read(group(field.name) ? chosen() : [field.name]);

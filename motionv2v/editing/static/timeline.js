@@ -98,7 +98,8 @@ function lane(point, row) {
     if (event.key === "Delete" && !event.shiftKey && on !== undefined) {
       event.preventDefault();
       event.stopPropagation();
-      return removeAt(point.id, Number(on));
+      const { settled } = document.activeElement; // it may be on its way to another frame
+      return Promise.resolve(settled ?? Number(on)).then((frame) => removeAt(point.id, frame));
     }
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step && event.shiftKey && on !== undefined) {
@@ -106,7 +107,7 @@ function lane(point, row) {
       event.stopPropagation();
       return carry(document.activeElement, step);
     }
-    if (["Escape", "Enter"].includes(event.key) && carried) {
+    if (LEAVES.includes(event.key) && carried) {
       event.preventDefault();
       event.stopPropagation();
       if (event.key === "Escape") carried.to = carried.from;
@@ -130,12 +131,18 @@ function lane(point, row) {
 // --- by keys: a keyframe that is carried to another frame, and stays there when nothing more is pressed ---
 
 const SETTLES = 600; // milliseconds
+const [LEAVES, HELD] = [["Escape", "Enter"], ["Shift", "Control", "Alt", "Meta"]]; // keys that end it, and that do nothing by themselves
 let carried = null; // {tick, id, operation, from, to, timer}
+
+// What any other key does is done to the keyframe where it is by then.
+document.addEventListener("keydown", (event) => {
+  const goesOn = event.shiftKey && ["ArrowLeft", "ArrowRight"].includes(event.key) && event.target === carried?.tick;
+  if (carried && !goesOn && ![...LEAVES, ...HELD].includes(event.key)) settle();
+}, true);
 
 function carry(tick, step) {
   const { operation, frame } = tick.dataset;
   if (!operation) return tell("Only keyframes are moved in time: a mark or a box is of its frame.");
-  if (carried && carried.tick !== tick) settle();
   carried = carried || { tick, id: tick.closest(".track").dataset.id, operation, from: Number(frame), to: Number(frame) };
   carried.to = Math.max(0, Math.min(state.clip.frames - 1, carried.to + step));
   tick.style.left = `${(100 * (carried.to + 0.5)) / state.clip.frames}%`;
@@ -144,14 +151,24 @@ function carry(tick, step) {
   carried.timer = setTimeout(settle, SETTLES);
 }
 
-async function settle() {
-  const { tick, id, operation, from, to, timer } = carried;
+function settle() {
+  const own = carried;
   carried = null;
-  clearTimeout(timer);
+  clearTimeout(own.timer);
+  own.tick.settled = lay(own);
+}
+
+/** Move a keyframe to where it was carried; returns the frame where it lies then. */
+async function lay({ tick, id, operation, from, to }) {
+  const before = state.revision;
+  const moved = to === from ? null : run("move_key", { name: operation, frame: from, to });
+  await new Promise((done) => setTimeout(done)); // the key that is pressed may take the focus elsewhere
   const hasFocus = tick === document.activeElement;
-  if (to !== from) await run("move_key", { name: operation, frame: from, to });
+  await moved;
+  const frame = state.revision === before ? from : to;
   draw();
-  if (hasFocus) [...$("lanes").querySelectorAll(".tick")].find((each) => each.dataset.frame === String(to) && each.closest(".track").dataset.id === id)?.focus();
+  if (hasFocus) [...$("lanes").querySelectorAll(".tick")].find((each) => each.dataset.frame === String(frame) && each.closest(".track").dataset.id === id)?.focus();
+  return frame;
 }
 
 /** Draw the lanes. */
