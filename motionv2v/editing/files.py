@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def run(
     given = inputs.read(video_path, edit_path, masks=masks, boxes=boxes, prompt=prompt, say=say, stream=model == DRAFT)
     clip, spec, frames = given.clip, given.spec, given.clip.frames
     video.check_writable(out / EDITED, clip.fps)
-    seed, is_drawn = spec.seed if seed is None else seed, checkpoint in (None, DRAFT) or _reads_draft(model)
+    seed, is_drawn = spec.seed if seed is None else seed, checkpoint in (None, DRAFT) or _opening().reads_draft(model)
     hints = _hints(given, is_drawn, notify)
     made_by = describe(checkpoint or DRAFT, settings, len(frames))
     record = records.make(given, made_by, seed, tracker) | _told_hints(hints, masks, boxes)
@@ -140,10 +141,10 @@ def run(
         say(_DRAWN if model != DRAFT else _DRAWN + _REFINED)
     target = spec.apply(source := follow.track(frames, spec.queries), notify=notify)
     say(f"tracks  {len(source.xy)} points, visible {source.visible.mean():.0%} of the time")
-    options = {"notify": notify, "say": lambda line: say(f"draft   {line}"), "stream": not sample, "keep": bool(sample)}
+    options = {"notify": notify, "say": lambda line: say(f"draft   {line}"), "stream": not sample}
+    options["keep"] = sample is not None and _opening().follows_draft(model, warped)
     drawn = drafted.draw(frames, spec, source, hints, **options) if is_drawn else None
-    shown = drawn and video.Clip(drawn.frames, clip.fps)
-    made = sample(source, target, drawn=drawn) if sample else None
+    shown, made = drawn and video.Clip(drawn.frames, clip.fps), sample and sample(source, target, drawn=drawn)
     first, second = (shown, made) if checkpoint is None else (made or shown, None)
     result = Result(clip, first, source, target, {}, shown, second)
     result.files = write(out, result, record, sound=video_path, notify=notify, say=say)
@@ -181,10 +182,11 @@ def _hints(given: Inputs, is_drawn: bool, notify: Callable[[str], None]) -> list
     return []
 
 
-def _reads_draft(checkpoint: str) -> bool:
+def _opening() -> ModuleType:
+    """Return what opens models; it loads JAX, which a draft does without."""
     from motionv2v.editing import opening
 
-    return opening.reads_draft(checkpoint)
+    return opening
 
 
 def _check_settings(model: str, settings: dict[str, Any], devices: int) -> None:

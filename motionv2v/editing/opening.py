@@ -127,6 +127,14 @@ def views_of_edit(config: Any, num_views: int | None = None) -> int | None:
     return 1 if method is not None and (method.animates() or method.remakes()) else num_views
 
 
+def follows_draft(checkpoint: str | Path, warped: float | None) -> bool:
+    """Tell whether what moves in the draft is followed: for noise that goes along with it, and for `animates`' models.
+
+    That takes what the draft was drawn from. Raises CheckpointError if there is none of the name.
+    """
+    return warped is not None or (not refines(checkpoint) and animates(checkpoint))
+
+
 def animates(checkpoint: str | Path) -> bool:
     """Tell whether a model makes a picture move: it edits from its draft's first frame (`shaded`); raises as above."""
     config = kinds.as_method(*kinds.described(checkpoint))

@@ -105,6 +105,13 @@ def test_a_model_without_that_stream_reads_no_draft(editor, folder, tmp_path):
     assert not editing.load(other).reads_draft and not opening.reads_draft(other)
 
 
+def test_only_who_follows_what_moves_in_a_draft_is_given_what_it_was_drawn_from(folder, tmp_path):
+    moved = tiny_model.save(tmp_path / "prompted", "prompted")
+    assert opening.follows_draft(moved, None) and not opening.follows_draft(folder, None)
+    base = tiny_model.save(tmp_path / "base", "base")
+    assert [opening.follows_draft(base, warped) for warped in (None, 0.0, 0.5)] == [False, True, True]
+
+
 def test_an_edit_keeps_the_draft_where_it_is_sure(editor):
     made, whole = pair(), drawn()
     paths = (made.source_tracks, made.target_tracks)
