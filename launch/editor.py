@@ -11,8 +11,9 @@ from absl import app, flags
 from motionv2v import cli, trackers
 from motionv2v.editing.session import Session
 
-VIDEO = flags.DEFINE_string("video", None, "the clip, or project (.mv2v), to open; default: what was open, or nothing")
+VIDEO = flags.DEFINE_string("video", None, "the clip, picture or project (.mv2v) to open; default: what was open")
 WORKSPACE = flags.DEFINE_string("workspace", "outputs/editor", "folder of the project, its clips and its runs")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "draft", "what *Run* begins with: draft, released name, model folder")
 PORT = flags.DEFINE_integer("port", 0, "port on this machine; 0: a free one", lower_bound=0, upper_bound=65535)
 BROWSER = flags.DEFINE_bool("browser", True, "open the page in the browser")
 TRACKER = flags.DEFINE_string("tracker", trackers.DEFAULT, "lk, dis, multistep, or tapnext:FILE with its weights")
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
             from motionv2v.editing import server
         except ImportError as error:
             raise ValueError(f"the page needs the extra editor ({error}): pip install -e '.[editor]'") from None
-        session = Session(WORKSPACE.value, TRACKER.value)
+        session = Session(WORKSPACE.value, TRACKER.value, CHECKPOINT.value)
         if VIDEO.value:
             for notice in session.open_once(VIDEO.value):
                 print(f"notice  {notice}")

@@ -24,15 +24,20 @@ print(json.dumps(found))
 """
 
 
+def check_named(checkpoint: str) -> None:
+    """Raise ValueError, one line, where there is no folder of a model; whether it holds one is not looked at."""
+    name = checkpoint.removeprefix("refine:")
+    if not any((folder / name).is_dir() for folder in (Path(), Path(__file__).parents[1] / "released")):
+        raise ValueError(f"there is no model {name!r}: expected a model's folder, or a released name such as tiny")
+
+
 @functools.lru_cache(maxsize=32)
 def asked(checkpoint: str, num_frames: int, num_steps: int | None = None) -> dict[str, Any]:
     """Return `needs`, worked out in a process of its own: jax would stay in the editor's, and take its device's memory.
 
     Raises ValueError, one line, where there is no such model, or it cannot be looked at.
     """
-    name = checkpoint.removeprefix("refine:")
-    if not any((folder / name).is_dir() for folder in (Path(), Path(__file__).parents[1] / "released")):
-        raise ValueError(f"there is no model {name!r}: expected a model's folder, or a released name such as tiny")
+    check_named(checkpoint)
     command = [sys.executable, "-c", _CODE, checkpoint, str(num_frames), str(num_steps or 0)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)

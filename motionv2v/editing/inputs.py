@@ -82,5 +82,9 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
             return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: is not a picture that can be read, such as png or jpeg") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: has more pixels than are read; make it smaller") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except SyntaxError as error:  # which Pillow raises for damaged png
+        raise ValueError(f"{path}: cannot be read ({error})") from error

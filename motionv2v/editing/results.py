@@ -31,8 +31,14 @@ MOST_PAST = 200
 class Results(Derived):
     """A project with its runs and their results; `session.Session` adds the commands that edit it."""
 
-    def __init__(self, workspace: str | Path, tracker: str = trackers.DEFAULT):
-        """Open a workspace, where one was left, or begin one. Raises ValueError for a folder that cannot be written."""
+    def __init__(self, workspace: str | Path, tracker: str = trackers.DEFAULT, checkpoint: str = DRAFT):
+        """Open a workspace, where one was left, or begin one; `checkpoint` is what a page proposes for runs.
+
+        Raises ValueError for a folder that cannot be written, and for a model that there is not.
+        """
+        if checkpoint != DRAFT:
+            estimates.check_named(checkpoint)
+        self.checkpoint = checkpoint
         self._past: dict[int, dict[str, Any]] = {}
         self._watched: tuple[Path, video.Clip] | None = None  # the result that is looked at
         self._watch_lock = threading.Lock()  # two that ask at once decode it once

@@ -28,7 +28,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from motionv2v import files
-from motionv2v.editing import freehand, mask_files, pictures, projects, receiving, run_routes
+from motionv2v.editing import freehand, mask_files, pictures, projects, receiving, run_routes, stills
 from motionv2v.editing.history import StaleError
 from motionv2v.editing.session import Session
 from motionv2v.edits import fields, table, track_files
@@ -268,9 +268,12 @@ async def _open(request: Request) -> Response:
 
 
 async def _upload(request: Request) -> Response:
-    """Take a clip as the body of a request, and open it."""
+    """Take a clip, or a picture, as the body of a request, and open it."""
     session = request.app.state.session
-    async with receiving.received(request, projects.CLIPS, receiving.MOST_UPLOAD) as (unfinished, name):
+    async with receiving.received(request, (*projects.CLIPS, *stills.PICTURES), receiving.MOST_UPLOAD) as (
+        unfinished,
+        name,
+    ):
         await run_in_threadpool(receiving.briefly(session.check_clip, unfinished), unfinished)
         # Undo and earlier runs may still need the other clip of that name.
         place = projects.free_path(session.workspace / "clips" / name)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from motionv2v import tracks, video
-from motionv2v.editing import mask_files, operation_list, point_groups, point_paths, projects, trust
+from motionv2v.editing import inputs, mask_files, operation_list, point_groups, point_paths, projects, stills, trust
 from motionv2v.editing.gestures import Gestures
 from motionv2v.editing.history import MOST_STEPS
 from motionv2v.edits import document, fields, track_files
@@ -50,8 +50,13 @@ class Session(Gestures):
     # --- the clip ---
 
     def open(self, path: str | Path, base: int | None = None) -> list[str]:
-        """Open a clip in place of the one there is, unless it is that; returns notices. Raises VideoError."""
+        """Open a clip in place of the one there is, unless it is that; returns notices.
+
+        A picture is opened as a clip that stands still (`stills`). Raises VideoError, ValueError for a picture.
+        """
         notices: list[str] = []
+        if stills.is_picture(path):
+            path = stills.as_clip(path, self.workspace / "clips", notices.append)
         clip, place = _readable(video.read, path, notify=notices.append), str(Path(path).resolve())
         with self._lock:
             if place != self.project["clip"]:  # the same one again goes on where it was
@@ -64,8 +69,11 @@ class Session(Gestures):
 
     @staticmethod
     def check_clip(path: Path) -> None:
-        """Raise VideoError for a file that is no video."""
-        _readable(video.measure, path)
+        """Raise ValueError for a file that is neither a video nor a picture."""
+        if stills.is_picture(path):
+            inputs.read_image(path)
+        else:
+            _readable(video.measure, path)
 
     # --- points and operations ---
 
@@ -333,6 +341,7 @@ class Session(Gestures):
         """Return all that a page shows, as json."""
         with self._lock:
             shown: dict[str, Any] = {"revision": self.revision, "project": self.project}
+            shown["checkpoint"] = self.checkpoint
             shown["session"] = hashlib.sha256(os.fsencode(self.workspace.resolve())).hexdigest()[:16]  # of its tabs
             shown["undo"] = [step["label"] for step in self._undo]
             shown["redo"] = [step["label"] for step in self._redo]

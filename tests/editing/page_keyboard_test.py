@@ -102,7 +102,7 @@ def test_all_is_done_by_keys_and_the_focus_is_never_lost(browser, tmp_path):
         page.page.on(
             "filechooser", lambda each: choosers.append(each)
         )  # before the key: what asks for one is not waited for
-        keys.tab_to("Open a video")
+        keys.tab_to("Open a video or a picture")
         keys.press("Space")
         while not choosers:
             page.page.wait_for_timeout(50)

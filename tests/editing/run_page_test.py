@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import time
 import zipfile
@@ -93,6 +94,33 @@ def test_clips_are_exported_and_the_command_is_shown_and_copied(browser, session
     until(lambda: page.page.evaluate(copied).startswith("{"))
     assert json.loads(page.page.evaluate(copied)) == session.edit_json()
     assert page.errors == []
+    page.context.close()
+
+
+def test_the_command_and_edit_json_that_are_shown_are_those_of_the_panel(browser, session, address):
+    bend(session)
+    session.checkpoint = "tiny"
+    page = Page(browser, address, viewport=SIZE)
+    by, command = page.main.get_by_label, lambda: page.main.locator("#command").text_content()
+    assert by("Model", exact=True).input_value() == "tiny", "what the editor was started with"
+    assert shlex.split(command()) == [*shlex.split(session.command()), "--checkpoint=tiny"]
+    page.main.get_by_text("Seeds, steps, guidance").click()
+    by("Model", exact=True).fill("it's mine")
+    by("Seeds, one run each").fill("3, 4")
+    by("Steps").fill("2")
+    given = ["--checkpoint=it's mine", "--seed=3", "--num_steps=2"]
+    assert shlex.split(command()) == [*shlex.split(session.command()), *given]
+    by("Model", exact=True).fill("draft")
+    by("Seeds, one run each").fill("")
+    by("Steps").fill("")
+    assert command() == session.command()
+    page.main.get_by_text("Its edit.json").click()
+    shown = lambda: json.loads(page.main.locator("#edit-text").text_content() or "null")  # noqa: E731
+    until(lambda: shown() == session.edit_json())
+    page.main.locator("#prompt").fill("a red square")
+    page.main.locator("#prompt").blur()
+    until(lambda: shown().get("prompt") == "a red square")
+    assert [error for error in page.errors if "400" not in error] == [], "but for the model that is none"
     page.context.close()
 
 

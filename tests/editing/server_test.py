@@ -130,6 +130,40 @@ def test_a_clip_is_uploaded_and_a_file_that_is_none_leaves_the_old_one(client, a
         assert answer.status_code == 400 and "error" in answer.json(), path
 
 
+def test_a_picture_is_opened_as_a_clip_that_stands_still(client, app, tmp_path):
+    session = app.state.session
+    given = moving_square.draw()[0][:95, :127]  # odd sides, which clips do not have
+    picture = Image.fromarray(given)
+    turned = picture.getexif()
+    turned[0x0112] = 6  # as a telephone that was held upright: a quarter to the right
+    for name, options in (("a.png", {}), ("a.jpg", {"quality": 95}), ("a.webp", {"lossless": True})):
+        picture.save(sent := io.BytesIO(), {"a.jpg": "jpeg"}.get(name, name[2:]), **options)
+        answer = client.post(f"/api/upload?name={name}", content=sent.getvalue(), headers=ORIGIN)
+        assert answer.status_code == 200, answer.text
+        said = "a picture: it stands for 49 frames of 128x96, 8 a second"
+        assert answer.json()["notices"] == [f"{name} is {said}"]
+        frames = np.asarray(session.clip.frames)
+        assert frames.shape == (49, 96, 128, 3) and session.clip.fps == 8
+        assert np.abs(frames[:, :95, :127].astype(int) - given).mean() < 4, name
+    added = do(client, do="add_point", frame=0, x=X, y=Y).json()["state"]
+    assert np.ptp(added["source"]["xy"][0], axis=0).max() < 0.5, "nothing moves"
+    do(client, do="bend", names=["p1"], frame=40, dx=0, dy=20)
+    project, own = client.get("/api/project.mv2v"), session.project
+    assert project.status_code == 200, "it travels as other clips do"
+    assert session.open(tmp_path / "workspace" / "clips" / "a.webp") and session.project is own, "the same goes on"
+    picture.save(tmp_path / "tall.jpg", quality=95, exif=turned)
+    session.open(tmp_path / "tall.jpg")
+    assert session.clip.frames.shape == (49, 128, 96, 3)
+    Image.new("RGB", (2000, 10)).save(tmp_path / "wide.png")
+    session.open(tmp_path / "wide.png")
+    assert session.clip.frames.shape == (49, 6, 1280, 3)
+    kept = sorted(path.name for path in (session.workspace / "clips").iterdir())
+    for content in (b"", b"no picture", sent.getvalue()[:60]):
+        bad = client.post("/api/upload?name=b.png", content=content, headers=ORIGIN)
+        assert bad.status_code == 400 and bad.json()["error"].startswith("b.png: "), bad.text
+    assert kept == sorted(path.name for path in (session.workspace / "clips").iterdir()), "no leftovers"
+
+
 def test_three_hundred_bad_requests_are_answered_and_change_nothing(client):
     do(client, do="add_point", frame=0, x=X, y=Y)
     before = client.get("/api/state").json()["project"]

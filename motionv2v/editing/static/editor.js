@@ -172,7 +172,6 @@ function list() {
   redraw();
   expectBend();
   if (document.activeElement !== $("prompt")) $("prompt").value = state.project.prompt || "";
-  $("command").textContent = state.command || "";
   $("exports").hidden = !state.project.points.length;
   for (const id of ["save", "copy-command", "copy-edit", "edit-json"]) $(id).hidden = !state.clip;
 }

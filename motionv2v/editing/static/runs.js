@@ -28,7 +28,7 @@ function settings() {
 
 /** Say what a run needs, or why none can be started. */
 async function estimate() {
-  const why = state.clip ? (state.project.points.length ? "" : "Click on a thing first: an edit needs a point.") : "Open a video first.";
+  const why = state.clip ? (state.project.points.length ? "" : "Click on a thing first: an edit needs a point.") : "Open a video or a picture first.";
   $("run-why").textContent = why;
   $("run").disabled = Boolean(why);
   if (why) return ($("needs").textContent = "");
@@ -223,12 +223,35 @@ function sources(runs) {
   if ([...$("export-what").options].some((option) => option.value === was)) $("export-what").value = was;
 }
 
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
+
+/** Show the command line that makes the edit, with the model and what else stands in the panel, of the first seed. */
+function sayCommand() {
+  let found = { checkpoint: "draft" };
+  try {
+    found = settings();
+  } catch {} // seeds that are none are told where they stand
+  const flags = { checkpoint: found.checkpoint, seed: found.seeds?.[0], num_steps: found.num_steps, guidance: found.guidance };
+  const given = Object.entries(flags).filter(([, value]) => ![undefined, null, "", "draft"].includes(value));
+  $("command").textContent = state.command ? [state.command, ...given.map(([name, value]) => quoted(`--${name}=${value}`))].join(" ") : "";
+}
+
+/** Show edit.json where a person opened it; it is asked for only then. */
+async function showEdit() {
+  $("edit-shown").hidden = !state.project.points.length;
+  if ($("edit-shown").hidden || !$("edit-shown").open) return;
+  const { revision } = state;
+  const found = await ask("/api/edit.json").catch(tell);
+  if (found && revision === state.revision) $("edit-text").textContent = JSON.stringify(found, null, 1);
+}
+
 $("export-as").append(...FORMATS.map(([value, text]) => new Option(text, value)));
 $("export-clip").addEventListener("click", async () => {
   const said = await busily("exporting", () => save(`/api/export/${$("export-what").value}.${$("export-as").value}`));
   if (said) $("hint").textContent = said;
 });
 $("copy-command").addEventListener("click", () => copied($("command").textContent));
+$("edit-shown").addEventListener("toggle", showEdit);
 $("copy-edit").addEventListener("click", async () => {
   const found = await busily("", () => ask("/api/edit.json"));
   if (found) copied(JSON.stringify(found, null, 1));
@@ -242,7 +265,7 @@ $("dice").addEventListener("click", () => {
 });
 $("line-go").addEventListener("click", () => order("/api/line/go_on"));
 $("line-clear").addEventListener("click", () => order("/api/line/clear"));
-for (const id of ["checkpoint", "seeds", "num-steps", "guidance"]) $(id).addEventListener("input", later);
+for (const id of ["checkpoint", "seeds", "num-steps", "guidance"]) $(id).addEventListener("input", () => (later(), sayCommand()));
 
 whenChanged((before) => {
   const of = ({ clip, project }) => [project.clip, clip?.frames, project.points.length > 0, project.points.length > 20].join();
@@ -250,6 +273,9 @@ whenChanged((before) => {
   if (before.project.clip !== state.project.clip) tree();
   if (Boolean(before.clip) !== Boolean(state.clip)) sources(exported);
   lineage();
+  if (!before.session) $("checkpoint").value = state.checkpoint; // what the editor was started with
+  sayCommand();
+  showEdit();
 });
 ask("/api/runs").then(({ runs }) => sources(runs), tell);
 watch();

@@ -28,7 +28,7 @@ const HINTS = {
 };
 
 export function hint() {
-  if (!state.clip) return "Open a video, then click on a thing.";
+  if (!state.clip) return "Open a video or a picture, then click on a thing.";
   if (view.cross) return HINTS.cross;
   if (!state.project.points.length && view.tool === "point") return "Click on a thing to name a point on it.";
   if (handles.now() && view.tool === "point") return HINTS.handles;
