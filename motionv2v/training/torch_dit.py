@@ -3,8 +3,8 @@
 XLA does not reach the bfloat16 matrix units that recent CPUs have (Intel's AMX), PyTorch does: without an accelerator
 the tiny models train faster (`train.backend`; README says by how much). All else of a step stays where it is:
 conditions, text encoder, conditioner, loss and optimizer are JAX's, so every method and every schedule trains so, as
-long as its transformer is CogVideoX's: one attention over all tokens, rotary positions. Low-rank updates are added to
-the weights that PyTorch is given, so that their gradients are JAX's, too.
+long as its transformer has rotary positions alone. Low-rank updates are added to the weights that PyTorch is given, so
+that their gradients are JAX's, too.
 
     with torch_dit.instead():
         prediction = backbone.denoise(model, params, xt, timestep, text, conditions)
@@ -83,7 +83,6 @@ def _apply(
     del ofs
     tokens = None if control is None else control.tokens
     unlike = {
-        "dit.axes": dit.axes != ("thw",),
         "dit.positions": dit.positions != "rope",
         "dit.ofs_embed_dim": dit.ofs_embed_dim is not None,
         "embeddings of motion": control is not None and control.motion is not None,
@@ -92,7 +91,7 @@ def _apply(
     }
     if any(unlike.values()):
         names = ", ".join(name for name, is_unlike in unlike.items() if is_unlike)
-        raise ValueError(f'train.backend "torch" runs CogVideoX\'s plain transformer alone, not {names}; use "jax"')
+        raise ValueError(f'train.backend "torch" runs transformers with rotary positions alone, not {names}; use "jax"')
     dit.check_settings()
     if control is not None and control.concat is not None:
         xt = jnp.concatenate([xt, control.concat.astype(xt.dtype)], axis=-1)
@@ -112,7 +111,7 @@ def _apply(
         flat = {path: x for path, x in flat.items() if not path.startswith("control/")}
     # PyTorch takes no arrays of numpy's bfloat16; cast here, gradients find their way back by themselves.
     flat, inputs = ({name: jnp.asarray(x, jnp.float32) for name, x in part.items()} for part in (flat, inputs))
-    settings = (dit.num_layers, dit.control_depth, dit.num_heads, dit.control_wiring, precision)
+    settings = (dit.num_layers, dit.control_depth, dit.num_heads, dit.control_wiring, precision, dit.axes, grid)
     out = _run(settings, flat, inputs)  # [B n F]
     return unpatchify(out, grid, dit.patch_size, dit.patch[0])
 

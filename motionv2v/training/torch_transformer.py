@@ -1,15 +1,18 @@
 """The transformer of `models.dit` in PyTorch, over the same parameters by their paths; `torch_dit` puts it in place.
 
-CogVideoX's alone: one attention over text and video, rotary positions, with a control branch or without. Tensors are
-[B S D], text tokens first; B K S d in attention.
+Rotary positions alone, with a control branch or without; attention over text and video, or within frames and then
+along time. Tensors are [B S D], text tokens first; B K S d in attention.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+
+from motionv2v.models.layers import attention_names
 
 Tensors = dict[str, torch.Tensor]
 
@@ -17,7 +20,7 @@ Tensors = dict[str, torch.Tensor]
 @functools.partial(torch.compile, dynamic=False)
 def transformer(settings: tuple, x: Tensors) -> torch.Tensor:
     """Compute `DiT` on patches [B n F]: parameters by their paths, inputs as "input/..."."""
-    num_layers, depth, heads, wiring, precision = settings
+    num_layers, depth, heads, wiring, precision, axes, grid = settings
     dtype = getattr(torch, precision)
     video = _linear(x, "patch_embed", x["input/patches"], dtype)
     text = _linear(x, "text_embed", x["input/text"], dtype)
@@ -29,12 +32,13 @@ def transformer(settings: tuple, x: Tensors) -> torch.Tensor:
         return _block({n.removeprefix(path): v[index] for n, v in x.items() if n.startswith(path)}, stream)
 
     def _block(p, stream):
-        for step in ("attention", "mlp"):
+        for step, along in (*zip(attention_names(axes), axes, strict=True), ("mlp", None)):
             of_streams = _linear(p, f"{step}_modulation", time, dtype).unflatten(1, (2, 3, -1))  # [B 2 3 D]
             shift, scale, gate = (_by_stream(of_streams[:, :, i], length, stream) for i in range(3))
             y = _norm(p, f"{step}_norm", stream, 1e-5) * (1 + scale) + shift
-            if step == "attention":
-                y = _attention(p, y, heads, x["input/cosine"], x["input/sine"], dtype)
+            if along is not None:
+                attend = functools.partial(_attend_along, along, grid, length)
+                y = _attention(p, step, y, heads, (x["input/cosine"], x["input/sine"]), attend, dtype)
             else:
                 y = _Gelu.apply(_linear(p, "mlp_up", y, dtype))
                 y = _linear(p, "mlp_down", y, dtype)
@@ -113,24 +117,50 @@ def _by_stream(values: torch.Tensor, length: int, stream: torch.Tensor) -> torch
 
 
 def _attention(
-    p: Tensors, x: torch.Tensor, heads: int, cosine: torch.Tensor, sine: torch.Tensor, dtype: torch.dtype
+    p: Tensors,
+    step: str,
+    x: torch.Tensor,
+    heads: int,
+    rope: tuple[torch.Tensor, torch.Tensor],
+    attend: Callable[..., torch.Tensor],
+    dtype: torch.dtype,
 ) -> torch.Tensor:
     # Even channels before odd ones, so that rotated pairs lie in two halves; scores are the same in any order.
     def sorted_channels(values, count):
         return values.unflatten(-1, (count, -1, 2)).transpose(-1, -2).flatten(-3)
 
     def rotated(name):
-        names = (f"attention/{name}/kernel", f"attention/{name}/bias")
+        names = (f"{step}/{name}/kernel", f"{step}/{name}/bias")
         kernel, bias = (sorted_channels(p[n], heads).to(dtype) for n in names)
         y = (x.to(dtype) @ kernel + bias).unflatten(2, (heads, -1))
-        scale, shift = (sorted_channels(p[f"attention/{name}_norm/{n}"], 1) for n in ("scale", "bias"))
+        scale, shift = (sorted_channels(p[f"{step}/{name}_norm/{n}"], 1) for n in ("scale", "bias"))
         even, odd = F.layer_norm(y.float(), scale.shape, scale, shift, 1e-6).chunk(2, -1)
-        c, s = cosine[:, None], sine[:, None]
+        c, s = (part[:, None] for part in rope)
         return torch.cat([even * c - odd * s, odd * c + even * s], -1).to(dtype).transpose(1, 2)
 
-    value = _linear(p, "attention/v", x, dtype).unflatten(2, (heads, -1)).transpose(1, 2)
-    out = _Attend.apply(rotated("q"), rotated("k"), value).transpose(1, 2).flatten(2)
-    return _linear(p, "attention/o", out, dtype)
+    value = _linear(p, f"{step}/v", x, dtype).unflatten(2, (heads, -1)).transpose(1, 2)
+    out = attend(rotated("q"), rotated("k"), value).transpose(1, 2).flatten(2)
+    return _linear(p, f"{step}/o", out, dtype)
+
+
+def _attend_along(along: str, grid: tuple[int, int, int], length: int, *of_all: torch.Tensor) -> torch.Tensor:
+    """Attend on queries, keys and values [B K S d] along some axes, as `models.layers` does."""
+    if along == "thw":
+        return _Attend.apply(*of_all)
+    frames, places = grid[0], grid[1] * grid[2]
+    text, video = zip(
+        *((x[:, :, :length], x[:, :, length:].unflatten(2, (frames, places))) for x in of_all), strict=True
+    )
+    if along == "hw":  # text attends once a frame, and takes the mean
+        each = [
+            torch.cat([a.repeat_interleave(frames, 0), b.transpose(1, 2).flatten(0, 1)], 2)
+            for a, b in zip(text, video, strict=True)
+        ]
+        out = _Attend.apply(*(x.contiguous() for x in each)).unflatten(0, (-1, frames))  # [B t K L+n d]
+        return torch.cat([out[..., :length, :].mean(1), out[..., length:, :].transpose(1, 2).flatten(2, 3)], 2)
+    out = _Attend.apply(*(x.permute(0, 3, 1, 2, 4).flatten(0, 1).contiguous() for x in video))  # [B n, K t d]
+    out = out.unflatten(0, (-1, places)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    return torch.cat([torch.zeros_like(text[0]), out], 2)
 
 
 class _Attend(torch.autograd.Function):

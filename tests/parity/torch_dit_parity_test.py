@@ -69,8 +69,18 @@ def relative_error(x, expected):
         (1, {"control_depth": 2, "control_wiring": "chained"}),
         (2, {"control_depth": 2, "lora_rank": 2, "lora_in_branch": True}),
         (2, {"control_depth": 2, "lora_rank": 2, "lora_targets": ("mlp_up",)}),
+        (1, {"axes": ("hw", "t"), "control_depth": 2}),
+        (1, {"axes": ("hw", "t"), "lora_rank": 2, "lora_targets": ("attention_t/k", "attention_t/v")}),
     ],
-    ids=["base", "branch", "chained", "updates everywhere", "updates of the base alone"],
+    ids=[
+        "base",
+        "branch",
+        "chained",
+        "updates everywhere",
+        "updates of the base alone",
+        "factorised",
+        "factorised, updated",
+    ],
 )
 def test_predictions_and_gradients_match(patch_size, settings, eager):
     dit, params, reads = make(patch_size, **settings)
@@ -102,7 +112,6 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(eager):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"axes": ("hw", "t")}, "dit.axes"),
         ({"positions": "sincos"}, "dit.positions"),
     ],
 )
