@@ -89,6 +89,10 @@ class Carrying:
         count = sum(self.reached)
         return f"the masks were carried to {count} of {len(self.told)} frames and stopped: show the masks to carry on"
 
+    def mask(self, thing: int, frame: int) -> Bool[np.ndarray, "h w"] | None:
+        """Return where a thing is in a frame; None before that came."""
+        return self._found.get(thing, {}).get(frame)
+
     def labels(self, frame: int) -> UInt8[np.ndarray, "h w"] | None:
         """Return what is seen in a frame, as `Carried.labels`; None before anything came for it."""
         if not self.told[frame]:

@@ -17,7 +17,7 @@ from motionv2v.editing.drafting import Drafts, Drawn, Moment
 from motionv2v.editing.history import History
 from motionv2v.edits import document, track_files
 from motionv2v.tracks import Tracks
-from motionv2v.typing import Float, UInt8
+from motionv2v.typing import Bool, Float, UInt8
 
 EDIT, TRACKS = "edit.json", "tracks.npz"
 PROXY = 180
@@ -307,19 +307,34 @@ class Derived(History):
         if not self.project["clip"]:
             return
         with self._lock:
-            clip, path, known = self.clip, self.project["clip"], self.project["points"]
-            rows = [row for row, point in enumerate(known) if point["id"] in set(names)]
-            if not rows:
-                return self._drafts.expect(path, clip)
-            project = copy.deepcopy(self.project)
-            names = [known[row]["id"] for row in rows]
-            if operation_list.bending(project, names) is None:
-                away = self.target().xy[rows].mean(axis=0, dtype=np.float64)
-                away += np.where(away > np.array(clip.frames.shape[2:0:-1]) / 2, -1, 1) * clip.frames.shape[2] / 8
-                bend = {"op": "keyframes", "points": names, "keep_motion": True}
-                bend["keyframes"] = {str(t): away[t].tolist() for t in (0, len(away) - 1)}
-                operation_list.new(project, bend)
-            self._drafts.expect(path, clip, self._moment(project), frame)
+            clip, path, (of, _) = self.clip, self.project["clip"], self._bent(names)
+            self._drafts.expect(path, clip, of, frame)
+
+    def held_mask(self, names: Sequence[str], frame: int) -> Bool[np.ndarray, "h w"] | None:
+        """Return where the things of some points are in a frame, bent or not, at the draft's working size.
+
+        None where that is not known so far: nobody waits for it, it is for a hand that drags them now.
+        """
+        with self._lock:
+            of, rows = self._bent(names)
+        return None if of is None else self._drafts.mask_of(of, rows, frame)
+
+    def _bent(self, names: Sequence[str]) -> tuple[Moment | None, list[int]]:
+        """Return the project as it is once points are bent, and their rows; None where there are no such points."""
+        known = self.project["points"]
+        rows = [row for row, point in enumerate(known) if point["id"] in set(names)]
+        if not rows:
+            return None, rows
+        project = copy.deepcopy(self.project)
+        names = [known[row]["id"] for row in rows]
+        if operation_list.bending(project, names) is None:
+            size = np.array(self.clip.frames.shape[2:0:-1])
+            away = self.target().xy[rows].mean(axis=0, dtype=np.float64)
+            away += np.where(away > size / 2, -1, 1) * size[0] / 8
+            bend = {"op": "keyframes", "points": names, "keep_motion": True}
+            bend["keyframes"] = {str(t): away[t].tolist() for t in (0, len(away) - 1)}
+            operation_list.new(project, bend)
+        return self._moment(project), rows
 
     def is_getting_ready(self) -> bool:
         """Tell whether something is drawn that nobody waits for."""

@@ -7,7 +7,7 @@ expected (`Drafts.expect`), so that the bend itself waits for nothing but its ow
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from motionv2v.editing import drafted
 from motionv2v.editing.carrying import Carried, Carrying, Progress, StoppedError
 from motionv2v.edits.document import EditSpec
 from motionv2v.tracks import Tracks
-from motionv2v.typing import UInt8
+from motionv2v.typing import Bool, UInt8
 
 KEPT = 2**26
 """Bytes of single frames, with their maps, that are kept."""
@@ -72,6 +72,7 @@ class Drafts:
         self._prepared: tuple[str, draft.Prepared] | None = None
         self._edit: _Edit | None = None
         self._carried: tuple[str, Carried] | None = None
+        self._held: tuple[str, list[Bool[np.ndarray, "T h w"]]] | None = None  # masks of things that a hand may drag
         self._carrying: Carrying | None = None  # what is carried now, or was last
         self._stopped: Carrying | None = None
         self._to_carry: Moment | None = None  # in the thread
@@ -95,7 +96,7 @@ class Drafts:
     def forget(self) -> None:
         """Forget what was worked out of another clip."""
         self.cancel()
-        self._prepared = self._edit = self._carried = self._said = self._expected = None
+        self._prepared = self._edit = self._carried = self._held = self._said = self._expected = None
         self._carrying = self._stopped = self._failed = None
 
     def cancel(self) -> None:
@@ -170,6 +171,25 @@ class Drafts:
                 return None
             known, stopped = self.masks(lambda: of), self._stopped_of(of)
         return (stopped or known or now).labels(index)  # what was stopped tells which frames it has not come to
+
+    def mask_of(self, of: Moment, points: Sequence[int], index: int) -> Bool[np.ndarray, "h w"] | None:
+        """Return where the things of some points are in a frame, as far as that was found out; None where it was not.
+
+        Of an edit that is drawn, or that was expected and made ready for, all is known.
+        """
+        things = [place for place, thing in enumerate(of.spec.divide().things) if set(points) & set(thing.points)]
+        is_drawn = self._edit is not None and self._edit.key == of.key
+        is_ready = self._expected == of.key and self._ahead is None
+        if (is_drawn or is_ready) and (self._held is None or self._held[0] != of.key):
+            with self._hurrying():
+                prepared = self._prepare(of.path, of.clip)
+                self._held = (of.key, drafted.masks_prepared(prepared, of.spec, of.source, self._hints(of)))
+        held, now = self._held, self._under_way(of)
+        if held is not None and held[0] == of.key:
+            found = [held[1][thing][index] for thing in things]
+        else:
+            found = [mask for thing in things if now and (mask := now.mask(thing, index)) is not None]
+        return np.logical_or.reduce(found) if found else None
 
     def stop_carrying(self, moment: Callable[[], Moment]) -> None:
         """Stop carrying masks for an edit; what has come stays, and nothing is drawn of it until `carry_on`."""

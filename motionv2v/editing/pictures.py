@@ -57,6 +57,18 @@ async def _result(request: Request) -> Response:
     return Response(await run_in_threadpool(webp, made), media_type="image/webp")
 
 
+async def _held(request: Request) -> Response:
+    """Give where the things of ?names= are in a frame, 255 for inside, as PNG; nothing where that is not known yet."""
+    session, names = request.app.state.session, request.query_params.get("names", "").split(",")
+    length = await run_in_threadpool(lambda: len(session.clip.frames))
+    if not 0 <= request.path_params["index"] < length:
+        raise HTTPException(404, f"there is no such frame: the clip has frames 0..{length - 1}")
+    made = await run_in_threadpool(session.held_mask, names, request.path_params["index"])
+    if made is None:
+        return Response(status_code=204)
+    return Response(cv2.imencode(".png", np.uint8(made) * 255)[1].tobytes(), media_type="image/png")
+
+
 async def _uncertain(request: Request) -> Response:
     """Tell of each frame of the draft which share of it is rather wrong than right."""
     found = await run_in_threadpool(request.app.state.session.drawn)
@@ -127,6 +139,7 @@ async def _expect(request: Request) -> Response:
 
 ROUTES = [
     Route("/api/frame/{which}/{index:int}", _frame),
+    Route("/api/held/{index:int}", _held),
     Route("/api/runs/{name}/frame/{index:int}", _result),
     Route("/api/uncertain", _uncertain),
     Route("/api/tracking", _tracking),

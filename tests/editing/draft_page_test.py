@@ -162,3 +162,42 @@ def test_a_person_who_rests_sees_the_frame_at_full_size(browser, tmp_path):
         assert page.errors == []
         page.context.close()
         session.runs.close()
+
+
+RED = """([x, y]) => {
+    const canvas = document.getElementById("source");
+    const box = canvas.getBoundingClientRect();
+    const [across, down] = [canvas.width / box.width, canvas.height / box.height];
+    const place = [Math.round((x - box.x) * across), Math.round((y - box.y) * down)];
+    const [r, g] = canvas.getContext("2d").getImageData(...place, 1, 1).data;
+    return r - g;
+}"""
+
+
+def reds(page, session, x, y):
+    """How red the picture is in the middle of the sides of the square that is about a place, outside its paths."""
+    return [page.page.evaluate(RED, page.at(session, x + dx, y + dy)) for dx, dy in ((-7, -7), (7, -7), (7, 7))]
+
+
+def test_what_is_dragged_goes_along_under_the_hand_before_the_edit_is_there(browser, session, address):
+    page = Page(browser, address, viewport=SIZE)
+    page.button("Select p1").click()
+    goal = (X + 8, Y + 40)
+    for turn, bent in enumerate((False, True)):  # the first time it was never bent, and no draft shows where it is
+        start = session.target().xy[0, 0].tolist()
+        page.page.mouse.move(*page.at(session, *start))
+        page.page.mouse.down()
+        page.page.mouse.move(*page.at(session, *goal), steps=4)
+        until(lambda: min(reds(page, session, *goal)) > 60, f"the square goes along, {bent=}", 60)
+        assert len(session.state()["undo"]) == 2 + turn, "nothing is done yet"
+        page.page.keyboard.press("Escape")
+        until(lambda: max(reds(page, session, *goal)) < 60, "nor is it left behind", 60)
+        page.page.mouse.up()
+        if not bent:
+            session.bend(["p1"], 0, 4, 6)
+            page.page.reload()
+            page.ready()
+            page.button("Select p1").click()
+            there(page, 0)
+    assert not page.errors
+    page.context.close()

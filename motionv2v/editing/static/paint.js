@@ -1,9 +1,11 @@
 // What is drawn on the canvas of the clip, and on that of the draft.
 
 import * as boxes from "./boxes.js";
+import * as cutout from "./cutout.js";
 import { edit, there } from "./frames.js";
 import { changes, ghost } from "./ghosts.js";
 import * as handles from "./handles.js";
+import { mapped, once } from "./maps.js";
 import { lens, ratio } from "./stage.js";
 import { $, inLine, isChosen, state, view } from "./session.js";
 
@@ -111,6 +113,7 @@ export function paint() {
   if (view.uncertain && !view.result && ["draft", "wipe"].includes(view.mode)) hatch(on);
   if (view.mode === "source") return;
   if (view.masks) masks(on);
+  held(on, clip);
   paths(on);
   for (const stroke of boxes.strokesOf(view.frame)) brushed(on, stroke);
   for (const { box, color } of boxes.inFrame(view.frame)) frame(on, box, color);
@@ -157,30 +160,6 @@ function segment({ context }, [from, to], color, width) {
   context.stroke();
 }
 
-/** A picture of a map, by its values, in a canvas of its own. */
-function mapped(bitmap, color) {
-  const made = document.createElement("canvas");
-  [made.width, made.height] = [bitmap.width, bitmap.height];
-  const context = made.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  const pixels = context.getImageData(0, 0, made.width, made.height);
-  for (let i = 0; i < pixels.data.length; i += 4) {
-    const [r, g, b, a] = color(pixels.data[i]);
-    pixels.data[i] = r;
-    pixels.data[i + 1] = g;
-    pixels.data[i + 2] = b;
-    pixels.data[i + 3] = a;
-  }
-  context.putImageData(pixels, 0, 0);
-  return made;
-}
-
-const maps = new WeakMap(); // pictures of maps, by the maps
-function once(bitmap, key, make) {
-  if (maps.get(bitmap)?.key !== key) maps.set(bitmap, { key, made: make() });
-  return maps.get(bitmap).made;
-}
-
 /** Hatch what is rather wrong than right: lines, so that no colour is needed to see it. */
 function hatch(on) {
   const bitmap = there("uncertain", view.frame);
@@ -224,6 +203,19 @@ function masks(on) {
   const tint = once(bitmap, key, () => mapped(bitmap, (value) => (value && colors[value - 1] ? [...colors[value - 1], 120] : [0, 0, 0, 0])));
   on.context.imageSmoothingEnabled = false;
   lay(on, tint);
+}
+
+/** What a hand drags, cut out of the clip, where it takes it. */
+function held(on, clip) {
+  const found = cutout.now(clip);
+  if (!found) return;
+  const { centre: [x, y], place: [u, v], cos, sin } = found;
+  const { context } = on;
+  context.save();
+  context.globalAlpha = 0.85;
+  context.transform(cos, sin, -sin, cos, on.x(u) - cos * on.x(x) + sin * on.y(y), on.y(v) - sin * on.x(x) - cos * on.y(y));
+  lay(on, found.picture);
+  context.restore();
 }
 
 // --- paths ---

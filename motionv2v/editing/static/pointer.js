@@ -1,6 +1,7 @@
 // What a pointer does on the clip: name, select, bend, put right, draw, brush, shift what is seen.
 
 import * as boxes from "./boxes.js";
+import * as cutout from "./cutout.js";
 import * as handles from "./handles.js";
 import { redraw } from "./paint.js";
 import { lens, pan, place, zoomAt } from "./stage.js";
@@ -134,6 +135,7 @@ canvas.addEventListener("pointermove", (event) => {
   if (!press.moved) return;
   if (press.handle) {
     view.drag = handles.dragged(press.handle, press.from, place(event), event.shiftKey, view.drag);
+    cutout.follow(redraw);
     return redraw();
   }
   if (!press.id) {
@@ -152,6 +154,7 @@ function bendTo([x, y], straight) {
   let [dx, dy] = [x - press.from[0], y - press.from[1]];
   if (straight) Math.abs(dx) > Math.abs(dy) ? (dy = 0) : (dx = 0);
   view.drag = { id: press.id, names, fix: press.fix, frame: press.frame, dx, dy };
+  cutout.follow(redraw);
   redraw();
 }
 
