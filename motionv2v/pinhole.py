@@ -17,6 +17,10 @@ Place = Sequence[Number] | np.ndarray
 """A place or a direction: two or three numbers."""
 
 
+VIEW = 60.0
+"""Degrees that a picture is taken to span along its longer side, if nothing says how it was taken."""
+
+
 class PinholePath(NamedTuple):
     """Where a pinhole camera is in each frame, in the coordinates of its first frame.
 
@@ -40,6 +44,23 @@ class PinholePath(NamedTuple):
         moved = self.positions + np.einsum("tji,tj->ti", self.rotations, other.positions)
         focal = self.focal * other.focal / other.focal[0]
         return PinholePath(other.rotations @ self.rotations, moved, focal, self.centre)
+
+
+def focal_length(size: tuple[int, int], view: Number = VIEW) -> float:
+    """Return the focal length in pixels of a picture (H, W) whose longer side spans `view` degrees."""
+    return max(size) / 2 / float(np.tan(np.radians(view) / 2))
+
+
+def of_plane(path: PinholePath) -> Float[np.ndarray, "T 3 3"]:
+    """Return what a path does to the first camera's picture of a plane straight ahead, at a depth of 1: homographies.
+
+    What comes to have no positive third coordinate is behind the camera.
+    """
+    lens = np.zeros((len(path.focal), 3, 3))
+    lens[:, 0, 0] = lens[:, 1, 1] = path.focal
+    lens[:, :2, 2], lens[:, 2, 2] = path.centre, 1
+    away = np.eye(3) - path.positions[:, :, None] * np.array([0.0, 0.0, 1.0])
+    return lens @ path.rotations @ away @ np.linalg.inv(lens[0])
 
 
 def unproject(
@@ -188,6 +209,13 @@ def pedestal(share: Float[np.ndarray, "T"], distance: Number, focal: Number, cen
 def dolly(share: Float[np.ndarray, "T"], distance: Number, focal: Number, centre: Place) -> PinholePath:
     """Move forward, in the depth's unit."""
     return _path(focal, centre, len(share), positions=_along(2, distance * share))
+
+
+def zoom(share: Float[np.ndarray, "T"], nearer: Number, focal: Number, centre: Place) -> PinholePath:
+    """Take a longer lens: all looks as if it were nearer by this share of its distance. ValueError from 1 on."""
+    if not nearer < 1:
+        raise ValueError(f"a zoom brings nothing nearer than its whole distance: below 1, got {nearer:g}")
+    return _path(focal / (1 - nearer * share), centre, len(share))
 
 
 def dolly_zoom(

@@ -17,6 +17,7 @@ from motionv2v import draft, tracks
 from motionv2v.draft import given, layers
 from motionv2v.draft.given import Hint, Stroke
 from motionv2v.edits.document import EditSpec
+from motionv2v.edits.table import OPERATIONS
 from motionv2v.edits.things import Division
 from motionv2v.stacks import Lazy
 from motionv2v.tracks import Tracks
@@ -46,7 +47,7 @@ def with_shape(spec: EditSpec, masks: str | Path | None, boxes: Sequence[str]) -
         return spec
     things = spec.divide().things
     if not things:  # what moves points all over the frame moves a thing, where a person says which
-        moving = [step for step in spec.steps if step.things(len(spec.queries))]
+        moving = [step for step in spec.steps if OPERATIONS[step.name].shapes]
         if len(moving) != 1:
             raise ValueError("--masks and --box say where a thing is, and this edit moves none")
     if len(things) > 1:

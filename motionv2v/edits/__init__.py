@@ -4,6 +4,7 @@ The operations are called as `edits.drag(tracks, ...)`; `document` reads and che
 """
 
 from motionv2v.edits.document import describe
+from motionv2v.edits.in_depth import move_camera, spin
 from motionv2v.edits.operations import (
     blend_back,
     drag,
@@ -34,12 +35,14 @@ __all__ = [
     "jitter",
     "magnify",
     "mirror",
+    "move_camera",
     "recamera",
     "retime",
     "reverse",
     "rotate",
     "scale",
     "show",
+    "spin",
     "swap",
     "tween",
     "uncamera",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motionv2v import camera
-from motionv2v.edits import selection
+from motionv2v.edits import in_depth, selection
 from motionv2v.edits.selection import Range
 
 MAX_DEPTH = 8
@@ -347,6 +347,10 @@ KINDS: dict[str, Kind] = {
     "times": Kind(times, f"one number per frame: the time that it shows, {selection.TIME}"),
     "speed": _number(selection.SPEED, "a number; below 0 plays backwards"),
     "degrees": _number(selection.DEGREES, "an angle, clockwise above 0"),
+    "turn": _number(in_depth.TURN, "an angle, the way that the operation says"),
+    "distance": _number(in_depth.DISTANCE, "a share of the distance to what is seen"),
+    "view": _number(in_depth.VIEW, "an angle"),
+    "radius": _number(selection.RADIUS, "a length"),
     "factor": _number(selection.FACTOR),
     "falloff": _number(selection.FALLOFF, "a distance"),
     "smoothing": _number(selection.SMOOTHING, "a span of time"),
@@ -363,6 +367,7 @@ KINDS: dict[str, Kind] = {
     ),
     "axis": _choice(("vertical", "horizontal"), '"vertical" (left and right swap) or "horizontal"'),
     "swap": _choice(("point", "center"), '"point" (paths one for one) or "center" (groups keep their shapes)'),
+    "move": _choice(in_depth.MOVES, "a motion of the camera, one of " + ", ".join(in_depth.MOVES)),
     "camera": _choice(tuple(camera.MODELS), "the kind of transform, one of " + ", ".join(camera.MODELS)),
 }
 """Every kind of field by its name."""

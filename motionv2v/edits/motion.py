@@ -24,8 +24,6 @@ __all__ = ["MOTIONS", "MotionSpec", "Picture", "describe", "load", "parse"]
 
 MAX_MOTIONS = 100
 COMPOSE = ("apart", "picture", "depth")
-VIEW = 60.0
-"""Degrees that a picture is taken to span along its longer side, if nothing says how it was taken."""
 
 EXAMPLE = """\
 {
@@ -68,7 +66,7 @@ class Picture:
     size: tuple[int, int]
     num_frames: int
     depth: Float[np.ndarray, "H W"] | None = None
-    view: float = VIEW
+    view: float = pinhole.VIEW
     folder: Path = Path()
 
     @property
@@ -79,7 +77,7 @@ class Picture:
     @property
     def focal(self) -> float:
         """Return the focal length in pixels."""
-        return max(self.size) / 2 / float(np.tan(np.radians(self.view) / 2))
+        return pinhole.focal_length(self.size, self.view)
 
     @property
     def centre(self) -> Float[np.ndarray, "2"]:

@@ -138,7 +138,7 @@ def spin(mouse: Mouse, centre: Sequence[Number], radius: Number, num_points: int
         if t and mouse.pressed[t] and mouse.pressed[t - 1]:
             pose = _between(grabbed[t - 1], grabbed[t]) @ pose
         poses[t] = pose
-    turned = np.einsum("tij,nj->nti", poses, _fibonacci(num_points))
+    turned = np.einsum("tij,nj->nti", poses, over_ball(num_points))
     xy = np.asarray(centre, np.float64) + radius * turned[..., :2]
     # z points away from the camera.
     return Tracks(xy.astype(np.float32), turned[..., 2] < 0)
@@ -159,7 +159,7 @@ def _between(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"]) -> Floa
     return np.eye(3) + skew + skew @ skew / (1 + cos)
 
 
-def _fibonacci(num: int) -> Float[np.ndarray, "N 3"]:
+def over_ball(num: int) -> Float[np.ndarray, "N 3"]:
     """Spread points evenly over the unit ball: along a spiral whose turns are the golden angle apart."""
     z = 1 - (2 * np.arange(num) + 1) / num
     angle = np.pi * (3 - 5**0.5) * np.arange(num)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from motionv2v.edits import operations, selection
+from motionv2v.edits import in_depth, operations, selection
 from motionv2v.edits.fields import KINDS, SHAPES
 from motionv2v.tracks import Tracks, validate, warp
 
@@ -42,6 +42,7 @@ class Operation:
         either: groups of fields of which exactly one group must be given, in full.
         things: fields whose points are one thing each, which the operation moves; none for what moves nothing.
         apply: (state, tracks, arguments) -> tracks, where the function alone does not do.
+        is_camera: whether what it moves is the camera, whichever points tell of that.
     """
 
     function: Callable[..., Any]
@@ -49,11 +50,12 @@ class Operation:
     either: Sequence[tuple[str, ...]] = ()
     apply: Callable[[State, Tracks, dict[str, Any]], Tracks] | None = None
     things: Sequence[str] = ("points",)
+    is_camera: bool = False
 
     @property
     def shapes(self) -> tuple[str, ...]:
         """Lists the fields that say where the one thing is that the operation moves."""
-        return tuple(SHAPES) if len(self.things) == 1 else ()
+        return tuple(SHAPES) if len(self.things) == 1 and not self.is_camera else ()
 
     @property
     def required(self) -> list[str]:
@@ -123,6 +125,12 @@ def _recamera(state: State, tracks: Tracks, arguments: dict[str, Any]) -> Tracks
     return operations.recamera(tracks, homographies)
 
 
+def _move_camera(state: State, tracks: Tracks, arguments: dict[str, Any]) -> Tracks:
+    if state.size is None:
+        raise ValueError("what a camera sees depends on the clip's size: hold the edit against the clip first")
+    return in_depth.move_camera(tracks, size=state.size, **arguments)
+
+
 _POINTS = {"points": "points"}
 _WINDOW = {"start_frame": "frame", "end_frame": "frame"}
 _MOVING = {**_WINDOW, "ease": "ease"}
@@ -153,6 +161,13 @@ OPERATIONS: dict[str, Operation] = {
     "freeze": Operation(operations.freeze, {**_POINTS, "frame": "frame", **_WINDOW}),
     "scale": Operation(operations.scale, {**_POINTS, "factor": "factor", "center": "goal", **_MOVING}),
     "rotate": Operation(operations.rotate, {**_POINTS, "degrees": "degrees", "center": "goal", **_MOVING}),
+    "spin": Operation(in_depth.spin, {**_POINTS, "by": "shift", "radius": "radius", "center": "goal", **_MOVING}),
+    "move_camera": Operation(
+        in_depth.move_camera,
+        {**_POINTS, "move": "move", "degrees": "turn", "distance": "distance", "view": "view", **_MOVING},
+        apply=_move_camera,
+        is_camera=True,
+    ),
     "magnify": Operation(
         operations.magnify, {**_POINTS, "factor": "factor", "space": "falloff", "time": "smoothing", **_MOVING}
     ),

@@ -2,8 +2,9 @@
 
 The points of one operation are one thing. Points that the same operations name stay together; where one operation names
 more points than another they part, because they go different ways, unless a mask, a box or a stroke of the operation
-says that they are one. An operation whose points lie all over the frame moves the camera, unless it says so as well.
-Operations that move nothing (show, hide, jitter, blend_back, uncamera, recamera) make no thing.
+says that they are one. An operation whose points lie all over the frame moves the camera, unless it says so as well;
+move_camera does so with any points. Operations that move nothing (show, hide, jitter, blend_back, uncamera,
+recamera) make no thing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,9 @@ def divide(
     joined: list[list[int]] = []
     for step in steps:
         for number, points in enumerate(step.things(count)):
+            if OPERATIONS[step.name].is_camera:
+                camera.update(points)
+                continue
             if not step.shape and is_all_over(queries[points, 1:], size):
                 camera.update(points)
                 notes.append(

@@ -186,6 +186,8 @@ def test_every_operation_can_be_added_changed_moved_and_removed(session):
         "scale": {"factor": 1.5},
         "rotate": {"degrees": 20},
         "magnify": {"factor": 2},
+        "spin": {"by": [5, 0]},
+        "move_camera": {"move": "tilt"},
         "swap": {"first": ["p1"], "second": ["p2"]},
         "uncamera": {"reference": ["p1", "p2"]},
     }

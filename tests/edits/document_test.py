@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from motionv2v import edits, tracks
-from motionv2v.edits import operations, selection
+from motionv2v.edits import in_depth, operations, selection
 from motionv2v.edits.document import FIELDS, MAX_POINTS, OPERATIONS, EditError, __doc__, describe, load, parse
 from motionv2v.edits.fields import KINDS
 
@@ -56,11 +56,14 @@ def test_load_reads_what_parse_takes(tmp_path):
 
 
 def test_the_table_is_the_vocabulary():
-    functions = {name for name, value in vars(edits).items() if getattr(value, "__module__", "") == operations.__name__}
+    own = (operations.__name__, in_depth.__name__)
+    functions = {name for name, value in vars(edits).items() if getattr(value, "__module__", "") in own}
     assert {name for name in functions if not name.startswith("_")} == set(OPERATIONS)
     for name, operation in OPERATIONS.items():
         parameters = set(inspect.signature(operation.function).parameters)
-        assert parameters - {"tracks", "rng", "original", "homographies", "notify"} == set(operation.fields), name
+        assert parameters - {"tracks", "rng", "original", "homographies", "notify", "size"} == set(operation.fields), (
+            name
+        )
         assert set(operation.fields.values()) <= set(KINDS), name
         assert f"\n{name}" in __doc__, name
     used = {kind for operation in OPERATIONS.values() for kind in operation.fields.values()}
@@ -94,6 +97,10 @@ EVERY_OPERATION = [
     {"op": "freeze", "frame": 4, "start_frame": 0},
     {"op": "scale", "factor": 1.5, "center": [100, 100]},
     {"op": "rotate", "degrees": -30},
+    {"op": "spin", "points": [0, 1], "by": [9, 4], "radius": 400, "center": [300, 200]},
+    {"op": "move_camera", "move": "pan", "degrees": -5},
+    {"op": "move_camera", "move": "orbit", "points": [0, 2], "end_frame": 9, "view": 40},
+    {"op": "move_camera", "move": "dolly", "distance": -0.3},
     {"op": "magnify", "factor": 4, "space": 30, "time": 1.5, "end_frame": 9},
     {"op": "mirror", "axis": "horizontal", "at": 200},
     {"op": "swap", "first": 0, "second": [1]},

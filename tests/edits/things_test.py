@@ -40,6 +40,11 @@ def test_points_that_go_different_ways_part():
     assert points(swapped) == [[0, 1], [2, 3]]
 
 
+def test_a_camera_that_moves_is_no_thing_however_few_its_points_are():
+    division = divide({"op": "move_camera", "points": [0, 1], "move": "pan"}, drag([2]))
+    assert division.camera == (0, 1) and points(division) == [[2]] and division.notes == ()
+
+
 def test_a_mask_or_a_box_keeps_points_together():
     division = divide(drag([0, 1, 2, "wheel"], boxes=BOX), {"op": "rotate", "points": ["wheel", 2], "degrees": 30})
     assert points(division) == [[0, 1, 2, 3]]
@@ -118,7 +123,8 @@ def test_masks_are_looked_for_beside_the_edit(tmp_path):
 def test_every_field_of_shape_belongs_to_what_moves_one_thing():
     assert set(SHAPES) == {"masks", "boxes", "strokes"}
     for name, operation in OPERATIONS.items():
-        assert operation.shapes == (() if name == "swap" or not operation.things else tuple(SHAPES)), name
+        is_one = operation.things and name not in ("swap", "move_camera")
+        assert operation.shapes == (tuple(SHAPES) if is_one else ()), name
 
 
 STROKE = {"path": [[1, 2]], "radius": 3}
