@@ -22,12 +22,9 @@ import numpy as np
 
 from motionv2v import tracks, video
 from motionv2v.editing import inputs, mask_files, operation_list, point_groups, point_paths, projects, stills, trust
-from motionv2v.editing.gestures import Gestures
 from motionv2v.editing.history import MOST_STEPS
+from motionv2v.editing.presets import CAMERAS, Presets
 from motionv2v.edits import document, fields, track_files
-
-COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""Okabe and Ito's, which people who see colours otherwise tell apart."""
 
 
 def _readable(work: Callable[..., Any], path: str | Path, **options: Any) -> Any:
@@ -38,7 +35,7 @@ def _readable(work: Callable[..., Any], path: str | Path, **options: Any) -> Any
         raise video.VideoError(f"{error}: choose another file, or copy it anew") from error
 
 
-class Session(Gestures):
+class Session(Presets):
     """One clip and one edit of it, with everything that was done.
 
     Attributes:
@@ -91,15 +88,6 @@ class Session(Gestures):
             point = self._name(project, (int(frame), float(x), float(y)))
             self._track([point], may_stop=True)
         return point["id"]
-
-    @staticmethod
-    def _name(project: dict[str, Any], mark: point_paths.Mark) -> dict[str, Any]:
-        number = project["next"]
-        point = {"id": f"p{number}", "name": f"p{number}", "color": COLORS[(number - 1) % len(COLORS)]}
-        point |= dict(zip("txy", mark, strict=True))
-        project["points"].append(point)
-        project["next"] += 1
-        return point
 
     def change_point(self, name: str, base: int | None = None, **changes: Any) -> None:
         """Change how a point is called (`label`), its `color` (#rrggbb), or whether it is `locked`: not to be moved."""
@@ -356,5 +344,6 @@ class Session(Gestures):
             for side, of in (("source", source), ("target", target)):
                 shown[side] = {"xy": np.round(of.xy, 2).tolist(), "visible": of.visible.tolist()}
             shown["trust"], shown["trackers"] = trust.report(source, (height, width)), self._trackers()
+            shown["cameras"] = list(CAMERAS)
             shown["things"], shown["offsets"] = self.things(), self.offsets(given)
             return shown | {"command": self.command()}

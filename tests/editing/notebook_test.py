@@ -171,9 +171,18 @@ def in_chromium(browser, bridge, output, glue):
 
 
 def use(page, session, tmp_path):
-    """Do what a person does first: click, drag, run, watch, take along."""
+    """Do what a person does first: scroll past, click, drag, run, watch, take along."""
+    zoom = page.main.locator("#zoom")
+    before = zoom.inner_text()
+    page.page.mouse.move(*page.at(session, X, Y))
+    page.page.mouse.wheel(0, -200)
+    page.page.wait_for_timeout(300)
+    assert zoom.inner_text() == before, "the wheel is the notebook's"
     page.page.mouse.click(*page.at(session, X, Y))
     page.points(1)
+    page.page.mouse.wheel(0, -200)
+    page.wait(f"document.getElementById('zoom').textContent !== {before!r}")
+    page.page.keyboard.press("0")
     for _ in range(4):
         page.page.keyboard.press(".")
     page.wait("document.getElementById('where').textContent === '4 / 8'")

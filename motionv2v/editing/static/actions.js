@@ -59,7 +59,7 @@ export function key(event) {
 
 // --- the sheet: all actions by group, with their keys; each is a button ---
 
-const words = (action) => action.keys.map((each) => each.replace("Arrow", "")).join(" or ");
+export const words = (action) => action.keys.map((each) => each.replace("Arrow", "")).join(" or ");
 
 export function openSheet() {
   const groups = [...new Set(actions.map((action) => action.group))];

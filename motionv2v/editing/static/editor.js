@@ -3,14 +3,17 @@
 import * as actions from "./actions.js";
 import * as boxes from "./boxes.js";
 import "./conflicts.js";
+import "./contextual.js";
 import "./problems.js";
 import * as drawn from "./drawn.js";
 import * as frames from "./frames.js";
 import * as groups from "./groups.js";
+import * as kept from "./kept.js";
 import * as layers from "./layers.js";
 import { forgetDraft, isEdited, keepDraft, redraw } from "./paint.js";
 import * as pointer from "./pointer.js";
 import "./runs.js";
+import * as presets from "./presets.js";
 import * as stage from "./stage.js";
 import * as timeline from "./timeline.js";
 import * as tools from "./tools.js";
@@ -25,6 +28,7 @@ whenChanged((before) => {
     if (state.clip) timeline.showStrip();
     view.frame = 0;
     if (view.result) showResult(null);
+    if (state.clip) kept.restore();
   }
   const drawn = ({ project }) => JSON.stringify([project.operations, project.points, project.order]);
   if (drawn(before) !== drawn(state)) {
@@ -207,7 +211,7 @@ function play() {
 const page = { list, go: show, show: () => show(view.frame), select, fix: () => view.fixing || tools.choose("fixing"), undo: () => turn("undo"), turn, play };
 pointer.start(list, () => view.playing && play());
 pointer.onWheel((by) => show(view.frame + by));
-for (const part of [groups, layers, timeline, tools]) part.start(page);
+for (const part of [groups, layers, presets, timeline, tools]) part.start(page);
 
 const TRACKS = /\.(npz|npy|csv|pkl|pickle|json)$/i;
 

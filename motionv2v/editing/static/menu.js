@@ -9,6 +9,7 @@ let back = null; // what had the focus
 /**
  * Open the menu with groups [{name, items: [{words, sentence, checked, run, hover}]}] beside an element.
  *
+ * Of items that are `checked` or not one is chosen; others are done.
  * An item's hover() tries it; left() is called when nothing is tried any more, which for what is chosen is when its
  * run() has ended: until then it is shown as it was tried.
  */
@@ -31,7 +32,8 @@ function section({ name, items }) {
 }
 
 function entry({ words, sentence, checked, run, hover = () => {} }) {
-  const made = make("button", { type: "button", role: "menuitemradio", "aria-checked": String(Boolean(checked)), tabindex: -1 }, make("b", { text: words }));
+  const kind = checked === undefined ? { role: "menuitem" } : { role: "menuitemradio", "aria-checked": String(Boolean(checked)) };
+  const made = make("button", { type: "button", ...kind, tabindex: -1 }, make("b", { text: words }));
   if (sentence) made.append(" ", make("small", { text: sentence }));
   for (const kind of ["pointerenter", "focus"]) made.addEventListener(kind, hover);
   made.addEventListener("click", () => choose(run));

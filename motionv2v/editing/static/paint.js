@@ -6,6 +6,7 @@ import { edit, there } from "./frames.js";
 import { changes, ghost } from "./ghosts.js";
 import * as handles from "./handles.js";
 import { mapped, once } from "./maps.js";
+import { preview } from "./presets.js";
 import { lens, ratio } from "./stage.js";
 import { $, inLine, isChosen, state, view } from "./session.js";
 
@@ -119,6 +120,7 @@ export function paint() {
   for (const { box, color } of boxes.inFrame(view.frame)) frame(on, box, color);
   for (const { command, content } of inLine()) if (command === "add_point" && content.frame === view.frame) waiting(on, content);
   if (view.followed) line(on, view.followed.map(([, place]) => place), "#fff", 2, [2, 4]);
+  planned(on);
   handled(on);
   if (view.region) region(on, view.region);
   if (view.drawn) line(on, view.drawn, "#fff", 3, []);
@@ -363,6 +365,14 @@ function waiting(on, { x, y }) {
     const ring = Array.from({ length: 25 }, (_, t) => [x + (8 / on.k) * ratio() * Math.cos((t * Math.PI) / 12), y + (8 / on.k) * ratio() * Math.sin((t * Math.PI) / 12)]);
     line(on, ring, color, width, dash);
   }
+}
+
+/** Points, and a ball, that a form would add. */
+function planned(on) {
+  const found = preview();
+  if (!found) return;
+  for (const [x, y] of found.dots) waiting(on, { x, y });
+  for (const [color, width, dash] of [["#000", 3, []], ["#fff", 1.5, [4, 4]]]) line(on, found.outline, color, width, dash);
 }
 
 // --- what a hand draws ---

@@ -5,6 +5,7 @@ import * as cutout from "./cutout.js";
 import * as handles from "./handles.js";
 import { redraw } from "./paint.js";
 import { lens, pan, place, zoomAt } from "./stage.js";
+import { isNotebook } from "./transport.js";
 import { $, choose, chosen, isChosen, run, state, tell, view } from "./session.js";
 
 const HIT = { mouse: 12, pen: 12, touch: 22 }; // screen pixels around a dot that catch the pointer
@@ -54,6 +55,14 @@ export function onPath(event) {
     }
   });
   return best;
+}
+
+/** Select what lies under a pointer, if it is not selected yet. */
+export function selectAt(event) {
+  const hit = nearest(event, false) || onPath(event);
+  if (!hit || isChosen(hit.id)) return;
+  pick(hit.id, event);
+  act.list();
 }
 
 /** Select what was pressed: with Shift as well as what is, a group as one, a point of a selected group alone. */
@@ -273,7 +282,7 @@ export function release() {
 /** Let the wheel enlarge; with Shift it goes through the frames, show(by). */
 export function onWheel(step) {
   canvas.addEventListener("wheel", (event) => {
-    if (!state.clip) return;
+    if (!state.clip || (isNotebook && document.activeElement !== canvas)) return; // then it scrolls the notebook
     event.preventDefault();
     if (event.shiftKey) return step(Math.sign(event.deltaY || event.deltaX));
     zoomAt(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), event);

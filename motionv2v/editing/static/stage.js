@@ -70,6 +70,15 @@ export function actual(times = 1) {
   zoomAt(times / (lens().k * ratio()));
 }
 
+/** What is seen of the clip: {zoom, centre}. */
+export const seen = () => ({ zoom, centre });
+
+/** Look at what was `seen` before. */
+export function see(given) {
+  ({ zoom, centre } = given);
+  changed();
+}
+
 const sayZoom = () => ($("zoom").textContent = `${shownZoom()} %`);
 new ResizeObserver(sayZoom).observe($("source")); // another window, another view: what fits is another size
 

@@ -7,9 +7,11 @@ import * as groups from "./groups.js";
 import * as handles from "./handles.js";
 import { isEdited, redraw } from "./paint.js";
 import * as pointer from "./pointer.js";
+import * as presets from "./presets.js";
 import * as stage from "./stage.js";
 import * as timeline from "./timeline.js";
 import * as layers from "./layers.js";
+import { isNotebook } from "./transport.js";
 import { $, ask, choose as chooseIds, chosen, run, state, tell, view, whenChanged, isWaiting } from "./session.js";
 
 let page = {};
@@ -52,6 +54,7 @@ export function look(mode) {
   $("stage").dataset.mode = mode;
   $("mode").value = mode;
   $("wipe-row").hidden = mode !== "wipe";
+  $("wipe").value = 100 * view.wipe;
   redraw();
 }
 
@@ -61,7 +64,7 @@ export function hold(held) {
   redraw();
 }
 
-function turnOn(word) {
+export function turnOn(word) {
   view[word] = !view[word];
   $(`show-${word}`).checked = view[word];
   if (word === "masks") layers.carry();
@@ -138,6 +141,7 @@ function escape() {
   }
   if (chosen().length) return page.select(null);
   choose(null);
+  if (isNotebook) $("source").blur(); // and the wheel is the notebook's again
 }
 
 function nextPoint(by) {
@@ -225,6 +229,8 @@ export function start(given) {
     ["all", "Select all points", "Ctrl+a", () => (chooseIds(state.project.points.map((point) => point.id)), page.list()), hasClip],
     ["lock", "Lock or unlock the selected points", "l", lock, hasChosen],
     ["group", "Group the selected points", "g", group, hasChosen],
+    ["spread", "More points about the selected one: a grid, a ball", "Shift+g", presets.openSpread, hasChosen],
+    ["camera", "Move the camera: choose how", "c", () => $("camera").focus(), hasClip],
     ["scale-up", "Scale the selected points up, about their centre", "s", () => scale(1.05), hasSeveral],
     ["scale-down", "Scale the selected points down", "Shift+s", () => scale(1 / 1.05), hasSeveral],
     ["turn-right", "Turn the selected points to the right", "t", () => rotate(5), hasSeveral],
