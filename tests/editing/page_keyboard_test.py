@@ -6,6 +6,7 @@ import moving_square
 import numpy as np
 import pytest
 import served_page
+import tiny_model
 from served_page import Page
 
 from motionv2v import video
@@ -111,7 +112,8 @@ def test_all_is_done_by_keys_and_the_focus_is_never_lost(browser, tmp_path):
         point_bend_and_ease(keys)
         hide_box_and_add(keys)
         undo_and_redo(keys)
-        run_and_save(keys, tmp_path)
+        run_cancel_and_resume(keys, str(tiny_model.save(tmp_path / "tiny", num_frames=9)))
+        save(keys, tmp_path)
         assert page.page.evaluate("window.lost") == [] and page.page.evaluate("window.pointers") == 0
         assert page.errors == [] and len(page.asked) == 1
         page.context.close()
@@ -152,6 +154,10 @@ def hide_box_and_add(keys):
     keys.press("Home", "m", "Enter", "ArrowRight", "Shift+ArrowDown", "Enter")
     keys.steps(8, "Box p1 at 0")
     assert list(session.project["operations"][0]["op"]["boxes"]) == ["0"]
+    keys.tab_to("show-masks", "Shift+Tab")
+    keys.press("Space")
+    keys.page.says("things", "Up to date: in 9 of 9 frames", 120)
+    keys.tab_to("source")
     keys.press("Shift+p", "Shift+F6")  # backwards round the page: the panel
     keys.press("Enter")
     keys.tab_to("add-kind")
@@ -177,12 +183,29 @@ def undo_and_redo(keys):
     np.testing.assert_array_equal(session.target().xy, whole)
 
 
-def run_and_save(keys, folder):
-    session = keys.session
+def run_cancel_and_resume(keys, model):
+    keys.tab_to("checkpoint")
+    keys.press("Control+a")
+    keys.keyboard.type(model)
+    keys.tab_to("Seeds, steps, guidance")
+    keys.press("Enter")
+    keys.tab_to("num-steps")
+    keys.keyboard.type("60")
     keys.press("Control+Enter")
-    keys.page.says("runs", "took", 120)
+    keys.page.wait("/step \\d+ of 60/.test(document.querySelector('#runs .where')?.textContent)", 300)
+    keys.tab_to("Cancel run 1")
+    keys.press("Enter")
+    keys.page.says("runs", "Stopped at step", 120)
+    keys.tab_to("Resume run 1")
+    keys.press("Enter")
+    keys.page.says("runs", "took", 300)
     keys.focus()
-    assert session.runs.result("1").is_file()
+    assert keys.session.runs.result("1").is_file()
+    assert any("goes on behind step" in line for line in keys.session.runs.status("1")["log"])
+
+
+def save(keys, folder):
+    session = keys.session
     keys.tab_to("Save project")
     with keys.page.page.expect_download() as saved:
         keys.keyboard.press("Enter")
