@@ -4,6 +4,7 @@ import moving_square
 import pytest
 import served_page
 from served_page import Page
+from waiting import until
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
@@ -24,6 +25,7 @@ def page(browser, session, address):
     yield made
     assert made.errors == []
     made.context.close()
+    until(lambda: not session.is_getting_ready())
 
 
 def test_a_page_that_is_loaded_anew_is_looked_at_as_before(page, session):
@@ -98,3 +100,4 @@ def test_a_finger_that_rests_opens_the_same_menu_and_one_that_moves_bends(browse
     page.wait("document.querySelectorAll('#operations > li').length === 1")
     assert page.main.locator("#menu").is_hidden() and page.errors == []
     page.context.close()
+    until(lambda: not session.is_getting_ready())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import served_page
 from served_page import Page
+from waiting import until
 
 from motionv2v.editing.presets import CAMERAS
 
@@ -137,6 +138,7 @@ def test_a_camera_and_a_grid_are_chosen_on_the_page(browser, session, address):
     np.testing.assert_allclose(named, [(x, y) for x in (-5, 0, 5) for y in (-5, 0, 5)], atol=0.1)
     assert not page.errors
     page.context.close()
+    until(lambda: not session.is_getting_ready())
 
 
 def test_what_is_boxed_behind_a_camera_is_a_thing_that_the_camera_sees(session):
