@@ -33,6 +33,8 @@ MOST_CLIP, MOST_RECORD, MOST_MEMBERS = 2 << 30, 1 << 28, 1000
 """Bytes of the clip and of the record, and members of the file."""
 CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 """Endings of clips that a page may send. Others, such as playlists, would let a file name further files to be read."""
+OWN_CLIPS = "clips"
+"""The folder of a workspace for clips that were sent, and that came with projects."""
 MOST_NAME = 200
 """Bytes of a clip's name: file systems take 255, and numbers and endings may be added to it."""
 MOST_BRANCHES = 5
@@ -325,7 +327,7 @@ class Unpacked:
 
     def keep(self) -> str:
         """Put the clip and the paths into the workspace; returns the clip's place, which the projects then name."""
-        place, content = self.workspace / "clips" / self.clip.name, files.sha256(self.clip)
+        place, content = self.workspace / OWN_CLIPS / self.clip.name, files.sha256(self.clip)
         place.parent.mkdir(exist_ok=True)
         if not (place.is_file() and files.sha256(place) == content):
             place = free_path(place)

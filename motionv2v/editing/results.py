@@ -106,20 +106,22 @@ class Results(Derived):
     def estimate(self, checkpoint: str = DRAFT, num_steps: int | None = None) -> dict[str, Any]:
         """Tell what a run will need before it is started.
 
-        Returns {fits, why, memory: a text, seconds: or None, basis: what they are by, notes}. Raises ValueError for a
-        model that there is not.
+        Returns {fits, why, memory: a text, seconds: or None, basis: what they are by, or what is known, notes}. Raises
+        ValueError for a model that there is not.
         """
         clip = self.clip
         length, height, width = clip.frames.shape[:3]
         told: dict[str, Any] = {"fits": True, "why": "", "memory": "no model, little memory", "notes": []}
+        basis = "not known before the first run of this kind"
         if checkpoint != DRAFT:
             found = estimates.asked(checkpoint, length, num_steps)
             has = "" if found["available"] is None else f" of {found['available']:.1f}"
             told |= {"fits": found["fits"], "why": found["why"], "memory": f"{found['needed']:.1f}{has} GiB"}
+            if found["least"] >= 1:
+                basis += f"; at least {found['least']:,.0f} s on one {found['chip']}, by what the model computes"
             told["notes"] = _notes(found, length, (height, width), len(self.project["points"]))
         ran = [each | self._facts(each["id"]) for each in self.runs.all() if each["state"] == "done"]
         time = estimates.seconds(ran, {"checkpoint": checkpoint, "frames": length, "num_steps": num_steps})
-        basis = "not known before the first run of this kind"
         return told | {"seconds": time and time[0], "basis": time[1] if time else basis}
 
     def _facts(self, name: str) -> dict[str, Any]:
@@ -261,9 +263,11 @@ class Results(Derived):
                 place.parent.mkdir(exist_ok=True)
                 return other.save_project(place).name
 
-    def kept_projects(self) -> list[str]:
-        """List the projects that lie in the workspace as files."""
-        return sorted(path.name for path in (self.workspace / PROJECTS).glob(f"*{projects.SUFFIX}"))
+    def kept_files(self) -> list[str]:
+        """List the projects and clips that lie in the workspace as files, by their places in it."""
+        endings = {PROJECTS: (projects.SUFFIX,), projects.OWN_CLIPS: projects.CLIPS}
+        places = ((folder, path) for folder in endings for path in (self.workspace / folder).glob("[!.]*"))
+        return sorted(f"{folder}/{path.name}" for folder, path in places if path.suffix.lower() in endings[folder])
 
     def open_once(self, path: str | Path) -> list[str]:
         """Open a clip or a project's file unless that very file was the last one opened so; returns notices.

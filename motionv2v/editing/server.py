@@ -70,7 +70,7 @@ def _a_box(value: Any, where: str) -> list[float]:
 
 
 COMMANDS: dict[str, dict[str, _Parser]] = {
-    "add_point": {"frame": _frame_number, "x": fields.number, "y": fields.number},
+    "add_point": {"frame": _frame_number, "x": fields.number, "y": fields.number, "tracker": _a_text},
     "remove_point": {"name": _a_text},
     "change_point": {"name": _a_text, "label": _a_text, "color": _a_text, "locked": _truth},
     "add_grid": {"name": _a_text, "frame": _frame_number, "side": _frame_number, "spacing": fields.number},
@@ -166,7 +166,7 @@ def make_app(session: Session, token: str | None = None) -> Starlette:
         Route("/api/operations", _operations),
         Route("/api/do", _do, methods=["POST"]),
         Route("/api/copy", _copy, methods=["POST"]),
-        Route("/api/projects", _projects),
+        Route("/api/kept", _kept),
         Route("/api/open", _open, methods=["POST"]),
         Route("/api/upload", _upload, methods=["POST"]),
         *pictures.ROUTES,
@@ -236,11 +236,11 @@ async def _copy(request: Request) -> Response:
         raise ValueError(f"there is nothing to {name} in a copy")
     arguments.pop("base", None)
     made = await run_in_threadpool(session.keep_copy, base, name, arguments)
-    return JSONResponse({"name": made, "projects": session.kept_projects()})
+    return JSONResponse({"name": made, "kept": session.kept_files()})
 
 
-async def _projects(request: Request) -> Response:
-    return JSONResponse(await run_in_threadpool(request.app.state.session.kept_projects))
+async def _kept(request: Request) -> Response:
+    return JSONResponse(await run_in_threadpool(request.app.state.session.kept_files))
 
 
 def read_command(session: Session, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -261,12 +261,16 @@ def read_command(session: Session, given: dict[str, Any]) -> tuple[str, dict[str
 
 
 async def _open(request: Request) -> Response:
+    """Open a file of the workspace, {"path": its place there}, or the packaged clip, {"sample": true}."""
     session, given = request.app.state.session, await receiving.body(request)
-    if not isinstance(given.get("path"), str) or "\0" in given["path"]:
-        raise ValueError("expected the path of a clip or a project in the workspace")
-    path = receiving.inside(session.workspace, given["path"])
-    opened = session.open_project if path.suffix.lower() == projects.SUFFIX else session.open
-    notices = await run_in_threadpool(opened, path)
+    if given == {"sample": True}:
+        notices = await run_in_threadpool(session.open_sample)
+    else:
+        if not isinstance(given.get("path"), str) or "\0" in given["path"]:
+            raise ValueError("expected the path of a clip or a project in the workspace")
+        path = receiving.inside(session.workspace, given["path"])
+        opened = session.open_project if path.suffix.lower() == projects.SUFFIX else session.open
+        notices = await run_in_threadpool(opened, path)
     return JSONResponse({"notices": notices, "state": await run_in_threadpool(session.state)})
 
 
@@ -279,7 +283,7 @@ async def _upload(request: Request) -> Response:
     ):
         await run_in_threadpool(receiving.briefly(session.check_clip, unfinished), unfinished)
         # Undo and earlier runs may still need the other clip of that name.
-        place = projects.free_path(session.workspace / "clips" / name)
+        place = projects.free_path(session.workspace / projects.OWN_CLIPS / name)
         place.parent.mkdir(exist_ok=True)
         files.move(unfinished, place)
     notices = await run_in_threadpool(session.open, place)

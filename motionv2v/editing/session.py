@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from motionv2v import tracks, video
+from motionv2v import files, tracks, video
 from motionv2v.editing import inputs, mask_files, operation_list, point_groups, point_paths, projects, stills, trust
 from motionv2v.editing.history import MOST_STEPS
 from motionv2v.editing.presets import CAMERAS, Presets
@@ -53,7 +53,7 @@ class Session(Presets):
         """
         notices: list[str] = []
         if stills.is_picture(path):
-            path = stills.as_clip(path, self.workspace / "clips", notices.append)
+            path = stills.as_clip(path, self.workspace / projects.OWN_CLIPS, notices.append)
         clip, place = _readable(video.read, path, notify=notices.append), str(Path(path).resolve())
         with self._lock:
             if place != self.project["clip"]:  # the same one again goes on where it was
@@ -63,6 +63,14 @@ class Session(Presets):
                 self._forget()
             self._loaded = (place, clip)
         return notices
+
+    def open_sample(self, base: int | None = None) -> list[str]:
+        """Open the packaged example's clip, a copy of it in the workspace, as `open` does."""
+        content = (inputs.EXAMPLE / "source.mp4").read_bytes()
+        place = self.workspace / projects.OWN_CLIPS / f"{inputs.EXAMPLE.name}.mp4"
+        if not (place.is_file() and place.read_bytes() == content):
+            place = files.write(projects.free_path(place), content)
+        return self.open(place, base)
 
     @staticmethod
     def check_clip(path: Path) -> None:
@@ -81,11 +89,16 @@ class Session(Presets):
                 f"frame {frame}, x {x:g}, y {y:g} lies outside the clip: {length} frames of {width}x{height}"
             )
 
-    def add_point(self, frame: int, x: float | int, y: float | int, base: int | None = None) -> str:
-        """Name a point that frame shows at (x, y), and follow it both ways; returns its id. One step."""
+    def add_point(self, frame: int, x: float | int, y: float | int, base: int | None = None, tracker: str = "") -> str:
+        """Name a point that frame shows at (x, y), and follow it both ways; returns its id. One step.
+
+        `tracker` follows it, one of `trust.TRACKERS`; "" is the editor's own. Raises ValueError for other names.
+        """
         self._check_place(frame, x, y)
+        tracker = self._known_tracker(tracker)
         with self._step(f"Add a point at {frame}", base, frame, [f"p{self.project['next']}"]) as project:
             point = self._name(project, (int(frame), float(x), float(y)))
+            point.update({"tracker": tracker} if tracker else {})
             self._track([point], may_stop=True)
         return point["id"]
 
@@ -130,10 +143,8 @@ class Session(Presets):
         The paths of other points stay; one that a file gave is the tracker's from then on. Raises ValueError for other
         names, and for the tracker that follows it already.
         """
-        if tracker and tracker not in trust.TRACKERS:
-            raise ValueError(f"there is no tracker {tracker!r} for a point; there are {', '.join(trust.TRACKERS)}")
+        tracker = self._known_tracker(tracker)
         called = tracker or self._tracker_name.partition(":")[0]  # where its weights lie is nobody's business
-        tracker = "" if tracker == self._tracker_name else tracker
         with self._lock:
             self._check_base(base)
             point = operation_list.find(self.project["points"], name, "point")
@@ -146,6 +157,12 @@ class Session(Presets):
                 for word in ("tracks", "row", "tracker"):
                     changed.pop(word, None)
                 changed.update({"tracker": tracker} if tracker else {})
+
+    def _known_tracker(self, name: str) -> str:
+        """Return what a point is to say of its tracker: nothing where that is the editor's own."""
+        if name and name not in trust.TRACKERS:
+            raise ValueError(f"there is no tracker {name!r} for a point; there are {', '.join(trust.TRACKERS)}")
+        return "" if name == self._tracker_name else name
 
     def _trackers(self) -> list[dict[str, str]]:
         """List what may follow a point, {name, called, says}, the editor's own first, as ""."""

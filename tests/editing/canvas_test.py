@@ -414,7 +414,7 @@ def test_two_fingers_enlarge_and_make_nothing(browser, serve):
     page.steps(session, 3)
     np.testing.assert_allclose(session.target().xy[0, 0], (px + 20, py + 10), atol=1)
     sizes = page.page.locator("#tools button").evaluate_all(
-        "all => all.map((each) => each.getBoundingClientRect().height)"
+        "all => all.map((each) => each.getBoundingClientRect()).flatMap(({ width, height }) => [width, height])"
     )
     assert min(sizes) >= 44 and page.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.errors == []

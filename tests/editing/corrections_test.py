@@ -324,6 +324,19 @@ def test_a_tracker_is_named_without_where_its_weights_lie_and_the_own_one_is_no_
     assert session.state()["undo"][-1] == "Track p1 by tapnext"
 
 
+def test_a_point_is_followed_from_the_first_by_the_tracker_that_was_chosen(session):
+    session.add_point(0, X, Y, tracker="lk")
+    chosen = session.source().xy
+    assert session.project["points"][0]["tracker"] == "lk" and "--tracker=tracks:" in session.command()
+    session.add_point(0, X, Y, tracker="multistep")  # the editor's own
+    assert "tracker" not in session.project["points"][1]
+    session.track_by("p2", "lk")
+    np.testing.assert_array_equal(session.source().xy[1], chosen[0])
+    with pytest.raises(ValueError, match="there is no tracker 'tapnext:w' for a point; there are multistep, dis, lk"):
+        session.add_point(0, X, Y, tracker="tapnext:w")
+    assert len(session.project["points"]) == 2
+
+
 def test_an_imported_path_is_given_to_a_tracker(session, tmp_path):
     (name,) = brought(session, tmp_path, (0, 0))
     given = session.source().xy

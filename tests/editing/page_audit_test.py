@@ -7,6 +7,7 @@ takes the pictures that `motionv2v/editing/page.md` shows.
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -123,6 +124,55 @@ def test_the_first_minute(tmp_path):
         assert session.runs.result("1").is_file()
         assert took <= 60 and dialogs == [] and page.errors == [] and len(page.asked) == 1
     assert np.asarray(video.read(session.runs.result("1")).frames).shape == (9, 96, 128, 3)
+
+
+def open_sample(page):
+    page.button("Try a sample").click()
+    page.wait("document.getElementById('where').textContent === '0 / 48'")
+    page.ready()
+
+
+def test_a_sample_is_one_click_away_while_nothing_is_open(tmp_path):
+    with served_page.launched() as browser, opened(tmp_path, browser) as (session, page):
+        assert page.main.locator("#kept").is_hidden(), "nothing lies in the workspace"
+        open_sample(page)
+        assert page.button("Try a sample").is_hidden() and page.main.locator("dialog:visible").count() == 0
+        assert session.clip.frames.shape == (49, 320, 480, 3)
+        page.wait("document.getElementById('kept').value === 'clips/courtyard.mp4'")
+        session.open(video.write(tmp_path / "square.mp4", moving_square.draw(), fps=8, crf=4))
+        page.page.reload()
+        page.says("where", "/ 8")
+        assert page.button("Try a sample").is_hidden()
+        page.button("Open it").click()
+        page.says("where", "/ 48")
+        assert page.errors == [] and len(page.asked) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["draft", "tiny"])
+def test_the_first_minute_on_the_sample(tmp_path, model):
+    """A fresh workspace, four things done with the pointer: the sample, a click, a drag, and the run."""
+    is_quiet, car = os.getloadavg()[0] <= 0.75 * (os.cpu_count() or 1), (75.2, 186.4)
+    with served_page.launched() as browser, opened(tmp_path, browser) as (session, page):
+        session.checkpoint = model
+        page.page.reload()
+        began = time.perf_counter()
+        open_sample(page)
+        page.page.mouse.click(*page.at(session, *car))
+        page.wait("document.querySelectorAll('#points li').length === 1", 600)
+        page.page.mouse.move(*page.at(session, *car))
+        page.page.mouse.down()
+        page.page.mouse.move(*page.at(session, car[0], car[1] - 20), steps=6)
+        page.page.mouse.up()
+        page.wait("document.querySelectorAll('#operations > li').length === 1")
+        page.button("Run at full size").click()
+        page.says("runs", "took", 900)
+        took = time.perf_counter() - began
+        assert page.errors == [] and len(page.asked) == 1
+    print(f"the sample, run with {model}, after {took:.0f} s; quiet: {is_quiet}")
+    assert np.asarray(video.read(session.runs.result("1")).frames).shape == (49, 320, 480, 3)
+    if is_quiet:
+        assert took <= 60
 
 
 def take_pictures(folder):

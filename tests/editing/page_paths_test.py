@@ -267,6 +267,26 @@ class Losing:
         return Tracks(xy, np.repeat(np.arange(len(frames))[None] < 4, len(queries), axis=0))
 
 
+def test_the_tracker_of_the_next_points_is_chosen_beside_the_tools(browser, session, address):
+    page = Page(browser, address, viewport=SIZE)
+    chooser = page.main.get_by_label("Tracker of the next points")
+    assert chooser.locator("option").all_text_contents() == ["multistep", "dis", "lk"]
+    assert chooser.input_value() == "", "the editor's own"
+    chooser.select_option("lk")
+    page.page.mouse.click(*page.at(session, X, Y))
+    page.points(1)
+    assert session.project["points"][0]["tracker"] == "lk"
+    assert chooser.input_value() == "lk", "it stays for the next one"
+    chooser.select_option("multistep")
+    page.page.mouse.click(*page.at(session, X + 6, Y + 6))
+    page.points(2)
+    assert "tracker" not in session.project["points"][1]
+    page.button("Select", exact=True).click()
+    assert chooser.is_hidden(), "where a click names no point"
+    assert page.errors == []
+    page.context.close()
+
+
 def test_another_tracker_is_tried_on_a_track_that_went_wrong(browser, session, address, monkeypatch):
     monkeypatch.setattr(session, "_tracker", Losing())
     single(session)

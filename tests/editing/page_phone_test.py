@@ -22,8 +22,8 @@ IN_VIEW = """() => {
 }"""
 
 
-def check(page):
-    assert page.main.evaluate("document.documentElement.scrollWidth") <= 390
+def check(page, width=390):
+    assert page.main.evaluate("document.documentElement.scrollWidth") <= width
     assert page.main.evaluate(SMALL) == []
 
 
@@ -66,5 +66,22 @@ def test_the_first_minute_by_touch(browser, session, address):
     page.says("runs", "took", 120)
     assert session.runs.result("1").is_file() and page.main.evaluate(IN_VIEW)
     check(page)
+    assert page.errors == []
+    page.context.close()
+
+
+def test_a_phone_that_lies_on_its_side_keeps_the_clip_in_view(browser, session, address):
+    page = Page(browser, address, **PHONE | {"viewport": {"width": 844, "height": 390}})
+    check(page, 844)
+    assert page.main.locator("header").bounding_box()["height"] <= 60
+    page.page.touchscreen.tap(*page.at(session, X, Y))
+    page.points(1)
+    assert np.abs(np.array([session.project["points"][0][side] for side in "xy"]) - (X, Y)).max() < 1
+    for place in ("#tools #visibility", "#timeline", "#run", "#edit-json"):
+        page.main.locator(place).scroll_into_view_if_needed()
+        assert page.main.evaluate("scrollY") > 0 and page.main.evaluate(IN_VIEW), place
+    page.page.touchscreen.tap(*page.at(session, X + 6, Y + 6))
+    page.points(2)
+    check(page, 844)
     assert page.errors == []
     page.context.close()

@@ -19,7 +19,7 @@ from PIL import Image
 from waiting import until
 
 from motionv2v import video
-from motionv2v.editing import drift, exports, files, results, runs
+from motionv2v.editing import drift, estimates, exports, files, results, runs
 from motionv2v.editing.session import Session
 
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])
@@ -231,6 +231,42 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_one_that_was_not(session, tmp_
         again.estimate("nobody")
 
 
+@pytest.mark.parametrize(
+    ("length", "told"),
+    [
+        (5, "5 frames, and the model works on 9: the last one is held"),
+        (9, None),
+        (12, "12 frames: edited in 2 windows of 9 that overlap"),
+        (50, "50 frames: edited in {} windows of 9 that overlap"),
+    ],
+)
+def test_what_a_model_does_about_a_clip_of_another_length_is_told_first(tmp_path, monkeypatch, length, told):
+    model = str(tiny_model.save(tmp_path / "model", num_frames=9, size=moving_square.SIZE))
+    seen = []
+
+    def asked(checkpoint, frames, num_steps=None):  # `estimates.asked` without a process of its own
+        seen.append(estimates.needs(checkpoint, frames, num_steps or 0))
+        return seen[-1]
+
+    monkeypatch.setattr(estimates, "asked", asked)
+    frames = np.resize(moving_square.draw(), (length, *moving_square.SIZE, 3))
+    own = Session(tmp_path / "own")
+    own.open(video.write(tmp_path / "clip.mp4", frames, fps=8, crf=20))
+    *notes, cost = own.estimate(model)["notes"]
+    assert notes == ([told.format(seen[0]["windows"])] if told else []) and cost == seen[0]["cost"]
+    assert seen[0]["windows"] > 2 or length < 50
+    with monkeypatch.context() as patch:
+        patch.setattr(own, "project", own.project | {"points": [{}] * 21})
+        assert own.estimate(model)["notes"][-2].startswith("21 points: at most 20, well placed, follow better;")
+    resized = tiny_model.save(tmp_path / "small", num_frames=length if length % 4 == 1 else 9, size=(48, 64))
+    (note,) = [note for note in own.estimate(str(resized))["notes"] if "resized" in note]
+    assert note == "128x96, and the model works at 64x48: resized there and back"
+    least = own.estimate(model)["basis"]
+    assert least == "not known before the first run of this kind", "of a model that takes no time nothing is said"
+    monkeypatch.setattr(estimates, "asked", lambda *given: seen[0] | {"least": 75.4, "chip": "TPU v5e"})
+    assert own.estimate(model)["basis"] == f"{least}; at least 75 s on one TPU v5e, by what the model computes"
+
+
 def test_the_file_that_the_page_saves_gives_the_bytes_of_its_run(session, tmp_path):
     name = session.run()
     assert ended(session, name)["state"] == "done"
@@ -343,7 +379,7 @@ def test_what_came_too_late_is_kept_as_a_copy(session, tmp_path):
     with pytest.raises(ValueError, match="changed in another tab"):
         session.set(prompt="mine", base=base)
     name = session.keep_copy(base, "set", {"prompt": "mine"})
-    assert name == "square-copy.mv2v" and session.kept_projects() == [name]
+    assert name == "square-copy.mv2v" and session.kept_files() == [f"projects/{name}"]
     assert session.project["prompt"] == "another tab's"
     other = Session(tmp_path / "other")
     other.open_project(session.workspace / "projects" / name)

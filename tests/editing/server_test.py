@@ -125,6 +125,17 @@ def test_a_clip_is_uploaded_and_a_file_that_is_none_leaves_the_old_one(client, a
     assert names == ["other-2.mp4", "other.mp4"], "no leftovers"
     opened = client.post("/api/open", json={"path": "clips/other.mp4"}, headers=ORIGIN)
     assert opened.status_code == 200
+    kept = ["clips/other-2.mp4", "clips/other.mp4"]
+    assert client.get("/api/kept").json() == kept
+    for _ in range(2):
+        sample = client.post("/api/open", json={"sample": True}, headers=ORIGIN)
+        assert sample.status_code == 200 and sample.json()["state"]["clip"]["name"] == "courtyard.mp4"
+    assert client.get("/api/kept").json() == ["clips/courtyard.mp4", *kept], "it is copied once"
+    assert client.post("/api/open", json={"sample": False}, headers=ORIGIN).status_code == 400
+    (workspace / "clips" / "courtyard.mp4").write_bytes(content)
+    client.post("/api/open", json={"sample": True}, headers=ORIGIN)
+    assert app.state.session.project["clip"].endswith("courtyard-2.mp4"), "a person's clip of that name stays"
+    client.post("/api/open", json={"path": "clips/other.mp4"}, headers=ORIGIN)
     for path in ("../square.mp4", str(tmp_path / "square.mp4"), "clips", "none.mp4", "\0", 7):
         answer = client.post("/api/open", json={"path": path}, headers=ORIGIN)
         assert answer.status_code == 400 and "error" in answer.json(), path

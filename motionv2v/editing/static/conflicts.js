@@ -1,4 +1,5 @@
-// The same project in two tabs: the later command is not done, and the person says what becomes of it.
+// What there is to open in the workspace. The same project in two tabs: the later command is not done, and the person
+// says what becomes of it.
 
 import { $, ask, busily, post, queue, refresh, state, take, tell, whenChanged } from "./session.js";
 
@@ -29,19 +30,25 @@ $("conflict-copy").addEventListener("click", () => queue(async () => {
   close();
   await refresh();
   $("hint").textContent = `Yours is kept as ${found.name}: open it under "As a file".`;
-  list(found.projects);
+  list(found.kept);
+  $("kept").value = `projects/${found.name}`;
 }));
 
-/** Offer the projects that lie in the workspace. */
-function list(names) {
-  $("kept-projects").hidden = !names.length;
-  $("kept").replaceChildren(...names.map((name) => new Option(name)));
+/** Offer the projects and clips that lie in the workspace. */
+function list(places) {
+  const chosen = $("kept").value;
+  $("kept-files").hidden = !places.length;
+  $("kept").replaceChildren(...places.map((place) => new Option(place)));
+  if (places.includes(chosen)) $("kept").value = chosen;
 }
 
-$("kept-open").addEventListener("click", () => queue(async () => {
-  const found = await busily(`opening ${$("kept").value}`, () => post("/api/open", { path: `projects/${$("kept").value}` }));
+const open = (name, what) => queue(async () => {
+  const found = await busily(`opening ${name}`, () => post("/api/open", what));
   if (found) take(found.state);
-}));
+});
+
+$("kept-open").addEventListener("click", () => open($("kept").value, { path: $("kept").value }));
+$("sample").addEventListener("click", () => open("the sample", { sample: true }));
 
 let channel = null; // of the tabs of this session: a notebook may show several
 
@@ -52,7 +59,9 @@ whenChanged((before) => {
       if (data > state.revision) $("hint").textContent = "Changed in another tab: what you do next asks whether to load it.";
     };
   }
+  $("sample").hidden = Boolean(state.clip);
+  if (before.session && before.project.clip !== state.project.clip) ask("/api/kept").then(list, tell);
   if (before.revision !== state.revision) channel?.postMessage(state.revision);
 });
 
-ask("/api/projects").then(list, tell);
+ask("/api/kept").then(list, tell);

@@ -24,6 +24,7 @@ whenChanged((before) => {
   if (!before.clip || !state.clip || before.project.clip !== state.project.clip) {
     frames.forgetClip();
     forgetDraft();
+    if (state.clip) document.documentElement.style.setProperty("--aspect", state.clip.width / state.clip.height);
     if (state.clip) stage.fit();
     if (state.clip) timeline.showStrip();
     view.frame = 0;

@@ -225,7 +225,8 @@ canvas.addEventListener("pointerup", (event) => {
 
 /** Name a point at a place of this frame, and select it. */
 export function add(x, y) {
-  return run("add_point", { frame: view.frame, x, y }).then((id) => {
+  const tracker = $("tracker").value; // "" is the editor's own
+  return run("add_point", { frame: view.frame, x, y, ...(tracker ? { tracker } : {}) }).then((id) => {
     if (!id) return;
     choose([id]);
     act.list();

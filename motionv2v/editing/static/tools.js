@@ -43,6 +43,7 @@ export function choose(tool) {
   for (const word of ["fixing", "boxing", "brushing"]) view[word] = view.tool === word;
   view.box = view.stroke = view.cross = null;
   $("brush-options").hidden = !view.brushing;
+  $("tracker-row").hidden = view.tool !== "point" || !state.clip;
   for (const [name, id] of Object.entries(TOOLS)) $(id).setAttribute("aria-pressed", String(view.tool === name));
   $("source").dataset.tool = view.tool;
   page.list();

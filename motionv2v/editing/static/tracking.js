@@ -2,7 +2,7 @@
 
 import { redraw } from "./paint.js";
 import { request } from "./transport.js";
-import { $, inLine, leaveLine, whenAsked, view } from "./session.js";
+import { $, inLine, leaveLine, state, view, whenAsked, whenChanged } from "./session.js";
 
 const FOLLOW = ["add_point", "fix", "unfix", "track_by"]; // commands that may have to follow a point
 const EVERY = 200; // milliseconds between two looks
@@ -57,6 +57,15 @@ function stop() {
   stopping = true;
   ask();
 }
+
+/** Offer what may follow the points that are named next. */
+whenChanged(() => {
+  const offered = state.trackers || [];
+  $("tracker-row").hidden = !offered.length || view.tool !== "point";
+  const chosen = $("tracker").value;
+  $("tracker").replaceChildren(...offered.map(({ name, called }) => new Option(called, name)));
+  if (offered.some(({ name }) => name === chosen)) $("tracker").value = chosen;
+});
 
 $("stop-following").addEventListener("click", stop);
 addEventListener("keydown", (event) => {
