@@ -244,7 +244,7 @@ def test_what_the_disk_cannot_hold_is_a_sentence(client, app, tmp_path, monkeypa
 
 def test_operations_and_boxes_are_commands_and_malformed_ones_are_told(client):
     offered = {each["op"]: each for each in client.get("/api/operations").json()}
-    assert len(offered) == 17 and all(each["sentence"] for each in offered.values())
+    assert len(offered) == 19 and all(each["sentence"] for each in offered.values())
     assert {"name": "by", "control": "choice", "choices": ["point", "center"]}.items() <= offered["swap"]["fields"][
         2
     ].items()
