@@ -80,7 +80,7 @@ def test_a_phone_that_lies_on_its_side_keeps_the_clip_in_view(browser, session, 
     for place in ("#tools #visibility", "#timeline", "#run", "#edit-json"):
         page.main.locator(place).scroll_into_view_if_needed()
         assert page.main.evaluate("scrollY") > 0 and page.main.evaluate(IN_VIEW), place
-    page.page.touchscreen.tap(*page.at(session, X + 6, Y + 6))
+    page.page.touchscreen.tap(*page.at(session, 100, 20))
     page.points(2)
     check(page, 844)
     assert page.errors == []
