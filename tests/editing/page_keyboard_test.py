@@ -115,7 +115,8 @@ def test_all_is_done_by_keys_and_the_focus_is_never_lost(browser, tmp_path):
         run_cancel_and_resume(keys, str(tiny_model.save(tmp_path / "tiny", num_frames=9)))
         save(keys, tmp_path)
         assert page.page.evaluate("window.lost") == [] and page.page.evaluate("window.pointers") == 0
-        assert page.errors == [] and len(page.asked) == 1
+        # A model's name that is half typed is none.
+        assert [error for error in page.errors if "400" not in error] == [] and len(page.asked) == 1
         page.context.close()
 
 
@@ -196,7 +197,7 @@ def run_cancel_and_resume(keys, model):
     keys.tab_to("Cancel run 1")
     keys.press("Enter")
     keys.page.says("runs", "Stopped at step", 120)
-    keys.tab_to("Resume run 1")
+    assert "Resume run 1" in keys.focus(), "what takes the place of a button has the focus"
     keys.press("Enter")
     keys.page.says("runs", "took", 300)
     keys.focus()
