@@ -1,11 +1,12 @@
 // Controls for the fields of an operation, made from what the session says of them: how each is asked for.
 
 import * as keyframes from "./keyframes.js";
-import { button, chosen, make, state, view } from "./session.js";
+import { button, chosen, isChosen, make, state, view } from "./session.js";
 
 const CASUAL = { factor: 1.2, degrees: 15, velocity: [1, 0], by: [20, 0], speed: 0.5 };
 const BY_FRAME = "by keyframe"; // shown where a word is given for each keyframe
 const HELD = "Hold keeps the shift alone: with keep motion the thing goes on moving by itself between keyframes. Without it, it stands still.";
+const MOST = 60; // points that are listed; of more, those that are ticked or selected
 let made = 0; // controls so far: each needs a name of its own for its label
 
 /**
@@ -100,31 +101,37 @@ const KINDS = {
     const rows = make("div");
     const groups = make("div");
     body.append(groups, rows);
+    let rest = []; // that are ticked, and not listed
     const boxes = () => [...rows.querySelectorAll("input")];
     const ticked = () => boxes().filter((box) => box.checked).map((box) => box.value);
     rows.addEventListener("change", (event) => {
       // All of them, later ones too, is another thing than those there are now.
+      if (event.target.checked && event.target.value === "all") rest = [];
       if (event.target.checked) for (const box of boxes()) if ((box.value === "all") !== (event.target.value === "all")) box.checked = false;
       changed();
     });
-    const take = (group) => {
-      for (const box of boxes()) box.checked = group.points.includes(box.value);
-      changed();
-    };
+    const take = (group) => (fill(group.points, false), changed());
     const row = (value, words, checked) => {
       const box = make("input", { type: "checkbox", value });
       box.checked = checked;
       return make("label", {}, box, ` ${words}`);
+    };
+    const fill = (names, isAll) => {
+      const { points } = state.project;
+      const listed = points.length > MOST ? points.filter(({ id }) => names.includes(id) || isChosen(id)).slice(0, MOST) : points;
+      rest = names.filter((id) => points.some((point) => point.id === id) && listed.every((point) => point.id !== id));
+      const others = `${rest.length} more are ticked; to list others, select them on the clip and open this anew`;
+      rows.replaceChildren(row("all", "all points", isAll), ...listed.map((point) => row(point.id, point.name, names.includes(point.id))), ...(listed.length < points.length ? [make("small", { text: others })] : []));
     };
     const set = (value) => {
       const { points } = state.project;
       const names = (Array.isArray(value) ? value : [value]).map((each) => (typeof each === "number" ? points[each]?.id : each));
       const isAll = value === "all" || (!field.required && (value ?? null) === null);
       groups.replaceChildren(...state.project.groups.map((group) => button(group.name, () => take(group), `Take the points of ${group.name}`)));
-      rows.replaceChildren(row("all", "all points", isAll), ...points.map((point) => row(point.id, point.name, names.includes(point.id))));
+      fill(names, isAll);
     };
     const get = () => {
-      const found = ticked();
+      const found = [...ticked(), ...rest];
       if (!found.length) throw new Error("choose a point or more");
       return found.includes("all") ? (field.required ? "all" : null) : found;
     };
