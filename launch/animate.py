@@ -17,7 +17,7 @@ MOTION = flags.DEFINE_string("motion", None, "the motion.json: what moves, and h
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "draft (default), motion_prompting_tiny, a model folder or a work dir"
 )
-OUT = flags.DEFINE_string("out", "outputs", "folder for animated.mp4, tracks.mp4 and contact_sheet.png")
+OUT = flags.DEFINE_string("out", "outputs", "folder for animated.mp4, tracks.mp4, contact_sheet.png, last_frame.png")
 DEPTH = flags.DEFINE_string("depth", None, "for cameras: an .npy, or the folder of a depth model; default: a plane")
 INVERSE = flags.DEFINE_bool("inverse_depth", False, "the array of --depth holds inverse depths")
 PREVIEW = flags.DEFINE_bool(

@@ -1,4 +1,5 @@
-"""One animation from files to files: a picture and a `motion.json` in; a video, its tracks and a contact sheet out.
+"""One animation from files to files: a picture and a `motion.json` in; a video, its tracks and a contact sheet out,
+and the last frame, which is the picture as it was edited where the motion is a short drag.
 
 `launch/animate.py` calls `run`. Without a model the picture itself is warped along the tracks: its draft.
 """
@@ -11,19 +12,21 @@ import cv2
 import numpy as np
 from scipy import interpolate, spatial
 
-from motionv2v import figures, video
+from motionv2v import figures, trackers, video
 from motionv2v.editing import depths, inputs
 from motionv2v.editing.files import check_folder, spaced
-from motionv2v.edits import motion
+from motionv2v.edits import motion, prompts
 from motionv2v.tracks import Tracks, concatenate, select
 from motionv2v.typing import Float, UInt8
 
-ANIMATED, TRACKS, SHEET = "animated.mp4", "tracks.mp4", "contact_sheet.png"
+ANIMATED, TRACKS, SHEET, LAST = "animated.mp4", "tracks.mp4", "contact_sheet.png", "last_frame.png"
 DRAFT = "draft"
 NUM_FRAMES, FPS = 49, 12.0
 """Of an animation without a model, unless something says otherwise."""
 DENSE = 400
 """Tracks from which on the whole picture is taken to move by them, as when a camera does, and nothing to be cut out."""
+FOLLOWED = 1024
+"""Points of a grid that are followed in another video, whose motion a picture takes over."""
 MOVES = 1.0
 """Pixels by which a track must go somewhere to take something along."""
 
@@ -68,7 +71,8 @@ def run(
     """
     image = inputs.read_image(image_path)
     spec = motion.load(motion_path)
-    check_folder(Path(out), (Path(image_path), Path(motion_path)), (ANIMATED, TRACKS, SHEET))
+    others = [spec.folder / given["file"] for _, given in spec.motions if "file" in given]
+    check_folder(Path(out), (Path(image_path), Path(motion_path), *others), (ANIMATED, TRACKS, SHEET, LAST))
     editor = None
     if not preview and checkpoint not in (None, DRAFT):
         from motionv2v.editing import opening
@@ -79,8 +83,13 @@ def run(
             raise ValueError(f"{checkpoint} makes no video of a picture and tracks; --checkpoint=draft warps it")
     num_frames = spec.frames or (NUM_FRAMES if editor is None else editor.num_frames)
     found = None if depth is None else depths.load(depth, image, is_inverse=inverse_depth)
-    parts = spec.parts(motion.Picture(image.shape[:2], num_frames, found))
+    if found is None and any(name == "camera" for name, _ in spec.motions):
+        say("notice  no --depth: the camera sees the picture as a plane straight ahead")
+    picture = motion.Picture(image.shape[:2], num_frames, found, follow=lambda file: follow(file, say))
+    parts = spec.parts(picture)
     given = concatenate([part for part in parts if part is not None])
+    if editor is not None:
+        editor.check(len(given.xy), num_steps, guidance)
     seen = given.visible.any(axis=1)
     say(f"tracks  {len(seen)} over {num_frames} frames, {int(seen.sum())} of them seen")
     drawn = draw_draft(image, *parts, say)
@@ -103,15 +112,35 @@ def run(
             notify=lambda line: say(f"notice  {line}"),
         ).frames
         made_by = str(checkpoint)
-    still = np.repeat(image[None], num_frames, axis=0)
-    shown = figures.draw_tracks(still, given)
-    rows = [("the picture and its tracks", shown), (made_by, result)]
-    rows += [] if editor is None else [("draft", drawn)]
-    out = Path(out)
-    made = {TRACKS: video.write(out / TRACKS, shown, fps=fps)}
-    made[ANIMATED] = video.write(out / ANIMATED, result, fps=fps)
+    rows = [("the picture and its tracks", figures.draw_tracks(np.repeat(image[None], num_frames, axis=0), given))]
+    rows += [(made_by, result)] + ([] if editor is None else [("draft", drawn)])
+    return Result(video.Clip(result, fps), given, _write(Path(out), rows, fps))
+
+
+def _write(out: Path, rows: list[tuple[str, UInt8[np.ndarray, "T H W 3"]]], fps: float) -> dict[str, Path]:
+    """Write the files of an animation; rows are what its sheet shows: the tracks, the result, what else there is."""
+    (_, shown), (_, result) = rows[:2]
+    made = {TRACKS: video.write(out / TRACKS, shown, fps=fps), ANIMATED: video.write(out / ANIMATED, result, fps=fps)}
+    made[LAST] = figures.save_png(out / LAST, result[-1])
     made[SHEET] = figures.save_png(out / SHEET, figures.contact_sheet(rows, 5))
-    return Result(video.Clip(result, fps), given, made)
+    return made
+
+
+def follow(path: str | Path, say: Callable[[str], None] = print) -> Tracks:
+    """Follow a grid of at most `FOLLOWED` points from the first frame of a video through all of it, by optical flow.
+
+    Returns:
+        Tracks in pixels of the video.
+
+    Raises:
+        ValueError: (VideoError) naming the file, for one that cannot be read.
+    """
+    frames = video.read(path, notify=lambda line: say(f"notice  {line}"), stream=True).frames
+    length, height, width, _ = frames.shape
+    rows, columns = np.divmod(prompts.spread((height, width), FOLLOWED), width)
+    say(f"follow  {path}: {len(rows)} points through {length} frames")
+    queries = np.stack([np.zeros(len(rows)), columns + 0.5, rows + 0.5], axis=-1).astype(np.float32)
+    return trackers.get("classical", mode="dis", say=lambda line: say(f"notice  {line}")).track(frames, queries)
 
 
 def draw_draft(

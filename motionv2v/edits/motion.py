@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motionv2v import pinhole, tracks
-from motionv2v.edits import document, fields, prompts, selection
+from motionv2v.edits import document, fields, prompts, selection, track_files
 from motionv2v.edits.fields import EditError, check_object, choice, integer, path, place, ranged, shown, switch
 from motionv2v.edits.prompts import Mouse
 from motionv2v.edits.selection import Range
@@ -24,6 +24,8 @@ __all__ = ["MOTIONS", "MotionSpec", "Picture", "describe", "load", "parse"]
 
 MAX_MOTIONS = 100
 COMPOSE = ("apart", "picture", "depth")
+MOST = 4900
+"""Tracks that all motions of a file may make: Diffusion-as-Shader's grid of 70 x 70, the most that any model takes."""
 
 EXAMPLE = """\
 {
@@ -37,6 +39,12 @@ EXAMPLE = """\
   "seed": 7
 }
 """
+
+OPERATIONS = (
+    "Motions say where the points of a picture go. A video's points have paths already, which the operations of an "
+    "edit.json bend: of these motions it has a ball (spin), a camera (move_camera, as if all lay on a plane: no edit "
+    "holds a depth of each frame) and magnification (magnify); drags and pins it has of its own (drag, tween, freeze)."
+)
 
 FIELDS: dict[str, str] = {
     "motions": 'what moves and how, a list of objects with "type", the name of a motion, and its fields',
@@ -61,6 +69,7 @@ class Picture:
         depth: [H W] along the line of sight, above 0, in any unit; None: a plane straight ahead.
         view: degrees that the picture spans along its longer side.
         folder: where the motions' files are looked for.
+        follow: (a video's file) -> tracks in pixels of it, for motions of another video; None: only from tracks' files.
     """
 
     size: tuple[int, int]
@@ -68,6 +77,7 @@ class Picture:
     depth: Float[np.ndarray, "H W"] | None = None
     view: float = pinhole.VIEW
     folder: Path = Path()
+    follow: Callable[[Path], Tracks] | None = None
 
     @property
     def depths(self) -> Float[np.ndarray, "H W"]:
@@ -83,6 +93,13 @@ class Picture:
     def centre(self) -> Float[np.ndarray, "2"]:
         """Return the place at which the camera looks, in pixels."""
         return np.array([self.size[1] / 2, self.size[0] / 2])
+
+    def depth_at(self, place: Float[np.ndarray, "2"], what: str) -> float:
+        """Return the depth at (x, y), the place of `what`. Raises ValueError for one outside the picture."""
+        height, width = self.size
+        if not (0 <= place[0] <= width and 0 <= place[1] <= height):
+            raise ValueError(f"{what} must lie in the picture, {width}x{height}; got [{place[0]:g}, {place[1]:g}]")
+        return float(self.depths[min(int(place[1]), height - 1), min(int(place[0]), width - 1)])
 
 
 class Kind(NamedTuple):
@@ -125,6 +142,16 @@ def _sides(value: Any, where: str) -> float | tuple[float, float]:
     return ranged(Range(-1000, 1000))(value, where)
 
 
+MOVES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("orbit", "arc"), ("degrees", "pivot", "law")),
+    **dict.fromkeys(("pan", "tilt"), ("degrees", "law")),
+    **dict.fromkeys(("truck", "pedestal", "dolly"), ("distance", "pivot", "law")),
+    "roll": ("degrees", "law"),
+    "dolly_zoom": ("distance", "pivot", "law"),
+    "mouse": ("path", "mouse"),
+}
+"""A camera's moves, and the fields that each has beside `move` and `points`."""
+
 KINDS: dict[str, Kind] = {
     "path": Kind(
         _several(place, 1, 10_000, "places [x, y]"), "[[x, y], ...] in pixels, at even times over the whole clip"
@@ -144,11 +171,15 @@ KINDS: dict[str, Kind] = {
     "degrees": Kind(ranged(selection.DEGREES), f"a number, {selection.DEGREES}"),
     "distance": Kind(ranged(DISTANCE), f"a number, {DISTANCE}"),
     "move": Kind(
-        choice("orbit", "arc", "pan", "tilt", "truck", "pedestal", "dolly", "roll", "dolly_zoom"),
+        choice(*MOVES),
         "orbit, arc (degrees around the pivot), pan, tilt, roll (degrees), truck, pedestal, dolly or dolly_zoom "
-        "(distance: right, up, forward)",
+        "(distance: right, up, forward), mouse (a path or a recorded mouse, pressed or not: what lies under it at "
+        "first stays under it)",
     ),
     "law": Kind(choice(*pinhole.LAWS), f"how it grows: {', '.join(pinhole.LAWS)}"),
+    "indices": Kind(
+        _several(_within(0, track_files.MOST_PLACES), 1, MOST, "whole numbers"), "[0, 5, ...], counted from 0"
+    ),
     "file": Kind(path, "the name of a file, beside this one or in full"),
     "sides": Kind(_sides, "a number, or [x, y]; below 0 mirrors"),
     "factor": Kind(ranged(MAGNIFY), f"a number, {MAGNIFY}"),
@@ -179,14 +210,24 @@ def _mouse(picture: Picture, given: dict[str, Any]) -> Mouse:
     return prompts.record(samples, picture.num_frames)
 
 
+def _check_count(count: int) -> None:
+    """Raise ValueError for more tracks than a file may make."""
+    if count > MOST:
+        raise ValueError(
+            f"{count} tracks, but all motions may make {MOST} together: take a wider spacing, fewer points"
+        )
+
+
 def _drag(picture: Picture, given: dict[str, Any]) -> Tracks:
-    persist = given.get("persist", False)
-    return prompts.drag(_mouse(picture, given), given.get("grid", 5), given.get("spacing", 8.0), persist)
+    mouse, grid = _mouse(picture, given), given.get("grid", 5)
+    _check_count(grid**2 * len(mouse.presses()))
+    return prompts.drag(mouse, grid, given.get("spacing", 8.0), given.get("persist", False))
 
 
 def _pins(picture: Picture, given: dict[str, Any]) -> Tracks:
-    free = given.get("keep_free", ())
-    return prompts.pins(picture.size, picture.num_frames, given.get("spacing", 40.0), free)
+    spacing = given.get("spacing", 40.0)
+    _check_count(int(np.prod([np.ceil(side / spacing - 0.5) for side in picture.size])))
+    return prompts.pins(picture.size, picture.num_frames, spacing, given.get("keep_free", ()))
 
 
 def _ball(picture: Picture, given: dict[str, Any]) -> Tracks:
@@ -195,13 +236,13 @@ def _ball(picture: Picture, given: dict[str, Any]) -> Tracks:
 
 def camera_path(picture: Picture, given: dict[str, Any]) -> pinhole.PinholePath:
     """Return the path of a camera's motion; distances are multiples of the depth at its pivot."""
-    depths, height_width = picture.depths, np.array(picture.size)
+    lens, move = {"focal": picture.focal, "centre": picture.centre}, given["move"]
+    if move == "mouse":
+        places = _mouse(picture, given).xy
+        return pinhole.follow_mouse(places, picture.depth_at(places[0], "the mouse's first place"), **lens)
     pivot = np.asarray(given.get("pivot", picture.centre), np.float64)
-    cell = np.clip(pivot[::-1].astype(int), 0, height_width - 1)
-    depth = float(depths[tuple(cell)])
-    lens = {"focal": picture.focal, "centre": picture.centre}
+    depth = picture.depth_at(pivot, "the pivot")
     share = pinhole.law(picture.num_frames, given.get("law", "smooth"))
-    move = given["move"]
     distance, degrees = given.get("distance", 0.2) * depth, given.get("degrees", 15.0)
     if move in ("orbit", "arc"):
         point = pinhole.unproject(pivot[None], np.array([depth]), picture.focal, picture.centre)[0]
@@ -223,10 +264,21 @@ def _pose(picture: Picture, given: dict[str, Any]) -> Tracks:
 
 
 def _tracks(picture: Picture, given: dict[str, Any]) -> Tracks:
-    made = tracks.load(picture.folder / given["file"])
+    made = _of_other_video(picture, picture.folder / given["file"])
+    made = tracks.select(made, given["points"]) if "points" in given else made
+    if "inside" in given:
+        made = tracks.select(made, np.flatnonzero(prompts.in_disks(made.xy[:, 0], given["inside"])))
+        if not len(made.xy):
+            raise ValueError("no track starts in the disks of 'inside', which are in pixels of the other video")
     made = prompts.magnify(made, given.get("magnify", 1.0), given.get("space", 0.0), given.get("time", 0.0))
     placed = {name: given[name] for name in ("scale", "shift", "turn", "about", "keep") if name in given}
     return _stretch(prompts.transfer(made, **placed), picture.num_frames)
+
+
+def _of_other_video(picture: Picture, file: Path) -> Tracks:
+    if picture.follow is None or file.suffix.lower() in track_files.FORMATS:
+        return track_files.read(file, picture.size)[0]
+    return picture.follow(file)
 
 
 def _stretch(made: Tracks, num_frames: int) -> Tracks:
@@ -241,7 +293,8 @@ MOTIONS: dict[str, Motion] = {
         _drag,
         {**_MOUSE, "grid": "side", "spacing": "spacing", "persist": "switch"},
         "A square grid of points goes with the mouse: more of them, farther apart, take more along. With persist they "
-        "hold still, instead of saying nothing, before and after the button is pressed.",
+        "hold still, instead of saying nothing, before and after the button is pressed. A short drag, with pins, edits "
+        "a picture: the last frame is what it becomes.",
         either=("path", "mouse"),
     ),
     "pins": Motion(
@@ -265,8 +318,10 @@ MOTIONS: dict[str, Motion] = {
             "pivot": "place",
             "law": "law",
             "points": "count",
+            **_MOUSE,
         },
-        "A camera moves through the picture's depth. Without a depth the picture is a plane straight ahead.",
+        "A camera moves through the picture's depth. Without a depth the picture is a plane straight ahead. Each move "
+        "has the fields that it says, and a law of time, but for mouse.",
         required=("move",),
     ),
     "pose": Motion(
@@ -280,6 +335,8 @@ MOTIONS: dict[str, Motion] = {
         _tracks,
         {
             "file": "file",
+            "points": "indices",
+            "inside": "disks",
             "scale": "sides",
             "shift": "shift",
             "turn": "degrees",
@@ -289,8 +346,11 @@ MOTIONS: dict[str, Motion] = {
             "space": "width",
             "time": "width",
         },
-        "Another video's tracks, from an npz file with xy [N T 2] and visible [N T] (`tracks.save`), scaled, turned "
-        "and shifted; magnified, after smoothing over space (pixels) and time (frames).",
+        "Another video's motion. The file is that video, in which a grid of 1024 points is followed; or its tracks: an "
+        "npz with xy [N T 2] and visible [N T], as the editor's page exports them, or .npy, .csv, TAP-Vid's .pkl, "
+        "ComfyUI's .json. All are taken, or some points, or those that start inside of disks, such as one thing: "
+        "magnified, after smoothing over space (pixels) and time (frames), scaled, turned about a place and shifted. "
+        "Several motions of one file move several groups, each in its own way.",
         required=("file",),
     ),
 }
@@ -322,12 +382,15 @@ class MotionSpec:
         for index, (name, given) in enumerate(self.motions):
             try:
                 made = MOTIONS[name].make(picture, given)
+                _check_count(sum(len(part.xy) for part in (*cameras, *others, made)))
                 if name == "camera":
                     path = camera_path(picture, given)
             except (ValueError, OSError) as error:
                 reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
                 raise EditError(f"motions[{index}] ({name}): {reason}") from error
             (cameras if name == "camera" else others).append(made)
+        if not sum(len(part.xy) for part in (*cameras, *others)):
+            raise EditError("motions: no point is left that says anything; take a closer spacing, or keep less free")
         things, camera = (tracks.concatenate(part) if part else None for part in (others, cameras))
         if things is None or camera is None or self.compose == COMPOSE[0]:
             return things, camera
@@ -376,14 +439,21 @@ def _motion(value: Any, where: str) -> tuple[str, dict[str, Any]]:
     name = choice(*MOTIONS)(value["type"], f"{where}.type")
     motion, where = MOTIONS[name], f"{where} ({name})"
     check_object(value, ("type", *motion.fields), where, required=motion.required)
-    given = [word for word in motion.either if word in value]
-    if motion.either and len(given) != 1:
-        raise EditError(f"{where}: give either {' or '.join(motion.either)}")
-    return name, {
+    read = {
         word: KINDS[motion.fields[word]].parse(item, f"{where}.{word}")
         for word, item in value.items()
         if word != "type"
     }
+    either = motion.either
+    if name == "camera":
+        taken = ("move", "points", *MOVES[read["move"]])
+        for word in read:
+            if word not in taken:
+                raise EditError(f"{where}: move {read['move']!r} has no field {word!r}; its fields: {', '.join(taken)}")
+        either = tuple(word for word in taken if word in _MOUSE)
+    if either and sum(word in read for word in either) != 1:
+        raise EditError(f"{where}: give either {' or '.join(either)}")
+    return name, read
 
 
 def describe() -> str:
@@ -391,6 +461,7 @@ def describe() -> str:
     lines = ["A motion file is a JSON object in UTF-8, such as", "", textwrap.indent(EXAMPLE, "    ")]
     lines += ["Places are in pixels of the picture, x to the right, y down from its top-left corner.", ""]
     lines += [f"{name if name == 'motions' else f'[{name}]'}: {meaning}" for name, meaning in FIELDS.items()]
+    lines += ["", *textwrap.wrap(OPERATIONS, 112)]
     lines += ["", "Motions; what stands in [brackets] may be left out:", ""]
     for name, motion in MOTIONS.items():
         optional = [word for word in motion.fields if word not in (*motion.required, *motion.either)]

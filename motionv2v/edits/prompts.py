@@ -107,9 +107,7 @@ def pins(
         raise ValueError(f"pins need a spacing above 0 pixels, got {spacing}")
     rows, columns = (np.arange(spacing / 2, side, spacing) for side in size)
     xy = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
-    free = np.ones(len(xy), bool)
-    for x, y, radius in keep_free:
-        free &= np.hypot(*(xy - (x, y)).T) > radius
+    free = ~in_disks(xy, keep_free)
     if mask is not None:
         mask = np.asarray(mask, bool)
         if mask.shape != tuple(size):
@@ -117,6 +115,14 @@ def pins(
         free &= mask[tuple(xy[:, ::-1].astype(int).T)]
     held = np.repeat(xy[free, None], num_frames, axis=1).astype(np.float32)
     return Tracks(held, np.ones(held.shape[:2], bool))
+
+
+def in_disks(xy: Float[AnyArray, "N 2"], disks: Sequence[tuple[Number, Number, Number]]) -> Bool[np.ndarray, "N"]:
+    """Tell which places lie in any of some disks (x, y, radius), their edges included, all in pixels."""
+    inside = np.zeros(len(xy), bool)
+    for x, y, radius in disks:
+        inside |= np.hypot(*(np.asarray(xy) - (x, y)).T) <= radius
+    return inside
 
 
 def spin(mouse: Mouse, centre: Sequence[Number], radius: Number, num_points: int = 120, edge: Number = 0.05) -> Tracks:

@@ -41,17 +41,48 @@ def run(folder, **options):
 
 def test_without_a_model_the_picture_is_warped(files):
     made, said = run(files)
-    assert sorted(made.files) == [animated.ANIMATED, animated.SHEET, animated.TRACKS]
+    assert set(made.files) == {animated.ANIMATED, animated.SHEET, animated.TRACKS, animated.LAST}
     assert all(path.stat().st_size > 500 for path in made.files.values())
     assert any("no model was named" in line for line in said)
     assert said[0] == f"tracks  {len(made.tracks.xy)} over 5 frames, {len(made.tracks.xy)} of them seen"
     image = np.array(Image.open(files / "photo.png"))
+    np.testing.assert_array_equal(np.array(Image.open(made.files[animated.LAST])), made.clip.frames[-1])
     first, last = made.clip.frames[0].astype(int), made.clip.frames[-1].astype(int)
     assert np.abs(first - image).mean() < 5  # the edge of what was cut out is soft
     red = lambda frame: np.nonzero(np.abs(frame - (230, 30, 30)).max(-1) < 40)[1].mean()  # noqa: E731
     assert 8 < red(last) - red(first) < 14
     assert np.abs(last[:, :12] - image[:, :12]).mean() < 3
     assert video.read(made.files[animated.ANIMATED]).frames.shape == (5, 48, 64, 3)
+
+
+def test_a_camera_without_depth_is_told_of(files):
+    camera = {"motions": [{"type": "camera", "move": "truck"}], "frames": 3}
+    (files / "motion.json").write_text(json.dumps(camera))
+    notice = "notice  no --depth: the camera sees the picture as a plane straight ahead"
+    assert notice in run(files)[1]
+    np.save(files / "depth.npy", np.ones((48, 64)))
+    assert notice not in run(files, depth=files / "depth.npy")[1]
+
+
+def test_another_videos_motion_is_followed(files):
+    """A video whose picture goes by (2, 1) pixels a frame: so do the tracks, where it is seen."""
+    wide = texture(80, 96)
+    frames = np.stack([wide[20 - t : 68 - t, 20 - 2 * t : 84 - 2 * t] for t in range(5)])
+    video.write(files / "other.mp4", frames, fps=8, crf=10)
+    (files / "motion.json").write_text(json.dumps({"motions": [{"type": "tracks", "file": "other.mp4"}], "frames": 5}))
+    made, said = run(files)
+    assert any(line.startswith("follow  ") and line.endswith("points through 5 frames") for line in said)
+    assert 900 < len(made.tracks.xy) <= animated.FOLLOWED
+    inner = (made.tracks.xy[:, 0] > 8).all(-1) & (made.tracks.xy[:, 0] < (48, 36)).all(-1)
+    gone = made.tracks.xy[inner, -1] - made.tracks.xy[inner, 0]
+    np.testing.assert_allclose(np.median(gone, axis=0), (8, 4), atol=0.3)
+    with pytest.raises(ValueError, match=r"animated\.mp4"):  # what is read is not written over
+        (files / "motion.json").write_text(json.dumps({"motions": [{"type": "tracks", "file": "out/animated.mp4"}]}))
+        run(files)
+    (files / "motion.json").write_text(json.dumps({"motions": [{"type": "tracks", "file": "other.mp4"}]}))
+    (files / "other.mp4").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"motions\[0\] \(tracks\): .*other.mp4"):
+        run(files)
 
 
 def test_depths_are_kept_in_four_bytes(tmp_path):
@@ -67,7 +98,7 @@ def test_a_preview_loads_no_model(files):
     assert len(made.clip.frames) == 5 and not any("no model" in line for line in said)
 
 
-def test_a_model_draws_it(files):
+def test_a_model_draws_it(files, monkeypatch):
     folder = tiny_model.save(files / "model", "prompted")
     made, said = run(files, checkpoint=str(folder), num_steps=1)
     assert made.clip.frames.shape == (5, 48, 64, 3)
@@ -77,6 +108,10 @@ def test_a_model_draws_it(files):
     assert any("the model works at 16x16" in line for line in said)
     again, _ = run(files, checkpoint=str(folder), num_steps=1, seed=4)
     assert (again.clip.frames != made.clip.frames).any()
+    (files / "motion.json").write_text(json.dumps({"motions": [{"type": "pins", "spacing": 1}], "frames": 5}))
+    monkeypatch.setattr(animated, "draw_draft", None)  # what does not fit is told before anything is drawn
+    with pytest.raises(ValueError, match=r"3072 points, but .* tells 2048 apart"):
+        run(files, checkpoint=str(folder))
 
 
 def test_a_dense_motion_pulls_the_whole_picture():

@@ -73,6 +73,34 @@ def test_a_camera_moves_through_depth(move):
     assert found.visible[:, 0].mean() > 0.7
 
 
+@pytest.mark.parametrize("depth_there", [2.0, 3.0])
+def test_a_camera_that_a_mouse_moves_keeps_what_it_grabbed_under_it(depth_there):
+    depth = np.full((48, 64), 3.0)
+    depth[10:30, 20:40] = 2.0
+    places = [[30.5, 20.5], [24, 25], [36, 18]] if depth_there == 2 else [[10.5, 40.5], [20, 30], [14, 36]]
+    picture = Picture((48, 64), 9, depth)
+    found = made({"type": "camera", "move": "mouse", "path": places, "points": 500}, picture=picture)
+    mouse = prompts.record([(t, *place) for t, place in enumerate(places)], 9).xy
+    grabbed = np.linalg.norm(found.xy[:, 0] - mouse[0], axis=-1).argmin()
+    np.testing.assert_allclose(found.xy[grabbed] - found.xy[grabbed, 0], mouse - mouse[0], atol=1e-3)
+    # What lies at the other depth goes less, or farther, by the ratio of both.
+    other = np.abs(found.xy[:, 0] - ((10, 40) if depth_there == 2 else (30, 20))).max(-1).argmin()
+    gone, factor = found.xy[other] - found.xy[other, 0], depth_there / (5 - depth_there)
+    np.testing.assert_allclose(gone, factor * (mouse - mouse[0]), atol=1e-3)
+    samples = [[t, *place] for t, place in enumerate(places)]
+    equal(made({"type": "camera", "move": "mouse", "mouse": samples, "points": 500}, picture=picture), found)
+
+
+def test_every_move_takes_the_fields_that_it_names():
+    values = {"degrees": 5, "distance": 0.1, "pivot": [30, 20], "law": "linear", "path": PATH}
+    for move, taken in motion.MOVES.items():
+        given = {word: values[word] for word in taken if word in values}
+        assert len(made({"type": "camera", "move": move, "points": 20, **given}).xy) > 10
+        for word in values.keys() - set(taken):
+            with pytest.raises(EditError, match=rf"^motions\[0\] \(camera\): move '{move}' has no field '{word}'"):
+                made({"type": "camera", "move": move, **given, word: values[word]})
+
+
 def test_distances_are_in_depths_of_the_pivot():
     """Whatever the unit of the depths, the tracks are the same; and the pivot is where it is said to be."""
     near = np.full((48, 64), 3.0)
@@ -136,6 +164,45 @@ def test_poses_and_tracks_come_from_files(tmp_path):
     np.testing.assert_allclose(found.xy[-1, ::2], np.stack([40 - last[:, 0], last[:, 1]], -1), atol=1e-4)
 
 
+def test_groups_of_one_file_move_each_in_its_own_way(tmp_path):
+    start = np.array([[10, 10], [12, 10], [40, 30], [42, 30]], np.float32)
+    given = Tracks(start[:, None] + np.arange(9, dtype=np.float32)[:, None], np.ones((4, 9), bool))
+    tracks.save(tmp_path / "other.npz", given)
+    content = {
+        "motions": [
+            {"type": "tracks", "file": "other.npz", "points": [1, 0], "shift": [5, 0]},
+            {"type": "tracks", "file": "other.npz", "inside": [[41, 30, 3]], "scale": 2, "about": [41, 30]},
+        ]
+    }
+    (tmp_path / "motion.json").write_text(json.dumps(content))
+    found = motion.load(tmp_path / "motion.json").tracks(PICTURE)
+    np.testing.assert_allclose(found.xy[:2], given.xy[[1, 0]] + (5, 0))
+    np.testing.assert_allclose(found.xy[2:], 2 * given.xy[2:] - (41, 30))
+
+
+def test_tracks_of_other_programs_are_read(tmp_path):
+    rows = [f"{n},{t},{10 * n + t},{20 + t},1" for n in range(2) for t in range(9)]
+    (tmp_path / "other.csv").write_text("\n".join(["track,frame,x,y,visible", *rows]))
+    found = made({"type": "tracks", "file": str(tmp_path / "other.csv")})
+    np.testing.assert_allclose(found.xy[1], [[10 + t, 20 + t] for t in range(9)])
+
+
+def test_another_video_is_followed_where_that_can_be_done(tmp_path):
+    asked = []
+
+    def follow(file):
+        asked.append(file)
+        return Tracks(np.zeros((3, 5, 2), np.float32), np.ones((3, 5), bool))
+
+    one = {"motions": [{"type": "tracks", "file": "other.mp4", "shift": [3, 4]}]}
+    (tmp_path / "motion.json").write_text(json.dumps(one))
+    spec = motion.load(tmp_path / "motion.json")
+    found = spec.tracks(Picture((48, 64), 9, follow=follow))
+    assert asked == [tmp_path / "other.mp4"] and found.xy.shape == (3, 9, 2) and found.xy[0, 0].tolist() == [3, 4]
+    with pytest.raises(EditError, match=r"\(tracks\): .*other.mp4: is no file of tracks by its ending"):
+        spec.tracks(PICTURE)
+
+
 MISTAKES = {
     "no motions": ({}, "the file: needs the field 'motions'"),
     "an empty list": ({"motions": []}, "motions: must be a list of 1 to 100 objects"),
@@ -161,6 +228,14 @@ MISTAKES = {
         "(camera).points: must be at most 2048, got 5000",
     ),
     "an unknown move": ({"motions": [{"type": "camera", "move": "fly"}]}, "(camera).move: must be one of orbit, arc"),
+    "a move with another's field": (
+        {"motions": [{"type": "camera", "move": "orbit", "distance": 1}]},
+        "motions[0] (camera): move 'orbit' has no field 'distance'; its fields: move, points, degrees, pivot, law",
+    ),
+    "a camera's mouse that is not there": (
+        {"motions": [{"type": "camera", "move": "mouse"}]},
+        "motions[0] (camera): give either path or mouse",
+    ),
     "no camera": (
         {"motions": [{"type": "pins"}], "compose": "depth"},
         "compose: 'depth' needs exactly one motion of a camera",
@@ -182,7 +257,72 @@ def test_a_mistake_is_one_line(name):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+BAD = {
+    "path": {"type": "drag", "path": []},
+    "mouse": {"type": "drag", "mouse": [[0, 1]]},
+    "place": {"type": "ball", "path": PATH, "centre": [1], "radius": 3},
+    "shift": {"type": "tracks", "file": "a.npz", "shift": 3},
+    "radius": {"type": "ball", "path": PATH, "centre": [1, 1], "radius": 2000},
+    "spacing": {"type": "pins", "spacing": 0},
+    "disks": {"type": "pins", "keep_free": [[1, 2]]},
+    "count": {"type": "camera", "move": "pan", "points": 0},
+    "side": {"type": "drag", "path": PATH, "grid": 46},
+    "switch": {"type": "drag", "path": PATH, "persist": 1},
+    "degrees": {"type": "camera", "move": "pan", "degrees": "15"},
+    "distance": {"type": "camera", "move": "dolly", "distance": 1e9},
+    "move": {"type": "camera", "move": "fly"},
+    "law": {"type": "camera", "move": "pan", "law": "quick"},
+    "indices": {"type": "tracks", "file": "a.npz", "points": [-1]},
+    "file": {"type": "tracks", "file": ""},
+    "sides": {"type": "tracks", "file": "a.npz", "scale": [1, 2, 3]},
+    "factor": {"type": "tracks", "file": "a.npz", "magnify": -1},
+    "width": {"type": "tracks", "file": "a.npz", "space": -1},
+    "share": {"type": "pose", "file": "a.json", "confidence": 2},
+}
+
+
+def test_every_kind_has_a_mistake():
+    assert set(BAD) == set(motion.KINDS)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_value_that_its_kind_does_not_take_is_one_line(kind):
+    each = BAD[kind]
+    words = [word for word, its in motion.MOTIONS[each["type"]].fields.items() if its == kind]
+    with pytest.raises(EditError) as caught:
+        motion.parse({"motions": [each]})
+    said = str(caught.value)
+    assert any(said.startswith(f"motions[0] ({each['type']}).{word}") for word in words) and "must be" in said, said
+    assert "got" in said and "\n" not in said
+
+
+def test_what_makes_no_sense_in_the_picture_is_refused():
+    mouse = {"type": "camera", "move": "mouse", "path": [[-3, 5], [9, 9]]}
+    for motions, message in (
+        ([{"type": "pins", "spacing": 0.5}], "motions[0] (pins): 12288 tracks, but all motions may make 4900 together"),
+        ([{"type": "drag", "path": PATH, "grid": 45}] * 3, "motions[2] (drag): 6075 tracks, but all motions may"),
+        ([{"type": "pins", "spacing": 1000}], "motions: no point is left that says anything"),
+        ([{"type": "pins", "keep_free": [[32, 24, 99]]}], "motions: no point is left that says anything"),
+        ([{"type": "camera", "move": "orbit", "pivot": [65, 3]}], "the pivot must lie in the picture, 64x48; got [65"),
+        ([mouse], "motions[0] (camera): the mouse's first place must lie in the picture, 64x48; got [-3, 5]"),
+    ):
+        with pytest.raises(EditError) as caught:
+            made(*motions)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    # Many presses are counted before their grids are made.
+    presses = [[t, 1 + t % 40, 20, t % 2] for t in range(60)]
+    with pytest.raises(EditError, match="tracks, but all motions may make 4900 together"):
+        made({"type": "drag", "mouse": presses, "grid": 45}, picture=Picture((48, 64), 60))
+
+
 def test_what_cannot_be_made_names_its_motion(tmp_path):
+    given = Tracks(np.ones((2, 5, 2), np.float32), np.ones((2, 5), bool))
+    other = str(tmp_path / "other.npz")
+    tracks.save(other, given)
+    with pytest.raises(EditError, match=r"\(tracks\): there is no point 2: the tracks have points 0\.\.1"):
+        made({"type": "tracks", "file": other, "points": [0, 2]})
+    with pytest.raises(EditError, match="no track starts in the disks of 'inside'"):
+        made({"type": "tracks", "file": other, "inside": [[30, 30, 5]]})
     with pytest.raises(EditError, match=r"^motions\[1\] \(tracks\): .*missing.npz"):
         made({"type": "pins"}, {"type": "tracks", "file": "missing.npz"})
     with pytest.raises(EditError, match=r"^motions\[0\] \(pose\): .*missing.json: cannot be read"):
