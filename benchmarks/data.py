@@ -36,7 +36,9 @@ from motionv2v.devices import program_cache
 from motionv2v.tracks import Tracks
 from motionv2v.training import dataset, loop, tasks
 
-SAMPLES, BATCH, POINTS, DENSE = 64, 8, 16, 1024
+SAMPLES, BATCH, POINTS = 64, 8, 16
+DENSE = (1024, 16384)
+"""Tracks of a clip that are stored for Motion Prompting: of drawn ones, and of videos (the paper's number)."""
 LATENTS_5B, TEXT_5B = (13, 60, 90), (226, 4096)
 STEP_5B = 3.2
 """Seconds of a 5B training step of one sample on each device that this project aims at on an H200: no measurement."""
@@ -109,7 +111,9 @@ def print_data(options: Namespace) -> None:
         for kind, real, share in (("drawn scenes with drafts", 0.0, 1), ("with drafts found in the clip", 1.0, 8)):
             drafted = replace(scenes, has_drafts=True, real_drafts=real)
             drawn[kind] = _stages({"draw": drafted.__getitem__} | prepare, max(1, count // share))
-        found = drawn | found | _dense(scenes.config, prepare, count)
+        found = drawn | found
+        for num_tracks in DENSE:
+            found |= _dense(scenes.config, prepare, num_tracks, max(1, count // (num_tracks // DENSE[0])))
     head = [f"{'x'.join(map(str, shape))}, {POINTS} points", "pairs/s of CPU time", "ms of CPU time a pair"]
     print_table(head, [[kind, *cells] for kind, cells in found.items()], options.markdown)
     with tempfile.TemporaryDirectory() as name:
@@ -117,15 +121,15 @@ def print_data(options: Namespace) -> None:
         _print_5b(options, Path(name) / "5b")
 
 
-def _dense(scene: Any, prepare: dict[str, Callable[[Any], Any]], count: int) -> dict[str, list[str]]:
-    """Measure clips with dense tracks, of which Motion Prompting is shown a quarter at most, as drawn and as stored."""
-    scene = replace(scene, dense=True, num_points=DENSE, min_points=DENSE)
-    drawn, clips = drawn_pairs.SyntheticSource(scene), DenseClips(scene, 8)
-    fit, rng = buckets.Fit((scene.num_frames, *scene.size), DENSE // 4, DENSE // 16), np.random.default_rng(0)
+def _dense(scene: Any, prepare: dict[str, Callable[[Any], Any]], num_tracks: int, count: int) -> dict[str, list[str]]:
+    """Measure clips with dense tracks, of which Motion Prompting is shown an eighth at most, as drawn and as stored."""
+    scene = replace(scene, dense=True, num_points=num_tracks, min_points=num_tracks)
+    drawn, clips = drawn_pairs.SyntheticSource(scene), DenseClips(scene, min(8, count))
+    fit, rng = buckets.Fit((scene.num_frames, *scene.size), num_tracks // 8, num_tracks // 16), np.random.default_rng(0)
     stages = {"read": lambda index: clips.record(index % len(clips)), "decode": records.decode}
     stages |= {"fit": lambda sample: fit.random_map(sample, rng)} | prepare
     found = {"drawn": {"draw": drawn.__getitem__} | prepare, "stored": stages}
-    return {f"{kind} clips with {DENSE} tracks": _stages(steps, count) for kind, steps in found.items()}
+    return {f"{kind} clips with {num_tracks:,} tracks": _stages(steps, count) for kind, steps in found.items()}
 
 
 def _stages(stages: dict[str, Callable[[Any], Any]], count: int) -> list[str]:
