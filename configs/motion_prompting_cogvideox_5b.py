@@ -5,11 +5,11 @@
         --config.init_from="('FOLDER',)" --config.data.mix="(('runs/clips',1.0),)"
     python launch/train.py --config=configs/motion_prompting_cogvideox_5b.py --config.init_from="('FOLDER',)"
 
-The paper (arXiv 2412.02700, section 3) trained on Lumiere, at 128x128 and 80 frames: 1,000 to 2,000 of 16,384 tracks
-a clip, codes of 64 numbers, Adafactor at a constant 1e-4, 70,000 steps. Its branch copies the encoder of a U-Net; here
-it is MotionV2V's, and the volume has the grid of the latents, 60x90, each cell as large as one of the paper's 128x128
-seen at 1024. The first frame's latents are channels of the branch. Hardly anything is followed in the first 20,000
-steps there, whatever the loss says: look at the probe's EPE.
+The paper (arXiv 2412.02700, section 3) trained on Lumiere, at 128x128 and 80 frames: 1,000 to 2,000 of 16,384 tracks a
+clip, codes of 64 numbers, Adafactor at a constant 1e-4, 70,000 steps; the rate here gets there in 500 steps. Its branch
+copies the encoder of a U-Net; here it is MotionV2V's, and the volume has the grid of the latents, 60x90, each cell as
+large as one of the paper's 128x128 seen at 1024. The first frame's latents are channels of the branch. Hardly anything
+is followed in the first 20,000 steps there, whatever the loss says: look at the probe's EPE.
 
 Without `data.mix` scenes are drawn, whose tracks are exact.
 

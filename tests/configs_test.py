@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from motionv2v import backbone, checkpoints, parameters
+from motionv2v import backbone, checkpoints, parameters, sections
 from motionv2v.devices import memory
 from motionv2v.models.dit import base_params
 from motionv2v.training import dataset, loop, tasks
@@ -80,6 +80,18 @@ def test_5b_has_the_published_parameter_counts():
     assert parameters.count(shapes["text"]) == pytest.approx(4.762e9, rel=1e-3)
     assert parameters.count(shapes["vae"]) == pytest.approx(215.6e6, rel=1e-2)
     assert parameters.count(frozen) == parameters.count(shapes) - parameters.count(trainable)
+
+
+@pytest.mark.parametrize("name", ["motion_prompting_cogvideox_5b", "motion_prompting_cogvideox_5b_i2v"])
+def test_motion_prompting_at_full_size_trains_as_the_paper_says(name):
+    """Codes of 64 numbers, 1,000 to 2,000 tracks of a clip, Adafactor at 1e-4 that never falls."""
+    config = sections.complete(load(name))
+    assert (config.method.codes, config.method.channels) == ("identity", 64)
+    assert (config.data.scene.min_points, config.data.num_points) == (1000, 2000)
+    assert not config.data.scene.get("log_points"), "drawn evenly"
+    rates = [dict(rate) for _, rate in config.optim.schedule if rate is not None]
+    assert config.optim.name == "adafactor" and rates == [{"peak": 1e-4, "warmup": 500}]
+    assert sections.RATE["decay"].default == "constant"
 
 
 def test_5b_runs_on_shapes():

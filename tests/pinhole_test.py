@@ -65,6 +65,8 @@ def test_an_orbit_keeps_its_distance_and_an_arc_comes_back():
     path = pinhole.orbit(SHARE, 50, pivot, FOCAL, CENTRE)
     np.testing.assert_allclose(np.linalg.norm(path.positions - pivot, axis=-1), np.linalg.norm(pivot))
     assert path.positions[-1, 0] > 1  # to the right
+    seen, _ = pinhole.project(pivot[None], path)
+    np.testing.assert_allclose(seen[0], np.broadcast_to((58, 26), (9, 2)), atol=1e-9)  # where it was seen at first
     path = pinhole.arc(pinhole.law(9, "linear"), 50, pivot, FOCAL, CENTRE)
     np.testing.assert_allclose(path.positions[[0, 4, 8]], 0, atol=1e-9)
     np.testing.assert_allclose(path.positions[2, 0], -path.positions[6, 0], atol=1)

@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from motionv2v import methods, render
+from motionv2v.data.scenes.pairs import SceneConfig, make_pair
 from motionv2v.methods import fields, motion_prompting
 from motionv2v.models.dit import DiT
 from motionv2v.tracks import Tracks
@@ -285,3 +286,28 @@ def test_a_model_goes_on_from_one_that_did_not_carry():
     assert np.any(jax.grad(lambda p: own.apply({"params": p}, drawn).tokens.sum())(params)["carried_embed"]["kernel"])
     with pytest.raises(ValueError, match=r"method\.carries needs places to carry from"):
         motion_prompting.make_conditioner(ConfigDict({**CONFIG, "carries": True}), width=8, patch_size=2)
+
+
+def test_the_probe_tells_the_truth_from_a_held_frame_and_from_other_clips():
+    config = SceneConfig(num_frames=9, num_points=60, dense=True)
+    pairs = [make_pair(config, 7, index, "test") for index in range(3)]
+    samples = [
+        {"target": p.target, "target_xy": p.target_tracks.xy, "target_visible": p.target_tracks.visible} for p in pairs
+    ]
+    truth = np.stack([pair.target for pair in pairs])
+    given = []
+
+    def generate(made):
+        return lambda batch: given.append(batch) or made
+
+    perfect = motion_prompting.probe(generate(truth), samples)
+    assert sorted(given[0]) == ["target", "target_visible", "target_xy"]
+    scores = perfect["scalars"]
+    assert scores["psnr"] == np.inf and scores["epe"] < 0.5 * scores["epe_held"]
+    held = np.repeat(truth[:, :1], 9, axis=1)
+    still = motion_prompting.probe(generate(held), samples)["scalars"]
+    assert still["epe"] == still["epe_held"] == scores["epe_held"] and still["psnr"] == still["psnr_held"] < 40
+    others = motion_prompting.probe(generate(np.roll(truth, 1, axis=0)), samples)["scalars"]
+    assert others["epe"] > 2 * scores["epe"] and others["psnr"] < still["psnr"]
+    assert sorted(perfect["videos"]) == ["animated_0", "animated_1", "animated_2"]
+    assert all(len(shown) == 9 and shown.shape[2] > 3 * 64 for shown in perfect["videos"].values())
