@@ -117,7 +117,7 @@ def run(
     return Result(video.Clip(result, fps), given, _write(Path(out), rows, fps))
 
 
-def _write(out: Path, rows: list[tuple[str, UInt8[np.ndarray, "T H W 3"]]], fps: float) -> dict[str, Path]:
+def _write(out: Path, rows: list[tuple[str, UInt8[np.ndarray, "T _ _ 3"]]], fps: float) -> dict[str, Path]:
     """Write the files of an animation; rows are what its sheet shows: the tracks, the result, what else there is."""
     (_, shown), (_, result) = rows[:2]
     made = {TRACKS: video.write(out / TRACKS, shown, fps=fps), ANIMATED: video.write(out / ANIMATED, result, fps=fps)}
