@@ -329,11 +329,10 @@ class Derived(History):
         names = [known[row]["id"] for row in rows]
         if operation_list.bending(project, names) is None:
             size = np.array(self.clip.frames.shape[2:0:-1])
-            away = self.target().xy[rows].mean(axis=0, dtype=np.float64)
-            away += np.where(away > size / 2, -1, 1) * size[0] / 8
-            bend = {"op": "keyframes", "points": names, "keep_motion": True}
-            bend["keyframes"] = {str(t): away[t].tolist() for t in (0, len(away) - 1)}
-            operation_list.new(project, bend)
+            now = self.target().xy[rows].mean(axis=0, dtype=np.float64)[[0, -1]]
+            away = np.where(now > size / 2, -1, 1) * size[0] / 8
+            by = dict(zip(("0", str(len(self.clip.frames) - 1)), away.tolist(), strict=True))
+            operation_list.new(project, {"op": "keyframes", "points": names, "by": by})
         return self._moment(project), rows
 
     def is_getting_ready(self) -> bool:

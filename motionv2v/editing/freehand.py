@@ -86,14 +86,13 @@ def thin(places: Float[np.ndarray, "F 2"], tolerance: float | int, most: int) ->
 def keyframes(
     drawn: dict[str, Any], path: Float[np.ndarray, "T 2"], tolerance: float | int = 0.5
 ) -> dict[str, list[float]]:
-    """Make keyframes {frame: [x, y]} of what was drawn, from its frame to the clip's last; it begins on `path`.
+    """Make keyframes of what was drawn, from its frame to the clip's last: {frame: [x, y]}, the way off the path there.
 
-    Where few are wanted they are at most `FEW`, between which the way off the path goes evenly, as in an edit that
-    keeps a point's own motion.
+    It begins on `path`. Where few are wanted they are at most `FEW`, between which the way off the path goes evenly.
     """
     first, length = drawn["frame"], len(path)
     places = smooth(spread(drawn["path"], length - first, drawn["even"]), drawn["smoothing"])
     places += path[first] - places[0]
     off = places - path[first:]
     chosen = thin(off, tolerance, FEW) if drawn["few"] else range(length - first)
-    return {str(first + t): [round(float(side), 3) for side in places[t]] for t in chosen}
+    return {str(first + t): [round(float(side), 3) for side in off[t]] for t in chosen}

@@ -128,16 +128,14 @@ class Gestures(Results):
             bent = operation_list.bending(project, names) or self._pinned(project, names, {0, last})
             bent.pop("drawn", None)  # it is no longer what was drawn
             centre = self._centre(self.stages(project)[bent["id"]], names)
-            now = centre[frame] + operation_list.offsets(bent["op"], centre)[frame]
-            bent["op"]["keyframes"][str(frame)] = [round(float(side), 3) for side in now + (dx, dy)]
+            now = operation_list.offsets(bent["op"], centre)[frame]
+            operation_list.put_shift(bent["op"], frame, now + (dx, dy), centre)
             self._check(project)
 
     def _pinned(self, project: dict[str, Any], names: list[str], frames: set[int]) -> dict[str, Any]:
         """Add a bend that keeps points where they are in some frames; returns the operation."""
-        now = self._centre(self.target(project), names)
-        op = {"op": "keyframes", "points": names, "keyframes": {}, "keep_motion": True, "interpolation": "smooth"}
-        bent = operation_list.new(project, op)
-        bent["op"]["keyframes"] = {str(frame): now[frame].tolist() for frame in sorted(frames)}
+        pins = {str(frame): [0, 0] for frame in sorted(frames)}
+        bent = operation_list.new(project, {"op": "keyframes", "points": names, "by": pins, "interpolation": "smooth"})
         bent["label"] = f"bend {self._called(names)}"
         return bent
 
@@ -152,7 +150,7 @@ class Gestures(Results):
             if operation["id"] in given and operation_list.is_bend(op := operation["op"]):
                 operation_list.normalise(op := copy.deepcopy(op))
                 centre = self._centre(given[operation["id"]], self._about(self.project, op))
-                frames = sorted(map(int, op["keyframes"]))
+                frames = sorted(map(int, operation_list.keys(op)))
                 off = operation_list.offsets(op, centre)[frames].round(3)
                 found[operation["id"]] = {str(frame): way for frame, way in zip(frames, off.tolist(), strict=True)}
         return found
@@ -238,10 +236,21 @@ class Gestures(Results):
     def _redraw(self, project: dict[str, Any], operation: dict[str, Any]) -> None:
         place, op = project["operations"].index(operation), operation["op"]
         path = self._centre(self._given_to(project)(place), op["points"])
-        op["keyframes"] = freehand.keyframes(operation["drawn"], path)
+        for word in ("keyframes", "keep_motion"):  # as it was written before
+            op.pop(word, None)
+        op["by"] = freehand.keyframes(operation["drawn"], path)
         op["interpolation"] = "linear"  # few keyframes are chosen for it
         op.pop("ease", None)
         self._check(project)
+
+    def _keep_motion(self, project: dict[str, Any], operation: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """Write keyframes as shifts or as places, as far as fields that are given say so; returns the others."""
+        op, kept = operation["op"], given.get("keep_motion")
+        if not isinstance(kept, bool) or {"keyframes", "by"} & set(given) or not operation_list.is_tween(op):
+            return given
+        place = project["operations"].index(operation)
+        operation_list.keep_motion(op, kept, self._centre(self._given_to(project)(place), self._about(project, op)))
+        return {word: value for word, value in given.items() if word != "keep_motion"}
 
     def set_pace(
         self,
@@ -265,7 +274,7 @@ class Gestures(Results):
                 op = operation["op"]
                 if not operation["on"] or "drawn" in operation or not operation_list.is_tween(op):
                     continue
-                if len(op["keyframes"]) < 2 or not chosen & set(self._about(project, op)):
+                if len(operation_list.keys(op)) < 2 or not chosen & set(self._about(project, op)):
                     continue
                 found = True
                 operation_list.normalise(op)
@@ -303,7 +312,7 @@ class Gestures(Results):
                 place = place - path[frame] + path[to]
             if not duplicate:
                 del keys[str(frame)]
-            keys[str(to)] = [round(float(side), 3) for side in place]
+            keys[str(to)] = operation_list.rounded(place)
             if isinstance(ease := op.get("ease"), dict) and str(frame) in ease:
                 ease[str(to)] = ease[str(frame)] if duplicate else ease.pop(str(frame))
             operation.pop("drawn", None)
@@ -313,7 +322,7 @@ class Gestures(Results):
     def _keys(project: dict[str, Any], name: str, frame: int) -> tuple[dict[str, Any], dict[str, Any]]:
         operation = operation_list.find(project["operations"], name, "operation")
         operation_list.normalise(operation["op"])
-        keys = operation["op"].get("keyframes", {})
+        keys = operation_list.keys(operation["op"])
         if str(frame) not in keys:
             raise ValueError(f"{operation['label']} has no keyframe at {frame}; it has {', '.join(keys) or 'none'}")
         return operation, keys

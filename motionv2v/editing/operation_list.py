@@ -46,7 +46,9 @@ def normalise(op: dict[str, Any]) -> None:
     for word in ("keyframes", "boxes"):
         if isinstance(op.get(word), list):
             op[word] = {row[0]: row[1:] for row in op[word]}
-    for word in ("keyframes", "boxes", "strokes", "ease"):
+    if is_tween(op) and isinstance(op.get("by"), list):
+        op["by"] = {row[0]: row[1:] for row in op["by"]}
+    for word in ("keyframes", "by", "boxes", "strokes", "ease"):
         if isinstance(op.get(word), dict):
             op[word] = {str(int(float(frame))): value for frame, value in op[word].items()}
     if "points" in op and op["points"] != "all" and not isinstance(op["points"], list):
@@ -75,12 +77,38 @@ def is_tween(op: dict[str, Any]) -> bool:
 
 def is_bend(op: dict[str, Any]) -> bool:
     """Tell whether an operation of keyframes keeps the points' own motion."""
-    return is_tween(op) and bool(op.get("keep_motion"))
+    return is_tween(op) and bool("by" in op or op.get("keep_motion"))
+
+
+def keys(op: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyframes of a `normalise`d operation as they are written, shifts or places; {} where it has none."""
+    if not is_tween(op):
+        return {}
+    return op["by"] if "by" in op else op["keyframes"]
+
+
+def rounded(place: Float[np.ndarray, "2"]) -> list[float]:
+    """Write a place, or a shift, as keyframes have it."""
+    return [round(float(side), 3) for side in place]
+
+
+def put_shift(op: dict[str, Any], frame: int, shift: Float[np.ndarray, "2"], centre: Float[np.ndarray, "T 2"]) -> None:
+    """Let a bend (`normalise`d) shift points by so much in a frame; `centre` is theirs, for bends by places."""
+    keys(op)[str(frame)] = rounded(shift if "by" in op else centre[frame] + shift)
+
+
+def keep_motion(op: dict[str, Any], kept: bool, centre: Float[np.ndarray, "T 2"]) -> None:
+    """Write keyframes as shifts, on which the points' own motion goes on, or as places: where they are by now."""
+    normalise(op)
+    if kept != ("by" in op):
+        sign, old, new = (-1, "keyframes", "by") if kept else (1, "by", "keyframes")
+        op[new] = {frame: rounded(centre[int(frame)] * sign + at) for frame, at in op.pop(old).items()}
+    op.pop("keep_motion", None)
 
 
 def set_pace(op: dict[str, Any], frame: int, pace: str) -> None:
     """Give the way between two keyframes of a `normalise`d operation, that which a frame lies in, a pace."""
-    frames = sorted(map(int, op["keyframes"]))
+    frames = sorted(map(int, keys(op)))
     start = max([each for each in frames[:-1] if each <= frame], default=frames[0])
     ease = op.get("ease", "even")
     ease = dict.fromkeys(map(str, frames[:-1]), ease) if isinstance(ease, str) else dict(ease)
@@ -92,11 +120,12 @@ def set_pace(op: dict[str, Any], frame: int, pace: str) -> None:
 
 def offsets(op: dict[str, Any], centre: Float[np.ndarray, "T 2"]) -> Float[np.ndarray, "T 2"]:
     """Return how far a bend (`normalise`d) moves points whose centre is given, in each frame."""
-    frames = np.array(sorted(map(int, op["keyframes"])))
+    frames = np.array(sorted(map(int, keys(op))))
     ease = op.get("ease", "even")
     ease = ease if isinstance(ease, str) else {int(frame): word for frame, word in ease.items()}
     weights = selection.key_weights(frames, len(centre), op.get("interpolation", "linear"), ease)
-    return weights @ (np.array([op["keyframes"][str(frame)] for frame in frames]) - centre[frames])
+    values = np.array([keys(op)[str(frame)] for frame in frames])
+    return weights @ (values if "by" in op else values - centre[frames])
 
 
 def _latest(project: dict[str, Any], names: list[str]) -> Iterator[dict[str, Any]]:

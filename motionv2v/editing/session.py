@@ -285,6 +285,7 @@ class Session(Presets):
     ) -> None:
         """Change fields of an operation (None: back to the default), or whether it is `on`, or its `label`.
 
+        Keyframes that shall keep the points' motion from now on, or no longer, are written anew for where they are now.
         Raises EditError as `add_operation`, for one that is off as well.
         """
         if unknown := set(changes) - {"on", "label"}:
@@ -292,9 +293,9 @@ class Session(Presets):
         with self._step(f"Change {self._titled(name)}", base) as project:
             operation = operation_list.find(project["operations"], name, "operation")
             pair = operation_list.with_pair(project, operation)
-            self._change_fields(project, operation, given or {})
-            if "keyframes" in (given or {}):
+            if {"keyframes", "by", "keep_motion"} & set(given or {}):
                 operation.pop("drawn", None)  # it is no longer what was drawn
+            self._change_fields(project, operation, self._keep_motion(project, operation, given or {}))
             was = operation["on"]
             for each in pair:
                 each["on"] = True  # so that what is off is checked as well

@@ -307,7 +307,7 @@ class Kind(NamedTuple):
     """A kind of field: its parser, what a person may write, and how far its places may lie from the frame.
 
     `reach` is (lowest, highest) in frame sizes: (0, 1) is the frame itself; None for what names no place. `control` is
-    what a page asks for it by: points, pair, number, frame, keyframes, switch, choice (of `choices`), or json.
+    what a page asks for it by: points, pair, number, frame, keyframes, times, switch, choice (of `choices`), or json.
     """
 
     parse: Callable[..., Any]
@@ -342,9 +342,15 @@ KINDS: dict[str, Kind] = {
     "keyframes": Kind(
         keyframes, f'{{"frame": [x, y], ...}} or [[frame, x, y], ...] in pixels, {_AROUND}', (-1, 2), "keyframes"
     ),
+    "shifts": Kind(
+        keyframes,
+        'of keyframes, {"frame": [x, y], ...} or [[frame, x, y], ...] in pixels, each at most two frame sizes',
+        (-2, 2),
+        "keyframes",
+    ),
     "frame": Kind(frame, "a frame, counted from 0; windows include both ends", control="frame"),
     "time": _number(selection.TIME, "a time, whole or not"),
-    "times": Kind(times, f"one number per frame: the time that it shows, {selection.TIME}"),
+    "times": Kind(times, f"one number per frame: the time that it shows, {selection.TIME}", control="times"),
     "speed": _number(selection.SPEED, "a number; below 0 plays backwards"),
     "degrees": _number(selection.DEGREES, "an angle, clockwise above 0"),
     "turn": _number(in_depth.TURN, "an angle, the way that the operation says"),
@@ -399,7 +405,7 @@ def frames_in(name: str, value: Any) -> list[int]:
     """Lists the frames that a parsed field of a kind refers to."""
     if name == "frame":
         return [value]
-    return list(value) if name in ("keyframes", "pace", *SHAPES) and isinstance(value, dict) else []
+    return list(value) if name in ("keyframes", "shifts", "pace", *SHAPES) and isinstance(value, dict) else []
 
 
 def places_in(name: str, value: Any) -> list[tuple[float, float]]:
@@ -410,4 +416,4 @@ def places_in(name: str, value: Any) -> list[tuple[float, float]]:
         return [corner for x0, y0, x1, y1 in value.values() for corner in ((x0, y0), (x1, y1))]
     if name == "strokes":
         return [place for several in value.values() for stroke in several for place in stroke["path"]]
-    return list(value.values()) if name == "keyframes" else [value]
+    return list(value.values()) if name in ("keyframes", "shifts") else [value]

@@ -93,31 +93,37 @@ def tween(
     tracks: Tracks,
     points: Points = None,
     *,
-    keyframes: Mapping[Any, Point],
+    keyframes: Mapping[Any, Point] | None = None,
+    by: Mapping[Any, Point] | None = None,
     interpolation: str = "linear",
     ease: str | Mapping[Any, str] = "even",
-    keep_motion: bool = False,
+    keep_motion: bool | None = None,
     notify: Callable[[str], None] = warnings.warn,
 ) -> Tracks:
     """Puts the centre of a group of points at given positions at given frames, {frame: (x, y)}, and interpolates.
 
     A single point hits its keyframes exactly; a group moves rigidly, each point keeping its offset from the group's
     centre at that frame. Before the first and after the last keyframe the centre holds. With `keep_motion` the
-    *displacement* is interpolated (and held) instead, so the points' own motion goes on between keyframes.
-    `interpolation` is "linear" or "smooth" (a Catmull-Rom spline in time through the keyframes). `ease` is the pace
-    from each keyframe to the next, one for all or {frame: pace} for the way from that keyframe: "even", "in" (slow at
-    first), "out" (slow at last), "in-out", or "hold" (stays until the next).
+    *displacement* is interpolated (and held) instead, so the points' own motion goes on between keyframes. `by` gives
+    the displacement itself, {frame: (x, y)}: what was done before goes on too, and of several points each is shifted
+    whatever the others do. `interpolation` is "linear" or "smooth" (a Catmull-Rom spline in time through the
+    keyframes). `ease` is the pace from each keyframe to the next, one for all or {frame: pace} for the way from that
+    keyframe: "even", "in" (slow at first), "out" (slow at last), "in-out", or "hold" (stays until the next).
     """
     num_frames = tracks.xy.shape[1]
-    if not keyframes:
+    if (keyframes is None) == (by is None):
+        raise ValueError("tween needs either keyframes, {frame: (x, y)}, or by: shifts in pixels, {frame: (x, y)}")
+    if by is not None and keep_motion is False:
+        raise ValueError("by shifts points on their own motion: without keep_motion give keyframes, which are places")
+    if not (given := keyframes if by is None else by):
         raise ValueError("tween needs at least one keyframe, {frame: (x, y)}")
-    keys = {
-        selection.frame(f, num_frames, "keyframe"): selection.vector(p, f"keyframe {f}") for f, p in keyframes.items()
-    }
+    keys = {selection.frame(f, num_frames, "keyframe"): selection.vector(p, f"keyframe {f}") for f, p in given.items()}
     frames = np.array(sorted(keys))
     places = np.stack([keys[frame] for frame in frames])
     weights = selection.key_weights(frames, num_frames, interpolation, ease)
     chosen = selection.mask(tracks, points)
+    if by is not None:
+        return _replace(tracks, tracks.xy + weights @ places, chosen)
     xy, centre = _group(tracks, chosen, notify)
     if keep_motion:
         displacement = (weights[:, :, None] * (places - centre[frames])).sum(axis=1)

@@ -147,10 +147,12 @@ OPERATIONS: dict[str, Operation] = {
         {
             **_POINTS,
             "keyframes": "keyframes",
+            "by": "shifts",
             "interpolation": "ease",
             "ease": "pace",
             "keep_motion": "switch",
         },
+        either=(("keyframes",), ("by",)),
     ),
     "retime": Operation(
         operations.retime,

@@ -120,8 +120,11 @@ def test_a_path_is_grabbed_at_the_time_under_the_pointer_and_escape_and_cancel_l
         assert json.dumps(session.project) == kept and len(session.state()["undo"]) == 2
     drag(page, session, path[6], path[6] + (0, 25), steps=60)
     page.steps(session, 3)
-    keys = session.project["operations"][0]["op"]["keyframes"]
+    keys = session.project["operations"][0]["op"]["by"]
     assert sorted(keys) == ["0", "6", "8"] and session.state()["undo"][-1] == "Bend p1 at 6"
+    assert keys["0"] == keys["8"] == [0, 0], "the ends are pins, where nothing moves"
+    for said in ("0: mark, keyframe, as it was", "6: keyframe", "8: keyframe, as it was"):
+        page.page.get_by_role("button", name=f"p1, frame {said}", exact=True).wait_for()
     np.testing.assert_allclose(session.target().xy[0, 6] - path[6], (0, 25), atol=0.6)
     np.testing.assert_allclose(session.target().xy[0, 0], path[0], atol=0.02)
     page.wait("document.getElementById('where').textContent === '0 / 8'")
@@ -204,7 +207,7 @@ def test_delete_takes_one_keyframe_and_shift_delete_the_point(browser, serve):
     page.page.get_by_role("button", name="p1, frame 5: keyframe").focus()
     page.page.keyboard.press("Delete")
     page.steps(session, 5)
-    assert sorted(session.project["operations"][0]["op"]["keyframes"]) == ["0", "2", "8"]
+    assert sorted(session.project["operations"][0]["op"]["by"]) == ["0", "2", "8"]
     page.page.get_by_role("button", name="p1, frame 5: keyframe").wait_for(state="detached")
     tick = page.page.get_by_role("button", name="p1, frame 2: keyframe").bounding_box()
     width = page.page.locator(".track").bounding_box()["width"] / 9
@@ -213,7 +216,7 @@ def test_delete_takes_one_keyframe_and_shift_delete_the_point(browser, serve):
     page.page.mouse.move(tick["x"] + 12 + 2 * width, tick["y"] + 12, steps=4)
     page.page.mouse.up()
     page.steps(session, 6)
-    assert sorted(session.project["operations"][0]["op"]["keyframes"]) == ["0", "4", "8"]
+    assert sorted(session.project["operations"][0]["op"]["by"]) == ["0", "4", "8"]
     page.page.get_by_role("button", name="Select p1").click()
     go(page, 4)
     page.page.locator("#source").focus()
@@ -221,7 +224,7 @@ def test_delete_takes_one_keyframe_and_shift_delete_the_point(browser, serve):
     page.points(0)
     page.page.locator("#toast button").click()
     page.points(1)
-    assert sorted(session.project["operations"][0]["op"]["keyframes"]) == ["0", "4", "8"]
+    assert sorted(session.project["operations"][0]["op"]["by"]) == ["0", "4", "8"]
     page.context.close()
 
 
@@ -249,7 +252,7 @@ def test_a_path_is_drawn_by_hand_and_smoothed(browser, serve):
     assert np.abs(np.diff(session.target().xy[0, :, 1], 2)).sum() < rough
     page.page.get_by_label("few keyframes").check()
     page.steps(session, 5)
-    assert len(session.project["operations"][0]["op"]["keyframes"]) < 9 and page.errors == []
+    assert len(session.project["operations"][0]["op"]["by"]) < 9 and page.errors == []
     page.context.close()
 
 

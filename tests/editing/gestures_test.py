@@ -95,11 +95,11 @@ def test_a_keyframe_is_removed_and_moved_and_no_other(session):
     tracked, bend = session.source().xy[0], session.project["operations"][0]["id"]
     off = session.target().xy[0, 5] - tracked[5]
     session.remove_key(bend, 2)
-    assert sorted(operations(session)[0]["keyframes"]) == ["0", "5", "8"]
+    assert sorted(operations(session)[0]["by"]) == ["0", "5", "8"]
     session.move_key(bend, 5, 3)
     np.testing.assert_allclose(session.target().xy[0, 3] - tracked[3], off, atol=0.02)
     session.move_key(bend, 3, 6, duplicate=True)
-    assert sorted(operations(session)[0]["keyframes"]) == ["0", "3", "6", "8"]
+    assert sorted(operations(session)[0]["by"]) == ["0", "3", "6", "8"]
     np.testing.assert_allclose(session.target().xy[0, 6] - tracked[6], off, atol=0.02)
     with pytest.raises(ValueError, match="has no keyframe at 5; it has 0, "):
         session.remove_key(bend, 5)
@@ -122,7 +122,7 @@ def test_a_drawn_path_is_followed_smoothed_and_thinned_out_again_and_again(sessi
     assert wiggle < 1.5 < np.abs(np.diff(path[2:, 1], 2)).max()
     np.testing.assert_allclose(session.target().xy[0, [2, 8]], path[[2, 8]], atol=2e-3)
     session.redraw_path(name, few=True)
-    few = operations(session)[0]["keyframes"]
+    few = operations(session)[0]["by"]
     assert 2 <= len(few) < 7
     session.redraw_path(name, few=False)
     session.redraw_path(name, smoothing=0)

@@ -206,7 +206,7 @@ def test_an_undone_row_of_steps_is_kept_and_taken_up_again(session, tmp_path):
     assert again.state()["undo"][-2:] == ["Other branch: Bend p1 at 4", "Bend p1 at 6"] and not again.branches()
     assert hashed(Session(tmp_path / "workspace")) == other
     again.undo()
-    assert sorted(again.project["operations"][0]["op"]["keyframes"]) == ["0", "4", "8"]
+    assert sorted(again.project["operations"][0]["op"]["by"]) == ["0", "4", "8"]
     again.undo()
     assert hashed(again) == here
     again.redo()

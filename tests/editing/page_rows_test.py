@@ -42,36 +42,38 @@ def test_keyframes_are_rows_and_keys_carry_a_diamond_in_one_step(page, session):
     assert max(heights) - min(heights) < 12, "all that is said of a point stands in one line"
     page.main.get_by_role("button", name="bend p1", exact=True).click()
     own = page.main.locator("#operations .fields")
-    kept = dict(session.project["operations"][0]["op"]["keyframes"])
+    kept = dict(session.project["operations"][0]["op"]["by"])
     own.get_by_label("Keyframe 4: pace to the next").select_option("hold")
-    assert steps(4)["ease"] == {"4": "hold"} and steps(4)["keyframes"] == kept, "places that are left alone stay exact"
+    assert steps(4)["ease"] == {"4": "hold"} and steps(4)["by"] == kept, "places that are left alone stay exact"
     assert own.get_by_label("ease").input_value() == "by keyframe"
-    own.get_by_label("Keyframe 4: y").fill("70.5")
-    own.get_by_label("Keyframe 4: y").blur()
-    assert steps(5)["keyframes"]["4"] == [kept["4"][0], 70.5]
+    own.get_by_label("Keyframe 4: shift y").fill("70.5")
+    own.get_by_label("Keyframe 4: shift y").blur()
+    assert steps(5)["by"]["4"] == [kept["4"][0], 70.5]
     own.get_by_label("Keyframe 4: frame").fill("3")
     own.get_by_label("Keyframe 4: frame").blur()
-    assert sorted(steps(6)["keyframes"]) == ["0", "3", "8"] and steps(6)["ease"] == {"3": "hold"}
+    assert sorted(steps(6)["by"]) == ["0", "3", "8"] and steps(6)["ease"] == {"3": "hold"}
     page.main.locator("#source").focus()
     for _ in range(6):
         page.page.keyboard.press(".")
     page.wait("document.getElementById('where').textContent === '6 / 8'")
     page.button("Select p1").click()
+    before = session.target().xy[0, 6]
     page.button("Add a keyframe at this frame").click()
-    np.testing.assert_allclose(steps(7)["keyframes"]["6"], session.target().xy[0, 6], atol=0.02)
+    assert sorted(steps(7)["by"]) == ["0", "3", "6", "8"]
+    np.testing.assert_allclose(session.target().xy[0, 6], before, atol=0.02, err_msg="one more moves nothing")
     page.button("Remove keyframe 6").click()
-    assert sorted(steps(8)["keyframes"]) == ["0", "3", "8"]
+    assert sorted(steps(8)["by"]) == ["0", "3", "8"]
     page.button("p1, frame 3: keyframe").focus()
     for _ in range(3):
         page.page.keyboard.press("Shift+ArrowRight")
-    assert sorted(steps(9)["keyframes"]) == ["0", "6", "8"], "one step"
+    assert sorted(steps(9)["by"]) == ["0", "6", "8"], "one step"
     page.wait("document.activeElement.getAttribute('aria-label') === 'p1, frame 6: keyframe'")
     assert page.main.locator("#where").text_content() == "6 / 8"
     page.page.keyboard.press("Shift+ArrowLeft")
     page.page.keyboard.press("Escape")
     page.page.wait_for_timeout(800)
     page.page.keyboard.press("Control+z")
-    assert sorted(steps(8)["keyframes"]) == ["0", "3", "8"], "Escape left it where it was"
+    assert sorted(steps(8)["by"]) == ["0", "3", "8"], "Escape left it where it was"
 
 
 def test_paces_in_the_rows_of_an_operation_that_is_added_are_its_own(page, session):
@@ -99,7 +101,7 @@ def test_paces_in_the_rows_of_an_operation_that_is_added_are_its_own(page, sessi
 def test_a_keyframe_that_is_carried_lies_down_before_another_key_is_heeded(page, session):
     def keyframes():
         operations = session.project["operations"]
-        return sorted(operations[0]["op"]["keyframes"]) if operations else None
+        return sorted(operations[0]["op"]["by"]) if operations else None
 
     def settled(moved):
         page.wait("document.getElementById('busy').textContent === ''")
@@ -175,3 +177,69 @@ def test_a_result_is_looked_at_frame_by_frame_beside_the_source(page, session):
     page.page.keyboard.press("ArrowDown")
     page.wait("document.getElementById('draft-name').textContent === 'draft'")  # what is edited is seen as a draft
     assert page.main.evaluate("import('/static/session.js').then(({ view }) => view.mode)") == "source"
+
+
+def test_retiming_is_a_curve_of_rows_with_buttons_whose_result_is_seen_at_once(page, session):
+    given = session.target().xy[0]
+    name = session.add_operation("retime", {"points": ["p1"], "speed": 0.5})
+    page.page.reload()
+    page.points(1)
+    page.main.get_by_role("button", name="retime p1", exact=True).click()
+    own = page.main.locator("#operations .fields")
+    own.get_by_label("retime: what is given").select_option("times")
+    assert own.get_by_label("times").count() == 0 and own.locator("textarea").count() == 0, "no text to be typed"
+
+    def press(words):
+        own.get_by_role("button", name=words).click()
+
+    def becomes(times):
+        until(lambda: session.project["operations"][1]["op"].get("times") == times, f"times {times}", 60)
+        shown = "import('/static/session.js').then(({ state }) => state.target.xy[0])"
+        wanted = np.stack([np.interp(times, np.arange(9), given[:, side]) for side in (0, 1)], axis=-1)
+        until(lambda: np.abs(page.page.evaluate(shown) - wanted).max() < 0.02, "the page shows it", 60)
+
+    def go(frame):
+        page.main.locator("#frame").fill(str(frame))
+        page.main.locator("#frame").blur()
+        page.wait(f"document.getElementById('where').textContent === '{frame} / 8'")
+
+    press("Reverse")
+    becomes([8, 7, 6, 5, 4, 3, 2, 1, 0])
+    go(4)
+    press("Freeze from this frame")
+    becomes([8, 7, 6, 5, 4, 4, 4, 4, 4])
+    own.get_by_label("Row 4: frame that it shows").fill("0")
+    own.get_by_label("Row 4: frame that it shows").blur()
+    becomes([8, 6, 4, 2, 0, 1, 2, 3, 4])
+    assert own.locator(".when small").all_text_contents() == ["-2\u00d7", "1\u00d7", ""]
+    press("There and back")
+    becomes([8, 4, 0, 2, 4, 2, 0, 4, 8])
+    press("Slow down from this frame")
+    becomes([8, 4, 0, 2, 4, 3, 2, 1, 0])
+    assert "speed" not in session.project["operations"][1]["op"]
+    count = len(session._undo)
+    go(6)
+    press("Add a row at this frame")
+    own.get_by_label("Row 6: frame that it shows").fill("6")
+    own.get_by_label("Row 6: frame that it shows").blur()
+    becomes([8, 4, 0, 2, 4, 5, 6, 3, 0])
+    assert len(session._undo) == count + 1, "a row that changes nothing is no step"
+    own.get_by_label("Row 6: frame", exact=True).fill("8")
+    own.get_by_label("Row 6: frame", exact=True).blur()
+    own.get_by_text("two rows are of frame 8").wait_for()
+    session.change_operation(name, {"times": [0.5] * 9})
+    page.page.reload()
+    page.points(1)
+    rows = """(all) => import("/static/times.js").then(({ rowsOf, expand }) => all.map((times) => {
+        const rows = rowsOf(times);
+        return [rows, expand(rows, times.length)];
+    }))"""
+    rng = np.random.default_rng(0)
+    cases = [
+        np.interp(np.arange(40), [0, *np.sort(rng.choice(38, 3, False) + 1), 39], rng.uniform(0, 39, 5))
+        for _ in range(50)
+    ]
+    cases = [case.round(3).tolist() for case in cases] + [[2.5]]
+    for times, (few, again) in zip(cases, page.page.evaluate(rows, cases), strict=True):
+        np.testing.assert_allclose(again, times, atol=3e-3)
+        assert len(few) <= 8

@@ -105,6 +105,7 @@ def valid():
         {"op": "hide", "points": [0], "start_frame": 8},
         {"op": "show", "points": [0], "start_frame": 9},
         {"op": "blend_back", "points": [6], **window, "ease": "smooth"},
+        {"op": "tween", "points": [2, 3], "by": {"0": [0, 0], "7": [5, -30.5]}, "ease": {"0": "out"}},
         {"op": "jitter", "amount": 0.5},
     ]
     places = [[0, 10, 10], {"t": 3, "x": 40, "y": 20, "name": "nose"}, [0, 5, 5], [0, 75, 6], [0, 6, 40], [2, 70, 42]]

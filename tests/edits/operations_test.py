@@ -97,6 +97,26 @@ def test_tween_moves_a_group_rigidly(seen):
     np.testing.assert_allclose(got.xy[0] - got.xy[5], seen.xy[0] - seen.xy[5], atol=1e-3)
 
 
+@pytest.mark.parametrize("interpolation", ["linear", "smooth"])
+def test_tween_by_shifts_each_point_on_whatever_path_it_has(source, seen, interpolation):
+    by = {1: (0, 0), 4: (30, -8), 7: (-5, 2)}
+    ways = {"interpolation": interpolation, "ease": {1: "in"}}
+    got = edits.tween(source, [0, 2], by=by, **ways)
+    shift = got.xy[0] - source.xy[0]
+    for frame, way in by.items():
+        np.testing.assert_allclose(shift[frame], way, atol=1e-3)
+    np.testing.assert_allclose(shift[[0, 8]], [by[1], by[7]], atol=1e-3)
+    assert 0 < shift[2, 0] < 30 / 3, "slow at first"
+    np.testing.assert_allclose(got.xy[2] - source.xy[2], shift, atol=1e-3)
+    assert_untouched(got, source, [0, 2])
+    alone = edits.tween(edits.drag(source, [2], by=(9, 9)), 2, by=by, **ways)
+    np.testing.assert_allclose(alone.xy[2], got.xy[2] + 9, atol=1e-3)
+    places = {frame: seen.xy[2, frame] + way for frame, way in by.items()}
+    kept = edits.tween(seen, 2, keyframes=places, keep_motion=True, **ways)
+    np.testing.assert_allclose(edits.tween(seen, 2, by=by, **ways).xy, kept.xy, atol=1e-3)
+    assert_same(edits.tween(source, 2, by=by, keep_motion=True), edits.tween(source, 2, by=by))
+
+
 def test_tween_through_its_own_path_changes_nothing(source):
     path = {t: source.xy[4, t] for t in range(T)}
     assert_same(edits.tween(source, [4], keyframes=path), source)
@@ -326,6 +346,7 @@ def test_jax_gives_what_numpy_gives(source):
         edited = edits.drag(tracks, [1], by=(4, 5), falloff=50.0, start_frame=1, end_frame=5)
         edited = edits.drift(edited, [0, 3], velocity=(1, 2))
         edited = edits.tween(edited, [2, 3], keyframes={0: (3, 4), 6: (60, 70)}, interpolation="smooth")
+        edited = edits.tween(edited, [5], by={1: (3, 4), 6: (-6, 7)}, interpolation="smooth", ease="out")
         edited = edits.retime(edited, [4], speed=0.7)
         edited = edits.freeze(edits.reverse(edited, [0]), [5], frame=2)
         edited = edits.rotate(edits.scale(edited, factor=1.5), degrees=10, start_frame=2, end_frame=7)
@@ -336,7 +357,7 @@ def test_jax_gives_what_numpy_gives(source):
     got, expected = everything(device), everything(source)
     assert isinstance(got.xy, jnp.ndarray)
     np.testing.assert_array_equal(got.visible, expected.visible)
-    np.testing.assert_allclose(got.xy, expected.xy, atol=5e-3)  # eleven edits in float32, numpy's partly in float64
+    np.testing.assert_allclose(got.xy, expected.xy, atol=5e-3)  # twelve edits in float32, numpy's partly in float64
 
 
 def test_every_edit_keeps_dtype_and_leaves_its_input_alone(source):
@@ -349,6 +370,7 @@ def test_every_edit_keeps_dtype_and_leaves_its_input_alone(source):
         edits.mirror(source),
         edits.retime(source, speed=0.3),
         edits.tween(source, keyframes={0: (1, 1)}),
+        edits.tween(source, by={0: (1, 1)}),
         edits.jitter(np.random.default_rng(0), source),
         edits.uncamera(source, [0])[0],
     ):
@@ -366,7 +388,12 @@ def test_every_edit_keeps_dtype_and_leaves_its_input_alone(source):
         (lambda s: edits.freeze(s, frame=9), r"frame: there is no frame 9; the clip has frames 0\.\.8"),
         (lambda s: edits.hide(s, start_frame=5, end_frame=4), "start_frame 5 comes after end_frame 4"),
         (lambda s: edits.tween(s, keyframes={}), "at least one keyframe"),
+        (lambda s: edits.tween(s, by={}), "at least one keyframe"),
+        (lambda s: edits.tween(s), "either keyframes, .* or by"),
+        (lambda s: edits.tween(s, keyframes={0: (0, 0)}, by={0: (0, 0)}), "either keyframes, .* or by"),
+        (lambda s: edits.tween(s, by={0: (0, 0)}, keep_motion=False), "without keep_motion give keyframes"),
         (lambda s: edits.tween(s, keyframes={11: (0, 0)}), "keyframe: there is no frame 11"),
+        (lambda s: edits.tween(s, by={11: (0, 0)}), "keyframe: there is no frame 11"),
         (lambda s: edits.tween(s, keyframes={1: (0, np.nan)}), "keyframe 1 must be two numbers"),
         (lambda s: edits.tween(s, keyframes={1: (0, 1)}, interpolation="cubic"), "one of linear, smooth"),
         (lambda s: edits.drag(s, by=(1, 2), ease="bounce"), "one of linear, smooth"),

@@ -13,6 +13,15 @@ export const PACES = {
 /** The pace of the piece that begins at a keyframe: one word for all, or some by frame. */
 export const paceAt = (ease, frame) => (typeof ease === "object" && ease !== null ? ease[frame] : ease) || "even";
 
+const KINDS = new Set(["tween", "keyframes"]);
+export const isTween = (op) => KINDS.has(op.op);
+
+/** Whether an operation of keyframes keeps the points' own motion. */
+export const isBend = (op) => isTween(op) && Boolean(op.by || op.keep_motion);
+
+/** The keyframes of an operation as they are written, {frame: [x, y]}: shifts or places; {} where it has none. */
+export const keysOf = (op) => (isTween(op) ? op.by || op.keyframes || {} : {});
+
 /** The value [x, y] in each frame of a clip between keyframes {frame: [x, y]}; before and behind them it holds. */
 export function between(keys, length, interpolation, ease) {
   const frames = Object.keys(keys).map(Number).sort((one, other) => one - other);

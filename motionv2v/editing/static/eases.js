@@ -1,6 +1,6 @@
 // How the way from one keyframe to the next is gone along: a menu that shows each on the canvas before it is chosen.
 
-import { paceAt } from "./curves.js";
+import { isBend, isTween, keysOf, paceAt } from "./curves.js";
 import * as menu from "./menu.js";
 import { about } from "./operations.js";
 import { redraw } from "./paint.js";
@@ -15,15 +15,14 @@ const WORDS = {
 };
 const SHIFTED = { ...WORDS, hold: ["Hold", "keeps its shift until the next keyframe; the thing goes on moving by itself"] };
 const CURVES = { linear: ["Straight", "from keyframe to keyframe"], smooth: ["Round", "through the keyframes without a corner"] };
-const KINDS = ["tween", "keyframes"];
 
 /** The stretches between keyframes of points that a frame lies in: [{operation, from, to}], as the session finds them. */
 export function stretches(names, frame) {
   const found = [];
   for (const operation of state.project.operations) {
     const { on, op, drawn } = operation;
-    const frames = Object.keys(op.keyframes || {}).map(Number).sort((one, other) => one - other);
-    if (!on || drawn || !KINDS.includes(op.op) || frames.length < 2 || !about(op).some((id) => names.includes(id))) continue;
+    const frames = Object.keys(keysOf(op)).map(Number).sort((one, other) => one - other);
+    if (!on || drawn || !isTween(op) || frames.length < 2 || !about(op).some((id) => names.includes(id))) continue;
     const at = Math.max(0, Math.min(frames.length - 2, frames.findLastIndex((each) => each <= frame)));
     found.push({ operation, frames, from: frames[at], to: frames[at + 1] });
   }
@@ -63,7 +62,7 @@ export function open(anchor, names = chosen(), frame = view.frame) {
     run: () => run("set_pace", { names, frame, [key]: word }),
   }));
   menu.open(anchor, `From keyframe ${from} to ${to}`, [
-    { name: "This way is gone along", items: entries(op.keep_motion ? SHIFTED : WORDS, paceAt(op.ease, from), "pace") },
+    { name: "This way is gone along", items: entries(isBend(op) ? SHIFTED : WORDS, paceAt(op.ease, from), "pace") },
     { name: "The whole path is", items: entries(CURVES, op.interpolation || "linear", "interpolation") },
   ], leave);
 }

@@ -2,6 +2,7 @@
 
 import * as keyframes from "./keyframes.js";
 import { button, chosen, isChosen, make, state, view } from "./session.js";
+import * as times from "./times.js";
 
 const CASUAL = { factor: 1.2, degrees: 15, velocity: [1, 0], by: [20, 0], speed: 0.5 };
 const BY_FRAME = "by keyframe"; // shown where a word is given for each keyframe
@@ -142,6 +143,10 @@ const KINDS = {
     return keyframes.control(field, changed);
   },
 
+  times(field, id, changed) {
+    return times.control(field, changed);
+  },
+
   json(field, id, changed) {
     const body = make("textarea", { id, rows: 2, spellcheck: "false" });
     body.addEventListener("change", changed);
@@ -185,9 +190,11 @@ export function form(asked, changed) {
     return given;
   };
   const others = () => asked.either.filter((words) => words !== chosen()).flat();
-  const cleared = () => Object.fromEntries(others().map((name) => [name, null]));
+  // Shifts keep the points' motion: it is told, and can be switched off, but is not said again.
+  const implied = () => (controls.has("keep_motion") && chosen().includes("by") ? ["keep_motion"] : []);
+  const cleared = () => Object.fromEntries([...others(), ...implied()].map((name) => [name, null]));
   const reveal = () => {
-    for (const [name, one] of controls) one.element.hidden = Boolean(group(name)) && !chosen().includes(name);
+    for (const [name, one] of controls) one.element.hidden = [...others(), ...(changed ? [] : implied())].includes(name);
   };
   const note = () => {
     if (!controls.has("keep_motion")) return;
@@ -197,10 +204,10 @@ export function form(asked, changed) {
   };
   // Keyframes' rows and `ease` say the same: of an operation that there is, its answer has both.
   const agree = (name) => {
-    const [rows, ease] = ["keyframes", "ease"].map((each) => controls.get(each));
-    if (!rows || !ease) return;
+    const [rows, ease] = [chosen()[0], "ease"].map((each) => controls.get(each));
+    if (!ease || rows?.field.control !== "keyframes") return;
     try {
-      if (name === "keyframes") ease.set(rows.more().ease);
+      if (name === rows.field.name) ease.set(rows.more().ease);
       if (name === "ease") rows.set(rows.get(), { ease: ease.get() }, true);
     } catch {} // what is not complete is told when it is added
   };
@@ -223,10 +230,11 @@ export function form(asked, changed) {
   const set = (op) => {
     const given = asked.either.findIndex((words) => words.every((name) => name in op));
     // Who chooses between fields has not changed any yet: what is shown stays while one of them has the focus.
-    if (which && given >= 0 && !element.contains(document.activeElement)) which.selectedIndex = given;
+    const choices = [which, ...asked.either.flat().map((name) => controls.get(name).element)];
+    if (which && given >= 0 && !choices.some((each) => each.contains(document.activeElement))) which.selectedIndex = given;
     for (const [name, one] of controls) {
       if (one.element.contains(document.activeElement)) continue; // somebody types there
-      one.set(op[name], op, controls.has("ease"));
+      one.set(name === "keep_motion" && op.by ? true : op[name], op, controls.has("ease"));
       one.say("");
     }
     note();
@@ -238,7 +246,7 @@ export function form(asked, changed) {
     if (one) one.say(rest);
     return one ? "" : rest;
   };
-  const words = () => [...controls.keys()].filter((name) => !others().includes(name));
+  const words = () => [...controls.keys()].filter((name) => !(name in cleared()));
   return { element, set, values: () => read(words()), say, controls };
 }
 
@@ -252,8 +260,8 @@ export function start(asked) {
     if (field.name === "reference") op.reference = points.map((each) => each.id);
     else if (field.name === "second") op.second = others.slice(0, 1);
     else if (field.control === "points") op[field.name] = chosen().length ? chosen() : [selected];
-    else if (field.name in CASUAL && field.control !== "choice") op[field.name] = CASUAL[field.name];
     else if (field.name === "keyframes") op.keyframes = placed(selected);
+    else if (field.name in CASUAL && !["choice", "keyframes"].includes(field.control)) op[field.name] = CASUAL[field.name];
   }
   return op;
 }

@@ -1,12 +1,9 @@
 // The paths as what a hand does now will leave them: what the session answers when it is let go, worked out here.
 
-import { between, ramp } from "./curves.js";
+import { between, isBend, isTween, ramp } from "./curves.js";
 import { centres } from "./handles.js";
 import { about } from "./operations.js";
 import { state, view } from "./session.js";
-
-const KEYS = new Set(["tween", "keyframes"]);
-export const isBend = (op) => KEYS.has(op.op) && Boolean(op.keep_motion);
 
 const same = (one, other) => JSON.stringify([...one].map(String).sort()) === JSON.stringify([...other].sort());
 
@@ -25,7 +22,7 @@ function* latest(names) {
 export const bending = (names) => [...latest(names)].find(({ op }) => isBend(op));
 
 /** What a bend has: its keyframes as offsets {frame: [dx, dy]}, or places if it does not keep the points' motion. */
-const valuesOf = ({ id, op }) => (isBend(op) ? state.offsets[id] : op.keyframes);
+const valuesOf = ({ id, op }) => op.by || (isBend(op) ? state.offsets[id] : op.keyframes);
 
 const path = ({ id, op }, changes = {}) => {
   const given = { values: valuesOf({ id, op }), interpolation: op.interpolation || "linear", ease: op.ease, ...changes };
@@ -85,7 +82,7 @@ export function changes() {
 function tried({ fields }) {
   const on = state.project.operations.filter((each) => each.on);
   // Places that are said behind it are where the points are, whatever was done before.
-  const isSeen = ({ op }, place) => !on.slice(place + 1).some((each) => KEYS.has(each.op.op) && !isBend(each.op) && same(about(each.op), about(op)));
+  const isSeen = ({ op }, place) => !on.slice(place + 1).some((each) => isTween(each.op) && !isBend(each.op) && same(about(each.op), about(op)));
   const found = on.filter((each, place) => fields[each.id] && isSeen(each, place));
   return found.map((each) => ({ names: new Set(about(each.op)), place: shift(minus(path(each, fields[each.id]), path(each))) }));
 }

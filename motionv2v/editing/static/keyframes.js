@@ -1,15 +1,20 @@
 // The keyframes of an operation as rows: when, where, and how the way to the next one is gone along.
 
-import { PACES, paceAt } from "./curves.js";
+import { PACES, between, paceAt } from "./curves.js";
 import { button, make, state, view } from "./session.js";
 
-/** Make the control of keyframes {frame: [x, y]}, and of their `ease` where the operation has one; as `fields.KINDS`. */
+/**
+ * Make the control of keyframes {frame: [x, y]}, places or (`by`) shifts, and of their `ease` where the operation has
+ * one; as `fields.KINDS`.
+ */
 export function control(field, changed) {
   const rows = make("div", { class: "keys" });
   const body = make("fieldset", {}, rows, button("Add one at this frame", add, "Add a keyframe at this frame"));
+  const [x, y] = field.name === "by" ? ["shift x", "shift y"] : ["x", "y"];
   let eased = false; // whether there are paces
+  let curve = "linear";
 
-  function row(frame, [x, y], pace) {
+  function row(frame, place, pace) {
     const made = make("div", { class: "keyframe" });
     const number = (what, value, attributes) => {
       const one = make("input", { type: "number", "aria-label": `Keyframe ${frame}: ${what}`, title: what, ...attributes });
@@ -20,7 +25,7 @@ export function control(field, changed) {
       return one;
     };
     const most = state.clip ? state.clip.frames - 1 : "";
-    const parts = [number("frame", frame, { min: 0, max: most, step: 1 }), number("x", x, { step: "any" }), number("y", y, { step: "any" })];
+    const parts = [number("frame", frame, { min: 0, max: most, step: 1 }), number(x, place[0], { step: "any" }), number(y, place[1], { step: "any" })];
     const select = make("select", { "aria-label": `Keyframe ${frame}: pace to the next`, title: "pace to the next" }, ...Object.keys(PACES).map((word) => make("option", { text: word, value: word })));
     select.value = pace;
     select.addEventListener("change", changed);
@@ -33,7 +38,7 @@ export function control(field, changed) {
     }, `Remove keyframe ${frame}`);
     made.append(...parts, select, remove);
     made.read = () => {
-      if (parts.some((each) => each.value === "")) throw new Error("a keyframe needs a frame, x and y");
+      if (parts.some((each) => each.value === "")) throw new Error(`a keyframe needs a frame, ${x} and ${y}`);
       return [...parts.map((each) => each.read()), select.value];
     };
     return made;
@@ -47,13 +52,22 @@ export function control(field, changed) {
   function add() {
     const frames = read().map(([frame]) => frame);
     if (frames.includes(view.frame)) return rows.children[frames.indexOf(view.frame)].querySelector("input").focus();
-    const point = state.project.points.findIndex(({ id }) => id === view.selected);
-    const [x, y] = point < 0 ? [state.clip.width / 2, state.clip.height / 2] : state.target.xy[point][view.frame];
-    const made = row(view.frame, [x, y].map((side) => Math.round(100 * side) / 100), "even");
+    const made = row(view.frame, now().map((side) => Math.round(100 * side) / 100), "even");
     rows.insertBefore(made, rows.children[frames.filter((frame) => frame < view.frame).length] || null);
     made.querySelector("input").focus();
     last();
     changed();
+  }
+
+  /** What a keyframe at this frame begins with: nothing moves by it. */
+  function now() {
+    if (field.name === "by") {
+      const found = read();
+      const [values, paces] = [found.map(([frame, ...place]) => [frame, place.slice(0, 2)]), found.map(([frame, , , pace]) => [frame, pace])];
+      return found.length ? between(Object.fromEntries(values), state.clip.frames, curve, Object.fromEntries(paces))[view.frame] : [0, 0];
+    }
+    const point = state.project.points.findIndex(({ id }) => id === view.selected);
+    return point < 0 ? [state.clip.width / 2, state.clip.height / 2] : state.target.xy[point][view.frame];
   }
 
   const read = () => [...rows.children].map((each) => each.read());
@@ -74,6 +88,7 @@ export function control(field, changed) {
 
   function set(value, op, hasEase) {
     eased = hasEase;
+    curve = op.interpolation || "linear";
     const given = Array.isArray(value) ? value.map(([frame, ...place]) => [frame, place]) : Object.entries(value || {});
     const sorted = given.map(([frame, place]) => [Number(frame), place]).sort(([one], [other]) => one - other);
     rows.replaceChildren(...sorted.map(([frame, place]) => row(frame, place, paceAt(op.ease, frame))));

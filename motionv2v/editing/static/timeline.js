@@ -1,5 +1,6 @@
 // The timeline: a lane for each point, where it is visible, and its marks, keyframes and boxes as ticks to go to.
 
+import { isBend, keysOf } from "./curves.js";
 import { about } from "./operations.js";
 import { $, button, isChosen, make, refill, run, state, tell, toast, view } from "./session.js";
 import { show } from "./transport.js";
@@ -7,24 +8,27 @@ import { show } from "./transport.js";
 const MOST = 12; // lanes: of more points, those that are edited, and the selected one
 let page = { go: () => {}, select: () => {}, undo: () => {} };
 export const start = (given) => (page = given);
-const WORDS = { mark: "mark", key: "keyframe", box: "box", stroke: "brush" };
+const WORDS = { mark: "mark", key: "keyframe", pin: "as it was", box: "box", stroke: "brush" };
 
 /** The frames that something is said of a point in: [frame, {kinds, operations: those with a keyframe there}]. */
 function ticks(point) {
   const found = new Map();
-  const say = (frame, kind, operation) => {
-    const own = found.get(Number(frame)) || { kinds: new Set(), operations: [] };
+  const say = (frame, kind, operation, isMoved) => {
+    const own = found.get(Number(frame)) || { kinds: new Set(), operations: [], isMoved: false };
     own.kinds.add(kind);
+    own.isMoved = own.isMoved || isMoved;
     if (operation) own.operations.push(operation);
     found.set(Number(frame), own);
   };
   for (const mark of [point, ...(point.marks || [])]) say(mark.t, "mark");
   for (const { id, on, op } of state.project.operations) {
     if (!on || !about(op).includes(point.id)) continue;
-    for (const frame of Object.keys(op.keyframes || {})) say(frame, "key", id);
+    const values = isBend(op) ? op.by || state.offsets[id] : {};
+    for (const frame of Object.keys(keysOf(op))) say(frame, "key", id, !values[frame]?.every((side) => side === 0));
     for (const frame of Object.keys(op.boxes || {})) say(frame, "box");
     for (const frame of Object.keys(op.strokes || {})) say(frame, "stroke");
   }
+  for (const { kinds, isMoved } of found.values()) if (kinds.has("key") && !isMoved) kinds.add("pin"); // a bend's ends
   return [...found].sort((one, other) => one[0] - other[0]);
 }
 
