@@ -41,7 +41,9 @@ CLIP = flags.DEFINE_enum("clip", "ViT-B/32", networks.CLIP_NETS, "score, list: C
 CLIP_ACTIVATION = flags.DEFINE_enum(
     "clip_activation", None, networks.ACTIVATIONS, "score, list: of a CLIP whose file does not tell; quick_gelu: OpenAI"
 )
-I3D_SOURCE = flags.DEFINE_enum("i3d_source", None, networks.ORIGINS, "score, list: what a state dict of I3D comes from")
+I3D_SOURCE = flags.DEFINE_enum(
+    "i3d_source", None, networks.ORIGINS, "score, list, motion_prompting: origin of a state dict of I3D"
+)
 PROMPTS = flags.DEFINE_string("prompts", None, "build: table (.csv) of video and prompt; an item for each line")
 EDITS = flags.DEFINE_string("edits", None, "build --protocol=revideo: folder of ID/first.png, mask.png, tracks.npz")
 DRAFT = flags.DEFINE_bool("draft", True, "score: a row of drafts, some seconds for each item, once")

@@ -20,11 +20,10 @@ import jax
 import numpy as np
 
 from motionv2v import draft, editing, figures, metrics, trackers, tracks, video
-from motionv2v.convert import perceptual
 from motionv2v.data import tokenizer
 from motionv2v.data.scenes.pairs import make_pair
 from motionv2v.editing import opening
-from motionv2v.evaluation import autoencoded, footage, retracked, synthetic
+from motionv2v.evaluation import autoencoded, footage, networks, retracked, sets, synthetic
 from motionv2v.models.features import lpips
 from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, UInt8
@@ -34,6 +33,10 @@ COUNTS = (1, 4, 16, 64, 256, 1024)
 TRACKABLE = synthetic.TRACKABLE
 BATCH = 10
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "epe": "EPE (px)"}
+FVD = "fvd_tf"
+"""The paper's FVD: of `sets.SETS`, that of TF-Hub's script."""
+DIGITS = {"lpips": 3, "fvd": 1}
+"""Behind the point, of columns that have other than two."""
 DRAFTED = 64
 """The number of tracks at which the first frame's draft is drawn, too: it takes a second or more for each clip."""
 
@@ -165,6 +168,7 @@ def table(
     videos: str | None = None,
     weights: str | None = None,
     net: str = "alex",
+    i3d_source: str | None = None,
     progress: Progress = iter,
 ) -> tuple[str, dict[str, float]]:
     """Measure a model of Motion Prompting on held-out scenes, or on videos.
@@ -173,17 +177,17 @@ def table(
         checkpoint: as for `editing.opening.load`. num_clips, seed: which scenes, and the noise. num_steps: of the
             samples; None takes the model's own. out: a folder for videos of the first clips. videos: a folder of videos
             to take in place of scenes (`clips_of`), at most `num_clips`. weights: a folder with the files of LPIPS,
-            which is measured too then, with the network `net` (`convert.perceptual`). progress: wraps loops.
+            of I3D, or of both (`networks.load`): what is there is measured too, LPIPS with the network `net`, and FVD,
+            of I3D from `i3d_source`; the other is told. progress: wraps loops.
 
     Returns:
         Markdown, and {"psnr_<N>", "ssim_<N>", "epe_<N>", the same with "held", "autoencoder" and "draft" for N; also
-        "lpips_<N>"}.
+        "lpips_<N>" and "fvd_<N>"}.
 
     Raises:
         ValueError: for a model of another kind, and for weights that are missing.
     """
-    network = None if weights is None else perceptual.load(Path(weights), net)
-    columns = MEASURES if network is None else {**MEASURES, "lpips": f"LPIPS ({net})"}
+    loaded, notes = _networks(weights, net, i3d_source)
     editor, tracker = opening.load(checkpoint), trackers.get("classical")
     if editor.model.method is None or not editor.model.method.animates():
         raise ValueError(f"{checkpoint} makes no video of a picture and tracks; this needs a motion_prompting model")
@@ -192,10 +196,18 @@ def table(
     else:
         clips, what = clips_of(videos, editor, seed, tracker)[:num_clips], f"videos of {videos}"
     results: dict[str, float] = {}
+    if "i3d" in loaded and (why := sets.obstacle(FVD, len(clips), editor.num_frames)):
+        del loaded["i3d"]
+        notes += [f"no FVD: {why}"]
+    lpips_of, i3d = (loaded[group].network if group in loaded else None for group in ("lpips", "i3d"))
+    true = None if i3d is None else _features(i3d, [clip.frames for clip in clips])
+    scores = [*MEASURES, *(["lpips"] if "lpips" in loaded else [])]
 
     def add(name: str, videos: Iterable[UInt8[np.ndarray, "T H W 3"]], count: int) -> None:
-        scored = [score(frames, clip, count, tracker, network) for frames, clip in zip(videos, clips, strict=True)]
-        results.update({f"{key}_{name}": float(np.nanmean([each[key] for each in scored])) for key in columns})
+        scored = [score(frames, clip, count, tracker, lpips_of) for frames, clip in zip(videos, clips, strict=True)]
+        results.update({f"{key}_{name}": float(np.nanmean([each[key] for each in scored])) for key in scores})
+        if true is not None:
+            results[f"fvd_{name}"] = sets.distance(FVD, _features(i3d, videos), true, notes.append)
 
     wrote = ""
     for count in COUNTS:
@@ -203,16 +215,33 @@ def table(
         add(str(count), made, count)
         if out and count == DRAFTED:
             wrote = f"\nwrote videos in {_write(clips, made, Path(out))}"
-    add("held", map(held, clips), COUNTS[-1])
+    add("held", [held(clip) for clip in clips], COUNTS[-1])
     through = autoencoded.Autoencoder(editor).through(np.stack([clip.frames for clip in clips]))
     add("autoencoder", through, COUNTS[-1])
     add("draft", [drafted(clip, DRAFTED) for clip in progress(clips)], DRAFTED)
     steps = editor.settings(num_steps, None).num_steps
     usable = np.mean([clip.usable.mean() for clip in clips])
     head = f"{len(clips)} {what}, {steps} steps; of the tracks {usable:.0%} can be tracked again in the truth"
-    if network is not None:
-        head += f"; LPIPS by {' and '.join(map(str, dict.fromkeys(network.sources.values())))}"
+    columns = {**MEASURES, **({"lpips": f"LPIPS ({net})"} if "lpips" in loaded else {})}
+    columns |= {"fvd": f"FVD ({FVD})"} if true is not None else {}
+    head = "; ".join([head, *(f"{group} by {network.words}" for group, network in loaded.items())])
+    head = "\n".join([head, *dict.fromkeys(notes)])
     return f"{head}\n{format_table(results, columns)}{wrote}", results
+
+
+def _networks(weights: str | None, net: str, i3d_source: str | None) -> tuple[dict[str, networks.Loaded], list[str]]:
+    """Load LPIPS and I3D from a folder, and say what is not there. Raises ValueError where neither is."""
+    if weights is None:
+        return {}, []
+    groups = {"LPIPS": "lpips", "FVD": "i3d"}
+    loaded, absent = networks.load_all(groups, weights, must=False, net=net, i3d_source=i3d_source)
+    if not loaded:
+        raise ValueError(absent["LPIPS"])
+    return loaded, [f"no {name}: {why}" for name, why in absent.items()]
+
+
+def _features(i3d: Any, videos: Iterable[UInt8[np.ndarray, "T H W 3"]]) -> sets.Rows:
+    return np.concatenate([sets.features(sets.SETS[FVD].features, i3d, frames) for frames in videos])
 
 
 def format_table(results: dict[str, float], columns: Mapping[str, str] = MEASURES) -> str:
@@ -225,7 +254,7 @@ def format_table(results: dict[str, float], columns: Mapping[str, str] = MEASURE
         "draft": f"the first frame's draft, {DRAFTED} tracks",
     }
     for name, words in names.items():
-        values = (f"{results[f'{key}_{name}']:.{3 if key == 'lpips' else 2}f}" for key in columns)
+        values = (f"{results[f'{key}_{name}']:.{DIGITS.get(key, 2)}f}" for key in columns)
         lines.append(f"| {words} | {' | '.join(values)} |")
     return "\n".join(lines)
 

@@ -33,7 +33,9 @@ TABLES = {
     ),
     "repeated": Table("evaluation.repeated", (*MODELS, *_PAIRS, "num_steps", "views", "out")),
     "text_to_video": Table("evaluation.text_to_video", (*MODELS, *CLIPS)),
-    "motion_prompting": Table("evaluation.motion_prompting", ("checkpoint", *CLIPS, "videos", "weights", "lpips")),
+    "motion_prompting": Table(
+        "evaluation.motion_prompting", ("checkpoint", *CLIPS, "videos", "weights", "lpips", "i3d_source")
+    ),
     "revideo": Table("evaluation.remaking", (*MODELS, *_PAIRS, "num_steps", "out")),
     "tapvid": Table("evaluation.tapvid", ("tracker", "mode", "checkpoint", "pickle", "seed")),
     "step_cache": Table("evaluation.step_cache", ("checkpoint", *_PAIRS, "num_steps")),
