@@ -42,6 +42,14 @@ def launched():
         found.close()
 
 
+FLASHES = """() => import("/static/session.js").then(({ view }) => {
+    let is = (window.flashes = []) && view.flash;
+    const set = (value) => ((is = value), window.flashes.push([value, performance.now()]));
+    Object.defineProperty(view, "flash", { get: () => is, set });
+})"""
+"""Notes in `window.flashes` when what changed is made to flash, and when no longer."""
+
+
 class Page:
     """A page that is open, what it complained of and asked for. `main` is it, or the frame that the page lies in."""
 

@@ -6,6 +6,7 @@ import time
 import moving_square
 import numpy as np
 import page_test
+from served_page import FLASHES
 
 pytestmark = page_test.pytestmark
 Page, browser, serve = page_test.Page, page_test.browser, page_test.serve
@@ -128,9 +129,16 @@ def test_a_path_is_grabbed_at_the_time_under_the_pointer_and_escape_and_cancel_l
     np.testing.assert_allclose(session.target().xy[0, 6] - path[6], (0, 25), atol=0.6)
     np.testing.assert_allclose(session.target().xy[0, 0], path[0], atol=0.02)
     page.wait("document.getElementById('where').textContent === '0 / 8'")
+    page.page.keyboard.press("Escape")
+    page.page.locator("#selection").wait_for(state="hidden")
+    page.page.evaluate(FLASHES)
     page.page.keyboard.press("Control+z")
     page.wait("document.getElementById('where').textContent === '6 / 8'")  # where it was
+    page.page.locator("#selection").wait_for()
     assert page.page.locator("#selection-says").inner_text() == "p1"
+    page.wait("window.flashes.length === 2")
+    (on, begun), (off, ended) = page.page.evaluate("window.flashes")
+    assert on and not off and ended - begun > 390, "it flashes for a moment where something changed"
     assert page.errors == []
     page.context.close()
 
@@ -417,7 +425,7 @@ def test_two_fingers_enlarge_and_make_nothing(browser, serve):
     page.steps(session, 3)
     np.testing.assert_allclose(session.target().xy[0, 0], (px + 20, py + 10), atol=1)
     sizes = page.page.locator("#tools button").evaluate_all(
-        "all => all.map((each) => each.getBoundingClientRect()).flatMap(({ width, height }) => [width, height])"
+        "all => all.map((each) => each.getBoundingClientRect().height)"
     )
     assert min(sizes) >= 44 and page.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.errors == []
@@ -468,8 +476,6 @@ def test_many_points_are_drawn_and_scrolled_through_in_time(browser, serve, tmp_
         return took.sort((one, other) => one - other)[15];
     }""")
     assert scrolls < 1000 / 30
-    page.page.keyboard.press("Escape")
-    page.wait("document.getElementById('selection').hidden")
     paints = page.page.evaluate("""async () => {
         const [stage, paint] = await Promise.all([import("/static/stage.js"), import("/static/paint.js")]);
         const took = [];
@@ -480,7 +486,7 @@ def test_many_points_are_drawn_and_scrolled_through_in_time(browser, serve, tmp_
             document.getElementById("source").getContext("2d").getImageData(0, 0, 1, 1); // it is drawn by then
             took.push(performance.now() - begun);
         }
-        return took.sort((one, other) => one - other)[6];
+        return took.sort((one, other) => one - other)[30];
     }""")
     assert paints < 1000 / 30, "milliseconds, where nothing else takes the processor's time"
     kept = page.page.evaluate("""async () => {

@@ -23,6 +23,14 @@ CLOSE = 0.05
 GHOSTS = """import("/static/ghosts.js").then(({ ghost }) =>
     import("/static/session.js").then(({ state }) => state.project.points.map((_, row) => ghost(row))))"""
 
+DRAGGED = """(drags) => Promise.all([import("/static/ghosts.js"), import("/static/session.js")]).then(
+    ([{ changes, ghost }, { state, view }]) => drags.map((drag) => {
+        view.drag = drag;
+        const all = changes();
+        view.drag = null;
+        return state.project.points.map((_, row) => ghost(row, all));
+    }))"""
+
 LOOKS = """() => import("/static/ghosts.js").then(({ changes }) => {
     const own = Array.prototype.some;
     let count = 0;
@@ -173,6 +181,36 @@ def test_the_path_that_is_shown_while_it_is_bent_is_the_one_that_it_will_have(br
         np.testing.assert_allclose(page.page.evaluate(GHOSTS), found, atol=0.02)
     assert page.errors == []
     page.context.close()
+
+
+def test_1000_drags_are_shown_as_the_session_does_them(browser, session, address, monkeypatch):
+    riding(session)
+    other = session.add_point(0, 100, 80)
+    session.set_visible([other], 3, 6, False)
+    session.bend([other], 2, 4, -4)
+    session.scale_points(both := ["p1", "p2"], 4, 1.3)
+    rng, drags = np.random.default_rng(0), []
+    for _ in range(1000):
+        frame, kind = int(rng.integers(9)), str(rng.choice(["", "", "scale", "rotate"]))
+        several = [both] if kind else [["p1"], ["p2"], [other], both, ["p1", other], [*both, other]]
+        drag = {"names": several[rng.integers(len(several))], "frame": frame}
+        if kind:
+            word, value = ("factor", rng.uniform(0.4, 2.5)) if kind == "scale" else ("degrees", rng.uniform(-200, 200))
+            drags.append(drag | {"kind": kind, word: float(value)})
+        else:
+            drags.append(drag | dict(zip(("dx", "dy"), rng.uniform(-30, 30, 2).tolist(), strict=True)))
+    page = opened(browser, session, address)
+    ghosts = page.page.evaluate(DRAGGED, drags)
+    page.context.close()
+    monkeypatch.setattr(session, "_save", lambda event=None: None)  # it is undone at once
+    do = {None: session.bend, "scale": session.scale_points, "rotate": session.rotate_points}
+    before, away = session.target().xy, []
+    for drag, ghost in zip(drags, ghosts, strict=True):
+        do[drag.get("kind")](**{word: value for word, value in drag.items() if word != "kind"})
+        away.append(np.abs(session.target().xy - ghost).max())
+        session.undo()
+    np.testing.assert_array_equal(session.target().xy, before)
+    assert max(away) <= CLOSE, drags[int(np.argmax(away))]
 
 
 def project_of(session):
