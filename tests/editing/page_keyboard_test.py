@@ -140,7 +140,7 @@ def point_bend_and_ease(keys):
 def hide_box_and_add(keys):
     session = keys.session
     keys.press("F6", "F6")  # to the timeline, where a keyframe is gone to
-    keys.tab_to("p1, frame 0: mark, keyframe")
+    keys.tab_to("p1, frame 0: mark, keyframe, as it was")
     keys.press("ArrowRight", "ArrowRight")
     keys.at(8)
     keys.tab_to("First frame of the range")
