@@ -236,8 +236,10 @@ def test_the_page_counts_what_all_things_came_to_and_draws_when_nothing_waits_an
     session.set_box(["p1"], 0, box(0))
     told = {"told": [2, 1, 1] + [0] * 46, "reached": [True] + [False] * 48, "things": []}
     with served_page.served(session) as address:
-        page = Page(browser, address, viewport={"width": 900, "height": 700})
-        answers, drafts = Answers(page.page), []
+        page = Page(browser, viewport={"width": 900, "height": 700})
+        answers, drafts = Answers(page.page), []  # before any draft is there
+        page.page.goto(address)
+        page.ready()
         page.page.on("request", lambda sent: drafts.append(sent.url) if "/frame/draft/" in sent.url else None)
         page.main.locator("#show-masks").check()
         answers.give(json={"state": "carrying", **told})

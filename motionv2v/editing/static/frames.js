@@ -108,6 +108,7 @@ export async function fetchAround(index, count, which = "draft") {
   const near = [...Array(count).keys()].sort((one, other) => Math.abs(one - index) - Math.abs(other - index));
   for (const frame of near.slice(0, AHEAD)) {
     if (round !== fetching || edit !== generation || clip !== opened) return;
+    if (which === "draft" && view.waits) return; // it would be refused until the masks are carried on
     await picture(which, frame).catch(() => {}); // what goes wrong is told when the frame is looked at
   }
 }
