@@ -51,16 +51,19 @@ def focal_length(size: tuple[int, int], view: Number = VIEW) -> float:
     return max(size) / 2 / float(np.tan(np.radians(view) / 2))
 
 
-def of_plane(path: PinholePath) -> Float[np.ndarray, "T 3 3"]:
-    """Return what a path does to the first camera's picture of a plane straight ahead, at a depth of 1: homographies.
+def of_plane(path: PinholePath, focal: Number) -> Float[np.ndarray, "T 3 3"]:
+    """Return what a path does to a camera's picture of a plane straight ahead, at a depth of 1: homographies.
 
-    What comes to have no positive third coordinate is behind the camera.
+    `focal` is that camera's, in pixels, which the path's first one may have left already. What comes to have no
+    positive third coordinate is behind the camera.
     """
     lens = np.zeros((len(path.focal), 3, 3))
     lens[:, 0, 0] = lens[:, 1, 1] = path.focal
     lens[:, :2, 2], lens[:, 2, 2] = path.centre, 1
+    first = lens[0] * [[focal / path.focal[0]], [focal / path.focal[0]], [1]]
+    first[:2, 2] = path.centre
     away = np.eye(3) - path.positions[:, :, None] * np.array([0.0, 0.0, 1.0])
-    return lens @ path.rotations @ away @ np.linalg.inv(lens[0])
+    return lens @ path.rotations @ away @ np.linalg.inv(first)
 
 
 def unproject(

@@ -4,6 +4,7 @@ and the last frame, which is the picture as it was edited where the motion is a 
 `launch/animate.py` calls `run`. Without a model the picture itself is warped along the tracks: its draft.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,8 @@ def run(
     found = None if depth is None else depths.load(depth, image, is_inverse=inverse_depth)
     if found is None and any(name == "camera" for name, _ in spec.motions):
         say("notice  no --depth: the camera sees the picture as a plane straight ahead")
-    picture = motion.Picture(image.shape[:2], num_frames, found, follow=lambda file: follow(file, say))
+    followed = functools.cache(lambda file: follow(file, say))  # several motions may be of one video
+    picture = motion.Picture(image.shape[:2], num_frames, found, follow=followed)
     parts = spec.parts(picture)
     given = concatenate([part for part in parts if part is not None])
     if editor is not None:

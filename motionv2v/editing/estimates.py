@@ -66,7 +66,7 @@ def needs(
 
     Returns:
         {needed, available: GiB of a device, the second None if unknown; host: GiB of it; fits; why not; frames, size:
-        the model's; steps, views, windows of the edit; calls, operations, least: of the transformer, in seconds at the
+        the model's; windows of the edit; calls, operations, least: of the transformer, in seconds at the
         peak of `chip`; cost: that in words}. Loads jax, and no weights.
 
     Raises:
@@ -99,7 +99,6 @@ def needs(
     told |= {"needed": needed / GIB, "available": None if available is None else available / GIB}
     told |= {"host": fit.weights_bytes(config, available) / GIB}
     told |= {"frames": int(config.data.num_frames), "size": [int(side) for side in config.data.size]}
-    told |= {"steps": int(config.sample.num_steps), "views": int(config.sample.get("views", 1))}
     found = cost()
     told |= {"calls": found.calls, "operations": found.operations, "least": found.seconds, "chip": found.chip}
     return told | {"windows": len(windows.of_config(config, length).starts), "cost": str(found)}

@@ -53,8 +53,10 @@ class Gestures(Results):
         """Return what paths an operation is given, by its place in the list."""
 
         def paths(place: int) -> Tracks:
-            # A camera's motion may be put back behind that place only: left out, on both sides of a comparison.
-            before = [each for each in project["operations"][:place] if not each["op"]["op"].endswith("camera")]
+            # A camera's motion that is taken out may be put back behind that place only: left out, on both sides of a
+            # comparison.
+            pair = operation_list.CAMERA_PAIR
+            before = [each for each in project["operations"][:place] if each["op"]["op"] not in pair]
             return self.target({**project, "operations": before})
 
         return paths
@@ -306,7 +308,7 @@ class Gestures(Results):
         with self._step(f"Move the keyframe of {self._titled(name)} from {frame} to {to}", base, to) as project:
             operation, keys = self._keys(project, name, frame)
             op, place = operation["op"], np.asarray(keys[str(frame)], np.float64)
-            if op.get("keep_motion"):
+            if "keyframes" in op and op.get("keep_motion"):
                 index = project["operations"].index(operation)
                 path = self._centre(self._given_to(project)(index), self._about(project, op))
                 place = place - path[frame] + path[to]

@@ -13,7 +13,8 @@ from motionv2v.edits.document import ALIASES
 from motionv2v.edits.table import OPERATIONS
 from motionv2v.typing import Float
 
-_CAMERA = {"uncamera": "recamera", "recamera": "uncamera"}
+CAMERA_PAIR = {"uncamera": "recamera", "recamera": "uncamera"}
+"""Of the operations that are nothing alone, each with the other."""
 
 
 def find(rows: list[dict[str, Any]], name: str, what: str) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def normalise(op: dict[str, Any]) -> None:
 
 def with_pair(project: dict[str, Any], operation: dict[str, Any]) -> list[dict[str, Any]]:
     """List an operation, and the one that puts its camera motion back, or takes it out: one is nothing alone."""
-    if operation["op"]["op"] not in _CAMERA:
+    if operation["op"]["op"] not in CAMERA_PAIR:
         return [operation]
     open_ones: list[dict[str, Any]] = []
     for each in project["operations"]:

@@ -6,13 +6,13 @@ per frame one turn, zoom and shift (a similarity), fitted in least squares to th
 rigidly keeps its shape, whichever of its points are lost when, as long as some stay visible. Numpy only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from motionv2v import rigid
 from motionv2v.edits import selection
-from motionv2v.edits.selection import Points
+from motionv2v.edits.selection import Point, Points
 from motionv2v.tracks import Tracks, array_namespace
 from motionv2v.typing import AnyArray, Bool, Float, Shaped
 
@@ -22,6 +22,24 @@ MAX_LISTED = 8
 _ROUNDS = 10
 # A group that bends is fitted otherwise with and without a point, so its motion would jump where one is lost. Fitted
 # again with the lost points where it leads them, it goes on as before; a rigid group is in place after the first round.
+
+
+def centred(
+    tracks: Tracks,
+    chosen: Bool[np.ndarray, "N"],
+    notify: Callable[[str], None],
+    center: Point | None = None,
+) -> tuple[Float[AnyArray, "N T 2"], AnyArray]:
+    """Gives positions and what a group is edited about: a fixed centre [2], or its own in each frame [T 2].
+
+    `notify` is told in which frames a group that has no fixed centre is led by its visible points.
+    """
+    if center is not None:
+        return tracks.xy, selection.vector(center, "center")
+    if found := lost(tracks, np.flatnonzero(chosen)):
+        notify(f"not visible: {found}; there the group goes as its visible points do")
+    xy = follow(tracks, chosen)
+    return xy, centre(xy, tracks.visible, chosen)
 
 
 def follow(tracks: Tracks, chosen: Bool[np.ndarray, "N"]) -> Float[AnyArray, "N T 2"]:

@@ -50,7 +50,7 @@ def move_camera(
     lens = {"focal": pinhole.focal_length(size, VIEW.check(view, "view")), "centre": (size[1] / 2, size[0] / 2)}
     about = {"pivot": (0, 0, 1)} if move in ("orbit", "arc") else {}
     path = getattr(pinhole, move)(share, degrees if move in TURNS else distance, **about, **lens)
-    homographies, chosen = pinhole.of_plane(path), selection.mask(tracks, points)
+    homographies, chosen = pinhole.of_plane(path, lens["focal"]), selection.mask(tracks, points)
     ahead = np.einsum("tj,ntj->nt", homographies[:, 2, :2], np.float64(tracks.xy)) + homographies[:, 2, 2]
     behind = np.argwhere((ahead < 1e-3) & chosen[:, None])
     if behind.size:
@@ -79,16 +79,13 @@ def spin(
     """
     chosen, way = selection.mask(tracks, points), selection.vector(by, "by")
     share = selection.ramp(tracks, *selection.window(tracks, start_frame, end_frame), ease)
-    xy, centre = np.asarray(tracks.xy), None if center is None else selection.vector(center, "center")
-    if centre is None:
-        if lost := groups.lost(tracks, np.flatnonzero(chosen)):
-            notify(f"not visible: {lost}; there the group goes as its visible points do")
-        xy = np.asarray(groups.follow(tracks, chosen))
-        centre = np.asarray(groups.centre(xy, tracks.visible, chosen))
+    xy, centre = map(np.asarray, groups.centred(tracks, chosen, notify, center))
     away = xy - centre
     if radius is None:
         radius = max(float(np.linalg.norm(away[chosen], axis=-1).max()) / 0.95, selection.RADIUS.least)
-    moved, is_near = _turned(away / selection.RADIUS.check(radius, "radius"), way / radius, share)
+    else:
+        selection.RADIUS.check(radius, "radius")
+    moved, is_near = _turned(away / radius, way / radius, share)
     on_ball = chosen[:, None] & (np.linalg.norm(away, axis=-1) < radius)
     places = np.where(on_ball[..., None], centre + radius * moved, np.where(chosen[:, None, None], xy, tracks.xy))
     return Tracks(places.astype(tracks.xy.dtype), np.asarray(tracks.visible) & (is_near | ~on_ball))

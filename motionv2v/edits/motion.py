@@ -173,8 +173,8 @@ KINDS: dict[str, Kind] = {
     "move": Kind(
         choice(*MOVES),
         "orbit, arc (degrees around the pivot), pan, tilt, roll (degrees), truck, pedestal, dolly or dolly_zoom "
-        "(distance: right, up, forward), mouse (a path or a recorded mouse, pressed or not: what lies under it at "
-        "first stays under it)",
+        "(distance: right, up, forward, in depths of the pivot), mouse (a path or a recorded mouse, pressed or not: "
+        "what lies under it at first stays under it)",
     ),
     "law": Kind(choice(*pinhole.LAWS), f"how it grows: {', '.join(pinhole.LAWS)}"),
     "indices": Kind(
@@ -226,7 +226,9 @@ def _drag(picture: Picture, given: dict[str, Any]) -> Tracks:
 
 def _pins(picture: Picture, given: dict[str, Any]) -> Tracks:
     spacing = given.get("spacing", 40.0)
-    _check_count(int(np.prod([np.ceil(side / spacing - 0.5) for side in picture.size])))
+    count = int(np.prod([np.ceil(side / spacing - 0.5) for side in picture.size]))
+    if not given.get("keep_free") or count > 16 * MOST:  # those that are left are counted with all tracks
+        _check_count(count)
     return prompts.pins(picture.size, picture.num_frames, spacing, given.get("keep_free", ()))
 
 
@@ -346,9 +348,9 @@ MOTIONS: dict[str, Motion] = {
             "space": "width",
             "time": "width",
         },
-        "Another video's motion. The file is that video, in which a grid of 1024 points is followed; or its tracks: an "
-        "npz with xy [N T 2] and visible [N T], as the editor's page exports them, or .npy, .csv, TAP-Vid's .pkl, "
-        "ComfyUI's .json. All are taken, or some points, or those that start inside of disks, such as one thing: "
+        "Another video's motion. The file is that video, in which a grid of at most 1024 points is followed; or its "
+        "tracks: an npz with xy [N T 2] and visible [N T], as the editor's page exports them, or .npy, .csv, TAP-Vid's "
+        ".pkl, ComfyUI's .json. All are taken, or some points, or those that start inside of disks, such as one thing: "
         "magnified, after smoothing over space (pixels) and time (frames), scaled, turned about a place and shifted. "
         "Several motions of one file move several groups, each in its own way.",
         required=("file",),

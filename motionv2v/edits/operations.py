@@ -29,7 +29,7 @@ from motionv2v import camera
 from motionv2v.edits import groups, prompts, selection
 from motionv2v.edits.selection import Frame, Number, Point, Points
 from motionv2v.tracks import Tracks, array_namespace, at_times, take_frames, warp
-from motionv2v.typing import Bool, Float, Num
+from motionv2v.typing import Float, Num
 
 
 def drag(
@@ -124,7 +124,7 @@ def tween(
     chosen = selection.mask(tracks, points)
     if by is not None:
         return _replace(tracks, tracks.xy + weights @ places, chosen)
-    xy, centre = _group(tracks, chosen, notify)
+    xy, centre = groups.centred(tracks, chosen, notify)
     if keep_motion:
         displacement = (weights[:, :, None] * (places - centre[frames])).sum(axis=1)
     else:
@@ -224,7 +224,7 @@ def scale(
     """
     factor = selection.FACTOR.check(factor, "factor")
     chosen = selection.mask(tracks, points)
-    xy, centre = _group(tracks, chosen, notify, center)
+    xy, centre = groups.centred(tracks, chosen, notify, center)
     factors = factor ** selection.ramp(tracks, start_frame, end_frame, ease)
     return _replace(tracks, centre + (xy - centre) * factors[:, None], chosen)
 
@@ -246,7 +246,7 @@ def rotate(
     """
     degrees = selection.DEGREES.check(degrees, "degrees")
     chosen = selection.mask(tracks, points)
-    xy, centre = _group(tracks, chosen, notify, center)
+    xy, centre = groups.centred(tracks, chosen, notify, center)
     angles = np.deg2rad(degrees) * selection.ramp(tracks, start_frame, end_frame, ease)
     cos, sin = np.cos(angles), np.sin(angles)
     offset = xy - centre
@@ -275,9 +275,7 @@ def magnify(
     factor = selection.FACTOR.check(factor, "factor")
     widths = selection.FALLOFF.check(space, "space"), selection.SMOOTHING.check(time, "time")
     chosen = selection.mask(tracks, points)
-    if lost := groups.lost(tracks, np.flatnonzero(chosen)):
-        notify(f"not visible: {lost}; there the group goes as its visible points do")
-    xy = groups.follow(tracks, chosen)
+    xy, _ = groups.centred(tracks, chosen, notify)
     rows = np.flatnonzero(chosen)
     group = Tracks(np.asarray(xy)[rows], np.asarray(tracks.visible)[rows])
     moved = np.zeros(xy.shape, np.float32)
@@ -304,7 +302,7 @@ def mirror(
         raise ValueError(f"unknown axis {axis!r}: choose one of vertical, horizontal")
     at = None if at is None else selection.PIXELS.check(at, "at")
     chosen = selection.mask(tracks, points)
-    xy, centre = _group(tracks, chosen, notify, None if at is None else (at, at))
+    xy, centre = groups.centred(tracks, chosen, notify, None if at is None else (at, at))
     flip = np.array([axis == "vertical", axis == "horizontal"])
     mirrored = array_namespace(tracks.xy).where(flip, 2 * centre - xy, xy)
     return _replace(tracks, mirrored, chosen, frames=selection.window_mask(tracks, start_frame, end_frame))
@@ -341,7 +339,7 @@ def swap(
     if by != "center":
         raise ValueError(f"unknown kind of swap {by!r}: choose one of point, center")
     chosen, others = selection.mask(tracks, one), selection.mask(tracks, two)
-    (xy, centre), (other_xy, other_centre) = (_group(tracks, group, notify) for group in (chosen, others))
+    (xy, centre), (other_xy, other_centre) = (groups.centred(tracks, group, notify) for group in (chosen, others))
     moved = _replace(tracks, xy + (other_centre - centre), chosen, frames=frames)
     return _replace(moved, other_xy + (centre - other_centre), others, frames=frames)
 
@@ -398,7 +396,7 @@ def uncamera(
     """
     frame = selection.frame(frame, tracks.xy.shape[1], "frame")
     indices = selection.indices(reference, tracks.xy.shape[0], "reference")
-    xy, _ = _group(tracks, selection.mask(tracks, indices), notify)
+    xy, _ = groups.centred(tracks, selection.mask(tracks, indices), notify)
     chosen = np.asarray(xy, np.float64)[indices]
     still = np.broadcast_to(chosen[:, frame : frame + 1], chosen.shape)
     homographies = camera.fit(chosen, still, model)
@@ -433,18 +431,6 @@ def jitter(
     noise = rng.uniform(-amount, amount, size=tracks.xy.shape)
     frames = selection.window_mask(tracks, start_frame, end_frame)
     return _replace(tracks, tracks.xy + noise, selection.mask(tracks, points), frames=frames)
-
-
-def _group(
-    tracks: Tracks, chosen: Bool[np.ndarray, "N"], notify: Callable[[str], None], center: Point | None = None
-) -> tuple[Any, Any]:
-    """Gives positions [N T 2] and what a group is edited about: a fixed centre [2], or its own in each frame [T 2]."""
-    if center is not None:
-        return tracks.xy, selection.vector(center, "center")
-    if lost := groups.lost(tracks, np.flatnonzero(chosen)):
-        notify(f"not visible: {lost}; there the group goes as its visible points do")
-    xy = groups.follow(tracks, chosen)
-    return xy, groups.centre(xy, tracks.visible, chosen)
 
 
 def _replace(tracks: Tracks, xy: Any, chosen: Any, visible: Any = None, frames: Any = None) -> Tracks:

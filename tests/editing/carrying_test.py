@@ -240,6 +240,7 @@ def test_the_page_counts_what_all_things_came_to_and_draws_when_nothing_waits_an
         answers, drafts = Answers(page.page), []  # before any draft is there
         page.page.goto(address)
         page.ready()
+        page.there("source", 0)
         page.page.on("request", lambda sent: drafts.append(sent.url) if "/frame/draft/" in sent.url else None)
         page.main.locator("#show-masks").check()
         answers.give(json={"state": "carrying", **told})

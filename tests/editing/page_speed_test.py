@@ -132,7 +132,7 @@ def test_a_draft_is_there_half_a_second_after_the_path_is_let_go(browser, tmp_pa
     for what, took in (("clock", waits), ("processor", worked)):
         print(f"{what}: median {np.median(took):.0f} ms, 95th {np.quantile(took, 0.95):.0f} ms")
     print(f"{paints / moving:.0f} paints/s, longest task {max(long, default=0):.0f} ms, quiet: {is_quiet}")
-    took = np.minimum(waits, worked)
+    took = waits if is_quiet else np.minimum(waits, worked)
     assert np.median(took) <= 500 and np.quantile(took, 0.95) <= 1000, (waits, worked)
     assert paints > 0
     if is_quiet:

@@ -37,6 +37,9 @@ def test_every_camera_moves_what_is_seen_its_own_way_in_one_step(session):
         else:  # about the middle of what is seen
             middle = np.linalg.norm(start - (64, 48), axis=1).argmin()
             assert np.linalg.norm(moved[middle]) < 2 < np.abs(session.target().xy - session.source().xy).max(), preset
+            if kind == "orbit":  # the side that the camera goes to comes nearer, and so away from the middle
+                corner = (start @ ((1 if way == "right" else -1), 1)).argmax()
+                assert moved[corner, 1] > 0.2, preset
         session.undo()
         assert json.dumps(session.project) == before
     with pytest.raises(ValueError, match="there is no camera 'up'; there are pan left, pan right"):
@@ -57,6 +60,16 @@ def test_a_second_camera_takes_the_points_that_are_there_and_the_draft_turns_wit
     inside = np.s_[20:-20, 40:80]
     apart = [np.abs(drawn[inside] - first[20:-20, 40 - x : 80 - x]).mean() for x in (dx, 0)]
     assert apart[0] < 0.6 * apart[1], apart
+
+
+def test_things_in_two_corners_are_no_background(session):
+    session.add_point(0, 4.0, 4.0)
+    session.add_point(0, 124.0, 92.0)
+    for name in ("p1", "p2"):
+        session.bend([name], 8, 3, 3)
+    session.move_camera("pan right")
+    assert [group["name"] for group in session.project["groups"]] == ["background"]
+    assert session._check(session.project).divide().camera
 
 
 def test_a_grid_about_a_point_is_a_group_that_is_dragged_together(session):
@@ -93,6 +106,7 @@ def test_a_ball_about_a_point_turns_to_the_right_until_its_points_are_behind(ses
         and operation["label"] == "spin ball p1"
         and session.state()["undo"][-1].startswith("Turn")
     )
+    assert abs(len(operation["op"]["points"]) - 12) <= 2, "as many as were asked for, and the point itself"
     moved = session.target().xy[0] - session.source().xy[0]
     assert moved[0].tolist() == [0, 0] and abs(moved[-1, 0] - 9 * math.sin(1)) < 1.5 and abs(moved[-1, 1]) < 1
     session.change_operation(made, {"by": [9 * math.pi / 2, 0]})

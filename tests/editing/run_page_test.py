@@ -200,7 +200,7 @@ def test_50_steps_are_undone_and_done_again_on_the_page_and_all_survive_a_kill(b
             for _ in range(10):
                 page.page.keyboard.press(key)
             steps += 10 * way
-            until(lambda expected=steps: len(session._undo) == expected, f"{steps} steps are left", 180)
+            until(lambda expected=steps: len(session.state()["undo"]) == expected, f"{steps} steps are left", 180)
             assert hashed(session) == seen[steps - 3], (key, steps)
             page.wait("document.getElementById('busy').textContent === ''")
             until(lambda: page.page.evaluate(shown) == session.project, "the page shows it", 60)

@@ -44,6 +44,27 @@ def test_a_bend_rides_on_what_is_done_before_it(session):
     assert session.project["operations"] == [bend]
 
 
+def test_a_bend_rides_on_a_camera_too(session):
+    camera = session.add_operation("move_camera", {"move": "truck", "distance": 0.1})
+    before = off(session)
+    assert np.abs(before[0, 8]).max() > 3
+    session.bend(["p1"], 4, 0, 10)
+    name, with_bend = session.project["operations"][1]["id"], off(session)
+    np.testing.assert_allclose(with_bend[0, 4], before[0, 4] + (0, 10), atol=2e-3)
+    session.change_operation(name, {"keep_motion": False})  # as places, for where they are now
+    np.testing.assert_allclose(off(session)[0, [0, 4, 8]], with_bend[0, [0, 4, 8]], atol=0.1)
+    session.undo()
+    session.remove_operation(camera)
+    assert_off(session, [(0, 0), (0, 10), (0, 0)])
+
+
+def test_a_shift_goes_to_another_frame_as_it_is_whatever_is_said_beside_it(session):
+    op = {"points": ["p1"], "by": {"0": [0, 0], "4": [1, 9]}, "keep_motion": True}
+    made = session.add_operation("keyframes", op)
+    session.move_key(made, 4, 6)
+    assert session.project["operations"][0]["op"]["by"] == {"0": [0, 0], "6": [1, 9]}
+
+
 def test_the_order_of_a_bend_and_a_drag_is_of_no_effect(session):
     session.bend(["p1"], 4, 0, 10)
     drag = session.add_operation("drag", {"points": ["p1"], "by": [20, 0], "start_frame": 2, "end_frame": 6})

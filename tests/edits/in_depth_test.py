@@ -63,6 +63,22 @@ def test_a_camera_moves_in_its_window_the_points_that_are_named():
     assert wider.xy[1, -1, 0] > filmed(source, "pan", points=[1], degrees=8).xy[1, -1, 0]
 
 
+@pytest.mark.parametrize("move", ["zoom", "dolly"])
+def test_a_window_of_the_first_frame_alone_is_a_step(move):
+    got = filmed(still((100, 50)), move, distance=0.25, start_frame=0, end_frame=0)
+    expected = MIDDLE + (np.array([100, 50]) - MIDDLE) / 0.75
+    np.testing.assert_allclose(got.xy[0], np.broadcast_to(expected, (T, 2)), atol=1e-3)
+
+
+def test_points_far_apart_are_on_a_ball_that_holds_them():
+    source = still((0, 0), (1920, 1080))
+    got = edits.spin(source, by=(100, 0))
+    radius = np.hypot(960, 540) / 0.95
+    depth = np.sqrt(radius**2 - 960**2 - 540**2)
+    turned = -960 * np.cos(100 / radius) + depth * np.sin(100 / radius)
+    np.testing.assert_allclose(got.xy[0, -1], [960 + turned, 0], atol=1e-2)
+
+
 def test_a_ball_turns_and_hides_its_far_side():
     centre, radius = np.array([100.0, 80.0]), 40.0
     source = still(centre, centre + (24, 0), centre + (0, 32), centre + (60, 0))

@@ -27,7 +27,9 @@ function ask(event) {
   pointer.release();
   if (event.pointerType !== "") pointer.selectAt(event); // a key opens it for what is selected
   if (!isDown) return open(event);
-  addEventListener("pointerup", () => setTimeout(() => open(event)), { once: true });
+  const once = new AbortController();
+  addEventListener("pointerup", () => (once.abort(), setTimeout(() => open(event))), { signal: once.signal });
+  addEventListener("pointercancel", () => once.abort(), { signal: once.signal });
 }
 
 function leave() {

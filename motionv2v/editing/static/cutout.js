@@ -20,6 +20,7 @@ async function fetchMask(own, { names }, frame, show) {
     if (!answer || !answer.ok) return; // and it is not asked again: the paths alone are shown
     if (answer.status === 200) {
       own.mask = await createImageBitmap(await answer.blob());
+      if (own !== held) own.mask.close();
       return show();
     }
     await new Promise((done) => setTimeout(done, EVERY));
@@ -32,6 +33,7 @@ export function follow(show) {
   const { drag } = view;
   if (!drag || drag.fix) return;
   const key = keyOf(drag);
+  if (held.key !== key) held.mask?.close();
   if (held.key !== key) held = { key, mask: null, asks: false };
   if (!held.mask && !held.asks) fetchMask(held, drag, view.frame, show);
 }

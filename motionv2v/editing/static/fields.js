@@ -208,7 +208,7 @@ export function form(asked, changed) {
     if (!ease || rows?.field.control !== "keyframes") return;
     try {
       if (name === rows.field.name) ease.set(rows.more().ease);
-      if (name === "ease") rows.set(rows.get(), { ease: ease.get() }, true);
+      if (["ease", "interpolation"].includes(name)) rows.set(rows.get(), { ease: ease.get(), interpolation: controls.get("interpolation")?.get() }, true);
     } catch {} // what is not complete is told when it is added
   };
   for (const field of asked.fields) {

@@ -10,7 +10,7 @@ import { preview } from "./presets.js";
 import { lens, ratio } from "./stage.js";
 import { $, inLine, isChosen, state, view } from "./session.js";
 
-const MANY = 40; // points: of more, the paths that are not chosen are thin, and short
+const MANY = 40; // points: of more, the paths that are not chosen are thin, and short; and so are more chosen ones
 const NEAR = 12; // frames: as much of these paths is drawn
 const EVERY = 4; // frames: a longer tick, one of a model's latent frames
 const ONION = [-2, -1, 1, 2];
@@ -225,11 +225,12 @@ function held(on, clip) {
 function paths(on) {
   const { source, target, project } = state;
   const many = project.points.length > MANY;
+  const isWhole = view.chosen.size <= MANY; // else what is selected shows by its dots alone
   const changed = changes();
   const ghosts = project.points.map((_, row) => ghost(row, changed));
   project.points.forEach((point, row) => {
     const chosen = isChosen(point.id);
-    if (many && !chosen) return thin(on, target.xy[row], point.color);
+    if (many && !(chosen && isWhole)) return thin(on, target.xy[row], point.color);
     line(on, source.xy[row], "#bbb", 1.5, [6, 5]);
     const path = ghosts[row];
     const end = (state.trust && state.trust[row]) || null;

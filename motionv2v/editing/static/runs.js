@@ -17,13 +17,14 @@ let exported = []; // runs of which there may be a film to take along
 
 const number = (id) => ($(id).value === "" ? null : Number($(id).value));
 
+const panel = () => ({ checkpoint: $("checkpoint").value.trim(), num_steps: number("num-steps"), guidance: number("guidance") });
+
 function settings() {
   const words = $("seeds").value.split(/[\s,]+/).filter(Boolean);
   const wrong = words.find((word) => !/^\d{1,10}$/.test(word));
   if (wrong) throw new Error(`Seeds are whole numbers, such as 1, 2, 3: \u201c${wrong}\u201d is none.`);
   const seeds = words.map(Number);
-  const found = { checkpoint: $("checkpoint").value.trim(), num_steps: number("num-steps"), guidance: number("guidance") };
-  return seeds.length ? { ...found, seeds } : found;
+  return seeds.length ? { ...panel(), seeds } : panel();
 }
 
 /** Say what a run needs, or why none can be started. */
@@ -227,7 +228,7 @@ const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replac
 
 /** Show the command line that makes the edit, with the model and what else stands in the panel, of the first seed. */
 function sayCommand() {
-  let found = { checkpoint: "draft" };
+  let found = panel();
   try {
     found = settings();
   } catch {} // seeds that are none are told where they stand
@@ -262,6 +263,7 @@ $("run").addEventListener("click", async () => {
 $("dice").addEventListener("click", () => {
   $("seeds").value = [$("seeds").value.trim(), crypto.getRandomValues(new Uint32Array(1))[0] % 100_000].filter((each) => each !== "").join(", ");
   later();
+  sayCommand();
 });
 $("line-go").addEventListener("click", () => order("/api/line/go_on"));
 $("line-clear").addEventListener("click", () => order("/api/line/clear"));

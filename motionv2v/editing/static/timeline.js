@@ -159,6 +159,7 @@ function settle() {
   const own = carried;
   carried = null;
   clearTimeout(own.timer);
+  own.tick.dataset.frame = own.to; // for the next key, which may come before the answer
   own.tick.settled = lay(own);
 }
 

@@ -37,13 +37,16 @@ export function hint() {
   return HINTS[view.tool];
 }
 
+/** Offer trackers where a click names a point. */
+export const offerTracker = () => ($("tracker-row").hidden = !(state.trackers || []).length || view.tool !== "point");
+
 /** Choose what a drag does: a word of TOOLS; again, or null, bends. */
 export function choose(tool) {
   view.tool = tool && tool !== view.tool ? tool : "point";
   for (const word of ["fixing", "boxing", "brushing"]) view[word] = view.tool === word;
   view.box = view.stroke = view.cross = null;
   $("brush-options").hidden = !view.brushing;
-  $("tracker-row").hidden = view.tool !== "point" || !state.clip;
+  offerTracker();
   for (const [name, id] of Object.entries(TOOLS)) $(id).setAttribute("aria-pressed", String(view.tool === name));
   $("source").dataset.tool = view.tool;
   page.list();

@@ -3,6 +3,7 @@
 import { redraw } from "./paint.js";
 import { request } from "./transport.js";
 import { $, inLine, leaveLine, state, view, whenAsked, whenChanged } from "./session.js";
+import { offerTracker } from "./tools.js";
 
 const FOLLOW = ["add_point", "fix", "unfix", "track_by"]; // commands that may have to follow a point
 const EVERY = 200; // milliseconds between two looks
@@ -61,7 +62,9 @@ function stop() {
 /** Offer what may follow the points that are named next. */
 whenChanged(() => {
   const offered = state.trackers || [];
-  $("tracker-row").hidden = !offered.length || view.tool !== "point";
+  offerTracker();
+  const was = [...$("tracker").options].map(({ value }) => value).join();
+  if (offered.map(({ name }) => name).join() === was) return; // a list that is open stays open
   const chosen = $("tracker").value;
   $("tracker").replaceChildren(...offered.map(({ name, called }) => new Option(called, name)));
   if (offered.some(({ name }) => name === chosen)) $("tracker").value = chosen;
