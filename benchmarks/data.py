@@ -122,7 +122,7 @@ def print_data(options: Namespace) -> None:
 
 
 def _dense(scene: Any, prepare: dict[str, Callable[[Any], Any]], num_tracks: int, count: int) -> dict[str, list[str]]:
-    """Measure clips with dense tracks, of which Motion Prompting is shown an eighth at most, as drawn and as stored."""
+    """Measure clips with dense tracks, an eighth of which a sample shows at most, as drawn and as stored."""
     scene = replace(scene, dense=True, num_points=num_tracks, min_points=num_tracks)
     drawn, clips = drawn_pairs.SyntheticSource(scene), DenseClips(scene, min(8, count))
     fit, rng = buckets.Fit((scene.num_frames, *scene.size), num_tracks // 8, num_tracks // 16), np.random.default_rng(0)

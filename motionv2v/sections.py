@@ -151,7 +151,7 @@ _SCENE = _of(
     {
         "num_points": (whole(1, 8192), "points per sample"),
         "min_points": (whole(1, 8192), "least points in use"),
-        "log_points": (flag, "draw how many are in use evenly in its logarithm"),
+        "log_points": (flag, "draw how many are in use evenly in its logarithm, in drawn scenes"),
         "num_sprites": (several(whole(0, 64), 2), "least and most sprites"),
         "radius": (_range, "least and greatest radius of a sprite in frame heights"),
         "edge": (_not_negative, "pixels from a sprite to what is behind it"),

@@ -84,7 +84,7 @@ def needs(
         described, folder = kinds.described(checkpoint)
         config = kinds.as_method(described, folder)
         # Of an edit of a clip, which `refines` is None for; videos from a first frame or a text are no edits.
-        views = opening.views_of_edit(config) if refines is None else None
+        views = opening.views_of_edit(config, steps) if refines is None else None
         given = {"num_steps": steps, "num_views": views}
         cost = lambda: opening.tell_cost(config, folder, given, length, say=in_silence)  # noqa: E731
     config = lora.as_apart(config, lora.read_all(loras)[0])

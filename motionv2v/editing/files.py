@@ -233,7 +233,7 @@ def _sampler(
     depth = _read_depth(given, checkpoint, settings, animates)
     shape = given.clip.frames.shape[:3]
     config = kinds.as_method(*kinds.described(checkpoint))
-    asked = settings | {"num_views": opening.views_of_edit(config, settings["num_views"])}
+    asked = settings | {"num_views": opening.views_of_edit(config, settings["num_steps"], settings["num_views"])}
     editor = opening.load(checkpoint, devices, clip=shape, asked=asked, say=lambda line: say(spaced(line)))
     if depth and "nearness" not in editor.fields:
         raise ValueError(f"--depth: of no use to {checkpoint}, which reads no depth; leave it out")

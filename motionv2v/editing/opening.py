@@ -85,8 +85,7 @@ def tell_cost(
     steps, views = asked.get("num_steps"), asked.get("num_views")
     reuse = step_cache.of_config(config, folder, asked.get("cache"), steps)
     settings = sampling.from_config(config.sample, num_steps=steps, guidance=asked.get("guidance"), reuse=reuse)
-    if views is None:  # as `Editor.generate`
-        views = config.sample.views if settings.num_steps == 1 and "method" in config else 1
+    views = own_views(config, settings.num_steps) if views is None else views
     pieces = len(windows.of_config(config, num_frames or config.data.num_frames).starts)
     return costs.tell(config, settings, views * pieces, devices, say=say)
 
@@ -118,13 +117,21 @@ def reads_draft(checkpoint: str | Path) -> bool:
     return "method" in config and "draft" in methods.get(config.method.name).fields(config.method)
 
 
-def views_of_edit(config: Any, num_views: int | None = None) -> int | None:
-    """Return how many views an edit of a clip averages: those asked for, and one of a method that goes by one alone.
+def own_views(config: Any, num_steps: int | None = None) -> int:
+    """Return how many views a sample averages where nobody says so, as `Editor.generate`."""
+    return config.sample.views if (num_steps or config.sample.num_steps) == 1 and "method" in config else 1
 
-    Models that make a picture move, or a region anew, do so in windows, each of which begins where the last one ended.
+
+def views_of_edit(config: Any, num_steps: int | None = None, num_views: int | None = None) -> int:
+    """Return how many views an edit of a clip averages: those asked for, else `own_views`, or one.
+
+    Models that make a picture move, or a region anew, do so in windows, each of which begins where the last one ended,
+    and take no more.
     """
     method = methods.get(config.method.name) if "method" in config else None
-    return 1 if method is not None and (method.animates() or method.remakes()) else num_views
+    if method is not None and (method.animates() or method.remakes()):
+        return 1
+    return own_views(config, num_steps) if num_views is None else num_views
 
 
 def follows_draft(checkpoint: str | Path, warped: float | None) -> bool:
@@ -202,6 +209,8 @@ def _record(checkpoint, settings, num_frames):
     sample = dict(config.sample.to_dict()) if "sample" in config else {}
     if is_base:  # whose steps and guidance are not those of the method that it is part of
         sample = refine.settings(config, settings["num_steps"], settings["guidance"])
+    elif sample:
+        sample["views"] = views_of_edit(sections.complete(config), settings["num_steps"])
     sample |= _told(settings)
     if settings["guidance"] is not None:
         sample["guidance"] = "constant"

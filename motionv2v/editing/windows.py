@@ -164,7 +164,8 @@ def host_bytes(config: Any, num_frames: int) -> float:
         return 0.0
     # The clip, and its edit before it is resized; where views are averaged, the turned clip, its edit, and sums of
     # floats beside them. Of one window floats, decoded, weighted and added up.
-    is_mean = config.sample.num_steps == 1 and config.sample.views > 1
+    by_one = model.method is not None and (model.method.animates() or model.method.remakes())
+    is_mean = config.sample.num_steps == 1 and config.sample.views > 1 and not by_one
     frames = float(height * width * channels * ((13 if is_mean else 2) * num_frames + 3 * 4 * window))
     latent = 4.0 * math.prod(latent_shape((1, window, height, width, 3), model.vae.latent_channels)[2:])
     conditions = 0 if model.method is None else jax.tree.leaves(backbone.condition_shapes(model))

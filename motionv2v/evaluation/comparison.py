@@ -208,7 +208,8 @@ def table(
         checkpoint, compare: as for `synthetic.table`, also of Motion Prompting and ReVideo; all of one size.
         num_pairs, seed: which scenes, and the noise. num_steps, num_views: of the samples; None takes each model's own.
         num_points: of an item; None takes `POINTS`. out: a folder for `suite`, `outputs` and their `scores`; the same
-            command goes on there: models that are done, with the same weights, settings and items, sample no more.
+            command goes on there: released models and model folders that are done, with the same weights, settings and
+            items, sample no more.
         weights, net: LPIPS is measured too with its files in a folder (`scoring.score`). progress: wraps loops.
 
     Returns:
@@ -240,7 +241,9 @@ def table(
             about |= _model(name, editor, settings)
             mine = [rows[name], f"{rows[name]}_{PASTED}"][: 1 + (not isinstance(editor, Drafts) and editor.reads_draft)]
             of_way[ways[name]] += mine
-            if all(is_written(place / "outputs" / row, found.items, about) for row in mine):
+            # Of a work dir and of a folder of diffusers nothing tells whether the weights are still the same.
+            is_known = "sha256" in about["model"]
+            if is_known and all(is_written(place / "outputs" / row, found.items, about) for row in mine):
                 continue
             made = answer(editor, given, drawn, seed, progress=progress, **settings)
             for row, videos in zip(mine, made, strict=False):
@@ -298,7 +301,8 @@ def _model(name: str, editor: editing.Editor | Drafts, settings: dict[str, Any])
     if isinstance(editor, Refined):  # which has no views
         clocks = f"{editor.clocks.weak:g},{editor.clocks.strong:g}"
         return opening.record(editor.base, asked | {"num_views": None, "clocks": clocks}, 1)
-    views = dict(zip(WAYS, (settings["num_views"], None, 1), strict=True))
+    own = opening.own_views(editor.config, settings["num_steps"])
+    views = dict(zip(WAYS, (settings["num_views"], own, 1), strict=True))
     return opening.record(name, asked | {"num_views": views[way(editor)]}, 1)
 
 

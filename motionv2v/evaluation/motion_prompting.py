@@ -236,7 +236,7 @@ def _networks(weights: str | None, net: str, i3d_source: str | None) -> tuple[di
     groups = {"LPIPS": "lpips", "FVD": "i3d"}
     loaded, absent = networks.load_all(groups, weights, must=False, net=net, i3d_source=i3d_source)
     if not loaded:
-        raise ValueError(absent["LPIPS"])
+        raise ValueError("; ".join(absent.values()))
     return loaded, [f"no {name}: {why}" for name, why in absent.items()]
 
 

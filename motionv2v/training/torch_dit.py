@@ -42,7 +42,8 @@ def instead(precision: str = "bfloat16") -> Iterator[None]:
     """Run every `DiT` that is applied within in PyTorch; `float32` is for comparisons.
 
     Raises:
-        ValueError: where PyTorch is not installed; and, when a `DiT` is applied, for one that is not CogVideoX's.
+        ValueError: where PyTorch is not installed; and, when a `DiT` is applied, for one without rotary positions,
+            or with embeddings of motion or latents of the branch.
     """
     if precision not in _PRECISIONS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(_PRECISIONS)}")

@@ -98,6 +98,29 @@ def test_paths_are_smoothed_and_straight_ones_stay():
     assert np.abs(found[0, :, 1] - 10).max() < 1.5 and abs(found[0, 2, 0] - 14) < 1e-3
 
 
+def test_what_smoothing_carries_out_of_the_picture_is_not_seen_there():
+    inside = np.ones((32, 48), bool)
+    path = np.float32([[[44, 10], [47, 10], [47.9, 10], [47.9, 4], [47.9, 0]]])  # into the corner
+    found, visible = regions.trajectories(np.random.default_rng(0), path, np.ones((1, 5), bool), inside)
+    assert visible[0].all() and (found[0] >= 0).all() and (found[0] < (48, 32)).all()
+    outside = path + np.float32(
+        [[[0, 0], [0, 0], [9, 0], [0, 0], [0, 0]]]
+    )  # where it is lost the tracker's guess is far
+    visible = np.ones((1, 5), bool)
+    visible[0, 2] = False
+    found, shown = regions.trajectories(np.random.default_rng(0), outside, visible, inside)
+    beyond = (found[0] < 0).any(-1) | (found[0] >= (48, 32)).any(-1)
+    assert (beyond & visible[0]).any() and not (beyond & shown[0]).any()
+
+
+def test_as_many_are_drawn_as_are_asked_for():
+    xy = np.stack([line((4, y), (0, 0)) for y in range(12)] + [line((4, y), (5 + y / 9, 0)) for y in range(12)])
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        _, visible = regions.trajectories(rng, xy, np.ones((24, 5), bool), np.ones((32, 48), bool), 7)
+        assert visible.any(1).sum() == 7
+
+
 def test_a_source_of_regions_is_the_same_in_any_order_and_composes_neighbours():
     source = regions.RegionSource(SOURCE, "composed", seed=3)
     again = regions.RegionSource(SOURCE, "composed", seed=3)

@@ -88,7 +88,9 @@ def states(folder, session, page):
 
 @pytest.mark.parametrize("colours", COLOURS)
 def test_the_audit_finds_nothing_serious(tmp_path, colours):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python: pip install axe-playwright-python"
+    )
     found, seen = [], []
     with served_page.launched() as browser, opened(tmp_path, browser, **COLOURS[colours]) as (session, page):
         for state in states(tmp_path, session, page):

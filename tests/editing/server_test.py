@@ -22,7 +22,7 @@ from motionv2v.editing.session import Session
 from motionv2v.edits import track_files
 
 pytest.importorskip("starlette", reason="needs the extra editor: pip install 'motionv2v[editor]'")
-pytest.importorskip("httpx", reason="needs httpx, of the extra test")
+pytest.importorskip("httpx", reason="needs httpx: pip install httpx")
 from starlette.testclient import TestClient
 
 from motionv2v.editing import server

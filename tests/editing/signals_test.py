@@ -69,11 +69,14 @@ def test_a_base_refines_it(in_channels, folder, monkeypatch):
     np.testing.assert_array_equal(given[0][0, 0], video.resize(picture[None], refiner.size)[0])
 
 
-def test_the_files_of_its_authors_are_read(clips):
+def test_the_files_of_its_authors_are_read(repository):
     """Their own kind of input: the shares of cells that are held as what moves, around it, and not at all."""
-    folder = clips.parent / "refine"
+    folder = repository.parent / "shared" / "refine"
     if not folder.is_dir():
-        pytest.skip(f"needs a draft as its authors make them, in {folder}")
+        pytest.skip(
+            f"needs a draft as its authors make them, with a first frame, a motion signal and a mask, in {folder}; put "
+            "folder shared/refine beside the repository to run it"
+        )
     found, said = signals.find(folder), []
     clip, drawn = signals.read(found[signals.FRAME], found[signals.SIGNAL], found[signals.MASK], said.append)
     assert clip.frames.shape == (49, 480, 720, 3) and clip.fps == 8 and not said

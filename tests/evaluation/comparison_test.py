@@ -4,12 +4,13 @@ import json
 import math
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny_model
 from launching import launch
 
-from motionv2v import editing
+from motionv2v import checkpoints, editing
 from motionv2v.data.scenes import pairs
 from motionv2v.data.scenes.pairs import SceneConfig
 from motionv2v.evaluation import comparison, scoring, synthetic
@@ -134,9 +135,10 @@ def test_the_table_has_the_rows_of_all_ways_and_those_of_reference(models, shown
     }
     assert about["control_model"]["model"]["sha256"] and about["control_model"]["seed"] == 7
     told = {row: (each["settings"]["num_steps"], each["settings"]["views"]) for row, each in about.items()}
-    # What makes one picture move samples with its own views, what edits locally with one.
-    own = editing.load(models["prompted"]).config.sample.views
-    assert told == dict.fromkeys(told, (3, 4)) | {"prompted_model": (3, own), "remade_model": (3, 1)}
+    # What makes one picture move averages its own views in one step alone, what edits locally none.
+    assert told == dict.fromkeys(told, (3, 4)) | {"prompted_model": (3, 1), "remade_model": (3, 1)}
+    one = comparison._model(models["prompted"], editing.load(models["prompted"]), {"num_steps": 1, "num_views": 4})
+    assert one["settings"]["views"] == editing.load(models["prompted"]).config.sample.views
     assert not [value for each in about.values() for value in json.dumps(each).split('"') if value.startswith("/")]
     assert (tmp_path / "out" / "outputs" / "scores" / "scores.html").is_file()
     assert len(list((tmp_path / "out" / "outputs" / "remade_model").glob("*/00004.png"))) == 3
@@ -170,12 +172,18 @@ def test_models_that_are_done_sample_no_more(models, shown, tmp_path):
     assert len(shown) == 7
     comparison.table(models["control"], **command | {"num_pairs": 3, "num_steps": 2})
     assert len(shown) == 9
+    config, params = checkpoints.load_model(models["control"])
+    other = jax.tree.map(lambda x: x + 1, params)
+    checkpoints.save_model(tmp_path / "control_model", config, other, "float32")
+    comparison.table(str(tmp_path / "control_model"), **command | {"num_pairs": 3, "num_steps": 2})
+    assert len(shown) == 10, "of the same name, with other weights"
 
 
 def test_outputs_say_nothing_of_themselves_before_they_are_whole(tmp_path, monkeypatch):
     items = comparison.build(CONFIG, 2, 7, tmp_path / "suite").items
     folder, videos = tmp_path / "outputs", np.zeros((2, 5, 32, 48, 3), np.uint8)
     comparison.write(folder, items, videos, {"seed": 1})
+    assert not comparison.is_written(folder, items, {"seed": 1, "items_sha256": "a"})
     assert comparison.is_written(folder, items, {"seed": 1}) and not comparison.is_written(folder, items, {"seed": 2})
     with monkeypatch.context() as patched:
         patched.setattr(comparison.figures, "save_png", lambda *given: 1 / 0)

@@ -90,6 +90,8 @@ def test_fvd_is_measured_where_its_network_is(small, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"LPIPS alex needs"):
         motion_prompting.table(small, 8, 7, weights=str(weights))
     torch_files.zipped(weights / "a.pt", frechet_files.i3d_state("VideoGPT", frechet_files.i3d_leaves()))
+    with pytest.raises(ValueError, match=r"LPIPS alex needs.*i3d_source"):
+        motion_prompting.table(small, 8, 7, weights=str(weights))
     options = {"weights": str(weights), "i3d_source": "tfhub"}
     text, results = motion_prompting.table(small, 8, 7, **options)
     assert not any(key.startswith("fvd") for key in results)

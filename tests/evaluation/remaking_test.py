@@ -1,10 +1,13 @@
 """ReVideo's table: what the truth, the source and a held frame must score, and what a model is refused for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_model
 
 from motionv2v import editing, trackers
+from motionv2v.data import regions
 from motionv2v.evaluation import remaking
 
 SIZE = {"num_frames": 9, "size": (48, 48)}
@@ -33,6 +36,14 @@ def test_cases_differ_inside_the_region_alone(given):
         for xy, visible in zip(of.tracks.xy, of.tracks.visible, strict=True):
             column, row = np.floor(xy[visible]).astype(int).T.clip(0, 47)
             assert inside[row, column].all()
+
+
+def test_trajectories_are_of_all_that_is_seen_inside_and_not_of_what_is_edited_alone(model, monkeypatch):
+    plain = remaking.make_pair
+    unedited = lambda *given: replace(made := plain(*given), edited=np.zeros_like(made.edited))  # noqa: E731
+    monkeypatch.setattr(remaking, "make_pair", unedited)
+    found = remaking.cases(editing.load(model), 3, 11, trackers.get("classical"))
+    assert max(len(of.tracks.xy) for of in found) == regions.MOST_POINTS
 
 
 def test_the_truth_scores_best_and_a_held_frame_does_not_follow(given):

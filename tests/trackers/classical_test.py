@@ -208,7 +208,7 @@ def test_get_says_what_is_available(name, options, message):
         get(name, **options)
 
 
-@pytest.mark.skipif(not CLIPS.is_dir(), reason=f"needs the real clips in {CLIPS}")
+@pytest.mark.skipif(not CLIPS.is_dir(), reason=f"needs the real clips in {CLIPS}; put folder shared/clips there")
 def test_real_clip_out_and_back():
     frames = video.read(CLIPS / "juggle.mp4", num_frames=13, size=(240, 360)).frames
     x, y = np.meshgrid(np.arange(30, 360, 60), np.arange(30, 240, 60))

@@ -194,7 +194,7 @@ def test_a_config_mixes_data_sets_in_buckets(mixed):
 
 def test_a_stored_data_set_is_mixed_in(tmp_path, monkeypatch):
     """Through files: pairs written as ArrayRecord are what the batches hold, cut to their bucket."""
-    pytest.importorskip("tensorflow_datasets", reason='needs the extra "data"')
+    pytest.importorskip("tensorflow_datasets", reason="needs the extra data: pip install 'motionv2v[data]'")
     from motionv2v.data.videos import beam, job
 
     scene = pairs.SceneConfig(num_frames=5, size=(16, 32), num_points=9)

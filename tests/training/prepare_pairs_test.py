@@ -25,7 +25,7 @@ from motionv2v.data.videos.job import PairJob, choose_clips
 from motionv2v.data.videos.recipes import PairConfig
 from motionv2v.training import dataset, prepare_pairs
 
-pytest.importorskip("tensorflow_datasets", reason='needs the extra "data"')
+pytest.importorskip("tensorflow_datasets", reason="needs the extra data: pip install 'motionv2v[data]'")
 # Compression noise on pictures of 32x48 moves points by up to a pixel, so they may come back 1.6 px off.
 PAIRS = PairConfig(
     5, (32, 48), 8, 4, {"resample": 1.0}, crop=0.0, grid_points=40, query_times=1, min_change=0.02, max_return=0.05

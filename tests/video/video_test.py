@@ -12,7 +12,9 @@ import pytest
 from motionv2v import video
 
 CLIPS = Path(__file__).parents[3] / "shared" / "clips"
-needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"needs the real clips in {CLIPS}")
+needs_clips = pytest.mark.skipif(
+    not CLIPS.is_dir(), reason=f"needs the real clips in {CLIPS}; put folder shared/clips there"
+)
 
 
 def moving_blocks(num_frames=9, height=48, width=64):

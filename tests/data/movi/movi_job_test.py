@@ -14,7 +14,7 @@ from motionv2v.data.stored_pairs import PairSource
 from motionv2v.data.videos.recipes import PairConfig
 from motionv2v.training import prepare_pairs
 
-pytest.importorskip("tensorflow_datasets", reason='needs the extra "data"')
+pytest.importorskip("tensorflow_datasets", reason="needs the extra data: pip install 'motionv2v[data]'")
 
 
 def save_scene(path, scene):

@@ -10,7 +10,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def courtyard():
-    pytest.importorskip("bpy", reason="needs Blender's Python module: the extra scenes3d, for Python 3.11")
+    pytest.importorskip(
+        "bpy", reason="needs Blender's Python module, for Python 3.11: pip install 'motionv2v[scenes3d]'"
+    )
     from motionv2v.data.scenes import courtyard
 
     return courtyard

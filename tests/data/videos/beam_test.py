@@ -16,7 +16,7 @@ from motionv2v.data.videos.files import Video
 from motionv2v.data.videos.job import PairJob
 from motionv2v.data.videos.recipes import PairConfig
 
-pytest.importorskip("tensorflow_datasets", reason='needs the extra "data"')
+pytest.importorskip("tensorflow_datasets", reason="needs the extra data: pip install 'motionv2v[data]'")
 JOB = PairJob(PairConfig(CONFIG.num_frames, CONFIG.size, CONFIG.num_points, 1))
 VIDEOS = [Video(f"{i}.mp4", "nowhere", "", f"{i:016x}", "test" if i == 3 else "train") for i in range(4)]
 
