@@ -15,7 +15,7 @@ The released weights, 2026-11-30, one CPU core beside other work, three stages, 
    --config.data.scene.log_points=False`, for launch/prepare.py too), `--config.method.carries=False`: 897 of 2,000
    planned steps (28,704 samples), to a loss of 0.16;
 2. the same clips with the first frame's latents carried, 1,000 steps (32,000 samples), to 0.13; both in 100 minutes;
-3. 15,360 clips as this config has them, 1,000 steps (32,000 samples, 54 minutes), to 0.125.
+3. 15,360 clips as this config has them, 1,000 steps (32,000 samples, some 55 minutes), to 0.125.
 
 Of 40 held-out clips (`launch/evaluate.py --benchmark=motion_prompting --checkpoint=motion_prompting_tiny
 --num_clips=40`, eight views), beside the weights after stage 2:
