@@ -8,7 +8,8 @@
 The paper (arXiv 2405.13865, section 3) trains 40, 30 and 20 thousand steps at 512x320: here a branch learns to follow
 up to ten trajectories through whole clips, without seeing anything of them but the first frame. What reads the content
 is left alone until the second stage. Maps tell how far points have come since the first frame, and the first frame is
-carried along them, of which the paper does neither (`methods.revideo`).
+carried along them, of which the paper does neither (`methods.revideo`). The branch starts as Motion Prompting's, which
+has learned to mend a first frame that was carried along tracks; what reads the maps is new.
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ def get_config() -> ConfigDict:
     config = base_tiny_fine.get_config()
     config.name = "revideo_tiny_1"
     config.init_from = ("base_tiny",)
+    config.resume_from = ("motion_prompting_tiny",)
     config.dit.update({"control_depth": 4, "control_wiring": "side", "control_start": "identity"})
     config.method = ConfigDict({"name": "revideo", "sigma": 8.0, "maps": "shifts", "carries": True})
     config.data.update({"caption_dropout": 0.5, "num_points": 64, "region": "whole"})
@@ -32,5 +34,5 @@ def get_config() -> ConfigDict:
         ("(vae|text)/.*|conditioner/content_.*", None), ("(dit/control|conditioner)/.*", branch), ("dit/.*", None),
         name="muon",
     )  # fmt: skip
-    config.train.update({"steps": 1000, "batch_size": 32, "ema_decay": 0.98})
+    config.train.update({"steps": 700, "batch_size": 32, "ema_decay": 0.98})
     return config

@@ -186,7 +186,9 @@ def test_retiming_is_a_curve_of_rows_with_buttons_whose_result_is_seen_at_once(p
     page.points(1)
     page.main.get_by_role("button", name="retime p1", exact=True).click()
     own = page.main.locator("#operations .fields")
-    own.get_by_label("retime: what is given").select_option("times")
+    way = own.get_by_label("retime: what is given")
+    way.focus()
+    way.select_option("times")
     assert own.get_by_label("times").count() == 0 and own.locator("textarea").count() == 0, "no text to be typed"
 
     def press(words):
