@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.schedule = common.schedule_tiny()
     config.data = common.data_tiny()
     config.data.latents = "runs/latents_tiny"
-    config.loss = ConfigDict({"timesteps": "uniform"})
+    config.loss = ConfigDict({"timesteps": "uniform", "images": False})
     config.sample = ConfigDict({"solver": "ddim", "num_steps": 20, "guidance": "constant", "scale": 3.0})
     config.optim = common.optimizer(
         ("vae/.*", None), ("(text|dit)/.*", {"peak": 2e-3, "warmup": 100, "decay": "cosine", "end": 1e-5}), name="muon"

@@ -99,6 +99,7 @@ def train_defaults() -> ConfigDict:
             "keep": 2,
             "ema_decay": 0.999,
             "clip_norm": 1.0,
+            "backend": "jax",
         }
     )
 

@@ -21,7 +21,8 @@ from configs import common, motionv2v_cogvideox_5b
 def get_config() -> ConfigDict:
     config = motionv2v_cogvideox_5b.get_config()
     config.name = "revideo_cogvideox_5b_1"
-    config.method = ConfigDict({"name": "revideo", "sigma": 10.0})
+    config.method = ConfigDict({"name": "revideo", "sigma": 10.0, "first_frame": "control"})
+    config.dit.in_channels = 16
     config.data.update({"caption_dropout": 0.1, "num_points": 256, "region": "whole"})
     config.data.update({"point_dropout": False, "latents": "runs/latents_revideo_5b_1"})
     config.data.scene = ConfigDict({"min_points": 256})

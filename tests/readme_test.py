@@ -161,6 +161,19 @@ def test_programs_flags_and_fields_exist(page, monkeypatch):
     assert found == []
 
 
+def unknown_fields(config):
+    """List the fields that a config file's own docstring sets on the command line, and that a flag cannot set."""
+    module = importlib.import_module(f"configs.{config}")
+    named = re.findall(r"--config\.([a-z_0-9.]+)", module.__doc__)
+    return [name for name in named if not has_field(module.get_config(), name.strip(".").split("."))]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_config_tells_to_set_can_be_set(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    assert path.stem == "common" or unknown_fields(path.stem) == []
+
+
 def test_a_wrong_command_is_seen(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     (words,) = commands(".venv/bin/python launch/edit.py --vido=a.mp4  # a clip\n")

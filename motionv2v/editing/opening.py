@@ -125,13 +125,14 @@ def own_views(config: Any, num_steps: int | None = None) -> int:
 def views_of_edit(config: Any, num_steps: int | None = None, num_views: int | None = None) -> int:
     """Return how many views an edit of a clip averages: those asked for, else `own_views`, or one.
 
-    Models that make a picture move, or a region anew, do so in windows, each of which begins where the last one ended,
-    and take no more.
+    Models that make a picture move do so in windows, each of which begins where the last one ended, and take no more;
+    those that make a region anew take their own.
     """
     method = methods.get(config.method.name) if "method" in config else None
-    if method is not None and (method.animates() or method.remakes()):
+    if method is not None and method.animates():
         return 1
-    return own_views(config, num_steps) if num_views is None else num_views
+    is_own = num_views is None or (method is not None and method.remakes())
+    return own_views(config, num_steps) if is_own else num_views
 
 
 def follows_draft(checkpoint: str | Path, warped: float | None) -> bool:

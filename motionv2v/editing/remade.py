@@ -76,7 +76,7 @@ def remake(
         known[0] = first if index == 0 else made[start]
         batch = _batch(editor, known, region[start:stop], take_frames(target, np.arange(start, stop)))
         key = jax.random.fold_in(jax.random.key(seed), index) if index else jax.random.key(seed)
-        options = {"num_steps": num_steps, "guidance": guidance, "num_views": 1}
+        options = {"num_steps": num_steps, "guidance": guidance}
         new = np.asarray(editor.generate(key, batch, tokens, **options)[0])
         new = video.resize(new, frames.shape[1:3])
         if composite:

@@ -118,7 +118,7 @@ def make(
         batch |= {"region": np.stack([each.region for each in padded]).astype(np.float32)}
         tokens = editor.tokenizer.encode([each.caption for each in padded], lambda line: None)
         key = jax.random.fold_in(jax.random.key(seed), start)
-        made.append(np.asarray(editor.generate(key, batch, tokens, num_steps=num_steps, num_views=1))[: len(chunk)])
+        made.append(np.asarray(editor.generate(key, batch, tokens, num_steps=num_steps))[: len(chunk)])
     return np.concatenate(made)
 
 

@@ -96,15 +96,14 @@ def carry(
         reference: the latents. motion: of `render.shifts`, packed.
 
     Returns:
-        For each of a latent's four frames z numbers and how near a trajectory is; then the reference as it is, for what
-        stays. F = 4 (z + 1) + z.
+        For each of a latent's four frames z numbers and how near a trajectory is; far from all, the reference as it is.
+        F = 4 (z + 1), laid out as Motion Prompting's, whose weights are a start for what reads it.
     """
     shifts = motion.reshape(*motion.shape[:4], render.FRAMES, 3)
     row = jnp.arange(motion.shape[2])[:, None, None] - shifts[..., 1]
     column = jnp.arange(motion.shape[3])[:, None] - shifts[..., 0]
     found = jnp.concatenate([render.between(reference[:, 0], row, column), shifts[..., 2:]], -1)
-    held = jnp.repeat(reference, motion.shape[1], axis=1)
-    return jnp.concatenate([found.reshape(*motion.shape[:4], -1), held], -1)
+    return found.reshape(*motion.shape[:4], -1)
 
 
 class ContentEncoder(nn.Module):
@@ -173,8 +172,9 @@ class Conditioner(nn.Module):
         # Zeros at first: the second stage begins with what the first one learned.
         content = self._embed("content_embed", content, region, kernel_init=nn.initializers.zeros)
         if self.carries:
-            carried = carry(reference, given["motion"])
-            motion += self._embed("carried_embed", carried, kernel_init=nn.initializers.zeros)
+            held = jnp.repeat(reference, region.shape[1], axis=1)
+            for name, seen in (("carried_embed", carry(reference, given["motion"])), ("held_embed", held)):
+                motion += self._embed(name, seen, kernel_init=nn.initializers.zeros)
         tokens = motion + content if self.fusion == "sum" else self._mix(motion, content, region, time)
         reference = jnp.pad(reference, ((0, 0), (0, region.shape[1] - 1), (0, 0), (0, 0), (0, 0)))
         if self.is_beside_noise:
@@ -251,7 +251,7 @@ METHOD = Method(
     make_conditioner=make_conditioner,
     settings=SETTINGS,
     # A clip that is turned round in time starts with another frame than the one that is given.
-    turn={"target": fields.FIELDS["target"]._replace(turn=None)},
+    turn={"target": fields.FIELDS["target"]._replace(keeps_time=True)},
     start_from=start_from,
     probe=probe,
 )

@@ -9,7 +9,7 @@ from launching import launch
 from PIL import Image
 
 from motionv2v import editing, video
-from motionv2v.editing import remade
+from motionv2v.editing import opening, remade
 from motionv2v.tracks import Tracks
 
 SIZE = (40, 56)
@@ -108,6 +108,16 @@ def test_windows_start_from_what_the_one_before_made(editor):
     for start, frames in zip(starts[1:], seen[1:], strict=True):
         expected = video.resize(made.frames[start : start + 1], editor.size)[0]
         np.testing.assert_array_equal(frames[0], expected)
+
+
+def test_samples_of_one_step_average_the_models_views(editor, monkeypatch):
+    config = editor.config.copy_and_resolve_references()
+    config.sample.update({"num_steps": 1, "views": 4})
+    assert [opening.views_of_edit(config, steps, None) for steps in (None, 1, 2)] == [4, 4, 1]
+    asked = []
+    monkeypatch.setattr(editor, "generate", lambda *given, **options: asked.append(options) or [clip().frames])
+    remade.remake(editor, clip(), box(), tracks())
+    assert asked == [{"num_steps": None, "guidance": None}], "nothing that is asked stands against its own"
 
 
 def test_arrays_that_do_not_fit_and_models_that_cannot_are_one_line(editor, tmp_path):
