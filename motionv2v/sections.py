@@ -121,6 +121,7 @@ _DIT = _of(
         "temporal_interpolation_scale": (_positive, "sin-cos frame positions are divided by this"),
         "mlp_ratio": (whole(1, 64), "hidden width of the MLP over the width"),
         "control_depth": (whole(0, 1024), "blocks of the control branch, 0 for none"),
+        "control_branches": (choice(1, 2), "control branches beside one another, each with tokens of its own"),
         "control_wiring": (choice("side", "chained"), "how the branch's outputs reach the main blocks"),
         "control_start": (choice("zero", "identity"), "how the branch's first layer starts"),
         "zero_init_modulation": (flag, "start the main blocks as the identity"),

@@ -241,6 +241,8 @@ def _layout_rules(module: DiT, layout: Layout) -> list[Rule]:
     """List the rules of a method's layout: the base's, and those of what it adds."""
     if not module.control_depth:
         raise ValueError(f"layout {layout.name!r} is for a control branch, the module has control_depth=0.")
+    if module.control_branches != 1:
+        raise ValueError(f"layout {layout.name!r} has one control branch, the module has {module.control_branches}.")
     if layout.positions and (module.positions not in layout.positions or module.patch_size_t is not None):
         raise ValueError(
             f"layout {layout.name!r} is supported with positions={' or '.join(map(repr, layout.positions))} and "

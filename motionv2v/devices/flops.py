@@ -69,7 +69,8 @@ def forward(
     per_frame = video // sides[0] + text_length
     pairs = {"thw": tokens**2, "hw": sides[0] * per_frame**2, "t": video * sides[0]}
     attention = 4 * width * sum(pairs[along] for along in dit.axes)
-    depth = dit.control_depth if use_control else 0
+    branches = dit.control_branches if use_control and dit.control_depth else 0
+    depth = dit.control_depth * branches
     ends = 2 * video * width * math.prod(patch) * (dit.in_channels + dit.out_channels)
     ends += 2 * text_length * dit.text_dim * width
     ends += 2 * width * dit.time_embed_dim + 2 * dit.time_embed_dim**2 + 2 * dit.time_embed_dim * 2 * width
@@ -80,7 +81,7 @@ def forward(
         dit.num_layers * attention,
         depth * (linear + modulation),
         depth * attention,
-        (depth + 1) * 2 * video * width**2 if depth else 0,
+        (depth + branches) * 2 * video * width**2,
         ends,
         2 * tokens * _size(updates),
         2 * video * _size(params.get("conditioner", {}), "kernel") if use_control else 0.0,

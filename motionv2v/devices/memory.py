@@ -272,7 +272,7 @@ def _saved(model, mesh):
     """Bytes that wait for the backward pass."""
     dit, train = model.denoiser.dit, model.config.train
     size = _sizes(model, mesh, train.batch_size / train.accumulate)
-    blocks = dit.num_layers + dit.control_depth
+    blocks = dit.num_layers + dit.control_depth * dit.control_branches
     remat = {True: "full", False: "none"}.get(dit.remat, dit.remat)
     if remat == "none":
         return blocks * (1 + 8 * len(dit.axes) + 3 * dit.mlp_ratio) * size.stream

@@ -10,7 +10,8 @@ video is made anew, everywhere in this package. Three things enter the control b
 
 Content and motion are added, or mixed by SAFM (`fusion`): a weight from region and diffusion time, w of the motion and
 1 - w of the content, and a Linear layer behind. That layer starts as twice the identity and w as a half, so that
-training goes on exactly where the sum ended.
+training goes on exactly where the sum ended. "apart" gives each a control branch of its own (`dit.control_branches` 2),
+as in the paper's second toy experiment.
 
 Two choices of our own are for models that are trained for an hour on a CPU. With `maps` "shifts" the maps tell how far
 points have come since the first frame (`render.shifts`), so that it need not be added up; with `carries` the latents of
@@ -38,7 +39,7 @@ from motionv2v.trackers import followed
 from motionv2v.tracks import Tracks
 from motionv2v.typing import AnyArray, Float, Key, PyTree
 
-FUSIONS = ("sum", "safm", "safm_without_time")
+FUSIONS = ("sum", "safm", "safm_without_time", "apart")
 HIDDEN = 64
 """Features of SAFM between its two layers."""
 
@@ -154,6 +155,8 @@ class Conditioner(nn.Module):
     def __call__(self, conditions: dict[str, Any], time: Float[AnyArray, "B"] | None = None) -> Control:
         """Return `Control` with tokens [B t*h*w/p^2 D], and concat [B t h w z] if the reference stands there.
 
+        With `fusion` "apart" tokens are [B t*h*w/p^2 2D], motion before content.
+
         Args:
             conditions: {"videos": {"reference": [B 1 h w z], "content": [B t h w z]}, "maps": {"region": [B t h w 1],
                 "motion": [B t h w 8 or 12]}}. time: [B] in [0, 1], 1 is noise; read by SAFM.
@@ -175,11 +178,13 @@ class Conditioner(nn.Module):
             held = jnp.repeat(reference, region.shape[1], axis=1)
             for name, seen in (("carried_embed", carry(reference, given["motion"])), ("held_embed", held)):
                 motion += self._embed(name, seen, kernel_init=nn.initializers.zeros)
-        tokens = motion + content if self.fusion == "sum" else self._mix(motion, content, region, time)
         reference = jnp.pad(reference, ((0, 0), (0, region.shape[1] - 1), (0, 0), (0, 0), (0, 0)))
-        if self.is_beside_noise:
-            return Control(tokens=tokens, concat=reference * self.image_scale)
-        return Control(tokens=tokens + self._embed("reference_embed", reference))
+        concat = reference * self.image_scale if self.is_beside_noise else None
+        shown = 0 if self.is_beside_noise else self._embed("reference_embed", reference)
+        if self.fusion == "apart":
+            return Control(tokens=jnp.concatenate([motion + shown, content], -1), concat=concat)
+        tokens = motion + content if self.fusion == "sum" else self._mix(motion, content, region, time)
+        return Control(tokens=tokens + shown, concat=concat)
 
     def _embed(self, name: str, *parts: AnyArray, **options: Any) -> Float[AnyArray, "B n D"]:
         patches = patchify(jnp.concatenate(parts, -1).astype(self.dtype), self.patch_size)

@@ -45,7 +45,8 @@ from motionv2v.typing import AnyArray, Float, Num, PyTree
 class Control(NamedTuple):
     """What a method gives the transformer besides latents, time and text; None leaves a part out.
 
-    `tokens` [B n D] enter the control branch, one per video patch. `concat` [B t h w C] are further latent channels,
+    `tokens` [B n D] enter the control branch, one per video patch; of two branches [B n 2D], the first's before the
+    second's. `concat` [B t h w C] are further latent channels,
     put after those of xt before the patches are embedded. `latents` [B t h w zin] take the place of tokens: they enter
     the branch through the model's own patch embedding, positions included, as in Diffusion-as-Shader. `motion` are
     embeddings for each main block, of the whole batch: "qk" for queries and keys, "v" for values, [depth t D] or
@@ -96,6 +97,7 @@ class DiT(nn.Module):
         temporal_interpolation_scale: sin-cos frame positions are divided by this.
         mlp_ratio: hidden width of the MLP over D.
         control_depth: blocks of the control branch, 0 for none.
+        control_branches: 1, or 2 branches beside one another, each with tokens of its own (see `Control`).
         control_wiring: `side` or `chained`, see the module's docstring.
         control_start: how zero_in starts. `zero` as released; `identity` shows the copies, from the first step, the
             activations they were copied for. Either way a new branch changes nothing, because zero_out is zero.
@@ -129,6 +131,7 @@ class DiT(nn.Module):
     temporal_interpolation_scale: float = 1.0
     mlp_ratio: int = 4
     control_depth: int = 0
+    control_branches: int = 1
     control_wiring: str = "side"
     control_start: str = "zero"
     zero_init_modulation: bool = True
@@ -275,30 +278,43 @@ class DiT(nn.Module):
             return run_block(x, jax.tree.map(take, main))
 
         def run_both(carry, layer):
-            x, stream = carry
+            x, streams = carry
             x = run_main_block(x, layer["index"])
             # The branch has no text of its own: it reads the main blocks', and adds nothing to it.
             is_text = jnp.arange(x.shape[1])[:, None] < length
-            stream = run_block(jnp.where(is_text, x, stream), layer)
-            out = _linear(layer["zero_out"], stream)
-            return constrain(x + jnp.where(is_text, 0, out), "tokens"), out if is_chained else stream
+            both = list(zip(streams, layer["branches"], strict=True))
+            streams = tuple(run_block(jnp.where(is_text, x, stream), own) for stream, own in both)
+            outs = tuple(_linear(own["zero_out"], stream) for stream, (_, own) in zip(streams, both, strict=True))
+            x = x + jnp.where(is_text, 0, functools.reduce(jnp.add, outs))
+            return constrain(x, "tokens"), outs if is_chained else streams
 
         x = join(video)
         if tokens is None or not self.control_depth:
             return layers.scan_stack(run_block, x, main, **settings)[:, length:]
-        depth = self.control_depth
-        stream = join(_linear(branch["zero_in"], video + tokens.astype(video.dtype)))
+        depth, branches = self.control_depth, self._each_branch(branch)
+        of_time = self._each_branch({"second": {}} if reads_time else modulations["control"])
         both = {
             "index": jnp.arange(depth),
-            "params": branch["blocks"],
-            "modulations": None if reads_time else modulations["control"]["blocks"],
-            "inputs": layers.LayerInputs(lora=of_branch),
-            "zero_out": branch["zero_out"],
+            "branches": tuple(
+                {
+                    "params": own["blocks"],
+                    "modulations": of_own.get("blocks"),
+                    "inputs": layers.LayerInputs(lora=of_branch),
+                    "zero_out": own["zero_out"],
+                }
+                for own, of_own in zip(branches, of_time, strict=True)
+            ),
         }
-        x, _ = layers.scan_stack(run_both, (x, stream), both, **settings)
+        given = jnp.split(tokens.astype(video.dtype), len(branches), axis=-1)
+        streams = tuple(join(_linear(own["zero_in"], video + x)) for own, x in zip(branches, given, strict=True))
+        x, _ = layers.scan_stack(run_both, (x, streams), both, **settings)
         if depth < self.num_layers:
             x = layers.scan_stack(run_main_block, x, jnp.arange(depth, self.num_layers), **settings)
         return x[:, length:]
+
+    def _each_branch(self, tree):
+        """Return what `tree` holds of each branch: the second's stands within the first's."""
+        return (tree, tree["second"]) if self.control_branches == 2 else (tree,)
 
     def _block(self, zero_init=False):
         # Detached (parent=None): its parameters are slices of the stack, passed to `apply` by hand.
@@ -319,6 +335,11 @@ class DiT(nn.Module):
     def _init_control(self, key, reads_time):
         square = (self.width, self.width)
         start = jnp.eye(self.width) if self.control_start == "identity" else jnp.zeros(square)
+        if self.control_branches == 2:
+            keys = jax.random.split(key)
+            alone = self.clone(control_branches=1, parent=None)
+            first, second = (alone._init_control(each, reads_time) for each in keys)
+            return {**first, "second": second}
         return {
             "zero_in": {"kernel": start, "bias": jnp.zeros(self.width)},
             "blocks": self._init_blocks(key, self.control_depth, False, reads_time),
@@ -345,6 +366,9 @@ class DiT(nn.Module):
             )
         _check_choice("control_wiring", self.control_wiring, ("side", "chained"))
         _check_choice("control_start", self.control_start, ("zero", "identity"))
+        _check_choice("control_branches", self.control_branches, (1, 2))
+        if self.control_branches == 2 and self.lora_in_branch:
+            raise ValueError("lora_in_branch=True is for one branch, and control_branches=2.")
         _check_choice("axes", tuple(self.axes), (("thw",), ("hw", "t")))
         if not 0 <= self.control_depth <= self.num_layers:
             raise ValueError(f"control_depth={self.control_depth} must lie in 0..num_layers={self.num_layers}.")
@@ -382,7 +406,9 @@ class DiT(nn.Module):
         if control.tokens is not None and control.latents is not None:
             raise ValueError("Control.tokens and Control.latents were given; the control branch takes one of them.")
         num_tokens = math.prod(shape[1:4]) // math.prod(self.patch)
-        expected = shape if name == "latents" else (shape[0], num_tokens, self.width)
+        expected = shape if name == "latents" else (shape[0], num_tokens, self.control_branches * self.width)
+        if self.control_branches == 2 and name == "latents":
+            raise ValueError("Control.latents were given, and control_branches=2 reads tokens alone.")
         if getattr(control, name).shape != expected:
             raise ValueError(f"Control.{name} have shape {getattr(control, name).shape}, expected {expected}.")
 
@@ -419,8 +445,11 @@ def init_control_from_base(params: PyTree) -> PyTree:
     if "control" not in params:
         raise ValueError(f"the parameters have no control branch; their keys are {', '.join(sorted(params))}.")
     depth = params["control"]["zero_out"]["bias"].shape[0]
-    copies = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
-    return {**params, "control": {**params["control"], "blocks": copies}}
+    copies = {"blocks": jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])}
+    control = {**params["control"], **copies}
+    if "second" in control:
+        control["second"] = {**control["second"], **copies}
+    return {**params, "control": control}
 
 
 def _linear(params, x):

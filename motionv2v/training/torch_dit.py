@@ -112,7 +112,8 @@ def _apply(
         flat = {path: x for path, x in flat.items() if not path.startswith("control/")}
     # PyTorch takes no arrays of numpy's bfloat16; cast here, gradients find their way back by themselves.
     flat, inputs = ({name: jnp.asarray(x, jnp.float32) for name, x in part.items()} for part in (flat, inputs))
-    settings = (dit.num_layers, dit.control_depth, dit.num_heads, dit.control_wiring, precision, dit.axes, grid)
+    branch = (dit.control_depth, dit.control_branches)
+    settings = (dit.num_layers, *branch, dit.num_heads, dit.control_wiring, precision, dit.axes, grid)
     out = _run(settings, flat, inputs)  # [B n F]
     return unpatchify(out, grid, dit.patch_size, dit.patch[0])
 

@@ -20,7 +20,7 @@ Tensors = dict[str, torch.Tensor]
 @functools.partial(torch.compile, dynamic=False)
 def transformer(settings: tuple, x: Tensors) -> torch.Tensor:
     """Compute `DiT` on patches [B n F]: parameters by their paths, inputs as "input/..."."""
-    num_layers, depth, heads, wiring, precision, axes, grid = settings
+    num_layers, depth, branches, heads, wiring, precision, axes, grid = settings
     dtype = getattr(torch, precision)
     video = _linear(x, "patch_embed", x["input/patches"], dtype)
     text = _linear(x, "text_embed", x["input/text"], dtype)
@@ -46,17 +46,22 @@ def transformer(settings: tuple, x: Tensors) -> torch.Tensor:
         return stream
 
     whole = torch.cat([text, video], 1).float()
-    has_branch = depth and "input/tokens" in x
-    if has_branch:
-        branch = _linear(x, "control/zero_in", video + x["input/tokens"], dtype).float()
+    streams = {}
+    if depth and "input/tokens" in x:
+        paths = ("control/", "control/second/")[:branches]
+        for path, tokens in zip(paths, x["input/tokens"].chunk(branches, -1), strict=True):
+            streams[path] = _linear(x, f"{path}zero_in", video + tokens, dtype).float()
     for index in range(num_layers):
         whole = block("blocks/", index, whole)
-        if has_branch and index < depth:
-            stream = block("control/blocks/", index, torch.cat([whole[:, :length], branch], 1))[:, length:]
-            zero = {f"zero_out/{n}": x[f"control/zero_out/{n}"][index] for n in ("kernel", "bias")}
+        added = 0.0
+        for path, stream in streams.items() if index < depth else ():
+            stream = block(f"{path}blocks/", index, torch.cat([whole[:, :length], stream], 1))[:, length:]
+            zero = {f"zero_out/{n}": x[f"{path}zero_out/{n}"][index] for n in ("kernel", "bias")}
             out = _linear(zero, "zero_out", stream, dtype).float()
-            whole = torch.cat([whole[:, :length], whole[:, length:] + out], 1)
-            branch = out if wiring == "chained" else stream
+            added = added + out
+            streams[path] = out if wiring == "chained" else stream
+        if streams and index < depth:
+            whole = torch.cat([whole[:, :length], whole[:, length:] + added], 1)
     shift, scale = _linear(x, "out_modulation", time, dtype)[:, None].chunk(2, -1)
     video = _norm(x, "final_norm", whole[:, length:], 1e-5)
     video = _norm(x, "out_norm", video, 1e-5) * (1 + scale) + shift

@@ -180,6 +180,19 @@ def test_the_third_stage_starts_exactly_where_the_second_ended(fusion):
     assert (np.abs(early - late).max() > 1e-4) == (fusion == "safm")
 
 
+def test_apart_content_and_motion_have_a_branch_each():
+    both = given(config())
+    summed, apart = (revideo.make_conditioner(config(fusion=name), width=12, patch_size=2) for name in ("sum", "apart"))
+    params = tiny_model.random_params(summed.init(jax.random.key(0), both)["params"])
+    tokens = apart.apply({"params": params}, both).tokens
+    motion, content = jnp.split(tokens, 2, axis=-1)
+    np.testing.assert_allclose(motion + content, summed.apply({"params": params}, both).tokens, atol=1e-5)
+    other = {**both, "videos": both["videos"] | {"content": 0 * both["videos"]["content"]}}
+    np.testing.assert_array_equal(apart.apply({"params": params}, other).tokens[..., :12], motion)
+    still = {**both, "maps": both["maps"] | {"motion": 0 * both["maps"]["motion"]}}
+    np.testing.assert_array_equal(apart.apply({"params": params}, still).tokens[..., 12:], content)
+
+
 def test_a_new_content_embedding_is_unseen_and_the_reference_may_stand_beside_the_noise():
     both = given(config())
     module = revideo.make_conditioner(config(), width=12, patch_size=2)

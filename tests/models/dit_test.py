@@ -107,11 +107,13 @@ def test_wirings_differ():
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)
-@pytest.mark.parametrize("depth", [1, 3])
-def test_control_matches_loop(wiring, depth):
+@pytest.mark.parametrize(("depth", "branches"), [(1, 1), (3, 1), (2, 2)])
+def test_control_matches_loop(wiring, depth, branches):
     """The two scans equal a loop that writes the branch's formula out block by block."""
     inputs, control = _inputs()
-    model = DiT(**SIZES, control_depth=depth, control_wiring=wiring)
+    tokens = [control.tokens, control.tokens[:, ::-1] * 2][:branches]
+    control = Control(jnp.concatenate(tokens, -1))
+    model = DiT(**SIZES, control_depth=depth, control_wiring=wiring, control_branches=branches)
     params = _trained(model)
     block = layers.Block(2, 16)
     grid = (3, 2, 3)
@@ -129,18 +131,17 @@ def test_control_matches_loop(wiring, depth):
     time = linear(params["time_out"], nn.silu(time))
     h = linear(params["patch_embed"], patches.patchify(inputs["xt"], 2))
     e = linear(params["text_embed"], inputs["text"])
-    k = linear(params["control"]["zero_in"], h + control.tokens)
+    of_branches = [params["control"], params["control"].get("second")][:branches]
+    streams = [linear(own["zero_in"], h + x) for own, x in zip(of_branches, tokens, strict=True)]
     for i in range(3):
         main = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
         h, e = update(main, h, e)
-        if i < depth:
-            copy, zero = jax.tree.map(
-                lambda leaf, i=i: leaf[i], (params["control"]["blocks"], params["control"]["zero_out"])
-            )
-            k, _ = update(copy, k, e)
+        for n, own in enumerate(of_branches if i < depth else ()):
+            copy, zero = jax.tree.map(lambda leaf, i=i: leaf[i], (own["blocks"], own["zero_out"]))
+            k, _ = update(copy, streams[n], e)
             out = linear(zero, k)
             h = h + out
-            k = out if wiring == "chained" else k
+            streams[n] = out if wiring == "chained" else k
     h = nn.LayerNorm(1e-5).apply({"params": params["final_norm"]}, h)
     shift, scale = jnp.split(linear(params["out_modulation"], nn.silu(time))[:, None], 2, -1)
     h = nn.LayerNorm(1e-5).apply({"params": params["out_norm"]}, h) * (1 + scale) + shift
@@ -179,6 +180,21 @@ def test_base_tree_is_independent_of_control():
     plain, with_branch = _fresh(DiT(**SIZES)), _fresh(DiT(**SIZES, control_depth=2))
     assert "control" not in plain
     jax.tree.map(np.testing.assert_array_equal, dit.base_params(with_branch), plain)
+
+
+def test_two_branches_start_as_copies_that_change_nothing():
+    inputs, control = _inputs()
+    model = DiT(**SIZES, control_depth=2, control_branches=2)
+    params = dit.init_control_from_base({**_trained(model), "control": _fresh(model)["control"]})
+    second = params["control"]["second"]
+    assert set(second) == {"zero_in", "blocks", "zero_out"}
+    for a, b in zip(jax.tree.leaves(second["blocks"]), jax.tree.leaves(params["blocks"]), strict=True):
+        np.testing.assert_array_equal(a, b[:2])
+    both = Control(jnp.concatenate([control.tokens] * 2, -1))
+    base = _apply(DiT(**SIZES), dit.base_params(params), inputs, is_exact=True)
+    np.testing.assert_array_equal(_apply(model, params, inputs, both, is_exact=True), base)
+    with pytest.raises(ValueError, match=r"expected \(2, 18, 64\)"):
+        model.apply({"params": params}, **inputs, control=control)
 
 
 def test_init_control_from_base_copies_first_blocks():

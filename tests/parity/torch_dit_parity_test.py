@@ -34,7 +34,11 @@ def make(patch_size, **settings):
     dit = DiT(**SIZES, patch_size=patch_size, **settings)
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    xt, text, tokens = draw(2, 3, 4, 4, 4), draw(2, 5, 12), draw(2, 3 * (4 // patch_size) ** 2, 32)
+    xt, text, tokens = (
+        draw(2, 3, 4, 4, 4),
+        draw(2, 5, 12),
+        draw(2, 3 * (4 // patch_size) ** 2, 32 * dit.control_branches),
+    )
     timestep = jnp.array([40, 900])
     tokens = tokens if dit.control_depth else None
     params = dit.init(jax.random.key(0), xt, timestep, text, Control(tokens=tokens))["params"]
@@ -67,6 +71,7 @@ def relative_error(x, expected):
         (1, {}),
         (2, {"control_depth": 2}),
         (1, {"control_depth": 2, "control_wiring": "chained"}),
+        (2, {"control_depth": 2, "control_branches": 2}),
         (2, {"control_depth": 2, "lora_rank": 2, "lora_in_branch": True}),
         (2, {"control_depth": 2, "lora_rank": 2, "lora_targets": ("mlp_up",)}),
         (1, {"axes": ("hw", "t"), "control_depth": 2}),
@@ -76,6 +81,7 @@ def relative_error(x, expected):
         "base",
         "branch",
         "chained",
+        "two branches",
         "updates everywhere",
         "updates of the base alone",
         "factorised",
