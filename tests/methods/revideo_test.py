@@ -10,6 +10,7 @@ import tiny_model
 from compiling import FAST
 from ml_collections import ConfigDict
 
+from configs import revideo_toy
 from motionv2v import checkpoints, methods, parameters, render, sections
 from motionv2v.devices import memory
 from motionv2v.methods import revideo
@@ -294,3 +295,16 @@ def test_the_probe_tells_a_region_that_follows_from_one_that_does_not():
     assert followed["scalars"]["psnr_outside"] == float("inf") and set(followed["videos"]) == {"remade_0"}
     held = revideo.probe(lambda batch: np.repeat(batch["target"][:, :1], 9, 1), [sample])
     assert held["scalars"]["follow_epe"] > 3 and held["scalars"]["psnr_inside"] < 20
+
+
+@pytest.mark.parametrize("name", revideo_toy.RUNS)
+def test_each_toy_experiment_is_a_training(name):
+    settings = sections.complete(revideo_toy.get_config(name))
+    trained = parameters.flatten(parameters.partition(memory.parameter_shapes(settings), settings.optim.schedule)[0])
+    parts = {"/".join(path.split("/")[:3]) for path in trained}
+    assert ("dit/control/second" in parts) == (name == "apart")
+    assert any(part.startswith("conditioner/safm") for part in parts) == (settings.method.fusion.startswith("safm"))
+    assert any(part.startswith("dit/lora") for part in parts) == (name in ("deblocked", "summed", "timeless"))
+    assert any(part.startswith("conditioner/content") for part in parts) == (
+        name not in ("prior", "deblocked", "summed", "timeless")
+    )
