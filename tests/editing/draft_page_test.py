@@ -1,6 +1,7 @@
 """The draft on the page: replies that come late or swapped; rows of steps that were left; ends of drags."""
 
 import json
+import threading
 import time
 
 import moving_square
@@ -10,6 +11,7 @@ from served_page import Page
 from waiting import until
 
 from motionv2v import video
+from motionv2v.editing import pictures
 from motionv2v.editing.session import Session
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -200,4 +202,41 @@ def test_what_is_dragged_goes_along_under_the_hand_before_the_edit_is_there(brow
             page.button("Select p1").click()
             there(page, 0)
     assert not page.errors
+    page.context.close()
+
+
+def test_commands_and_the_clip_do_not_wait_behind_drafts_and_the_last_frame_comes_next(
+    browser, session, address, monkeypatch
+):
+    session.bend(["p1"], 4, 0, 9)
+    asked, goes_on = [], threading.Event()
+
+    def slow(session, index):
+        asked.append(index)
+        goes_on.wait(300)
+        return session.draft_frame(index)
+
+    monkeypatch.setitem(pictures._PICTURES, "draft", slow)
+    page = Page(browser, address, viewport=SIZE)
+
+    def step(key, frames):
+        page.main.locator("#source").focus()
+        for frame in frames:
+            page.page.keyboard.press(key)
+            page.wait(f"document.getElementById('where').textContent === '{frame} / 8'")
+            page.there("source", frame, 60)
+
+    try:
+        page.button("Select p1").click()
+        step(".", range(1, 9))  # more drafts are wanted than a browser has connections
+        page.page.keyboard.press("ArrowDown")
+        until(lambda: len(session.state()["undo"]) == 4, "the command is done while drafts are drawn", 60)
+        until(lambda: asked[2:] == [8], f"the draft of the edit is asked for at once, {asked}", 60)
+        step(",", range(7, 2, -1))
+        until(lambda: len(asked) == 4, f"two are under way, {asked}", 60)
+    finally:
+        goes_on.set()
+    there(page, 3)
+    assert asked[4] == 3, f"what is looked at comes before what was, {asked}"
+    assert page.errors == []
     page.context.close()

@@ -2,10 +2,13 @@
 
 import { reach, view } from "./session.js";
 import { request } from "./transport.js";
+import { inTurn } from "./turns.js";
 
 const KEPT = { source: 96, draft: 96, full: 8, result: 96, masks: 48, uncertain: 48 }; // decoded at once, of each
 const AHEAD = 72; // of the draft, that are fetched before they are looked at
 const MOST = 96 << 20; // bytes of decoded frames, all together
+const NEAR = 2; // frames from the one that is looked at, that may be looked at with it
+const LANES = { source: "clip", result: "clip", draft: "drawn", full: "drawn", masks: "maps", uncertain: "maps" };
 
 const frames = Object.fromEntries(Object.keys(KEPT).map((which) => [which, new Map()]));
 let opened = 0; // clips so far: a frame of an earlier one is not shown
@@ -53,14 +56,22 @@ export const edit = () => generation;
 /** A frame that is there already, or undefined. */
 export const there = (which, index) => frames[which].get(index);
 
-/** Fetch a frame; null where it is no longer of this clip, or of this edit, or where there is no edit. */
-export async function picture(which, index) {
-  const kept = frames[which];
-  if (kept.has(index)) return kept.get(index);
-  const asked = generation;
-  const clip = opened;
-  const { result } = view;
+const isNear = (index) => Math.abs(index - view.frame) <= NEAR;
+
+/**
+ * Fetch a frame; null where it is no longer of this clip, or of this edit, or where there is no edit. Where others are
+ * under way it waits for its turn, and is left, null too, if isWanted() is false by then.
+ */
+export async function picture(which, index, isWanted = () => isNear(index)) {
+  if (frames[which].has(index)) return frames[which].get(index);
+  const [asked, clip, { result }] = [generation, opened, view];
   const late = () => clip !== opened || (ofEdit(which) && asked !== generation) || (which === "result" && result !== view.result);
+  return inTurn(LANES[which], () => !late() && isWanted(), () => fetchFrame(which, index, late));
+}
+
+async function fetchFrame(which, index, late) {
+  const kept = frames[which];
+  const { result } = view;
   const path = which === "result" ? `/api/runs/${result}/frame/${index}` : `/api/frame/${which}/${index}`;
   let answer = null;
   try {
@@ -105,11 +116,12 @@ export async function fetchAround(index, count, which = "draft") {
   const round = (fetching += 1);
   const edit = generation;
   const clip = opened;
+  // What waits for masks to be carried on would be refused.
+  const goesOn = () => round === fetching && edit === generation && clip === opened && !(which === "draft" && view.waits);
   const near = [...Array(count).keys()].sort((one, other) => Math.abs(one - index) - Math.abs(other - index));
   for (const frame of near.slice(0, AHEAD)) {
-    if (round !== fetching || edit !== generation || clip !== opened) return;
-    if (which === "draft" && view.waits) return; // it would be refused until the masks are carried on
-    await picture(which, frame).catch(() => {}); // what goes wrong is told when the frame is looked at
+    if (!goesOn()) return;
+    await picture(which, frame, goesOn).catch(() => {}); // what goes wrong is told when the frame is looked at
   }
 }
 

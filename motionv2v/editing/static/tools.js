@@ -12,6 +12,7 @@ import * as stage from "./stage.js";
 import * as timeline from "./timeline.js";
 import * as layers from "./layers.js";
 import { isNotebook } from "./transport.js";
+import { inTurn } from "./turns.js";
 import { $, ask, choose as chooseIds, chosen, run, state, tell, view, whenChanged, isWaiting } from "./session.js";
 
 let page = {};
@@ -77,13 +78,15 @@ export function turnOn(word) {
 }
 
 let uncertain = null; // the share of each frame
+let asked = 0; // times that it was asked for; the last one alone is told
 
 async function tellUncertain() {
   $("uncertain-says").textContent = "";
   uncertain = null;
+  const own = (asked += 1);
   if (!view.uncertain || !state.clip || !isEdited()) return;
-  const found = await ask("/api/uncertain").catch(tell);
-  if (!found) return;
+  const found = await inTurn("drawn", () => own === asked, () => ask("/api/uncertain")).catch(tell); // it is of all drafts
+  if (!found || own !== asked) return;
   uncertain = found.shares;
   sayUncertain();
 }
