@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.init_from = ("base_tiny",)
     config.resume_from = ("motion_prompting_tiny",)
     config.dit.update({"control_depth": 4, "control_wiring": "side", "control_start": "identity"})
-    config.method = ConfigDict({"name": "revideo", "sigma": 8.0, "maps": "shifts", "carries": True})
+    config.method = ConfigDict({"name": "revideo", "sigma": 8.0, "maps": "shifts", "carries": True, "hole": "first"})
     config.data.update({"caption_dropout": 0.5, "num_points": 64, "region": "whole"})
     config.data.update({"point_dropout": False, "latents": "runs/latents_revideo_tiny_1"})
     config.data.scene = ConfigDict({"min_points": 64})

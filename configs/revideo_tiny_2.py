@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = revideo_tiny_1.get_config()
     config.name = "revideo_tiny_2"
     config.resume_from = ("runs/revideo_tiny_1",)
+    config.method.keeps = True
     config.data.update({"region": "composed", "latents": "runs/latents_revideo_tiny_2"})
     config.optim = common.branch_alone(1e-3)
     config.train.steps = 800

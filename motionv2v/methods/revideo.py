@@ -3,7 +3,7 @@
 Given are the video around the region, its first frame as it shall be, and trajectories inside. `region` is 1 where the
 video is made anew, everywhere in this package. Three things enter the control branch's tokens:
 
-    content     latents of the video with the region filled with -1, and the region itself
+    content     latents of the video with the region filled, and the region itself
     motion      how far points have come since the last frame, around where they are (`render.displacements`), the maps
                 of a latent's four frames beside one another, so that none is lost
     reference   latents of the first frame, which has no hole
@@ -13,9 +13,13 @@ Content and motion are added, or mixed by SAFM (`fusion`): a weight from region 
 training goes on exactly where the sum ended. "apart" gives each a control branch of its own (`dit.control_branches` 2),
 as in the paper's second toy experiment.
 
-Two choices of our own are for models that are trained for an hour on a CPU. With `maps` "shifts" the maps tell how far
-points have come since the first frame (`render.shifts`), so that it need not be added up; with `carries` the latents of
-the reference are also brought to where these maps say (`carry`), and the branch has to mend what arrives.
+The paper fills the region with -1, which the autoencoder lets be seen far around; `hole` "first" fills it with the
+first frame as it shall be. `keeps` takes the content's latents around the region as they are, so that only the region
+is made: a result is then as near to the video around it as the autoencoder lets it be.
+
+Two more choices of our own are for models that are trained for an hour on a CPU. With `maps` "shifts" the maps tell how
+far points have come since the first frame (`render.shifts`), so that it need not be added up; with `carries` the
+latents of the reference are also brought to where these maps say (`carry`), and the branch has to mend what arrives.
 
 Training has three stages, as three configs: `data.region` says what a sample is (`data.regions`), `optim.schedule`
 what trains. Seeing content from the start, a model guesses motion from it and ignores the trajectories.
@@ -55,6 +59,8 @@ SETTINGS = {
     "content": Field(
         choice("latents", "convolutions"), "what reads it: the autoencoder, or convolutions as in the paper", "latents"
     ),
+    "hole": Field(choice("black", "first"), "what fills the region: black, or the first frame, held", "black"),
+    "keeps": Field(flag, "latents around the region are the content's, and not predicted", False),
     "first_frame": Field(
         choice("control", "concat"), "where its latents enter: the branch, or beside the noise", "control"
     ),
@@ -69,7 +75,7 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     Args:
         key: unused. clip: `target` uint8 [T H W 3], read outside the region and in the first frame alone; `region`
             [T H W], 1 inside; `target_xy` [N T 2] in pixels and `target_visible` [N T].
-        config: `sigma`, `maps`, `content`.
+        config: `sigma`, `maps`, `content`, `hole`.
 
     Returns:
         {"videos": {"reference": [1 H W 3], "content": [T H W 3]} in [-1, 1], "maps": {"region": [t h w 1],
@@ -77,7 +83,7 @@ def conditions(key: Key, clip: dict[str, AnyArray], config: Any) -> dict[str, di
     """
     del key
     frames = clip["target"].astype(jnp.float32) / 127.5 - 1
-    content = jnp.where(clip["region"][..., None] > 0, -1.0, frames)
+    content = jnp.where(clip["region"][..., None] > 0, frames[:1] if config.hole == "first" else -1.0, frames)
     grid = latent_shape((1, *frames.shape))[2:4]
     tracks = Tracks(clip["target_xy"], clip["target_visible"])
     draw = render.shifts if config.maps == "shifts" else render.displacements
@@ -137,8 +143,9 @@ class Conditioner(nn.Module):
 
     Attributes:
         width: model width D. patch_size: rows and columns of latents per token, as in the DiT.
-        fusion, content: as in `SETTINGS`. is_beside_noise: the reference is not the branch's business, but stands
-            beside the noise. image_scale: its latents there are multiplied by this besides the VAE's scaling factor.
+        fusion, content, carries, keeps: as in `SETTINGS`.
+        is_beside_noise: the reference is not the branch's business, but stands beside the noise.
+        image_scale: its latents there are multiplied by this besides the VAE's scaling factor.
         dtype: compute type; parameters are float32.
     """
 
@@ -149,6 +156,7 @@ class Conditioner(nn.Module):
     is_beside_noise: bool = False
     image_scale: float = 1.0
     carries: bool = False
+    keeps: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -169,6 +177,7 @@ class Conditioner(nn.Module):
             if name not in given:
                 raise ValueError(f"condition {name!r} is missing; got {', '.join(sorted(given)) or 'none'}")
         region, reference, content = given["region"], given["reference"], given["content"]
+        known = {"known": content, "is_known": (region == 0).astype(content.dtype)} if self.keeps else {}
         if self.content == "convolutions":
             content = ContentEncoder(dtype=self.dtype, name="content_encoder")(content)
         motion = self._embed("motion_embed", given["motion"])
@@ -182,9 +191,9 @@ class Conditioner(nn.Module):
         concat = reference * self.image_scale if self.is_beside_noise else None
         shown = 0 if self.is_beside_noise else self._embed("reference_embed", reference)
         if self.fusion == "apart":
-            return Control(tokens=jnp.concatenate([motion + shown, content], -1), concat=concat)
+            return Control(tokens=jnp.concatenate([motion + shown, content], -1), concat=concat, **known)
         tokens = motion + content if self.fusion == "sum" else self._mix(motion, content, region, time)
-        return Control(tokens=tokens + shown, concat=concat)
+        return Control(tokens=tokens + shown, concat=concat, **known)
 
     def _embed(self, name: str, *parts: AnyArray, **options: Any) -> Float[AnyArray, "B n D"]:
         patches = patchify(jnp.concatenate(parts, -1).astype(self.dtype), self.patch_size)
@@ -206,11 +215,17 @@ class Conditioner(nn.Module):
 
 
 def make_conditioner(config: Any, *, width: int, patch_size: int, dtype: Any = jnp.float32) -> Conditioner:
-    """Build the conditioner that a config asks for. Raises ValueError for one that carries without shifts."""
+    """Build the conditioner that a config asks for.
+
+    Raises ValueError for one that carries without shifts, or keeps latents that there are not.
+    """
     if config.carries and config.maps != "shifts":
         raise ValueError(f'method.carries needs shifts to carry by: method.maps is {config.maps!r}, expected "shifts"')
-    settings = (config.fusion, config.content, config.first_frame == "concat", config.image_scale, config.carries)
-    return Conditioner(width, patch_size, *settings, dtype=dtype)
+    if config.keeps and config.content != "latents":
+        raise ValueError(f'method.keeps needs latents to keep: method.content is {config.content!r}, not "latents"')
+    settings = {name: config[name] for name in ("fusion", "content", "carries", "keeps", "image_scale")}
+    is_beside = config.first_frame == "concat"
+    return Conditioner(width, patch_size, is_beside_noise=is_beside, **settings, dtype=dtype)
 
 
 def start_from(params: PyTree, base: PyTree, dit: DiT, config: Any) -> PyTree:

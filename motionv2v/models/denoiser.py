@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
             use_control: False runs the transformer alone, as if there were no conditioner.
             modulations: a row of `models.time_tables`, see `DiT`.
             sigma: how much noise `xt` holds at `timestep` (`diffusion.Schedule`); needed where the conditioner gives
-                a `Control.estimate`.
+                a `Control.estimate`, or what is `known`.
 
         Raises:
             ValueError: when conditions are given and there is no conditioner for them, or an estimate without `sigma`.
@@ -52,9 +52,17 @@ class Denoiser(nn.Module):
             time = jnp.asarray(timestep, jnp.float32) / (self.num_timesteps - 1)
             control = self.conditioner({"videos": {}, "maps": {}, **(conditions or {})}, time)
         prediction = self.dit(xt, timestep, text, control, modulations=modulations)
-        if control is None or control.estimate is None:
+        if control is None or (control.estimate is None and control.known is None):
             return prediction
         if sigma is None:
-            raise ValueError("the conditioner gives an estimate of the clean latents; `sigma` is needed beside it.")
-        # v = alpha eps - sigma x0: with the estimate for x0, the transformer predicts what it leaves over.
-        return prediction - jnp.reshape(sigma, (-1, 1, 1, 1, 1)).astype(prediction.dtype) * control.estimate
+            raise ValueError("the conditioner tells clean latents, or an estimate; `sigma` is needed beside them.")
+        sigma = jnp.reshape(sigma, (-1, 1, 1, 1, 1)).astype(prediction.dtype)
+        if control.estimate is not None:
+            # v = alpha eps - sigma x0: with the estimate for x0, the transformer predicts what it leaves over.
+            prediction = prediction - sigma * control.estimate
+        if control.known is not None:
+            # Who knows x0 knows eps, too: v = (alpha xt - x0) / sigma.
+            alpha, noisy = jnp.sqrt(1 - sigma**2), xt[..., : prediction.shape[-1]]
+            exact = (alpha * noisy - control.known) / jnp.maximum(sigma, 1e-3)
+            prediction = jnp.where(control.is_known > 0, exact.astype(prediction.dtype), prediction)
+        return prediction

@@ -52,7 +52,8 @@ class Control(NamedTuple):
     embeddings for each main block, of the whole batch: "qk" for queries and keys, "v" for values, [depth t D] or
     [depth t h w D] on any grid of frames and places (`layers.LayerInputs`); either may be left out. `estimate`
     [B t h w z] is a first answer, clean latents, which the transformer only has to put right: `denoiser.Denoiser` adds
-    it to the prediction, no block sees it.
+    it to the prediction, no block sees it. `known` [B t h w z] are clean latents which are the answer wherever
+    `is_known` [B t h w 1] is not 0: there the transformer is not asked.
     """
 
     tokens: Float[AnyArray, "B n D"] | None = None
@@ -60,6 +61,8 @@ class Control(NamedTuple):
     latents: Float[AnyArray, "B t h w zin"] | None = None
     motion: dict[str, Float[AnyArray, "depth ..."]] | None = None
     estimate: Float[AnyArray, "B t h w z"] | None = None
+    known: Float[AnyArray, "B t h w z"] | None = None
+    is_known: Float[AnyArray, "B t h w 1"] | None = None
 
 
 class Conditioner(Protocol):
