@@ -153,6 +153,14 @@ def test_a_latent_belongs_to_the_region_if_any_of_its_pixels_does():
     assert (everything["videos"]["content"] == -1).all() and (everything["maps"]["region"] == 1).all()
 
 
+def test_the_region_may_be_filled_with_the_first_frame():
+    given = clip()
+    drawn = revideo.conditions(None, given, config(hole="first"))["videos"]["content"]
+    frames = given["target"] / 127.5 - 1
+    expected = np.where(given["region"][..., None] > 0, frames[:1], frames)
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
+
+
 # --- conditioner -----------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +187,20 @@ def test_the_third_stage_starts_exactly_where_the_second_ended(fusion):
     trained = tiny_model.random_params(fresh)
     early, late = (mixed.apply({"params": trained}, both, jnp.array([t])).tokens for t in (0.1, 0.9))
     assert (np.abs(early - late).max() > 1e-4) == (fusion == "safm")
+
+
+def test_what_is_around_the_region_is_kept_exactly():
+    both = given(config(keeps=True))
+    module = revideo.make_conditioner(config(keeps=True), width=12, patch_size=2)
+    params = module.init(jax.random.key(0), both)["params"]
+    control = module.apply({"params": params}, both)
+    np.testing.assert_array_equal(control.known, both["videos"]["content"])
+    np.testing.assert_array_equal(control.is_known, both["maps"]["region"] == 0)
+    assert 0 < control.is_known.mean() < 1
+    plain = revideo.make_conditioner(config(), width=12, patch_size=2).apply({"params": params}, both)
+    assert plain.known is None and plain.is_known is None
+    with pytest.raises(ValueError, match="method.keeps needs latents to keep"):
+        revideo.make_conditioner(config(keeps=True, content="convolutions"), width=8, patch_size=2)
 
 
 def test_apart_content_and_motion_have_a_branch_each():
