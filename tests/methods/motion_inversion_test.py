@@ -190,6 +190,23 @@ def test_the_debiased_losses_are_those_of_loops(key):
     np.testing.assert_allclose(measured("debiased_eps", key), of_eps, rtol=1e-3)
 
 
+def test_what_frames_have_beside_one_another_is_the_same_of_v_and_of_noise_and_clip():
+    """phi(v) = sqrt(abar) phi(eps) - sqrt(1 - abar) phi(x0), for v is linear in both."""
+    _, x0, eps, timestep = sample()
+    root = np.sqrt(SCHEDULE.alphas_cumprod[timestep]).reshape(-1, 1, 1, 1, 1)
+    for anchor in range(4):
+        beside = [np.asarray(motion_inversion.relative(x, jnp.int32(anchor))) for x in (true_v(), eps, x0)]
+        np.testing.assert_allclose(beside[0], root * beside[1] - np.sqrt(1 - root**2) * beside[2], atol=2e-5)
+
+
+def test_what_frames_have_beside_an_anchor_is_not_as_large_as_noise():
+    """Variance 2 + 1 beside another frame, and (sqrt(2) - 1)^2 = 0.17 of the anchor itself."""
+    noise = np.random.default_rng(0).standard_normal((1, 3, 100, 100, 4)).astype(np.float32)
+    beside = np.asarray(motion_inversion.relative(noise, jnp.int32(1)))
+    assert [round(float(beside[0, j].var()), 1) for j in (0, 2)] == [3.0, 3.0]
+    assert beside[0, 1].var() == pytest.approx((np.sqrt(2) - 1) ** 2, rel=0.03)
+
+
 def test_an_error_that_all_frames_share_counts_for_less_beside_the_anchor():
     """Of an error d in all frames (sqrt(2) - 1)^2 is left, of one in a single frame twice as much as it was."""
     shift = np.ones((3, 1, 2, 2, 5), np.float32)

@@ -172,6 +172,53 @@ def test_attention_with_embeddings_is_equation_3(pairs):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_attention_along_time_with_embeddings_is_equation_3_of_a_loop():
+    """Each place by itself, N tokens: m_qk one vector a frame for all places, m_v a vector a frame and place."""
+    rng = np.random.default_rng(0)
+    module = layers.Attention(2, 16, axes="t")
+    x = rng.standard_normal((2, 5 + 18, 32)).astype(np.float32)
+    shapes = jax.eval_shape(lambda key: module.init(key, x, None, GRID)["params"], jax.random.key(0))
+    params = tiny_model.random_params(shapes)
+    qk, v = (motion(trained()[0])[name][0] for name in ("qk", "v"))
+    got = np.asarray(module.apply({"params": params}, x, None, GRID, layers.LayerInputs(qk, v)))
+
+    def linear(name, token):
+        return token @ params[name]["kernel"] + params[name]["bias"]
+
+    def normed(name, head):
+        whitened = (head - head.mean()) / np.sqrt(head.var() + 1e-6)
+        return whitened * params[f"{name}_norm"]["scale"] + params[f"{name}_norm"]["bias"]
+
+    frames, rows, columns = GRID
+    for b, row, column in np.ndindex(2, rows, columns):
+        features = x[b, 5:].reshape(*GRID, 32)[:, row, column]  # F, [N C]
+        attended = np.zeros((frames, 32))
+        for head in range(2):
+            part = slice(16 * head, 16 * head + 16)
+            query = [normed("q", linear("q", features[i] + qk[i])[part]) for i in range(frames)]
+            key = [normed("k", linear("k", features[i] + qk[i])[part]) for i in range(frames)]
+            value = [linear("v", features[i] + v[i, row, column])[part] for i in range(frames)]
+            for i in range(frames):
+                weights = np.exp([query[i] @ key[j] / 4 for j in range(frames)])
+                attended[i, part] = sum(w * each for w, each in zip(weights, value, strict=True)) / weights.sum()
+        expected = np.stack([linear("o", attended[i]) for i in range(frames)])
+        found = got[b, 5:].reshape(*GRID, 32)[:, row, column]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_embeddings_cost_no_product_more():
+    """They are added to what the projections are made of anyway: a layer's products are as many as without."""
+    model, params = trained()
+
+    def products(control):
+        text = jax.jit(lambda p: model.apply({"params": p}, **inputs(), control=control)).lower(params).as_text()
+        return text.count("dot_general")
+
+    assert products(Control(motion=motion(model))) == products(None) > 10
+    pairs = {"qk_same": motion(model)["qk"]}
+    assert products(Control(motion=pairs)) > products(None), "pairs of one place have queries and keys of their own"
+
+
 def test_pairs_of_one_place_have_the_gradients_of_all_that_they_are_made_of():
     """Against the whole matrix of weights with those pairs changed."""
     rng = np.random.default_rng(0)
