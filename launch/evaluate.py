@@ -7,9 +7,11 @@ from motionv2v import cli
 from motionv2v.evaluation import commands, tables
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "tiny", "a released name, model folder, work dir; draft; weights")
-COMPARE = flags.DEFINE_multi_string("compare", [], "further checkpoints, or motion_inversion's settings, each a row")
+COMPARE = flags.DEFINE_multi_string(
+    "compare", [], "further checkpoints, each a row; motion_inversion: also all, ablations, losses, starts, name=value"
+)
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound=1)
-NUM_CLIPS = flags.DEFINE_integer("num_clips", 200, "text_to_video, motion_prompting, motion_inversion: scenes")
+NUM_CLIPS = flags.DEFINE_integer("num_clips", 200, "text_to_video, motion_prompting: scenes; motion_inversion: 22")
 NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "synthetic: of the pairs; default: model's", lower_bound=1)
 NUM_POINTS = flags.DEFINE_integer("num_points", 10, "synthetic: points of each pair", lower_bound=1, upper_bound=256)
 JITTER = flags.DEFINE_float("jitter", 0.0, "synthetic: move all points by up to so many pixels", lower_bound=0.0)
@@ -25,7 +27,7 @@ VIDEOS = flags.DEFINE_string("videos", None, "motion_prompting, build: folder of
 PICKLE = flags.DEFINE_string("pickle", None, "tapvid: a TAP-Vid pickle, such as tapvid_davis.pkl; default: scenes")
 
 flags.adopt_module_key_flags(commands)
-INVERSION = tables.Table("training.inversion_benchmark", (*tables.MODELS, *tables.CLIPS))
+INVERSION = tables.Table("training.inversion_benchmark", (*tables.MODELS, *tables.CLIPS, "weights"))
 TABLES = tables.TABLES | {"motion_inversion": INVERSION}
 BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", [*TABLES], "what to measure")
 
@@ -39,7 +41,10 @@ def main(argv: list[str]) -> None:
         if argv[1:]:
             text, results = commands.COMMANDS[argv[1]]()
         else:
-            text, results = TABLES[BENCHMARK.value].make(flags.FLAGS.flag_values_dict(), track)
+            values = flags.FLAGS.flag_values_dict()
+            if BENCHMARK.value == "motion_inversion" and not cli.is_given("num_clips"):
+                values["num_clips"] = 22  # as in the paper
+            text, results = TABLES[BENCHMARK.value].make(values, track)
     except cli.expected() as error:
         cli.refuse("evaluate", error)
     print(text)

@@ -101,9 +101,14 @@ def find(weights: str | Path, net: str = "ViT-B/32", activation: str | None = No
 
 def measure(frames: UInt8[np.ndarray, "T H W 3"], truth: Any) -> dict[str, float]:
     """Compare a video's frames with one another and with the item's text; NaN for clip_text where it has none."""
-    features, prompt = truth.clip.of_frames(frames, "shorter_side"), truth.item.prompt.strip()
+    return of_video(frames, truth.item.prompt.strip(), truth.clip)
+
+
+def of_video(frames: UInt8[np.ndarray, "T H W 3"], prompt: str, sight: Any) -> dict[str, float]:
+    """Compare a video's frames with one another and with a text as a `Sight` has them; NaN for an empty text."""
+    features = sight.of_frames(frames, "shorter_side")
     alike = consistency(features)
-    shown = float(_cosines(features, truth.clip.of_text(prompt)).mean()) if prompt else float("nan")
+    shown = float(_cosines(features, sight.of_text(prompt)).mean()) if prompt else float("nan")
     return {"clip_text": shown, "clip_consec": alike["consecutive"], "clip_allpairs": alike["all_pairs"]}
 
 
