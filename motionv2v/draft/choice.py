@@ -28,6 +28,10 @@ MOST_TRIED = 256
 """Frames of the clip that are tried for one of the edit."""
 JUMP, FURTHEST_JUMP = 0.3, 4
 """What it costs to leave the course by a frame, up to so many."""
+FLIPS = np.diag([1.0, -1.0, 1.0])
+"""What mirrors a picture, and takes a complex place to its conjugate."""
+FLAT = 0.98
+"""Of how much of the points' spread lies along one line, from which on they do not tell whether they are mirrored."""
 
 
 @dataclass
@@ -36,16 +40,25 @@ class Choice:
 
     Attributes:
         frame: [T]. factor, shift: of complex places, [T]. off: pixels that the points are off on average, [T].
+        mirrored: whether the thing is mirrored (`FLIPS`) before all that, [T].
     """
 
     frame: Int[np.ndarray, "T"]
     factor: Shaped[np.ndarray, "T"]
     shift: Shaped[np.ndarray, "T"]
     off: Float[np.ndarray, "T"]
+    mirrored: Bool[np.ndarray, "T"]
 
     def matrix(self, t: int) -> Float[np.ndarray, "3 3"]:
         """Return what takes frame `frame[t]` of the clip to frame t of the edit."""
-        return background.similarity_matrix(complex(self.factor[t]), complex(self.shift[t]))
+        matrix = background.similarity_matrix(complex(self.factor[t]), complex(self.shift[t]))
+        return matrix @ FLIPS if self.mirrored[t] else matrix
+
+
+def tell_sides(shape: Shaped[np.ndarray, "M"]) -> bool:
+    """Tell whether a shape and its mirror image differ by more than a turn: three points or more, not on one line."""
+    arm = shape - shape.mean()
+    return bool(np.abs((arm**2).sum()) < FLAT * (np.abs(arm) ** 2).sum())
 
 
 def relate(
@@ -81,6 +94,8 @@ def choose(
     body: Shaped[np.ndarray, "P"],
     size: tuple[int, int],
     led: tuple[Shaped[np.ndarray, "T"], Shaped[np.ndarray, "T"]] | None = None,
+    *,
+    may_mirror: bool = False,
 ) -> Choice:
     """Choose the frames that a thing is drawn from.
 
@@ -89,9 +104,10 @@ def choose(
         body: places [P] all over the thing, in the layer's own frame. size: of a frame, (H, W).
         led: turn and zoom of the background, from the reference to each frame of the edit [T], and from each frame of
             the clip to the reference [T]; none by default.
+        may_mirror: whether it may be drawn mirrored, in frames where the points fit that better.
     """
     num_frames = before.shape[1]
-    cost_of = _costs(thing, before, after, shown, body, size, led)
+    cost_of = _costs(thing, before, after, shown, body, size, led, may_mirror and tell_sides(thing.shape))
     everything = np.arange(num_frames)
     tried = [everything] * num_frames
     if num_frames > MOST_TRIED:  # roughly first, in steps; then exactly around that, and around the frame itself
@@ -106,7 +122,7 @@ def choose(
     return Choice(*(np.array(part) for part in zip(*chosen, strict=True)))
 
 
-def _costs(thing, before, after, shown, body, size, led):
+def _costs(thing, before, after, shown, body, size, led, may_mirror):
     """Return a function of a frame of the edit, and of some of the clip: their costs, and how they are related."""
     seen = thing.seen & thing.there
     claims = seen | ~seen.any(axis=0)
@@ -117,17 +133,28 @@ def _costs(thing, before, after, shown, body, size, led):
     views, cameras = led if led is not None else np.ones((2, before.shape[1]))
 
     def cost_of(t, q):
-        led = views[t] * cameras[q]
+        plain = cost_as(t, q, False)
+        if not may_mirror:
+            return plain
+        mirrored = cost_as(t, q, True)
+        better = mirrored[0] < plain[0]
+        return tuple(np.where(better, *parts) for parts in zip(mirrored, plain, strict=True))
+
+    def cost_as(t, q, mirrored):
+        side = np.conj if mirrored else np.asarray
+        led = views[t] * side(cameras[q])
         weight = (0.05 + claims[:, q]) * (0.05 + visible[:, t, None].astype(float))
-        factor, shift, misses = relate(before[:, q], after[:, t], weight, led)
-        wanted = _inside(factor * places[:, q] + shift, size)
+        factor, shift, misses = relate(side(before[:, q]), after[:, t], weight, led)
+        wanted = _inside(factor * side(places[:, q]) + shift, size)
         missing = (wanted & ~inside[:, q]).sum(axis=0) / np.maximum(wanted.sum(axis=0), 1)
         # What the tracker does not see and the looks do is there; what it alone sees has slid off, in the edit too.
         hidden = (shown[:, t, None] & ~thing.seen[:, q] & ~thing.there[q]).sum(axis=0) / max(1, shown[:, t].sum())
         own = factor / led  # what the whole picture does needs no reason
-        cost = misses / unit + STRETCH * np.abs(np.log(np.abs(own))) + TURN * np.abs(np.angle(own))
+        # Mirrored left to right is mirrored upside down and turned by half.
+        turn = np.angle(own**2) / 2 if mirrored else np.angle(own)
+        cost = misses / unit + STRETCH * np.abs(np.log(np.abs(own))) + TURN * np.abs(turn)
         cost += HIDDEN * hidden + MISSING * missing + AWAY * np.minimum(np.abs(frames[q] - t), MOST_AWAY)
-        return cost, factor, shift, misses
+        return cost, factor, shift, misses, np.full(len(cost), mirrored)
 
     return cost_of
 

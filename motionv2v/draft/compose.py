@@ -11,7 +11,7 @@ import numpy as np
 
 from motionv2v import rigid, stacks
 from motionv2v.draft import background, layers, notices, pictures, times
-from motionv2v.draft.choice import Choice, choose, relate
+from motionv2v.draft.choice import FLIPS, Choice, choose, relate
 from motionv2v.draft.clip import Prepared
 from motionv2v.draft.given import Hint
 from motionv2v.draft.paint import Painter
@@ -125,13 +125,14 @@ def render(
     groups: Sequence[Sequence[int]] | None = None,
     hints: Sequence[Hint | None] | None = None,
     order: Sequence[int] | None = None,
+    mirrored: Sequence[int] = (),
     notify: Callable[[str], None] = warnings.warn,
     stream: bool = False,
 ) -> Draft:
     """Draw an edit without a network. No edit gives the clip itself, bit for bit.
 
     Args:
-        clip, source, target, groups, hints, order: as for `plan`.
+        clip, source, target, groups, hints, order, mirrored: as for `plan`.
         notify: called with a sentence for what had to be guessed or made up.
         stream: for who takes the frames one by one and nothing else: they are a stack, not in memory if the clip is
             long (`stacks.zeros`), and the maps have no frames.
@@ -139,7 +140,8 @@ def render(
     Raises:
         ValueError: for a clip that is none, and for tracks that do not belong to it.
     """
-    return plan(clip, source, target, groups=groups, hints=hints, order=order, notify=notify).draw(notify, stream)
+    said: dict[str, Any] = {"groups": groups, "hints": hints, "order": order, "mirrored": mirrored, "notify": notify}
+    return plan(clip, source, target, **said).draw(notify, stream)
 
 
 def plan(
@@ -150,6 +152,7 @@ def plan(
     groups: Sequence[Sequence[int]] | None = None,
     hints: Sequence[Hint | None] | None = None,
     order: Sequence[int] | None = None,
+    mirrored: Sequence[int] = (),
     notify: Callable[[str], None] = warnings.warn,
 ) -> Drawing:
     """Find out how an edit is drawn, and draw no frame of it yet.
@@ -160,6 +163,7 @@ def plan(
         groups: which points move as one thing each; the others are the background's. None guesses.
         hints: where each group's thing is, as far as a person says so; one for each group, or None in its place.
         order: groups from front to back, as far as it is known; the others are ordered by what hides what.
+        mirrored: groups that the edit mirrors in some frames; which, their points tell.
         notify: called with a sentence for what had to be guessed.
 
     Raises:
@@ -176,6 +180,7 @@ def plan(
         shown = times.find(before, after, np.asarray(source.visible), np.asarray(target.visible))
     if np.isfinite(shown).all():
         return Drawing(clip, [], shown, [_in_time(times.nearest(shown), shown)])
+    guessed = groups is None
     behind, groups = _grouped(clip, source, target, groups)
     _check_said(clip, groups, hints, order)
     scene, told = _taken_apart(clip, source, groups, hints)
@@ -184,14 +189,13 @@ def plan(
     views, is_camera = _views(scene.cameras, behind, source, target)
     if is_camera:
         shown[:] = np.nan  # a slow camera may be where it was at other times, too
-    led = layers.turns(views), layers.turns(scene.cameras)
-    choices = [
-        choose(thing, *(part[thing.points] for part in (before, after, target.visible)), look.body(), clip.size, led)
-        for thing, look in zip(scene.things, scene.looks, strict=True)
-    ]
+    choices = _choices(scene, before, after, target.visible, views, mirrored)
     base = times.nearest(shown)
     stays = [_goes_along(thing, views, scene.cameras, base, source, target) for thing in scene.things]
-    for line in told + notices.of_things(choices, scene):
+    if behind and not np.array_equal(before[behind], after[behind]):
+        told = told + notices.of_camera(views, scene, source, target, behind)
+    told = told + notices.of_masks(scene, stays, hints, guessed)
+    for line in told + notices.of_things(choices, scene, target, mirrored):
         notify(line)
     painter = Painter(scene, choices, stays, _order(scene, choices, stays, source, target, order or ()))
 
@@ -202,6 +206,15 @@ def plan(
 
     courses = _courses(scene, choices, views, base, shown)
     return Drawing(clip, groups, shown, courses, [index + 1 for index in painter.order], paint)
+
+
+def _choices(scene, before, after, shown, views, mirrored) -> list[Choice]:
+    led = layers.turns(views), layers.turns(scene.cameras)
+    choices = []
+    for name, thing, look in zip(scene.names, scene.things, scene.looks, strict=True):
+        paths = (part[thing.points] for part in (before, after, shown))
+        choices.append(choose(thing, *paths, look.body(), scene.clip.size, led, may_mirror=name in mirrored))
+    return choices
 
 
 def _empty(shape, stream) -> Draft:
@@ -352,7 +365,8 @@ def _views(cameras, behind, source, target):
 
 
 def _moves_as_one(before, after, seen, shown) -> Float[np.ndarray, "T 3 3"] | None:
-    """Return what takes each frame of the clip to that of the edit, if one similarity takes all points there.
+    """Return what takes each frame of the clip to that of the edit, if one similarity takes all points there,
+    mirrored or not.
 
     So it is where only the camera was moved. The background's points alone, of which there may be one, say less.
     """
@@ -362,10 +376,13 @@ def _moves_as_one(before, after, seen, shown) -> Float[np.ndarray, "T 3 3"] | No
     before, after, weight = before[used], after[used], 0.05 + (seen | shown)[used]
     ways = []
     for t in range(before.shape[1]):
-        factor, shift, off = relate(before[:, t, None], after[:, t], weight[:, t, None])
-        if off[0] > layers.TOLERANCE:
+        for side, first in ((np.asarray, np.eye(3)), (np.conj, FLIPS)):
+            factor, shift, off = relate(side(before[:, t, None]), after[:, t], weight[:, t, None])
+            if off[0] <= layers.TOLERANCE:
+                ways.append(background.similarity_matrix(complex(factor[0]), complex(shift[0])) @ first)
+                break
+        else:
             return None
-        ways.append(background.similarity_matrix(complex(factor[0]), complex(shift[0])))
     return np.stack(ways)
 
 

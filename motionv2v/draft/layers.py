@@ -69,8 +69,12 @@ def places(tracks: Tracks) -> Shaped[np.ndarray, "N T"]:
 
 
 def turns(cameras: Float[np.ndarray, "T 3 3"]) -> Shaped[np.ndarray, "T"]:
-    """Return turn and zoom of the similarities nearest to some motions, as complex factors."""
-    a, b = cameras[:, 0, 0] + cameras[:, 1, 1], cameras[:, 1, 0] - cameras[:, 0, 1]
+    """Return turn and zoom of the similarities nearest to some motions, as complex factors.
+
+    Of what mirrors, those of what is upside down before that.
+    """
+    side = np.sign(np.linalg.det(cameras[:, :2, :2]))
+    a, b = cameras[:, 0, 0] + side * cameras[:, 1, 1], cameras[:, 1, 0] - side * cameras[:, 0, 1]
     return (a + 1j * b) / 2
 
 

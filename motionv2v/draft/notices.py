@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from motionv2v.draft import background
-from motionv2v.draft.choice import Choice
+from motionv2v.draft import background, layers
+from motionv2v.draft.choice import Choice, tell_sides
+from motionv2v.draft.given import Hint
 from motionv2v.draft.scene import Scene
+from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, Float
 
 GRID = 4
@@ -15,7 +17,8 @@ GRID = 4
 RETURNS, FEWEST = 1.5, 0.2
 """Pixels of the working size that a flow there and back may miss by; a step that fewer pixels survive is a cut."""
 OFF_PLANE, MUCH, OFTEN = 2.0, 0.25, 0.1
-"""Pixels, at 480 rows, that ground may be off the camera's motion; the share of it that is much; of steps, often."""
+"""Pixels, at 480 rows, that a place may be off the motion it is said to have; share of the ground that is much; of
+steps, often."""
 ENLARGED = 1.5
 """Times its size in the clip from which on a thing looks soft."""
 MADE_UP = 0.01
@@ -62,15 +65,68 @@ def _off_plane(scene: Scene, t: int, kept: Bool[np.ndarray, "j k"]) -> float:
     return float((off > OFF_PLANE * clip.small_size[0] / 480).mean())
 
 
-def of_things(choices: Sequence[Choice], scene: Scene) -> list[str]:
-    """Tell of things that are drawn much larger than the clip shows them."""
+def of_masks(scene: Scene, stays: Sequence[bool], hints: Sequence[Hint | None] | None, guessed: bool) -> list[str]:
+    """Tell which things were cut out (all but those that `stay`) by guesses, and whether these are guesses, too."""
+    moved = [name for name, stay in zip(scene.names, stays, strict=True) if not stay]
+    told = [f"how many things move, {len(moved)}, is guessed from the points' paths"] if guessed and moved else []
+    alone = [f"thing {name + 1}" for name in moved if not (hints and hints[name])]
+    if alone:
+        told.append(f"{', '.join(alone)}: guessed from points alone where that is; a mask, a box or strokes tell it")
+    return told
+
+
+def of_things(choices: Sequence[Choice], scene: Scene, target: Tracks, mirrored: Sequence[int] = ()) -> list[str]:
+    """Tell of things that are enlarged, bent, not in sight where the edit shows them, or cannot be `mirrored`."""
     told = []
     for choice, name, thing in zip(choices, scene.names, scene.things, strict=True):
-        factor = np.abs(choice.factor) * thing.there[choice.frame]
+        drawn = thing.there[choice.frame]
+        factor = np.abs(choice.factor) * drawn
         t = int(factor.argmax())
         if factor[t] > ENLARGED:
             told.append(f"thing {name + 1} becomes {factor[t]:.1f} times as large as in the clip (frame {t}): soft")
+        if name in mirrored and not tell_sides(thing.shape):
+            told.append(f"thing {name + 1} is drawn as it is: to mirror it takes three points that are not on one line")
+        shown = target.visible[thing.points].any(axis=0)
+        off = choice.off * drawn * shown
+        t = int(off.argmax())
+        if off[t] > _far(scene):
+            told.append(
+                f"points of thing {name + 1} are sent different ways, but it is drawn stiff: they are {off[t]:.1f} px "
+                f"off (frame {t}); an operation of their own makes a thing of them"
+            )
+        for missing, so in ((~thing.there & drawn, "drawn as in others"), (~drawn, "not drawn")):
+            if (missing & shown).any():
+                told.append(f"thing {name + 1} is not found in {_when(missing & shown)}, where the edit has it: {so}")
     return told
+
+
+def _far(scene: Scene) -> float:
+    """Return by how many pixels a place may be off without a word."""
+    return max(OFF_PLANE * scene.clip.size[0] / 480, layers.TOLERANCE)
+
+
+def _when(marked: Bool[np.ndarray, "T"]) -> str:
+    """Name the first of the marked frames, as "frames 3-9, 12"."""
+    frames = np.flatnonzero(marked)
+    runs = np.split(frames, np.flatnonzero(np.diff(frames) > 1) + 1)
+    words = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return f"frame{'s' * (len(frames) > 1)} {', '.join(words[:3])}" + " and others" * (len(words) > 3)
+
+
+def of_camera(
+    views: Float[np.ndarray, "T 3 3"], scene: Scene, source: Tracks, target: Tracks, points: Sequence[int]
+) -> list[str]:
+    """Tell of a camera that turns in depth, by its points, and not by `views`, from the reference to each frame."""
+    rest, to = layers.resting_places(source, scene.cameras)[points], target.xy[points]
+    led = np.stack([background.move(view, np.stack([rest.real, rest.imag], axis=-1)) for view in views], axis=1)
+    shown = target.visible[points]
+    off = (np.linalg.norm(led - to, axis=-1) * shown).sum(axis=0) / np.maximum(shown.sum(axis=0), 1)
+    t = int(off.argmax())
+    if off[t] <= _far(scene):
+        return []
+    return [
+        f"the edit's camera is drawn shifted, turned and zoomed: its points are up to {off[t]:.1f} px off (frame {t})"
+    ]
 
 
 def of_holes(shares: Float[np.ndarray, "T"]) -> list[str]:

@@ -27,6 +27,14 @@ STEP = 0.01
 """Doubt of a carried mask for each frame that it is carried on."""
 RESTS = 0.007
 """Share of the frame's diagonal that a point may move by, when the camera's motion is taken out, and still rest."""
+_SEEN = "tells models which points are seen: the draft reads in it what lies in front of what, and draws all things"
+LEFT_OUT = {
+    "jitter": "is for models: the draft leaves it out",
+    "hide": _SEEN,
+    "show": _SEEN,
+    "spin": "turns a thing in depth: the draft moves and turns it in the picture alone",
+}
+"""What a draft does not draw of operations, to be said after where they stand."""
 
 
 def with_shape(spec: EditSpec, masks: str | Path | None, boxes: Sequence[str]) -> EditSpec:
@@ -161,7 +169,7 @@ def plan_prepared(
     division = spec.divide()
     used = sorted({point for group in [behind, *groups] for point in group})
     place = {point: index for index, point in enumerate(used)}
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"mirrored": [i for i, thing in enumerate(division.things) if thing.is_mirrored]}
     if any(hints):
         options["hints"] = [*hints, *[None] * (len(groups) - len(hints))]
     if division.order:
@@ -223,8 +231,8 @@ def _arranged(clip, spec, source, hints, notify):
     for note in division.notes:
         notify(note)
     for step in spec.steps:
-        if step.name == "jitter":
-            notify(f"{step.where} is for models: the draft leaves it out")
+        if step.name in LEFT_OUT:
+            notify(f"{step.where} {LEFT_OUT[step.name]}")
         if step.arguments.get("falloff"):
             notify(f"{step.where}.falloff: the draft moves things as a whole, and what is around them stays")
     plain = replace(spec, steps=tuple(step for step in spec.steps if step.name != "jitter"))

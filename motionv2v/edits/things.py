@@ -33,6 +33,11 @@ class Thing:
     steps: tuple[Step, ...]
     shape: Mapping[str, Any]
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Tells whether an operation mirrors it, in some frames."""
+        return any(step.name == "mirror" for step in self.steps)
+
 
 @dataclass(frozen=True)
 class Division:

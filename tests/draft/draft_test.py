@@ -302,6 +302,8 @@ def test_whatever_a_tracker_says_there_is_a_result():
     moved = Tracks(tracks.xy + np.float32([12, 20]), tracks.visible)
     lost = np.zeros_like(tracks.visible)
     far = Tracks(tracks.xy + np.float32([5000, -3000]), tracks.visible)
+    rng = np.random.default_rng(0)
+    many = Tracks(centres + rng.uniform(-9, 9, (64, 1, 2)).astype(np.float32), rng.random((64, FRAMES)) < 0.9)
     cases = {
         "all points lost": (Tracks(tracks.xy, lost), Tracks(moved.xy, lost)),
         "lost in the clip": (Tracks(tracks.xy, lost), moved),
@@ -309,6 +311,7 @@ def test_whatever_a_tracker_says_there_is_a_result():
         "one point": (Tracks(tracks.xy[:1], tracks.visible[:1]), Tracks(moved.xy[:1], tracks.visible[:1])),
         "no points": (Tracks(tracks.xy[:0], lost[:0]), Tracks(tracks.xy[:0], lost[:0])),
         "off the frame": (tracks, far),
+        "64 points": (many, Tracks(many.xy + np.float32([12, 20]), many.visible)),
         "in one place": (Tracks(tracks.xy[:1].repeat(5, 0), tracks.visible), Tracks(moved.xy[:1].repeat(5, 0), lost)),
     }
     for name, (source, target) in cases.items():

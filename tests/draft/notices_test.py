@@ -1,4 +1,4 @@
-"""What is said of a draft: cuts, ground that is no plane, things that are enlarged, ground that was made up."""
+"""What is said of a draft: guesses, cuts, ground that is no plane, things that are not as the edit has them."""
 
 import moving_square
 import numpy as np
@@ -8,6 +8,7 @@ from motionv2v.tracks import Tracks
 
 RED, GROUND = [0, 1, 2, 3, 4], [5, 6, 7, 8]
 T = moving_square.FRAMES
+GUESSED = "thing 1: guessed from points alone where that is; a mask, a box or strokes tell it"
 
 
 def paths(around=1.0):
@@ -16,9 +17,10 @@ def paths(around=1.0):
     return np.concatenate([red, np.repeat(moving_square.GROUND[:, None], T, 1)]).astype(np.float32)
 
 
-def said_of(clip, before, after, groups=(RED,)):
+def said_of(clip, before, after, groups=(RED,), seen=None, hints=None):
     lines, visible = [], np.ones(before.shape[:2], bool)
-    drawn = draft.render(clip, Tracks(before, visible), Tracks(after, visible), groups=groups, notify=lines.append)
+    source, target = Tracks(before, visible if seen is None else seen), Tracks(after, visible)
+    drawn = draft.render(clip, source, target, groups=groups, hints=hints, notify=lines.append)
     return drawn, lines
 
 
@@ -28,9 +30,31 @@ def moved(xy, by):
     return xy
 
 
-def test_a_plain_edit_goes_without_a_word():
-    _, lines = said_of(moving_square.draw(), paths(), moved(paths(), (10, 20)))
-    assert lines == []
+def test_a_plain_edit_of_a_thing_whose_mask_is_given_goes_without_a_word():
+    after, hints = moved(paths(), (10, 20)), [draft.Hint(masks=dict(enumerate(moving_square.masks())))]
+    assert said_of(moving_square.draw(), paths(), after, hints=hints)[1] == []
+
+
+def test_guesses_are_told():
+    """Where a thing is that has no mask; and which points are one, where nobody says it."""
+    clip, after = moving_square.draw(), moved(paths(), (10, 20))
+    assert said_of(clip, paths(), after)[1] == [GUESSED]
+    drawn, lines = said_of(clip, paths(), after, groups=None)
+    assert drawn.groups == [RED] and lines == ["how many things move, 1, is guessed from the points' paths", GUESSED]
+
+
+def test_points_of_one_thing_that_go_different_ways_are_told():
+    after = moved(paths(), (10, 20))
+    after[1:3, 4:] += np.float32([-15, 0])
+    _, lines = said_of(moving_square.draw(), paths(), after)
+    assert len(lines) == 2 and lines[1].startswith("points of thing 1 are sent different ways, but it is drawn stiff")
+
+
+def test_a_thing_that_is_not_in_the_clip_where_the_edit_has_it_is_told():
+    clip, seen = moving_square.draw(), np.ones((9, T), bool)
+    clip[5:], seen[RED, 5:] = moving_square.textured(np.random.default_rng(0), moving_square.SIZE), False
+    _, lines = said_of(clip, paths(), moved(paths(), (10, 20)), seen=seen)
+    assert "thing 1 is not found in frames 5-8, where the edit has it: drawn as in others" in lines
 
 
 def test_cuts_are_named():
@@ -43,7 +67,8 @@ def test_cuts_are_named():
 def test_what_is_enlarged_is_soft():
     after = moved(paths(2.2), (10, 20))
     _, lines = said_of(moving_square.draw(), paths(), after)
-    assert len(lines) == 1 and lines[0].startswith("thing 1 becomes 2.2 times as large as in the clip (frame ")
+    assert lines[0] == GUESSED and len(lines) == 2
+    assert lines[1].startswith("thing 1 becomes 2.2 times as large as in the clip (frame ")
 
 
 def test_ground_that_is_never_seen_was_made_up():

@@ -44,11 +44,12 @@ def test_a_clip_of_ones_own_gets_the_draft(own, tmp_path):
     result = own(DRAG, say=said.append)
     assert metrics.clip_psnr(result.edited.frames, moving_square.draw(SHIFT)) > 28
     assert metrics.clip_psnr(result.clip.frames, moving_square.draw(SHIFT)) < 23, "a mere copy"
-    assert [line.split()[0] for line in said] == ["memory", "clip", "draft", "tracks"]
+    assert [line.split()[0] for line in said] == ["memory", "clip", "draft", "tracks", "notice"]
     assert said[2] == (
         "draft   drawn from the clip's own pixels, without a model; a model refines it: --checkpoint=tiny_repair, or "
         "one of your own"
     )
+    assert said[4] == "notice  thing 1: guessed from points alone where that is; a mask, a box or strokes tell it"
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["model"] == "draft" and record["settings"] == {} and record["tracker"] == trackers.DEFAULT
     assert set(record["versions"]) == {"motionv2v", "numpy", "av", "opencv-python-headless", "python"}
@@ -58,7 +59,7 @@ def test_a_clip_of_ones_own_gets_the_draft(own, tmp_path):
     height, width = video.read(result.files["comparison.mp4"]).frames.shape[1:3]
     assert width / height == pytest.approx(3 * 128 / (96 * 1.1), rel=0.05)
     assert own(DRAG, checkpoint="draft", say=said.append).draft is not None
-    assert said[-3].endswith("holds the result of this very edit, which is replaced")
+    assert said[-4].endswith("holds the result of this very edit, which is replaced")
     with pytest.raises(ValueError, match=r"holds .* of another edit \(it differs in tracker\).*--overwrite"):
         own(DRAG, tracker="lk")
 
