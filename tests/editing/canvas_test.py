@@ -1,15 +1,15 @@
 """The canvas and the timeline of the editor page in a real Chromium: what a hand does, by pointer, touch and keys."""
 
 import json
-import time
 
 import moving_square
 import numpy as np
 import page_test
-from served_page import FLASHES
+import served_page
+from served_page import FLASHES, Page
 
 pytestmark = page_test.pytestmark
-Page, browser, serve = page_test.Page, page_test.browser, page_test.serve
+serve = page_test.serve
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])
 
 
@@ -29,15 +29,6 @@ def go(page, frame):
         frame,
     )
     page.wait(f"document.getElementById('where').textContent === '{frame} / 8'")
-
-
-def until_there(page, which, frame):
-    """Wait until the page has a frame of a kind; what waits for functions takes a promise for an answer."""
-    asked = f"import('/static/frames.js').then((frames) => Boolean(frames.there('{which}', {frame})))"
-    deadline = time.time() + 120
-    while not page.page.evaluate(asked):
-        assert time.time() < deadline, (which, frame)
-        page.page.wait_for_timeout(50)
 
 
 def drag(page, session, start, end, steps=4, up=True):
@@ -275,10 +266,10 @@ def test_masks_of_a_file_are_taken_carried_shown_and_layers_ordered(browser, ser
     page.steps(session, 5)
     assert session.project["operations"][1]["op"]["masks"].startswith("masks/")
     page.page.get_by_label("masks", exact=True).check()
-    page.page.get_by_text("Up to date: in 9 of 9 frames").first.wait_for(timeout=120_000)
+    page.page.get_by_text("Up to date: in 9 of 9 frames").first.wait_for(timeout=300_000)
     page.page.get_by_role("button", name="Go to the weakest frame of p1, 8").click()
     page.wait("document.getElementById('where').textContent === '8 / 8'")
-    until_there(page, "masks", 8)
+    page.there("masks", 8)
     page.page.get_by_role("button", name="Move p1 to the back").click()
     page.steps(session, 6)
     assert session.edit_json()["order"] == ["p2", "p1"]
@@ -304,7 +295,7 @@ def test_clip_and_draft_are_looked_at_in_every_way_and_doubt_is_hatched_and_told
     })"""
     corner = moving_square.corners()[4]
     here, there = (corner + (4, 4)).tolist(), (corner + (4, 30 + 14)).tolist()
-    until_there(page, "draft", 4)
+    page.there("draft", 4)
     looks = {
         "source": (True, False),
         "paths": (True, False),
@@ -314,19 +305,17 @@ def test_clip_and_draft_are_looked_at_in_every_way_and_doubt_is_hatched_and_told
     }
     for mode, expected in looks.items():
         page.page.locator("#mode").select_option(mode)
-        page.page.wait_for_timeout(700)
+        page.painted()
         if mode == "wipe":
-            page.page.locator("#wipe").evaluate("(each) => { each.value = 0; each.dispatchEvent(new Event('input')); }")
-            page.page.wait_for_timeout(300)
-            assert not page.page.evaluate(red, here), "all is draft"
-            page.page.locator("#wipe").evaluate(
-                "(each) => { each.value = 100; each.dispatchEvent(new Event('input')); }"
-            )
-            page.page.wait_for_timeout(300)
+            for value, is_there in ((0, False), (100, True)):
+                slid = "(each, value) => { each.value = value; each.dispatchEvent(new Event('input')); }"
+                page.page.locator("#wipe").evaluate(slid, value)
+                page.painted()
+                assert page.page.evaluate(red, here) == is_there, "all is draft, or none of it"
             expected = (True, False)
         assert (page.page.evaluate(red, here), page.page.evaluate(red, there)) == expected, mode
     page.page.get_by_label("uncertain", exact=True).check()
-    page.page.get_by_text("of this frame").wait_for(timeout=120_000)
+    page.page.get_by_text("of this frame").wait_for(timeout=300_000)
     share = float((session.drawn().uncertain[4] > 127).mean())
     said = page.page.locator("#uncertain-says").inner_text()
     assert abs(float(said.split(": ")[1].split(" %")[0]) - 100 * share) < 0.6, (said, share)
@@ -449,10 +438,7 @@ def test_many_points_are_drawn_and_scrolled_through_in_time(browser, serve, tmp_
     keyframes = {str(3 * t): [60.0 + t % 5, 50.0] for t in range(40)}
     for number in range(1, 31):
         session.add_operation("keyframes", {"points": [f"p{number}"], "keyframes": keyframes, "keep_motion": True})
-    page = Page.__new__(Page)
-    page.context = browser.new_context(bypass_csp=True, viewport={"width": 1280, "height": 1000})
-    page.page, page.errors = page.context.new_page(), []
-    page.page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page = Page(browser, viewport={"width": 1280, "height": 1000})
     page.page.route("**/api/frame/draft/*", lambda route: route.fulfill(status=400, json={"error": "not drawn here"}))
     page.page.goto(address)
     page.wait("document.getElementById('where').textContent === '0 / 120'")
@@ -464,6 +450,7 @@ def test_many_points_are_drawn_and_scrolled_through_in_time(browser, serve, tmp_
     page.page.keyboard.press("Control+a")
     page.wait("document.getElementById('selection-says').textContent === '300 points'")
     assert page.page.evaluate(count) < 3000, "whatever is unfolded"
+    worked = served_page.own_work(page)
     scrolls = page.page.evaluate("""async () => {
         const took = [];
         for (let turn = 0; turn < 30; turn += 1) {
@@ -474,9 +461,10 @@ def test_many_points_are_drawn_and_scrolled_through_in_time(browser, serve, tmp_
             await new Promise((done) => setTimeout(done)); // and this one
             took.push(performance.now() - begun);
         }
-        return took.sort((one, other) => one - other)[5]; // what it can; others work too
+        return took.sort((one, other) => one - other)[15];
     }""")
-    assert scrolls < 1000 / 30
+    scrolling = worked() / 30
+    assert min(scrolls, scrolling) < 1000 / 30, (scrolls, scrolling)
     paints = page.page.evaluate("""async () => {
         const [stage, paint] = await Promise.all([import("/static/stage.js"), import("/static/paint.js")]);
         const took = [];
@@ -489,11 +477,12 @@ def test_many_points_are_drawn_and_scrolled_through_in_time(browser, serve, tmp_
         }
         return took.sort((one, other) => one - other)[30];
     }""")
-    assert paints < 1000 / 30, "milliseconds, where nothing else takes the processor's time"
+    painting = worked() / 60
+    assert min(paints, painting) < 1000 / 30, (paints, painting)
     kept = page.page.evaluate("""async () => {
         const frames = await import("/static/frames.js");
         for (let t = 0; t < 121; t += 1) await frames.picture("source", t);
         return frames.size();
     }""")
-    assert kept <= 96 << 20 and page.errors == []
+    assert kept <= 96 << 20 and [error for error in page.errors if "400" not in error] == []
     page.context.close()

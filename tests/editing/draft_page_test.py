@@ -43,14 +43,6 @@ def session(session):
     return session
 
 
-def there(page, frame):
-    asked = f"import('/static/frames.js').then((frames) => Boolean(frames.there('draft', {frame})))"
-    deadline = time.time() + 120
-    while not page.page.evaluate(asked):
-        assert time.time() < deadline, f"no draft of frame {frame}"
-        page.page.wait_for_timeout(50)
-
-
 @pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (0, 2, 1)])
 def test_replies_that_come_late_or_swapped_leave_the_draft_of_the_last_edit(browser, session, address, order):
     page = Page(browser, address, viewport=SIZE)
@@ -62,7 +54,7 @@ def test_replies_that_come_late_or_swapped_leave_the_draft_of_the_last_edit(brow
     page.page.locator("#source").focus()
     for count in range(3):
         page.page.keyboard.press("Shift+ArrowDown")
-        deadline = time.time() + 60
+        deadline = time.time() + 120
         while len(held) <= count:
             assert time.time() < deadline, "the draft is asked for after each edit"
             page.page.wait_for_timeout(20)
@@ -71,14 +63,14 @@ def test_replies_that_come_late_or_swapped_leave_the_draft_of_the_last_edit(brow
         route.fulfill(response=late)
         page.page.wait_for_timeout(300)
     page.page.unroute("**/api/frame/draft/0")
-    there(page, 0)
-    page.page.wait_for_timeout(300)
+    page.there("draft", 0)
+    page.painted()
     shown = page.page.evaluate(SHOWN)
     assert page.page.evaluate("window.blanks") == 0, "never a blank canvas"
     page.page.reload()
     page.ready()
-    there(page, 0)
-    page.page.wait_for_timeout(300)
+    page.there("draft", 0)
+    page.painted()
     assert page.page.evaluate(SHOWN) == shown, "the picture is of the last edit"
     assert page.errors == [] and session.revision == 5
     page.context.close()
@@ -144,15 +136,15 @@ def test_a_person_who_rests_sees_the_frame_at_full_size(browser, tmp_path):
     asked = []
     with served_page.served(session) as address:
         page = Page(browser, viewport={"width": 1000, "height": 800})
-        page.page.on("request", lambda request: asked.append((time.monotonic(), request.url.rpartition("/frame/")[2])))
+        page.page.on("request", lambda request: asked.append(request))
         page.page.goto(address)
         page.ready()
-        when = lambda name: [at for at, what in asked if what == name]  # noqa: E731
+        when = lambda name: [each.timing["startTime"] for each in asked if each.url.endswith(name)]  # noqa: E731
         for frame in range(1, 4):
             page.page.keyboard.press(".")
-            there(page, frame)
+            page.there("draft", frame)
         page.there("full", 3)
-        assert when("full/3")[0] - when("draft/3")[0] >= 2, "not before two seconds"
+        assert when("full/3")[0] - when("draft/3")[0] >= 2000, "not before two seconds"
         assert len(when("full/3")) == 1 and page.page.evaluate(SHARP, 3) == [180, 192]
         page.button("Select p1").click()
         page.main.locator("#source").focus()
@@ -160,7 +152,8 @@ def test_a_person_who_rests_sees_the_frame_at_full_size(browser, tmp_path):
         until(lambda: len(session.state()["undo"]) == 4, "another edit")
         while len(when("full/3")) < 2:
             page.page.wait_for_timeout(50)
-        assert when("full/3")[1] - when("draft/3")[-1] >= 2, "and anew after an edit"
+        page.there("full", 3)
+        assert when("full/3")[1] - when("draft/3")[-1] >= 2000, "and anew after an edit"
         assert page.errors == []
         page.context.close()
         session.runs.close()
@@ -176,9 +169,9 @@ RED = """([x, y]) => {
 }"""
 
 
-def reds(page, session, x, y):
-    """How red the picture is in the middle of the sides of the square that is about a place, outside its paths."""
-    return [page.page.evaluate(RED, page.at(session, x + dx, y + dy)) for dx, dy in ((-7, -7), (7, -7), (7, 7))]
+def reds(page, session, x, y, spots=((-7, -7), (7, -7), (7, 7))):
+    """How red the picture is at spots of the square that is about a place, outside its paths."""
+    return [page.page.evaluate(RED, page.at(session, x + dx, y + dy)) for dx, dy in spots]
 
 
 def test_what_is_dragged_goes_along_under_the_hand_before_the_edit_is_there(browser, session, address):
@@ -190,18 +183,41 @@ def test_what_is_dragged_goes_along_under_the_hand_before_the_edit_is_there(brow
         page.page.mouse.move(*page.at(session, *start))
         page.page.mouse.down()
         page.page.mouse.move(*page.at(session, *goal), steps=4)
-        until(lambda: min(reds(page, session, *goal)) > 60, f"the square goes along, {bent=}", 60)
+        until(lambda: min(reds(page, session, *goal)) > 60, f"the square goes along, {bent=}")
         assert len(session.state()["undo"]) == 2 + turn, "nothing is done yet"
         page.page.keyboard.press("Escape")
-        until(lambda: max(reds(page, session, *goal)) < 60, "nor is it left behind", 60)
+        until(lambda: max(reds(page, session, *goal)) < 60, "nor is it left behind")
         page.page.mouse.up()
         if not bent:
             session.bend(["p1"], 0, 4, 6)
             page.page.reload()
             page.ready()
             page.button("Select p1").click()
-            there(page, 0)
+            page.there("draft", 0)
     assert not page.errors
+    page.context.close()
+
+
+def test_what_is_mirrored_is_mirrored_under_the_hand_too(browser, session, address):
+    for dx, dy in moving_square.OFFSETS[1:].tolist():
+        session.add_point(0, X + dx, Y + dy)
+    session.add_operation("mirror", {})
+    page = Page(browser, address, viewport=SIZE)
+    page.page.keyboard.press("Control+a")
+    page.page.mouse.move(*page.at(session, *session.target().xy[0, 0].tolist()))
+    page.page.mouse.down()
+    goal = (X + 8, Y + 36)
+    page.page.mouse.move(*page.at(session, *goal), steps=4)
+    between = [(dx, dy) for dx in (-3, 3) for dy in (-3, 3)]
+    until(lambda: min(reds(page, session, *goal, between)) > 60, "the square goes along, and as large as it is", 60)
+    now = """import("/static/cutout.js").then(({ now }) => import("/static/frames.js").then(({ there }) => {
+        const { cos, sin, flip } = now(there("source", 0));
+        return [cos, sin, flip];
+    }))"""
+    assert page.page.evaluate(now) == pytest.approx([-1, 0, -1], abs=0.01), "left and right: upside down, and turned"
+    page.page.keyboard.press("Escape")
+    page.page.mouse.up()
+    assert page.errors == []
     page.context.close()
 
 
@@ -224,19 +240,19 @@ def test_commands_and_the_clip_do_not_wait_behind_drafts_and_the_last_frame_come
         for frame in frames:
             page.page.keyboard.press(key)
             page.wait(f"document.getElementById('where').textContent === '{frame} / 8'")
-            page.there("source", frame, 60)
+            page.there("source", frame)
 
     try:
         page.button("Select p1").click()
         step(".", range(1, 9))  # more drafts are wanted than a browser has connections
         page.page.keyboard.press("ArrowDown")
-        until(lambda: len(session.state()["undo"]) == 4, "the command is done while drafts are drawn", 60)
-        until(lambda: asked[2:] == [8], f"the draft of the edit is asked for at once, {asked}", 60)
+        until(lambda: len(session.state()["undo"]) == 4, "the command is done while drafts are drawn")
+        until(lambda: asked[2:] == [8], f"the draft of the edit is asked for at once, {asked}")
         step(",", range(7, 2, -1))
-        until(lambda: len(asked) == 4, f"two are under way, {asked}", 60)
+        until(lambda: len(asked) == 4, f"two are under way, {asked}")
     finally:
         goes_on.set()
-    there(page, 3)
+    page.there("draft", 3)
     assert asked[4] == 3, f"what is looked at comes before what was, {asked}"
     assert page.errors == []
     page.context.close()

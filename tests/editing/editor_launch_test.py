@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import moving_square
 import pytest
+import served_page
 
 from motionv2v import video
 
@@ -59,8 +60,7 @@ def test_the_same_command_goes_on_after_a_kill(tmp_path):
         before = ask("/api/state")
         process.send_signal(signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
-    port = urlsplit(address).port
-    with launched(*given, f"--port={port}") as (process, again):
+    with served_page.kept_port() as port, launched(*given, f"--port={port}") as (process, again):
         assert again != address and urlsplit(again).port == port, "another token, and the port that was asked for"
         after = visit(again)("/api/state")
         assert after["project"]["prompt"] == "a red square" and after == before

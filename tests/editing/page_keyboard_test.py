@@ -1,7 +1,5 @@
 """The whole way through the editor page by keyboard alone, in a real Chromium, with the focus in sight all along."""
 
-import time
-
 import moving_square
 import numpy as np
 import pytest
@@ -79,11 +77,8 @@ class Keys:
             passed.append(self.focus())
 
     def steps(self, count, label):
-        deadline = time.time() + 60
-        while len(self.session.state()["undo"]) < count and time.time() < deadline:
-            time.sleep(0.02)
-        assert (len(self.session.state()["undo"]), self.session.state()["undo"][-1]) == (count, label)
-        self.page.wait(f"document.getElementById('undo').title === {label!r}")
+        self.page.steps(self.session, count)
+        assert self.session.state()["undo"][-1] == label
         self.focus()
 
     def at(self, frame):
@@ -157,7 +152,7 @@ def hide_box_and_add(keys):
     assert list(session.project["operations"][0]["op"]["boxes"]) == ["0"]
     keys.tab_to("show-masks", "Shift+Tab")
     keys.press("Space")
-    keys.page.says("things", "Up to date: in 9 of 9 frames", 120)
+    keys.page.says("things", "Up to date: in 9 of 9 frames", 300)
     keys.tab_to("source")
     keys.press("Shift+p", "Shift+F6")  # backwards round the page: the panel
     keys.press("Enter")
@@ -196,7 +191,7 @@ def run_cancel_and_resume(keys, model):
     keys.page.wait("/step \\d+ of 240/.test(document.querySelector('#runs .where')?.textContent)", 300)
     keys.tab_to("Cancel run 1")
     keys.press("Enter")
-    keys.page.says("runs", "Stopped at step", 120)
+    keys.page.says("runs", "Stopped at step")
     assert "Resume run 1" in keys.focus(), "what takes the place of a button has the focus"
     keys.press("Enter")
     keys.page.says("runs", "took", 300)

@@ -1,7 +1,6 @@
 """Paths on the editor page while a hand is at them, in a real Chromium: what is shown is what the session makes."""
 
 import json
-import time
 
 import moving_square
 import numpy as np
@@ -39,13 +38,6 @@ LOOKS = """() => import("/static/ghosts.js").then(({ changes }) => {
     Array.prototype.some = own;
     return count;
 })"""
-
-
-def steps(session, count):
-    deadline = time.time() + 120  # a command waits while all that the browser may ask at once is drafts
-    while len(session.state()["undo"]) < count and time.time() < deadline:
-        time.sleep(0.02)
-    assert len(session.state()["undo"]) == count
 
 
 def opened(browser, session, address, select=("p1",)):
@@ -170,8 +162,7 @@ def test_the_path_that_is_shown_while_it_is_bent_is_the_one_that_it_will_have(br
         page.page.mouse.move(*page.at(session, x + way[0], y + way[1]), steps=6)
         ghosts = np.array(page.page.evaluate(GHOSTS))
         page.page.mouse.up()
-        steps(session, before + turn)
-        page.wait(f"document.getElementById('undo').title === {session.state()['undo'][-1]!r}")
+        page.steps(session, before + turn)
         found = session.target().xy
         away = np.abs(ghosts - found).max(axis=-1)
         assert away.max() < CLOSE, (frame, away)
@@ -246,7 +237,7 @@ def test_an_ease_is_seen_before_it_is_chosen_and_left_by_escape(browser, session
     np.testing.assert_array_equal(page.page.evaluate(GHOSTS), tried, "it stays until the session answers")
     held[0].continue_()
     page.page.unroute("**/api/do")
-    steps(session, 6)
+    page.steps(session, 6)
     np.testing.assert_allclose(tried, session.target().xy, atol=CLOSE)
     assert session.state()["undo"][-1] == "Ease p1 at 3"
 
@@ -258,7 +249,7 @@ def test_an_ease_is_seen_before_it_is_chosen_and_left_by_escape(browser, session
     tried = np.array(page.page.evaluate(GHOSTS))
     assert "Hold" in page.page.evaluate("document.activeElement.textContent")
     page.page.keyboard.press("Enter")
-    steps(session, 7)
+    page.steps(session, 7)
     held = session.target().xy[0]
     np.testing.assert_allclose(tried[0], held, atol=CLOSE)
     np.testing.assert_allclose(held[1:5], [(30, 30)] * 4, atol=0.01)
@@ -292,8 +283,7 @@ def test_handles_scale_and_turn_a_group_in_one_step_and_so_do_keys(browser, sess
             page.page.mouse.down()
             page.page.mouse.move(*page.at(session, x + way[0], y + way[1]), steps=6)
         page.page.mouse.up()
-        steps(session, count + turn)
-        page.wait(f"document.getElementById('undo').title === {session.state()['undo'][-1]!r}")
+        page.steps(session, count + turn)
         np.testing.assert_allclose(ghosts, session.target().xy, atol=CLOSE, err_msg=f"{turn}: {kind}")
     made = session.project["operations"][2:]
     assert [each["op"]["op"] for each in made] == ["scale", "rotate", "rotate"], "a corner again is the same operation"
@@ -306,14 +296,13 @@ def test_handles_scale_and_turn_a_group_in_one_step_and_so_do_keys(browser, sess
     page.page.locator("#source").focus()
     for key in ("s", "Shift+t"):
         page.page.keyboard.press(key)
-    steps(session, count + 6)
+    page.steps(session, count + 6)
     again = [each["op"] for each in session.project["operations"][2:]]
     assert again[0]["factor"] == pytest.approx(made[0]["op"]["factor"] * 1.05, abs=1e-3)
     assert again[1]["degrees"] == pytest.approx(made[1]["op"]["degrees"] - 5, abs=0.01)
     for _ in range(6):
         page.page.keyboard.press("Control+z")
-    page.wait(f"document.getElementById('undo').title === {session.state()['undo'][count - 1]!r}")
-    until(lambda: len(session.state()["undo"]) == count)
+    page.steps(session, count)
     np.testing.assert_array_equal(session.target().xy, before)
     assert page.errors == []
     page.context.close()
@@ -362,7 +351,7 @@ def test_another_tracker_is_tried_on_a_track_that_went_wrong(browser, session, a
     page.page.keyboard.press("Enter")
     for key in ("End", "Enter"):
         page.page.keyboard.press(key)
-    steps(session, 4)
+    page.steps(session, 4)
     page.says("toast", "p1 is followed by lk: seen in 9 of 9 frames, before in 4.")
     after = session.source()
     truth = moving_square.corners() + 10

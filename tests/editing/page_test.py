@@ -1,22 +1,21 @@
 """The editor page in a real Chromium: clicks land, drags bend, keys work, nothing is asked of the network."""
 
-import shutil
-import threading
-import time
+import contextlib
 
 import moving_square
 import numpy as np
 import pytest
+import served_page
+from served_page import Page
 
 from motionv2v import video
 from motionv2v.editing.session import Session
 from motionv2v.edits import table, track_files
 from motionv2v.tracks import Tracks
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-uvicorn = pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
-BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium-headless-shell")
+pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+pytest.importorskip("uvicorn", reason="needs the extra editor: pip install 'motionv2v[editor]'")
+pytestmark = pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.REASON)
 SHAPES = {"landscape": (96, 128), "portrait": (160, 90)}
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])
 
@@ -27,73 +26,18 @@ def frames(shape):
     return np.random.default_rng(0).integers(0, 255, (9, *SHAPES[shape], 3)).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 @pytest.fixture
 def serve(tmp_path):
     """Serve a session on a clip; returns (session, address)."""
-    from motionv2v.editing import server
+    with contextlib.ExitStack() as running:
 
-    running = []
+        def start(shape="landscape"):
+            video.write(tmp_path / f"{shape}.mp4", frames(shape), fps=8, crf=4)
+            session = Session(tmp_path / shape)
+            session.open(tmp_path / f"{shape}.mp4")
+            return session, running.enter_context(served_page.served(session))
 
-    def start(shape="landscape"):
-        video.write(tmp_path / f"{shape}.mp4", frames(shape), fps=8, crf=4)
-        session = Session(tmp_path / shape)
-        session.open(tmp_path / f"{shape}.mp4")
-        own = uvicorn.Server(uvicorn.Config(server.make_app(session, "secret"), port=0, log_level="error"))
-        thread = threading.Thread(target=own.run, daemon=True)
-        thread.start()
-        running.append((own, thread, session))
-        deadline = time.time() + 20
-        while not own.started and time.time() < deadline:
-            time.sleep(0.02)
-        return session, f"http://127.0.0.1:{own.servers[0].sockets[0].getsockname()[1]}/?token=secret"
-
-    yield start
-    for own, thread, session in running:
-        own.should_exit = True
-        thread.join(10)
-        session.runs.close()
-
-
-class Page:
-    """A page that is open, and what it complained of."""
-
-    def __init__(self, browser, address, **options):
-        # Playwright waits by evaluating strings, which the page's own policy forbids.
-        self.context = browser.new_context(bypass_csp=True, **options)
-        self.page, self.errors, self.asked = self.context.new_page(), [], set()
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        self.page.on("request", lambda request: self.asked.add(request.url.split("/")[2]))
-        self.page.goto(address)
-        self.wait("document.getElementById('where').textContent === '0 / 8'")
-        self.wait("document.getElementById('source').height > 2")
-
-    def wait(self, condition):
-        self.page.wait_for_function(condition, timeout=30_000)
-
-    def at(self, session, x, y):
-        """Turn a place in the clip into one in the window."""
-        box = self.page.locator("#source").bounding_box()
-        width = session.clip.frames.shape[2]
-        scale = box["width"] / width
-        return float(box["x"] + x * scale), float(box["y"] + y * scale)
-
-    def points(self, count):
-        self.wait(f"document.querySelectorAll('#points li').length === {count}")
-
-    def steps(self, session, count):
-        deadline = time.time() + 20
-        while len(session.state()["undo"]) != count and time.time() < deadline:
-            time.sleep(0.02)
-        assert len(session.state()["undo"]) == count
+        yield start
 
 
 @pytest.mark.parametrize("shape", SHAPES)

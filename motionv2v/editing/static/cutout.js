@@ -50,11 +50,27 @@ function cut(clip, mask) {
   return made;
 }
 
+const SURE = 1.05; // how much better offsets must fit once they are mirrored, that the thing is taken for mirrored
+
+/** The similarity {cos, sin, flip} that takes offsets to others by least squares; flip -1: they are mirrored first. */
+function similarity(from, to) {
+  const [kept, mirrored] = [1, -1].map((flip) => {
+    let [dot, cross, size] = [0, 0, 0];
+    from.forEach(([x, side], index) => {
+      const [y, [u, v]] = [flip * side, to[index]];
+      [dot, cross, size] = [dot + x * u + y * v, cross + x * v - y * u, size + x * x + y * y];
+    });
+    return { fits: dot * dot + cross * cross, cos: dot / size, sin: cross / size, flip, size };
+  });
+  if (kept.size < 1e-6) return { cos: 1, sin: 0, flip: 1 };
+  return mirrored.fits > SURE * kept.fits ? mirrored : kept;
+}
+
 /**
- * What is dragged in this frame {picture, centre, place, cos, sin}, null where that is not known.
+ * What is dragged in this frame {picture, centre, place, cos, sin, flip}, null where that is not known.
  *
- * The picture, as large as the clip, is turned and scaled about `centre` by (cos, sin) and moved so that it comes to
- * `place`: the similarity that takes the points from where they are in the clip to where they go, by least squares.
+ * The picture, as large as the clip, is mirrored (flip -1: upside down), turned and scaled about `centre` by (cos, sin)
+ * and moved so that it comes to `place`, as the points go from where they are in the clip to where they are dragged.
  */
 export function now(clip) {
   const { drag } = view;
@@ -63,11 +79,7 @@ export function now(clip) {
   const rows = state.project.points.flatMap(({ id }, row) => (drag.names.includes(id) ? [row] : []));
   const [from, to] = [rows.map((row) => state.source.xy[row][view.frame]), rows.map((row) => ghost(row, all)[view.frame])];
   const [centre, place] = [from, to].map((places) => [0, 1].map((side) => places.reduce((sum, each) => sum + each[side], 0) / places.length));
-  let [dot, cross, size] = [0, 0, 0];
-  rows.forEach((_, index) => {
-    const [x, y, u, v] = [from[index][0] - centre[0], from[index][1] - centre[1], to[index][0] - place[0], to[index][1] - place[1]];
-    [dot, cross, size] = [dot + x * u + y * v, cross + x * v - y * u, size + x * x + y * y];
-  });
-  const [cos, sin] = size > 1e-6 ? [dot / size, cross / size] : [1, 0];
-  return { picture: once(held.mask, String(view.frame), () => cut(clip, held.mask)), centre, place, cos, sin };
+  const about = (places, middle) => places.map((each) => [each[0] - middle[0], each[1] - middle[1]]);
+  const picture = once(held.mask, String(view.frame), () => cut(clip, held.mask));
+  return { picture, centre, place, ...similarity(about(from, centre), about(to, place)) };
 }

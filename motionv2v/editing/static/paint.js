@@ -211,11 +211,13 @@ function masks(on) {
 function held(on, clip) {
   const found = cutout.now(clip);
   if (!found) return;
-  const { centre: [x, y], place: [u, v], cos, sin } = found;
+  const { centre: [x, y], place: [u, v], cos, sin, flip } = found;
   const { context } = on;
   context.save();
   context.globalAlpha = 0.85;
-  context.transform(cos, sin, -sin, cos, on.x(u) - cos * on.x(x) + sin * on.y(y), on.y(v) - sin * on.x(x) - cos * on.y(y));
+  context.translate(on.x(u), on.y(v));
+  context.transform(cos, sin, -sin * flip, cos * flip, 0, 0);
+  context.translate(-on.x(x), -on.y(y));
   lay(on, found.picture);
   context.restore();
 }
