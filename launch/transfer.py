@@ -4,9 +4,7 @@ Learns the motion as embeddings of a frozen text-to-video base (Motion Inversion
 each --prompt with it. --motion=FILE uses motions that were learned. Killed and started again, learning goes on.
 """
 
-import sys
-
-from absl import app, flags, logging
+from absl import app, flags
 
 from motionv2v import cli
 from motionv2v.methods import motion_inversion
@@ -30,6 +28,10 @@ SETTINGS = {
     "start": flags.DEFINE_enum("start", None, motion_inversion.STARTS, "what samples start from"),
     "loss": flags.DEFINE_enum("loss", None, ["plain", *motion_inversion.LOSSES], "what is compared when learning"),
     "temporal_only": flags.DEFINE_bool("temporal_only", None, "queries and keys change within a place alone"),
+    "qk": flags.DEFINE_enum("m_qk", None, motion_inversion.SHAPES, "what queries and keys have a vector for"),
+    "v": flags.DEFINE_enum("m_v", None, motion_inversion.SHAPES, "what values have one for; none: a camera's motion"),
+    "layers": flags.DEFINE_list("layers", None, "blocks that have embeddings, as 0,4,8; default: 12 at most"),
+    "grid": flags.DEFINE_list("grid", None, "rows,columns of places of values; default: the tokens', or 10,15"),
     "rank": flags.DEFINE_integer("rank", None, "products that make up the values' embedding, 0: all", lower_bound=0),
 }
 SEED = flags.DEFINE_integer("seed", 0, "random seed", lower_bound=0)
@@ -42,18 +44,16 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     cli.start()
     settings = {name: flag.value for name, flag in SETTINGS.items() if flag.value is not None}
+    for name in {"layers", "grid"} & settings.keys():
+        settings[name] = [int(part) if part.isdecimal() else part for part in settings[name]]
     options = {"base": BASE.value, "caption": CAPTION.value, "out": OUT.value, "settings": settings, "seed": SEED.value}
     options |= {"num_steps": STEPS.value, "guidance": GUIDANCE.value, "video_path": VIDEO.value}
     options |= {name: flag.value for name, flag in LEARN.items() if cli.is_given(name)}
     try:
         made = transferred.run(PROMPT.value, motion_paths=MOTION.value, weights=WEIGHT.value, **options)
     except cli.expected() as error:
-        if logging.level_debug():
-            raise
-        print(f"transfer: {cli.line(error)}", file=sys.stderr)
-        sys.exit(2)
-    for path in made.files.values():
-        print(f"wrote   {path}")
+        cli.refuse("transfer", error)
+    print(*(f"wrote   {path}" for path in made.files.values()), sep="\n")
 
 
 if __name__ == "__main__":

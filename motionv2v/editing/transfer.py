@@ -5,6 +5,7 @@ uses one that was learned before.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, sampling, sections
-from motionv2v.data.tokenizer import NULL_PROMPT
-from motionv2v.editing import loaded_model
+from motionv2v.convert import checked, pipeline
+from motionv2v.data import tokenizer
+from motionv2v.editing import kinds, loaded_model
 from motionv2v.editing.motions import Motion
 from motionv2v.methods import motion_inversion
 from motionv2v.models.dit import base_params
@@ -64,11 +66,22 @@ def tokens_grid(config: Any) -> tuple[tuple[int, int], int]:
 def load_base(name_or_folder: str | os.PathLike) -> tuple[ConfigDict, PyTree]:
     """Load the text-to-video base of a checkpoint, whatever method it has: (config, parameters).
 
-    Raises CheckpointError and ValueError as `checkpoints.load_model` and `base_config`.
+    The checkpoint may be a folder that diffusers saved.
+
+    Raises CheckpointError, ConvertError and ValueError as `editing.load` and `base_config`.
     """
-    config, params = checkpoints.load_model(name_or_folder)
+    config, folder = kinds.described(name_or_folder)
     config = base_config(config, str(name_or_folder))
+    is_pipeline = (folder / pipeline.INDEX).is_file()
+    params = pipeline.stored(folder).params if is_pipeline else checked.read(name_or_folder)[1]
     return config, {"vae": params["vae"], "text": params["text"], "dit": base_params(params["dit"])}
+
+
+def tokenizer_of(config: Any, folder: str | os.PathLike) -> tokenizer.Tokenizer:
+    """Return the tokenizer of a checkpoint in a folder, which diffusers may have saved."""
+    if (Path(folder) / pipeline.INDEX).is_file():
+        return pipeline.outline(folder)[0].tokenizer
+    return tokenizer.make(config.text.tokenizer, config.data.text_length, folder)
 
 
 def moved(editor: Any, motion: Motion, following: Any = None) -> Any:
@@ -122,7 +135,7 @@ def invert(
         return sampling.invert(predict, latents, model.schedule, num_steps, refinements)
 
     program = editor.program(find_noise, ("num_steps", "refinements"))
-    text = editor.embed(editor.tokenizer.encode([NULL_PROMPT]))
+    text = editor.embed(editor.tokenizer.encode([tokenizer.NULL_PROMPT]))
     static = {"num_steps": num_steps, "refinements": refinements}
     return np.asarray(program(editor.params, jnp.asarray(frames)[None], text, **static))
 

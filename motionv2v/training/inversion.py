@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from motionv2v import backbone, checkpoints, diffusion, editing, figures, parameters, sections, video
-from motionv2v.data import batches, tokenizer
+from motionv2v.data import batches
 from motionv2v.devices import fit
 from motionv2v.editing import motions, transfer
 from motionv2v.models.dit import base_params
@@ -160,9 +160,8 @@ class ClipTask(tasks.DenoiserTask):
         """Encode the clip and its caption with the base's parameters; `prompts` are probed as `at_use` says."""
         super().__init__(config)
         self._base, self._at_use = params, at_use
-        kind, length = config.text.tokenizer, config.data.text_length
         folder = checkpoints.resolve(config.init_from[0])
-        self._tokenizer = tokenizer.make(kind, length, folder)
+        self._tokenizer = transfer.tokenizer_of(config, folder)
         self._frames, self._prompts, self._folder = frames, list(prompts), folder
         tokens = self._tokenizer.encode([caption], say)
         pixels = jnp.asarray(frames)[None].astype(jnp.float32) / 127.5 - 1
@@ -229,6 +228,18 @@ def _with_updates(dit: PyTree, used: jax.Array) -> PyTree:
     halves = parameters.flatten(dit["lora"])
     scaled = {path: leaf * used if path.endswith("/b") else leaf for path, leaf in halves.items()}
     return {**dit, "lora": parameters.unflatten(scaled)}
+
+
+def read_clip(path: str | os.PathLike, config: Any, notify: Callable[[str], None]) -> video.Clip:
+    """Read the clip whose motion shall be learned, as far as a base works on it, and bring it to the base's size.
+
+    Raises VideoError as `video.read`.
+    """
+    try:
+        clip = video.read(path, num_frames=config.data.num_frames + 1, notify=notify)
+    except video.VideoError:  # a shorter one, or what cannot be read at all
+        clip = video.read(path, notify=notify)
+    return clip._replace(frames=fit_clip(clip, config, notify))
 
 
 def fit_clip(clip: video.Clip, config: Any, notify: Callable[[str], None]) -> UInt8[np.ndarray, "T H W 3"]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from motionv2v import checkpoints, editing, figures, video
+from motionv2v import editing, figures, video
 from motionv2v.data import tokenizer
-from motionv2v.editing import motions, transfer
+from motionv2v.editing import kinds, motions, transfer
 from motionv2v.editing.files import check_folder
 from motionv2v.training import inversion
 from motionv2v.typing import UInt8
@@ -74,7 +74,7 @@ def run(
         raise ValueError("weights are of motions that were learned (--motion), and none is given")
     if not prompts:
         raise ValueError("expected at least one prompt (--prompt): what the new video shall show")
-    editing.check_config(config := checkpoints.read_config(checkpoints.resolve(base)), base)
+    editing.check_config(config := kinds.described(base)[0], base)
     learns, has_source = not motion_paths, video_path is not None
     names = [f"transferred_{index}.mp4" for index in range(len(prompts))]
     beside = [f"comparison_{index}.mp4" for index in range(len(prompts))] if has_source else []
@@ -82,8 +82,7 @@ def run(
     check_folder(out, inputs, (*([MOTION] if learns else []), SHEET, *names, *beside))
     settings, frames, fps = dict(settings or {}), None, None
     if has_source:
-        clip = video.read(video_path, num_frames=config.data.num_frames + 1, notify=notify)
-        frames, fps = inversion.fit_clip(clip, config, notify), clip.fps
+        frames, fps = inversion.read_clip(video_path, config, notify)
     if learns:
         say(f"motion  learning that of {video_path} on {base}: {learning.get('steps', inversion.STEPS)} steps")
         about = {"video": Path(video_path).name, "fps": float(fps)}

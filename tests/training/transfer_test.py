@@ -1,16 +1,22 @@
 """A motion from clip to file to other content: what is learned, kept, mixed and refused, on a shrunken base."""
 
 import json
+import os
+import signal
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tiny_model
 from launching import launch
+from tiny_modules import DIT, MODULES, random_params
 
-from motionv2v import checkpoints, editing, figures, parameters, sections, video
+from motionv2v import checkpoints, convert, editing, figures, parameters, sections, video
 from motionv2v.checkpoints import CheckpointError
+from motionv2v.convert import pipeline, scheduler
+from motionv2v.data.tokenizer import ByteTokenizer
 from motionv2v.devices import memory
-from motionv2v.editing import motions, transfer
+from motionv2v.editing import kinds, motions, transfer
 from motionv2v.training import inversion, transferred
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3)).astype(np.uint8)
@@ -129,8 +135,8 @@ def test_large_bases_have_a_coarse_grid_in_some_layers():
     assert tuple(transfer.with_method(transfer.base_config(config, "large"), {"layers": (3,)}).method.layers) == (3,)
 
 
-@pytest.mark.parametrize("length", [1, 3, 5, 9])
-def test_clips_of_any_length_and_size_are_learned_from(length):
+@pytest.mark.parametrize("length", [1, 3, 5, 6, 9])
+def test_clips_of_any_length_and_size_are_learned_from(length, tmp_path):
     said = []
     clip = video.Clip(
         np.zeros((length, 24, 20, 3), np.uint8) + np.arange(length, dtype=np.uint8)[:, None, None, None], 8.0
@@ -139,18 +145,59 @@ def test_clips_of_any_length_and_size_are_learned_from(length):
     assert frames.shape == (5, 16, 16, 3)
     assert frames[:, 0, 0, 0].tolist() == [min(t, length - 1) for t in range(5)]
     assert len(said) == (1 if length == 5 else 2) and "it is resized" in said[-1]
+    noise = np.random.default_rng(0).integers(0, 255, (length, 16, 16, 3)).astype(np.uint8)
+    path = video.write(tmp_path / "clip.mp4", noise, fps=8, lossless=True)
+    read = inversion.read_clip(path, tiny_model.config("base"), said.append)
+    assert read.fps == 8 and np.abs(read.frames.astype(int) - noise[np.arange(5).clip(max=length - 1)]).max() <= 1
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(video.VideoError):
+        inversion.read_clip(path, tiny_model.config("base"), said.append)
+
+
+@pytest.mark.parametrize("loss", ["plain", "debiased_eps", "cosine"])
+def test_a_clip_that_rests_and_one_of_one_frame_are_learned_from(base, editor, tmp_path, loss):
+    """Nothing is no number, and what is sampled is a video; a clip of one frame is held."""
+    clip = video.write(tmp_path / "clip.mp4", FRAMES[:1], fps=8, crf=4)
+    assert len(video.read(clip).frames) == 1
+    frames = inversion.read_clip(clip, editor.config, lambda line: None).frames
+    np.testing.assert_array_equal(frames, np.repeat(frames[:1], 5, axis=0))
+    motion = inversion.learn(
+        frames, "", base, tmp_path / "run", steps=3, batch_size=2, settings={"loss": loss}, say=lambda line: None
+    )
+    assert all(np.isfinite(x).all() and np.abs(x).max() > 1e-3 for x in motion.params.values())
+    assert np.isfinite(transfer.invert(editor, frames, num_steps=4)).all()
+    assert editor.text_to_video(["a star"], motion=motion).shape == (1, 5, 16, 16, 3)
+
+
+def test_a_motion_is_float32_on_a_base_that_computes_in_bfloat16(base, tmp_path):
+    config, params = transfer.load_base(base)
+    for part in ("vae", "text", "dit"):
+        config[part].dtype = "bfloat16"
+    half = checkpoints.save_model(tmp_path / "half", config, params, "bfloat16")
+    assert transfer.load_base(half)[1]["dit"]["blocks"]["mlp_up"]["kernel"].dtype == ml_dtypes.bfloat16
+    motion = inversion.learn(FRAMES, "", half, tmp_path / "run", steps=3, batch_size=2, rate=1e-3)
+    for value in motion.params.values():
+        assert value.dtype == np.float32
+        # Three steps of AdamW at 0.001: finer numbers than bfloat16 has would be lost in it.
+        assert (value.astype(ml_dtypes.bfloat16).astype(np.float32) != value).any()
+    on_it = editing.load(half)
+    assert on_it.text_to_video(["a star"], motion=motion).shape == (1, 5, 16, 16, 3)
 
 
 def test_the_launcher_learns_writes_and_uses_a_motion(base, tmp_path):
     video.write(tmp_path / "clip.mp4", np.repeat(FRAMES, 2, axis=0), fps=8, crf=4)
     common = [f"--base={base}", "--prompt=a red square", "--num_steps=2"]
-    child = launch("transfer", "--video=clip.mp4", *common, "--steps=2", "--batch_size=2", "--out=out", cwd=tmp_path)
+    given = ["--steps=2", "--batch_size=2", "--layers=1", "--grid=1,1", "--m_qk=places", "--m_v=frames"]
+    child = launch("transfer", "--video=clip.mp4", *common, *given, "--out=out", cwd=tmp_path)
     assert child.returncode == 0, child.stderr[-2000:]
     assert "the motion of the first 5 is learned" in child.stdout and "step 2/2" in child.stdout
     names = ["comparison_0.mp4", "contact_sheet.png", "learning", "motion.safetensors", "transferred_0.mp4"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     motion = motions.load(tmp_path / "out" / "motion.safetensors")
     assert motion.about["video"] == "clip.mp4" and motion.settings["debias"] == "difference"
+    assert {name: x.shape for name, x in motion.params.items()} == {
+        "motion_qk": (1, 2, 1, 1, 32), "motion_v": (1, 2, 32)
+    }  # fmt: skip
     assert motion.about["fps"] == 8 and "in 2 steps" in child.stdout
     result = transferred.run(
         ["a star", "a disk"], motion_paths=[tmp_path / "out/motion.safetensors"] * 2, weights=[0.5, 0.25],
@@ -169,11 +216,34 @@ def test_the_launcher_learns_writes_and_uses_a_motion(base, tmp_path):
         (["--motion=out/motion.safetensors", "--start=inverted"], "expected the clip that samples start from"),
         (["--motion=out/motion.safetensors", "--rank=2", "--steps=9"], "rank, steps: for learning a motion"),
         (["--motion=none.safetensors"], "no motion at none.safetensors"),
+        (
+            ["--video=clip.mp4", "--layers=0,x"],
+            "method.layers is [0, 'x'], expected a list of values, each a whole number",
+        ),
     ):
         child = launch("transfer", *common, *arguments, "--out=more", cwd=tmp_path)
         assert child.returncode == 2 and message in child.stderr, child.stderr
         assert len(child.stderr.strip().splitlines()) == 1
     assert json.loads((tmp_path / "out/learning/config.json").read_text())["config"]["method"]["depth"] == 2
+
+
+def test_a_folder_that_diffusers_saved_is_a_base(tmp_path):
+    modules = {"vae": MODULES["vae"], "text": MODULES["text"].clone(vocab_size=300)}
+    modules["dit"] = DIT.clone(sample_size=(2, 2, 2), text_length=tiny_model.LENGTH)
+    tokens, sampler = ByteTokenizer(tiny_model.LENGTH), scheduler.Sampler({"snr_shift_scale": 3.0}, "ddim")
+    params = {key: random_params(module) for key, module in modules.items()}
+    made = pipeline.make_config("random", modules, tokens, sampler, "float32")
+    made = convert.Pipeline(made, modules, params, tokens, sampler, 0.7, {})
+    folder = convert.pipeline_to_diffusers(made, tmp_path / "theirs")
+    config = kinds.described(folder)[0]
+    frames = np.random.default_rng(0).integers(0, 255, (config.data.num_frames, *config.data.size, 3)).astype(np.uint8)
+    clip = video.write(tmp_path / "clip.mp4", frames, fps=8, crf=4)
+    done = transferred.run(
+        ["a star"], video_path=clip, base=str(folder), out=tmp_path / "out", num_steps=2, steps=2, batch_size=1,
+        say=lambda line: None,
+    )  # fmt: skip
+    assert done.videos.shape == (1, *frames.shape) and done.motion.about["base"] == "theirs"
+    assert all(np.abs(x).max() > 0 for x in done.motion.params.values())
 
 
 @pytest.mark.parametrize("settings", [{"loss": "hybrid"}, {"temporal_only": True}, {"v": "none", "loss": "cosine"}])
@@ -223,15 +293,30 @@ def test_another_clip_in_the_same_work_dir_is_refused_and_other_uses_are_not(bas
         inversion.learn(FRAMES, "a disk", settings={"debias": "all"}, **same)
 
 
-def test_a_run_that_is_stopped_says_so(base, tmp_path, monkeypatch):
-    whole = inversion.loop.train
+def test_learning_that_is_stopped_says_so_and_goes_on_to_the_same_motion(base, learned, tmp_path, monkeypatch):
+    class Stopped(inversion.ClipTask):
+        def probe(self, key, params):
+            os.kill(os.getpid(), signal.SIGTERM)  # before the first step, which is finished
+            return {"scalars": {}, "videos": {}}
 
-    def stopped(config, workdir, task):
-        return whole(config, workdir, task)._replace(step=np.int32(1))
+    def learn():
+        return inversion.learn(FRAMES, "a disk", base, tmp_path / "run", steps=3, batch_size=2, probe_every=5)
 
-    monkeypatch.setattr(inversion.loop, "train", stopped)
-    with pytest.raises(InterruptedError, match="stopped after step 1 of 2; the same command goes on"):
-        inversion.learn(FRAMES, "", base, tmp_path / "run", steps=2, batch_size=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(inversion, "ClipTask", Stopped)
+        with pytest.raises(InterruptedError, match="stopped after step 1 of 3; the same command goes on"):
+            learn()
+    probed = []
+
+    def probe(self, key, params):
+        probed.append(1)
+        return {"scalars": {}, "videos": {}}
+
+    monkeypatch.setattr(inversion.ClipTask, "probe", probe)
+    resumed = learn()
+    assert len(probed) == 1, "after the last step; a run from the start is probed before its first one too"
+    for name, value in learned[0].params.items():
+        np.testing.assert_array_equal(resumed.params[name], value)
 
 
 def test_a_model_made_for_one_step_is_sampled_as_a_base(editor):
