@@ -58,6 +58,7 @@ EDITS: dict[str, tuple[str, list, list[dict[str, Any]]]] = {
     "ball, moved": ("juggle", BALL, [{"op": "drag", "by": [-130, -20], "end_frame": 0}]),
     "character, moved": ("bunny", BUNNY, [{"op": "drag", "by": [200, 0], "end_frame": 0, "boxes": BUNNY_BOXES}]),
     "character, frozen": ("bunny", BUNNY, [{"op": "freeze", "frame": 24, "start_frame": 0, "boxes": BUNNY_BOXES}]),
+    "character, by two masks": ("bunny", BUNNY, [{"op": "drag", "by": [200, 0], "end_frame": 0, "cut": BUNNY_BOXES}]),
     "flower, slowed": ("flower", EVERYWHERE, [{"op": "retime", "speed": 0.5}]),
     "cup, moved": ("cups", CUP, [{"op": "drag", "by": [120, 30], "end_frame": 0, "boxes": CUP_BOXES}]),
     "press, stopped": ("press", PRESS, [{"op": "freeze", "frame": 24, "masks": "press_mask.mp4"}]),
@@ -69,7 +70,7 @@ EDITS: dict[str, tuple[str, list, list[dict[str, Any]]]] = {
         [{"op": "scale", "factor": 1.25, "center": [360, 240]}, {"op": "drag", "by": [40, 0]}],
     ),
 }
-"""Name of the edit: the clip, its queries, and the operations."""
+"""Name of the edit: the clip, its queries, and the operations; `cut` stands for masks that these boxes give there."""
 
 
 def print_draft(options: Namespace) -> None:
@@ -84,9 +85,10 @@ def print_draft(options: Namespace) -> None:
     for name in list(EDITS)[: 1 if options.quick else None]:
         clip = video.read(folder / f"{EDITS[name][0]}.mp4")
         frames = clip.frames[:FRAMES]
-        spec = _spec(name, folder).validate_against(frames.shape[1:3], len(frames))
-        source = trackers.get("classical").track(frames, spec.queries)
-        hints = drafted.read_hints(spec, spec.divide(), frames.shape[1:3], len(frames), _ignore)
+        with tempfile.TemporaryDirectory() as place:
+            spec = _spec(name, folder, frames, place).validate_against(frames.shape[1:3], len(frames))
+            source = trackers.get("classical").track(frames, spec.queries)
+            hints = drafted.read_hints(spec, spec.divide(), frames.shape[1:3], len(frames), _ignore)
         start = time.process_time()
         made = drafted.draw(frames, spec, source, hints, notify=_ignore)
         rows.append([name, f"{time.process_time() - start:.1f}", f"{100 * made.hole.mean():.2f}"])
@@ -104,14 +106,31 @@ def print_draft(options: Namespace) -> None:
         _print_lengths(whole, CAR, LENGTHS, "car_topdown.mp4, played forth and back", options.markdown)
 
 
-def _spec(name, folder):
+def _spec(name, folder, frames, place):
     _, queries, operations = EDITS[name]
     points = list(range(len(queries)))
     told = [{"points": points, **step} for step in operations]
     for step in told:
         if "masks" in step:
             step["masks"] = str((folder / step["masks"]).absolute())
+        if "cut" in step:
+            step["masks"] = _write_masks(frames, queries, step.pop("cut"), place)
     return document.parse({"queries": queries, "operations": told})
+
+
+def _write_masks(frames, queries, boxes, place):
+    """Write masks of the frames of some boxes, as a person would paint them, and return their files by frame."""
+    operation = {"op": "drag", "points": list(range(len(queries))), "by": [1, 0], "boxes": boxes}
+    spec = document.parse({"queries": queries, "operations": [operation]})
+    spec = spec.validate_against(frames.shape[1:3], len(frames))
+    source = trackers.get("classical").track(frames, spec.queries)
+    hints = drafted.read_hints(spec, spec.divide(), frames.shape[1:3], len(frames), _ignore)
+    (found,) = drafted.masks_prepared(draft.Prepared(frames), spec, source, hints)
+    files = {frame: Path(place) / f"mask_{frame}.png" for frame in boxes}
+    for frame, file in files.items():
+        mask = cv2.resize(255 * found[int(frame)].astype(np.uint8), frames.shape[2:0:-1])
+        figures.save_png(file, np.repeat(255 * (mask > 127)[..., None].astype(np.uint8), 3, -1))
+    return {frame: str(file) for frame, file in files.items()}
 
 
 def _write_sheet(path, frames, made, source):
@@ -151,7 +170,10 @@ def drawn_clip(shape: tuple[int, int, int]) -> tuple[np.ndarray, Tracks, Tracks]
 
 
 def _print_costs(frames, source, target, name, markdown):
-    """Print seconds and memory of a draft: prepared and drawn, drawn again with other paths; whole and at a quarter."""
+    """Print seconds and memory of a draft, whole and at a quarter; what is prepared and taken apart stays for others.
+
+    Prepared are flow, camera and plate, taken apart the things and their masks; again is with other paths.
+    """
     rows = []
     for scale in (1.0, 0.25):
         size = tuple(int(side * scale) for side in frames.shape[1:3])
@@ -164,6 +186,8 @@ def _print_costs(frames, source, target, name, markdown):
         prepared = draft.Prepared(clip)
         _ = prepared.flows, prepared.cameras, prepared.plate
         ready, start = time.process_time() - start, time.process_time()
+        draft.find_masks(prepared, before, groups)
+        apart, start = time.process_time() - start, time.process_time()
         draft.render(prepared, before, after, groups=groups, notify=_ignore)
         first = time.process_time() - start
         moved = type(after)(after.xy + np.float32([7, 3]) * np.float32(scale), after.visible)
@@ -171,9 +195,9 @@ def _print_costs(frames, source, target, name, markdown):
         draft.render(prepared, before, moved, groups=groups, notify=_ignore)
         again = time.process_time() - start
         above = (_peak() - at_start) / 1e6
-        seconds = [f"{part:.2f}" for part in (ready, first, again)]
+        seconds = [f"{part:.2f}" for part in (ready, apart, first, again)]
         rows.append([f"{len(clip)}x{size[0]}x{size[1]}", *seconds, f"{above:.2f}"])
-    head = ["size", "prepared, CPU s", "taken apart and drawn", "drawn again", "GB above the clip"]
+    head = ["size", "prepared, CPU s", "taken apart", "first drawn", "drawn again", "GB above the clip"]
     print(f"\nCost of a draft of {name}")
     print_table(head, rows, markdown)
 

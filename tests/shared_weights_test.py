@@ -88,3 +88,11 @@ def test_damaged_sharing_is_one_line(saved, change, message):
     path.write_text(json.dumps(content))
     with pytest.raises(checkpoints.CheckpointError, match=message):
         checkpoints.load_model(saved)
+
+
+def test_the_packages_weights_stay_small():
+    """Beside them lies nothing that is as large, so that an installation stays a matter of seconds."""
+    folder = checkpoints.resolve("tiny").parent
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len([path for path in files if path.name == checkpoints.WEIGHTS]) >= 4
+    assert sum(path.stat().st_size for path in files) <= 40e6

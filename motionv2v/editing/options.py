@@ -20,12 +20,26 @@ DEVICES = flags.DEFINE_integer("devices", 1, "how many share one edit, where a m
 SEED = flags.DEFINE_integer("seed", None, "random seed; default: the edit's", lower_bound=0)
 
 
+_OF_MODELS = [STEPS, GUIDANCE, CACHE, VIEWS, CLOCKS, LORA, WARPED, DEPTH, INVERSE, DEVICES, SEED]
+_UNREAD = {"points": ("edit", "masks", "box", "checkpoint"), "preview": ("checkpoint",)}
+
+
 def given() -> dict[str, Any]:
-    """Return the flags' values as arguments of `files.run`; ValueError where two of them name what is edited."""
+    """Return the flags' values as arguments of `files.run`.
+
+    Raises ValueError where two of them name what is edited, or what is done, and for flags that nothing would read.
+    """
     if SIGNALS.value and (
         others := [name for name in ("video", "batch", "preview", "points") if flags.FLAGS[name].value]
     ):
         raise ValueError(f"--time_to_move names the clip itself: leave --{others[0]} out")
+    looks = [name for name in _UNREAD if flags.FLAGS[name].value]
+    if len(looks) > 1:
+        raise ValueError("--points and --preview do one thing each: choose one")
+    for look in looks:
+        names = [name for name in (*_UNREAD[look], *(flag.name for flag in _OF_MODELS)) if flags.FLAGS[name].present]
+        if names:
+            raise ValueError(f"--{look} does not read --{names[0]}: leave it out")
     views = VIEWS.value and int(VIEWS.value)
     found = {"num_steps": STEPS.value, "guidance": GUIDANCE.value, "cache": CACHE.value, "num_views": views}
     found |= {"warped": WARPED.value}

@@ -162,9 +162,7 @@ def score(
             if where.any():
                 result.append(float(error[where].mean()))
         psnr.append(metrics.clip_psnr(frames, pair.target))
-    # One of the pairs, not a mean of two, because a perfect one is infinitely good.
-    worst = float(np.percentile(psnr, 5, method="lower"))
-    scores = {"follow_epe": _mean(follow), "keep_epe": _mean(keep), "psnr": _mean(psnr), "psnr_p5": worst}
+    scores = {"follow_epe": _mean(follow), "keep_epe": _mean(keep), "psnr": _mean(psnr), "psnr_p5": _worst(psnr)}
     sharp = metrics.gradients(videos) / metrics.gradients(np.stack([pair.target for pair in pairs]))
     return scores | {"gradients": sharp, "identity_copy_rate": _mean(copied)}
 
@@ -184,6 +182,11 @@ def _copied(found: Float[np.ndarray, "N T 2"], pair: Pair, counted: Bool[np.ndar
 
 def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
+
+
+def _worst(values: list[float]) -> float:
+    """Return the 5th percentile: one of the pairs, not a mean of two, because a perfect one is infinitely good."""
+    return float(np.percentile(values, 5, method="lower"))
 
 
 def exact_copy_epe(pairs: list[Pair]) -> float:
@@ -319,7 +322,7 @@ def run_rows(
 def format_table(rows: list[Row]) -> str:
     """Lay out rows as markdown, with what copying the source scores and the tracker's own floor below them.
 
-    A second table has the PSNR by kind of pair.
+    A second table has the PSNR by kind of pair, the mean and the 5th percentile.
     """
     first, pairs = rows[0].results, rows[0].pairs
     lines = [(row.name, *(row.results[key] for key in COLUMNS)) for row in rows]
@@ -337,7 +340,7 @@ def format_table(rows: list[Row]) -> str:
         ),
         f"Copying against exact tracks, without a tracker: follow-EPE {first['follow_epe_copy_exact']:.2f} px.",
         "",
-        *_markdown(["PSNR (dB) by kind of pair", *_kinds(pairs)], [(row.name, *_by_kind(row)) for row in rows]),
+        *_kinds_table(rows),
     ]
     for row in rows:
         if "unsure_pixels_25" in row.results:
@@ -356,19 +359,28 @@ def _doubt(row: Row) -> list[str]:
 
 
 def _markdown(head: list[str], lines: list[tuple[Any, ...]]) -> list[str]:
-    body = [" | ".join([name, *(f"{value:.2f}" for value in values)]) for name, *values in lines]
+    body = [" | ".join([name, *(v if isinstance(v, str) else f"{v:.2f}" for v in values)]) for name, *values in lines]
     return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {line} |" for line in body)]
 
 
-def _kinds(pairs: list[Pair]) -> list[str]:
+def _kinds_table(rows: list[Row]) -> list[str]:
+    pairs = rows[0].pairs
     counts = {kind: sum(pair.kind == kind for pair in pairs) for kind in KINDS}
-    return [f"{kind} ({count})" for kind, count in counts.items() if count]
+    head = ["PSNR (dB) by kind of pair: mean / 5th percentile", *(f"{kind} ({n})" for kind, n in counts.items() if n)]
+    copied = Row("copy the source", {}, np.stack([pair.source for pair in pairs]), pairs)
+    return _markdown(head, [(row.name, *map(_two, by_kind(row).values())) for row in (*rows, copied)])
 
 
-def _by_kind(row: Row) -> list[float]:
-    values = [metrics.clip_psnr(frames, pair.target) for frames, pair in zip(row.videos, row.pairs, strict=True)]
-    by_kind = {kind: [v for v, pair in zip(values, row.pairs, strict=True) if pair.kind == kind] for kind in KINDS}
-    return [_mean(of_kind) for of_kind in by_kind.values() if of_kind]
+def _two(values: tuple[float, float]) -> str:
+    return " / ".join(f"{value:.2f}" for value in values)
+
+
+def by_kind(row: Row) -> dict[str, tuple[float, float]]:
+    """Return mean and 5th percentile of a row's PSNR for each kind of pair that it has."""
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for frames, pair in zip(row.videos, row.pairs, strict=True):
+        found[pair.kind].append(metrics.clip_psnr(frames, pair.target))
+    return {kind: (_mean(values), _worst(values)) for kind, values in found.items() if values}
 
 
 def table(
@@ -386,6 +398,8 @@ def table(
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> tuple[str, dict[str, float]]:
     """Evaluate a checkpoint, its base without control, and others beside it; the table's text, and its numbers.
+
+    The numbers are those of `synthetic`, and `psnr_KIND` and `psnr_p5_KIND` for each kind of pair.
 
     Of a model that edits such clips in windows it is measured too whether they show (`joins`).
 
@@ -406,6 +420,8 @@ def table(
     for name in compare:
         rows += run_rows(name, open_editor(name, devices), drafts, num_views=views, **options)
     text, results = format_table(rows), rows[0].results
+    for kind, (mean, worst) in by_kind(rows[0]).items():
+        results |= {f"psnr_{kind}": mean, f"psnr_p5_{kind}": worst}
     for row in rows:
         if row.name == f"{checkpoint}, {PASTED}":
             results |= {f"{key}_pasted": row.results[key] for key in COLUMNS}

@@ -6,6 +6,7 @@ import json
 import moving_square
 import numpy as np
 import pytest
+from launching import launch
 from PIL import Image
 
 from motionv2v import draft, trackers, tracks, video
@@ -41,6 +42,16 @@ def test_preview_draws_paths_and_tells_of_each_point(own):
     assert lines[1] == "point   1 (corner): seen in all frames; moved by up to 36 px"
     assert lines[8] == "point   8: seen in all frames; stays"
     assert (own / "edit.json").exists() and not (own / "out" / "edited.mp4").exists()
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--points", "--preview"], "--points and --preview do one thing each: choose one"),
+    (["--points", "--edit=edit.json"], "--points does not read --edit: leave it out"),
+    (["--preview", "--edit=edit.json", "--seed=0"], "--preview does not read --seed: leave it out"),
+])  # fmt: skip
+def test_flags_that_a_look_does_not_read_are_one_line(flags, message, own):
+    child = launch("edit", "--video=clip.mp4", *flags, cwd=own)
+    assert (child.returncode, child.stderr) == (2, f"edit: {message}\n") and not (own / "outputs").exists()
 
 
 def test_preview_needs_no_jax_and_no_mask_that_can_be_read(own, monkeypatch):
