@@ -5,10 +5,13 @@ import shutil
 import socket
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from waiting import until
+
+from motionv2v import editing
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 REASON = "needs Chromium: apt-get install chromium-headless-shell"
@@ -140,6 +143,26 @@ class Page:
         with self.page.expect_download(timeout=60_000) as found:
             press()
         return found.value
+
+
+def unserved(browser, session, **options):
+    """Open the page on a session without a server: it gets its own files, is told the state, and nothing else."""
+    static = Path(editing.__file__).parent / "static"
+
+    def answer(route):
+        path = urlsplit(route.request.url).path
+        if path == "/api/state":
+            route.fulfill(json=session.state())
+        elif path.startswith("/api/"):
+            route.fulfill(status=404, json={"error": "nobody is there"})
+        else:
+            route.fulfill(path=static / (path.removeprefix("/static/").strip("/") or "editor.html"))
+
+    page = Page(browser, **options)
+    page.page.route("**/*", answer)
+    page.page.goto("http://editor.invalid/")
+    page.ready()
+    return page
 
 
 def own_work(page):

@@ -94,7 +94,7 @@ def test_hidden_uncertain_and_kinds_of_keyframes_are_told_apart_in_greys(browser
             while page.main.locator("#frame").input_value() != str(t):
                 page.page.keyboard.press(".")
             page.there("source", t)
-            page.page.wait_for_timeout(200)
+            page.painted()
             x, y = page.at(session, *session.target().xy[0, t].tolist())
             inside[t] = shot(page, x - 1, y - 4.5, 2, 1).mean()  # between the path and the edge of the sign
             edge[t] = shot(page, x - 8, y - 9, 16, 8)
@@ -104,7 +104,7 @@ def test_hidden_uncertain_and_kinds_of_keyframes_are_told_apart_in_greys(browser
 
         page.main.locator("#show-uncertain").check()
         page.there("uncertain", 9)
-        page.page.wait_for_timeout(300)
+        page.painted()
         box = page.main.locator("#draft").bounding_box()
         sure, unsure = (
             shot(page, box["x"] + share * box["width"], box["y"] + 5, 0.3 * box["width"], 30) for share in (0.1, 0.6)

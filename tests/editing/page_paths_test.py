@@ -56,7 +56,7 @@ def go(page, frame):
     page.wait(f"document.getElementById('where').textContent === '{frame} / 8'")
 
 
-def test_keyframes_and_windows_are_gone_along_as_in_the_session(browser, session, address):
+def test_keyframes_and_windows_are_gone_along_as_in_the_session(browser, session):
     rng = np.random.default_rng(0)
     cases, expected = [], []
     for _ in range(1000):
@@ -72,7 +72,7 @@ def test_keyframes_and_windows_are_gone_along_as_in_the_session(browser, session
             [keys, length, interpolation, ease if isinstance(ease, str) else {str(k): w for k, w in ease.items()}]
         )
         expected.append(weights @ values)
-    page = Page(browser, address, viewport=SIZE)
+    page = served_page.unserved(browser, session)  # what is worked out on the page needs no server
     between = "(cases) => import('/static/curves.js').then((curves) => cases.map((each) => curves.between(...each)))"
     found = page.page.evaluate(between, cases)
     assert max(np.abs(np.subtract(*pair)).max() for pair in zip(found, expected, strict=True)) < 1e-6
@@ -174,7 +174,7 @@ def test_the_path_that_is_shown_while_it_is_bent_is_the_one_that_it_will_have(br
     page.context.close()
 
 
-def test_1000_drags_are_shown_as_the_session_does_them(browser, session, address, monkeypatch):
+def test_1000_drags_are_shown_as_the_session_does_them(browser, session, monkeypatch):
     riding(session)
     other = session.add_point(0, 100, 80)
     session.set_visible([other], 3, 6, False)
@@ -190,7 +190,7 @@ def test_1000_drags_are_shown_as_the_session_does_them(browser, session, address
             drags.append(drag | {"kind": kind, word: float(value)})
         else:
             drags.append(drag | dict(zip(("dx", "dy"), rng.uniform(-30, 30, 2).tolist(), strict=True)))
-    page = opened(browser, session, address)
+    page = served_page.unserved(browser, session)
     ghosts = page.page.evaluate(DRAGGED, drags)
     page.context.close()
     monkeypatch.setattr(session, "_save", lambda event=None: None)  # it is undone at once

@@ -87,8 +87,7 @@ def test_a_clip_that_was_undone_is_not_shown_any_more(page, session):
     page.wait("document.getElementById('where').textContent === '0 / 0'")
     page.wait("document.getElementById('export-row').hidden && document.getElementById('timeline').hidden")
     assert page.main.locator("#frame").get_attribute("max") == "0"
-    page.page.wait_for_timeout(100)
-    assert not any(page.page.evaluate(BRIGHT, each) for each in ("source", "draft"))
+    page.wait(f"!['source', 'draft'].some({BRIGHT})")
     assert page.main.locator("#draft-says").text_content() == "" and page.errors == []
     for _ in range(2):
         page.page.keyboard.press("Control+Shift+z")
