@@ -18,5 +18,5 @@ def get_config() -> ConfigDict:
     config.method.keeps = True
     config.data.update({"region": "composed", "latents": "runs/latents_revideo_tiny_2"})
     config.optim = common.branch_alone(1e-3)
-    config.train.steps = 800
+    config.train.steps = 500
     return config

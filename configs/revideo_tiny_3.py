@@ -24,5 +24,5 @@ def get_config() -> ConfigDict:
     config.optim = common.optimizer(
         ("conditioner/safm_.*|dit/lora(_branch)?/.*", trained), ("(vae|text|dit|conditioner)/.*", None)
     )
-    config.train.steps = 500
+    config.train.steps = 300
     return config

@@ -48,6 +48,7 @@ def get_config(name: str = "one_stage") -> ConfigDict:
     config.name = "revideo_toy"
     config.init_from = ("runs/base_tiny",)
     config.resume_from = () if before is None else (f"runs/revideo_toy/{before}",)
+    config.method.keeps = False  # the question is what the branches do
     config.dit.patch_size = 2
     config.dit.control_branches = 2 if name == "apart" else 1
     config.method.fusion = FUSIONS.get(name, "sum")
