@@ -1,4 +1,4 @@
-"""ReVideo at tiny size, the first of three stages: how things move. Not released yet.
+"""ReVideo at tiny size, the first of three stages: how things move. See `revideo_tiny_3`.
 
     for i in 1 2 3; do
       python launch/prepare.py --config=configs/revideo_tiny_$i.py --num_samples=8192

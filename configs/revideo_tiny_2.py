@@ -1,4 +1,4 @@
-"""ReVideo at tiny size, the second stage: content and motion apart, on clips composed of two. Not released yet.
+"""ReVideo at tiny size, the second stage: content and motion apart, on clips composed of two. See `revideo_tiny_3`.
 
     python launch/train.py --config=configs/revideo_tiny_2.py --config.train.backend=torch
 

@@ -81,6 +81,12 @@ RELEASED: dict[str, Released] = {
         commit="f34c771",
         description="Motion Prompting on `base_tiny`: a first frame moves along any tracks, of synthetic scenes",
     ),
+    "revideo_tiny": Released(
+        folder="released/revideo_tiny",
+        config="configs/revideo_tiny_3.py",
+        commit="a12f3f1",
+        description="ReVideo on `base_tiny`: a region of a synthetic scene is made anew along trajectories",
+    ),
     "base_tiny": Released(
         folder="released/base_tiny",
         config="configs/base_tiny_fine.py",

@@ -117,6 +117,17 @@ def test_motion_prompting_runs(quick, tmp_path, monkeypatch, own):
 
 
 @pytest.mark.slow
+def test_revideo_runs(quick, tmp_path):
+    done = execute(FOLDER / "revideo.ipynb", tmp_path)
+    # What is given, and what was made.
+    assert len(pictures(done)) == 2 and players(done) == 1
+    for name in ("both", "content", "motion"):
+        assert f"{name}: " in printed(done)
+    assert printed(done).count("of which 0 grey levels change") == 3
+    assert {path.name for path in quick.iterdir()} == {"remade.mp4"}
+
+
+@pytest.mark.slow
 def test_evaluate_suite_runs(quick, tmp_path, monkeypatch):
     monkeypatch.setenv("MOTIONV2V_NUM_FRAMES", "5")
     done = execute(FOLDER / "evaluate_suite.ipynb", tmp_path)

@@ -199,7 +199,7 @@ def test_what_is_around_the_region_is_kept_exactly():
     assert 0 < control.is_known.mean() < 1
     plain = revideo.make_conditioner(config(), width=12, patch_size=2).apply({"params": params}, both)
     assert plain.known is None and plain.is_known is None
-    with pytest.raises(ValueError, match="method.keeps needs latents to keep"):
+    with pytest.raises(ValueError, match=r"method\.keeps needs latents to keep"):
         revideo.make_conditioner(config(keeps=True, content="convolutions"), width=8, patch_size=2)
 
 
