@@ -14,7 +14,7 @@ NUM_PAIRS = flags.DEFINE_integer("num_pairs", 200, "held-out pairs", lower_bound
 NUM_CLIPS = flags.DEFINE_integer("num_clips", 200, "text_to_video, motion_prompting: scenes; motion_inversion: 22")
 NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "synthetic: of the pairs; default: model's", lower_bound=1)
 NUM_POINTS = flags.DEFINE_integer("num_points", 10, "synthetic: points of each pair", lower_bound=1, upper_bound=256)
-JITTER = flags.DEFINE_float("jitter", 0.0, "synthetic: move all points by up to so many pixels", lower_bound=0.0)
+JITTER = flags.DEFINE_float("jitter", 0.0, "synthetic, make: move all points by up to so many pixels", lower_bound=0.0)
 SEED = flags.DEFINE_integer("seed", 7, "which held-out pairs, or scenes", lower_bound=0)
 STEPS = flags.DEFINE_integer("num_steps", None, "denoising steps; default: the model's", lower_bound=1)
 VIEWS = flags.DEFINE_enum("views", None, ["1", "2", "4", "8"], "average that many views of a clip; default: model's")
@@ -35,16 +35,19 @@ BENCHMARK = flags.DEFINE_enum("benchmark", "synthetic", [*TABLES], "what to meas
 def main(argv: list[str]) -> None:
     if set(argv[2:]) | set(argv[1:]) - set(commands.COMMANDS):
         raise app.UsageError(f"unexpected argument {argv[-1]!r}; available: {', '.join(commands.COMMANDS)}")
-    cli.start(with_jax=not argv[1:] or commands.WEIGHTS.value is not None)
+    cli.start(with_jax=argv[1:] in ([], ["make"]) or commands.WEIGHTS.value is not None)
+    chosen = commands.COMMANDS[argv[1]] if argv[1:] else TABLES[BENCHMARK.value]
+    what, common = (argv[1], ["json"]) if argv[1:] else (f"--benchmark={BENCHMARK.value}", ["json", "benchmark"])
     try:
+        cli.check_given(what, [*chosen.flags, *common])
         cli.check_places(OUT.value, JSON.value)
         if argv[1:]:
-            text, results = commands.COMMANDS[argv[1]]()
+            text, results = chosen.run()
         else:
             values = flags.FLAGS.flag_values_dict()
             if BENCHMARK.value == "motion_inversion" and not cli.is_given("num_clips"):
                 values["num_clips"] = 22  # as in the paper
-            text, results = TABLES[BENCHMARK.value].make(values, track)
+            text, results = chosen.make(values, track)
     except cli.expected() as error:
         cli.refuse("evaluate", error)
     print(text)

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 from absl import flags, logging
@@ -76,6 +76,17 @@ def parser(name: str, needs_config: bool = True) -> Callable[[list[str]], list[s
 def is_given(name: str) -> bool:
     """Tell whether a flag, or a field as "config.data.latents", stands on the command line."""
     return name in flags.FLAGS and flags.FLAGS[name].present > 0
+
+
+def check_given(what: str, taken: Collection[str]) -> None:
+    """Raise ValueError, in a line, where a launcher's own flag is given that what it shall do does not take.
+
+    `taken` are the names of those that it does.
+    """
+    own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+    if idle := sorted(name for name in own - {*taken} if is_given(name)):
+        told = f"; its flags are {', '.join(f'--{name}' for name in taken)}"
+        raise ValueError(f"{what} takes no --{idle[0]}, which would do nothing{told}")
 
 
 def line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The commands of launch/evaluate.py that work on suites, and their flags.
 
-build --protocol=motionv2v --videos=FOLDER --suite=SUITE     make a suite of the videos, or go on
+build --protocol=motionv2v --videos=FOLDER --out=SUITE       make a suite of the videos, or go on
+make --suite=SUITE --outputs=OUTPUTS --checkpoint=tiny       let models of this package make OUTPUTS/MODEL/ID/
 score --suite=SUITE --outputs=OUTPUTS                        score OUTPUTS/METHOD/ID.mp4
 export --suite=SUITE --format=ati --out=FOLDER               first frames and tracks for another method's program
 study --suite=SUITE --outputs=A --outputs=B --out=STUDY      a sheet on which people choose, not knowing whose it is
@@ -10,23 +11,35 @@ list                                                         what can be measure
 """
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from motionv2v import cli
-from motionv2v.evaluation import distances, exported_tracks, measures, networks, report, scoring, study, suite
+from motionv2v.evaluation import (
+    distances,
+    exported_tracks,
+    measures,
+    method_folders,
+    networks,
+    report,
+    scoring,
+    study,
+    suite,
+)
 from motionv2v.evaluation.protocols import PROTOCOLS
 
-SUITE = flags.DEFINE_string("suite", None, "build, score: folder of the suite")
+SUITE = flags.DEFINE_string("suite", None, "folder of the suite; of build the same as --out")
 PROTOCOL = flags.DEFINE_enum("protocol", "motionv2v", list(PROTOCOLS), "build: what an item is")
 OUTPUTS = flags.DEFINE_multi_string(
-    "outputs", [], "score: folder of METHOD/ID.mp4, or METHOD/ID/00000.png; study: METHOD, two or more"
+    "outputs", [], "make, score: folder of METHOD/ID.mp4, or METHOD/ID/00000.png; score: or METHOD; study: METHODs"
 )
 FORMAT = flags.DEFINE_enum("format", None, list(exported_tracks.FORMATS), "export: whose program reads it")
 ANSWERS = flags.DEFINE_multi_string("answers", [], "study: answers to read (.csv), one file a person")
 FEATURES = flags.DEFINE_multi_string("features", [], "features: made, then true; [rows features] in .npy files")
-METRIC = flags.DEFINE_multi_string("metric", [], "score: one of `list`'s; default: all")
+METRIC = flags.DEFINE_multi_string("metric", [], "score: one of `list`'s, or some with commas; default: all")
+flags.DEFINE_alias("metrics", "metric")
 SIZE = flags.DEFINE_string("size", "480x720", "build: HEIGHTxWIDTH of the items, in pixels")
 FPS = flags.DEFINE_float("fps", None, "build: rate of the items; default: each video's own", lower_bound=0.1)
 NUM_TRACKS = flags.DEFINE_integer(
@@ -62,12 +75,28 @@ def build() -> tuple[str, dict[str, Any]]:
     # Flags that other benchmarks have too, with defaults of theirs.
     shared = {"num_frames": "num_frames", "tracker": "tracker", "seed": "seed", "num_clips": "most"}
     options |= {name: flags.FLAGS[flag].value for flag, name in shared.items() if cli.is_given(flag)}
-    made = suite.build(
-        PROTOCOL.value, _given("videos"), _given("suite"), size=(int(height), int(width)), say=print, **options
-    )
+    made = suite.build(PROTOCOL.value, _given("videos"), _built(), size=(int(height), int(width)), say=print, **options)
     left_out = [f"\n  {name}: {reason}" for name, reason in made.left_out.items()]
     text = f"{len(made.items)} items in {made.folder}, {len(left_out)} videos left out{':' if left_out else ''}"
     return text + "".join(left_out), {"items": [item.id for item in made.items], "left_out": made.left_out}
+
+
+def make() -> tuple[str, dict[str, Any]]:
+    """Let the models that the flags name make the videos of a suite; how many, in words and as a record.
+
+    Raises ValueError as `making.make`, and for flags that are missing.
+    """
+    from motionv2v.evaluation import making  # which loads jax
+
+    of, outputs, values = _given("suite"), _given("outputs"), flags.FLAGS.flag_values_dict()
+    if len(outputs) > 1:
+        raise ValueError(f"make takes one folder for the folders of all models, given --outputs {len(outputs)} times")
+    options = {name: values[name] for name in ("num_steps", "jitter", "devices")}
+    options |= {"num_views": values["views"] and int(values["views"])}
+    options |= {"seed": values["seed"]} if cli.is_given("seed") else {}
+    made = making.make(of, outputs[0], [values["checkpoint"], *values["compare"]], **options)
+    lines = [f"{len(ids)} videos made in {outputs[0]}/{name}" for name, ids in made.items()]
+    return "\n".join(lines), {"made": made}
 
 
 def score() -> tuple[str, dict[str, Any]]:
@@ -75,14 +104,13 @@ def score() -> tuple[str, dict[str, Any]]:
 
     Raises ValueError as `scoring.score`, and for flags that are missing.
     """
-    outputs = _given("outputs")
-    if len(outputs) > 1:
-        raise ValueError(f"score takes one folder with a folder for each method, given --outputs {len(outputs)} times")
-    out = flags.FLAGS["out"].value or f"{outputs[0]}/{scoring.SCORES}"
+    of, places = _given("suite"), [Path(place) for place in _given("outputs")]
+    out = Path(flags.FLAGS["out"].value or method_folders.place(places, of))
     tracker = flags.FLAGS["tracker"].value if cli.is_given("tracker") else scoring.TRACKER
     options = {"out": out, "tracker": tracker, "draws": DRAFT.value, "say": print}
     options |= {"weights": WEIGHTS.value, **_nets()}
-    found = scoring.score(_given("suite"), outputs[0], METRIC.value, **options)
+    metrics = [name for each in METRIC.value for name in each.split(",") if name]
+    found = scoring.score(of, places, metrics, **options)
     folder = report.write(found, out)
     return f"{report.markdown(found)}\nwrote {folder}/scores.html, .md, .csv and .json", report.content(found)
 
@@ -123,13 +151,25 @@ def list_metrics() -> tuple[str, dict[str, Any]]:
     return "\n".join(lines), {"measured": list(measures.METRICS)}
 
 
-COMMANDS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
-    "build": build,
-    "score": score,
-    "export": export,
-    "study": ask,
-    "features": compare_features,
-    "list": list_metrics,
+class Command(NamedTuple):
+    """What a word on the command line does, and the flags that it takes."""
+
+    run: Callable[[], tuple[str, dict[str, Any]]]
+    flags: tuple[str, ...]
+
+
+_NETS = ("weights", "lpips", "clip", "clip_activation", "i3d_source")
+_BUILD = ("protocol", "videos", "suite", "out", "size", "fps", "num_tracks", "min_hidden", "prompts", "edits")
+COMMANDS = {
+    "build": Command(build, (*_BUILD, "num_frames", "tracker", "seed", "num_clips")),
+    "make": Command(
+        make, ("suite", "outputs", "checkpoint", "compare", "seed", "num_steps", "views", "jitter", "devices")
+    ),
+    "score": Command(score, ("suite", "outputs", "metric", "metrics", "out", "tracker", "draft", *_NETS)),
+    "export": Command(export, ("suite", "format", "out")),
+    "study": Command(ask, ("suite", "outputs", "out", "answers", "seed", "num_clips")),
+    "features": Command(compare_features, ("features",)),
+    "list": Command(list_metrics, _NETS),
 }
 """By the word on the command line."""
 
@@ -147,6 +187,13 @@ def _nets() -> dict[str, str | None]:
     """Return what the flags say of networks, as `networks.load` takes it."""
     nets = {"net": LPIPS.value, "clip_net": CLIP.value, "clip_activation": CLIP_ACTIVATION.value}
     return nets | {"i3d_source": I3D_SOURCE.value}
+
+
+def _built() -> str:
+    """Return the folder of a suite to build, which two flags may name."""
+    if SUITE.value and flags.FLAGS["out"].value:
+        raise ValueError("--suite and --out both name the suite's folder: give one of them")
+    return SUITE.value or _given("out")
 
 
 def _given(name: str) -> str:

@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from motionv2v import draft, editing, figures, files
+from motionv2v import draft, editing
 from motionv2v.data.scenes import pairs
 from motionv2v.data.scenes.motion import Motion
 from motionv2v.data.scenes.pairs import Pair, Scene, SceneConfig
 from motionv2v.editing import opening, repair
-from motionv2v.evaluation import measures, motion_prompting, remaking, report, scoring, suite, synthetic
+from motionv2v.evaluation import measures, method_folders, motion_prompting, remaking, report, scoring, suite, synthetic
 from motionv2v.evaluation.drafts import Drafts, PairDrafts, Refined
 from motionv2v.evaluation.scoring import Row
 from motionv2v.evaluation.suite import Item, Suite
@@ -43,8 +43,8 @@ WAYS = ("from the video", "from one picture", "locally")
 """How a model edits, in the order in which the paper finds them, the best first."""
 ORDERED = ("l2_later", "ssim_later", "lpips_later", "follow_epe")
 """Metrics by which that order is told."""
-PASTED, ABOUT = "in_draft", "method.json"
-TAKEN = (*scoring.REFERENCES, scoring.SCORES)
+PASTED = "in_draft"
+TAKEN = (*scoring.REFERENCES, method_folders.SCORES)
 """Names of rows and folders that no model may have."""
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 Videos = UInt8[np.ndarray, "M T H W 3"]
@@ -172,21 +172,19 @@ def given_of(item: Item) -> Pair:
 def write(folder: Path, items: Sequence[Item], videos: Videos, about: dict[str, Any]) -> None:
     """Write what a model made as a method's outputs: pictures without loss, and what it says of itself."""
     # It comes last: where it stands, all items are of what it says.
-    (folder / ABOUT).unlink(missing_ok=True)
+    (folder / method_folders.ABOUT).unlink(missing_ok=True)
     for item, frames in zip(items, videos, strict=True):
-        with files.partial_folder(folder / item.id) as unfinished:
-            for index, frame in enumerate(frames):
-                figures.save_png(unfinished / f"{index:05d}.png", frame)
-    files.write(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+        method_folders.write(folder / item.id, frames)
+    method_folders.write_about(folder, about)
 
 
 def is_written(folder: Path, items: Sequence[Item], about: dict[str, Any]) -> bool:
     """Tell whether `write` wrote a folder to its end, of these items and with the same to say."""
     try:
-        known = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        known = json.loads((folder / method_folders.ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return known == json.loads(json.dumps(about)) and all(scoring.find_output(folder, item.id) for item in items)
+    return known == json.loads(json.dumps(about)) and all(method_folders.output(folder, item.id) for item in items)
 
 
 def table(
@@ -238,7 +236,7 @@ def table(
         for name, editor in editors.items():
             settings = {"num_steps": num_steps, "num_views": num_views and int(num_views)}
             about = {"name": rows[name], "way": ways[name], "seed": seed, "items_sha256": checksum}
-            about |= _model(name, editor, settings)
+            about |= model_of(name, editor, settings)
             mine = [rows[name], f"{rows[name]}_{PASTED}"][: 1 + (not isinstance(editor, Drafts) and editor.reads_draft)]
             of_way[ways[name]] += mine
             # Of a work dir and of a folder of diffusers nothing tells whether the weights are still the same.
@@ -250,7 +248,7 @@ def table(
                 write(place / "outputs" / row, found.items, videos, about)
         options = {"weights": weights, "net": net, "say": print}
         scores = scoring.score(place / "suite", place / "outputs", **options)
-        folder = report.write(scores, place / "outputs" / scoring.SCORES)
+        folder = report.write(scores, place / "outputs" / method_folders.SCORES)
     holds, words = order(scores.rows, scores.metrics, of_way)
     wrote = f"\nwrote {folder}/scores.html, .md, .csv and .json" if out else ""
     return f"{report.markdown(scores)}\n{words}{wrote}", report.content(scores) | {"order": holds}
@@ -295,7 +293,7 @@ def row_names(names: Sequence[str]) -> dict[str, str]:
     return rows
 
 
-def _model(name: str, editor: editing.Editor | Drafts, settings: dict[str, Any]) -> dict[str, Any]:
+def model_of(name: str, editor: editing.Editor | Drafts, settings: dict[str, Any]) -> dict[str, Any]:
     """Say which weights a model has and how it samples here (`answer`), as a record of an edit does."""
     asked = {**settings, "guidance": None}
     if isinstance(editor, Refined):  # which has no views

@@ -1,15 +1,11 @@
 """Score what methods made of a suite's items, next to what must stand beside every number.
 
-    OUTPUTS/METHOD/ID.mp4 or OUTPUTS/METHOD/ID/00000.png ...    what a method made of an item
-    OUTPUTS/METHOD/method.json                                  what it says of itself; may be left out
+Outputs lie in folders of methods (`method_folders`). Rows of reference are always there: the target itself (where it is
+not perfect, that is the tracker's floor), the source copied, the first frame held, and the draft of the edit, drawn
+without a network (`motionv2v.draft`); without the first and the last where a protocol has no target.
 
-Rows of reference are always there: the target itself (where it is not perfect, that is the tracker's floor), the
-source copied, the first frame held, and the draft of the edit, drawn without a network (`motionv2v.draft`); without the
-first and the last where a protocol has no target.
-
-Only the items that all methods have are scored. A video of another length or size is resampled, frame i of F from frame
-round(i (G - 1) / (F - 1)) of G, stretched to the suite's size, and its row says so. What was measured once is kept, by
-the SHA-256 of the video and of the item's files, and the version of the metrics.
+Only the items that all methods have are scored. A video of another length or size is resampled, and its row says so.
+What was measured once is kept, by the SHA-256 of the video and of the item's files, and the version of the metrics.
 """
 
 import functools
@@ -24,9 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from motionv2v import ROOT, draft, files, progress, trackers, video
-from motionv2v.data.videos.files import SUFFIXES
-from motionv2v.editing import inputs
-from motionv2v.evaluation import footage, measures, networks, sets, suite, trajan_scores
+from motionv2v.evaluation import measures, method_folders, networks, sets, suite, trajan_scores
 from motionv2v.evaluation.checksums import Checksums
 from motionv2v.evaluation.measures import GROUPS, METRICS, Truth
 from motionv2v.evaluation.networks import Loaded
@@ -42,8 +36,6 @@ REFERENCES = {
     "draft": "the draft, no network",
 }
 """Rows that are always there, by the names that no method may have."""
-SCORES = "scores"
-"""The folder of the results within that of the outputs, by default; no method may have its name."""
 TRACKER = "lk"
 """What tracks points again. Another one than found the suite's tracks, so that its error on the target tells."""
 
@@ -53,7 +45,7 @@ class Row:
     """One row of the table: a method, or a reference.
 
     Attributes:
-        name: as the folder's. title: for people. about: of method.json; empty for references.
+        name: as the folder's. title: for people. about: of method.json; empty for references. folder: a method's.
         videos: of the scored items, by id: its file for the page. scores: {id: {metric: value}}.
         sets: {metric of the whole set: value and rows of features}.
         notes: {id: how the video was altered before it was measured}. missing: {id: why there is none}.
@@ -67,7 +59,8 @@ class Row:
     sets: dict[str, tuple[float, int]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    strangers: list[str] = field(default_factory=list)
+    strangers: Sequence[str] = ()
+    folder: Path = Path()
 
     @property
     def is_reference(self) -> bool:
@@ -117,7 +110,7 @@ class _Made(NamedTuple):
 
 def score(
     of: str | Path,
-    outputs: str | Path,
+    outputs: str | Path | Sequence[str | Path],
     metrics: Sequence[str] | None = None,
     *,
     out: str | Path | None = None,
@@ -130,13 +123,14 @@ def score(
     i3d_source: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Scores:
-    """Score a folder of outputs against a suite.
+    """Score outputs of methods against a suite.
 
     Args:
-        of: the suite's folder. outputs: a folder with one folder for each method.
+        of: the suite's folder. outputs: a folder with one folder for each method, or a method's own, or several of
+            either; none of them: the rows of reference alone.
         metrics: names of `measures.METRICS`; None takes those of single videos that need no weights and, with
             `weights`, those of LPIPS and CLIP and `sets.USUAL` as far as their files are there.
-        out: where kept scores and the page's videos go; None is `outputs/scores`.
+        out: where kept scores and the page's videos go; None is `method_folders.place` of the outputs.
         tracker: as for `trackers.named`, tracks points again.
         draws: whether to draw the drafts, which takes some seconds for each item, once.
         weights: the folder with the networks' files (`networks`). net, clip_net, clip_activation, i3d_source: as for
@@ -147,7 +141,8 @@ def score(
         ValueError: in one line, for what is no suite or no folder, names that are taken, metrics that there are not,
             weights that are missing for what was named, and where the methods have no item in common.
     """
-    out = Path(outputs) / SCORES if out is None else Path(out)
+    outputs = [Path(each) for each in ([outputs] if isinstance(outputs, str | Path) else outputs)]
+    out = method_folders.place(outputs, of) if out is None else Path(out)
     sums = Checksums(out / "kept" / "checksums.json")
     found = suite.load(of, sums.of)
     kind = PROTOCOLS[found.settings["protocol"]]
@@ -156,7 +151,7 @@ def score(
         raise ValueError(f"there is no metric {unknown[0]!r}; available: {', '.join(METRICS)}")
     if other := [name for name in chosen if name not in SETS and METRICS[name].group not in kind.groups]:
         raise ValueError(f"{other[0]} is not measured on items of {found.settings['protocol']}, for want of its truth")
-    rows = _references(found, draws) + _methods(Path(outputs), found, out)
+    rows = _references(found, draws) + _methods(outputs, found, out)
     methods = [row for row in rows if not row.is_reference]
     common = [item for item in found.items if all(item.id not in row.missing for row in methods)]
     distinct = len({item.video_sha256 for item in common})  # items may share a video, and differ in their prompts
@@ -170,7 +165,7 @@ def score(
         by = suite.describe(tracker)
         loaded[sets.TRACKER] = Loaded(trackers.named(tracker), f"the tracker {by}", by)
     here = [name for name in chosen if name not in lacking]
-    bench = _Bench(found, Path(outputs), out, tracker, here, loaded, sums)
+    bench = _Bench(found, out, tracker, here, loaded, sums)
     ids, usable = [], {}
     for item in progress.counted(common, "item", say):
         # Methods first: an item that one of them has, and that cannot be read, costs nothing more.
@@ -209,75 +204,17 @@ def _references(found: Suite, draws: bool) -> list[Row]:
     return [Row(name, REFERENCES[name]) for name in names]
 
 
-def _methods(outputs: Path, found: Suite, out: Path) -> list[Row]:
+def _methods(outputs: Sequence[Path], found: Suite, out: Path) -> list[Row]:
     """List the methods, and what each of them lacks."""
-    if not outputs.is_dir():
-        raise ValueError(f"{outputs} is {'a file' if outputs.exists() else 'not there'}; expected a folder of methods")
-    rows, ids = [], {item.id for item in found.items}
-    for folder in sorted(path for path in outputs.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if folder.name == SCORES or folder.resolve() == out.resolve():
-            continue
-        if folder.name in REFERENCES:
-            raise ValueError(f"{folder}: a row of the table is named so; expected another name for a method")
-        missing = {item.id: "no video" for item in found.items if find_output(folder, item.id) is None}
-        inside = [p.stem if p.suffix.lower() in SUFFIXES else p.name for p in sorted(folder.iterdir()) if _is_video(p)]
-        row = Row(folder.name, folder.name, _about(folder / "method.json"), missing=missing)
-        row.strangers = [name for name in inside if name not in ids]
-        rows.append(row)
+    rows, ids = [], [item.id for item in found.items]
+    for method in method_folders.find(outputs, ids, out, tuple(REFERENCES)):
+        missing = {name: "no video" for name in ids if method_folders.output(method.folder, name) is None}
+        told = {"about": method.about, "strangers": method.strangers, "folder": method.folder}
+        rows.append(Row(method.name, method.name, missing=missing, **told))
+    if outputs and not rows:
+        places = " and ".join(map(str, outputs))
+        raise ValueError(f"{places}: no method has a folder there; expected such as METHOD/{ids[0]}.mp4")
     return rows
-
-
-def _is_video(path: Path) -> bool:
-    return not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in SUFFIXES)
-
-
-def _about(path: Path) -> dict[str, Any]:
-    """Read what a method says of itself."""
-    if not path.exists():
-        return {}
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"), parse_constant=str)  # NaN is no JSON
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
-    if not isinstance(about, dict):
-        raise ValueError(f"{path} holds no object; expected such as {{'name': ..., 'steps': ...}}")
-    return about
-
-
-def find_output(folder: Path, name: str) -> Path | None:
-    """Find what a method made of an item; raises ValueError for two of them."""
-    candidates = [folder / f"{name}{suffix}" for suffix in sorted(SUFFIXES)] + [folder / name]
-    there = [path for path in candidates if path.exists()]
-    if len(there) > 1:
-        raise ValueError(f"{there[0]} and {there[1].name} are both there; expected one of them")
-    return there[0] if there else None
-
-
-def read(path: Path, num_frames: int, size: tuple[int, int]) -> tuple[UInt8[np.ndarray, "T H W 3"], list[str]]:
-    """Read an output as a suite measures it, and say how that differs from the file.
-
-    Raises ValueError, one line, for what cannot be read.
-    """
-    if path.is_dir():
-        pictures = footage.pictures_in(path)
-        if not pictures:
-            raise ValueError(f"{path} holds no pictures; expected 00000.png and so on")
-        frames, notes = [inputs.read_image(picture) for picture in pictures], []
-        if len({frame.shape for frame in frames}) > 1:
-            raise ValueError(f"{path}: its pictures are of several sizes")
-        frames = np.stack(frames)
-    else:
-        frames, notes = np.asarray(video.read(path, notify=lambda line: None).frames), [f"read from {path.suffix[1:]}"]
-    if frames.shape[:3] != (num_frames, *size):
-        count, height, width = frames.shape[:3]
-        notes.append(f"resampled from {count} frames of {width}x{height}")
-        frames = video.resize(frames[_resampled(count, num_frames)], size)
-    return frames, notes
-
-
-def _resampled(count: int, wanted: int) -> list[int]:
-    """Return which frames stand for `wanted` ones, halves up."""
-    return [math.floor(i * (count - 1) / (wanted - 1) + 0.5) for i in range(wanted)]
 
 
 class _Bench:
@@ -286,7 +223,6 @@ class _Bench:
     def __init__(
         self,
         found: Suite,
-        outputs: Path,
         out: Path,
         tracker: str,
         metrics: Sequence[str],
@@ -296,7 +232,7 @@ class _Bench:
         files.check_place(out, is_folder=True)
         self._sums = sums
         self._shape = (found.settings["frames"], tuple(found.settings["size"]))
-        self._outputs, self._out, self._items = outputs, out, found.items
+        self._out, self._items = out, found.items
         self._tracker, self._name = trackers.named(tracker), suite.describe(tracker)
         self.groups = [name for name in GROUPS if any(METRICS[metric].group == name for metric in metrics)]
         self.sets = sets.Comparison([metric for metric in metrics if metric in SETS], loaded, out / "kept", self._shape)
@@ -330,10 +266,10 @@ class _Bench:
     def take(self, row: Row, item: Item, truth: Truth) -> bool:
         """Score a row's video of an item; False where it cannot be read, which the row then says."""
         try:
-            made = _reference(row.name, item) if row.is_reference else self._made(row.name, item)
+            made = _reference(row.name, item) if row.is_reference else self._made(row.folder, item)
             found, notes = self._measure(row, item, truth, made)
         except _Unreadable as error:
-            row.missing[item.id] = str(error).replace(f"{self._outputs}/", "")
+            row.missing[item.id] = str(error).replace(f"{row.folder.parent}/", "")
             return False
         row.scores[item.id], row.notes[item.id] = found, notes
         return True
@@ -358,15 +294,15 @@ class _Bench:
         row.videos[item.id] = shown
         return found, notes
 
-    def _made(self, method: str, item: Item) -> _Made:
+    def _made(self, method: Path, item: Item) -> _Made:
         """Return what a method made of an item, as long and as large as the target."""
-        path = find_output(self._outputs / method, item.id)
+        path = method_folders.output(method, item.id)
         if path is None:
             raise _Unreadable("no video")
 
         def resampled() -> tuple[UInt8[np.ndarray, "T H W 3"], list[str]]:
             try:
-                return read(path, *self._shape)
+                return method_folders.read(path, *self._shape)
             except ValueError as error:
                 raise _Unreadable(str(error)) from error
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from motionv2v import figures, files, video
-from motionv2v.evaluation import scoring, suite
+from motionv2v.evaluation import method_folders, suite
 from motionv2v.typing import UInt8
 
 QUESTIONS = {
@@ -98,7 +98,7 @@ def make(
         raise ValueError(f"{missing[0]} is not there; expected a method's folder of ID.mp4 or ID/00000.png")
     if out.exists():
         raise ValueError(f"{out} is already there; expected a new folder, so that answers keep their key")
-    common = [item for item in found.items if all(scoring.find_output(folder, item.id) for folder in folders)]
+    common = [item for item in found.items if all(method_folders.output(folder, item.id) for folder in folders)]
     if not common:
         raise ValueError(f"{' and '.join(names)} have no item of {of} in common")
     rng = np.random.default_rng(seed)
@@ -112,8 +112,8 @@ def make(
             name, place = f"p{number:03d}", unfinished / "sheet" / "videos"
             shown = {"given": item.source()} | _wanted(item)
             for side, folder in zip(SIDES, sides, strict=True):
-                path = scoring.find_output(folder, item.id)
-                shown[side] = scoring.read(path, *shape)[0]  # type: ignore[arg-type]
+                path = method_folders.output(folder, item.id)
+                shown[side] = method_folders.read(path, *shape)[0]  # type: ignore[arg-type]
             for part, frames in shown.items():
                 video.write(place / f"{name}_{part}.mp4", frames, item.fps, notify=lambda line: None)
             pairs[name] = {"item": item.id, **{s: f.name for s, f in zip(SIDES, sides, strict=True)}}

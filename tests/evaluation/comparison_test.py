@@ -13,7 +13,7 @@ from launching import launch
 from motionv2v import checkpoints, editing
 from motionv2v.data.scenes import pairs
 from motionv2v.data.scenes.pairs import SceneConfig
-from motionv2v.evaluation import comparison, scoring, synthetic
+from motionv2v.evaluation import comparison, method_folders, scoring, synthetic
 from motionv2v.evaluation.drafts import PairDrafts, Refined
 
 SIZE = {"num_frames": 5, "size": (32, 32)}
@@ -186,7 +186,7 @@ def test_outputs_say_nothing_of_themselves_before_they_are_whole(tmp_path, monke
     assert not comparison.is_written(folder, items, {"seed": 1, "items_sha256": "a"})
     assert comparison.is_written(folder, items, {"seed": 1}) and not comparison.is_written(folder, items, {"seed": 2})
     with monkeypatch.context() as patched:
-        patched.setattr(comparison.figures, "save_png", lambda *given: 1 / 0)
+        patched.setattr(method_folders.figures, "save_png", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             comparison.write(folder, items, videos, {"seed": 2})
     assert not comparison.is_written(folder, items, {"seed": 1})

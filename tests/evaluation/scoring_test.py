@@ -25,7 +25,7 @@ from suite_test import FRAMES, SIZE, SMALL, STEPS, draw
 
 from motionv2v import draft, files, trackers, tracks, video
 from motionv2v.convert import contrastive
-from motionv2v.evaluation import measures, networks, plots, report, scoring, suite
+from motionv2v.evaluation import measures, method_folders, networks, plots, report, scoring, suite
 from motionv2v.evaluation.checksums import Checksums
 from motionv2v.evaluation.measures import METRICS
 from motionv2v.models.features import clip
@@ -66,7 +66,7 @@ def values(scores, metric):
 def drawn(built, tmp_path_factory):
     """Scores of nothing but the rows that are always there."""
     folder = tmp_path_factory.mktemp("outputs")
-    return scoring.score(built.folder, folder), folder / "scores"
+    return scoring.score(built.folder, (), out=folder / "scores"), folder / "scores"
 
 
 def test_rows_of_reference_score_what_they_must(built, drawn):
@@ -158,9 +158,9 @@ def test_outputs_of_another_size_and_length_are_resampled_and_told(built, output
     assert row.scores["down"]["psnr"] == 100 and row.scores["left"]["psnr"] < 40
     assert row.notes == {"down": ["resampled from 9 frames of 192x128"], "left": [], "right": []}
     assert "copies: 1 videos resampled from 9 frames of 192x128." in report.notes(scores)
-    assert scoring._resampled(14, 49)[:5] == [0, 0, 1, 1, 1] and scoring._resampled(81, 49)[-1] == 80
-    assert scoring._resampled(1, 3) == [0, 0, 0]
-    frames, notes = scoring.read(_film(outputs.parent, longer), FRAMES, SIZE)
+    assert method_folders._resampled(14, 49)[:5] == [0, 0, 1, 1, 1] and method_folders._resampled(81, 49)[-1] == 80
+    assert method_folders._resampled(1, 3) == [0, 0, 0]
+    frames, notes = method_folders.read(_film(outputs.parent, longer), FRAMES, SIZE)
     assert notes == ["read from mp4", "resampled from 9 frames of 96x64"]
     assert np.abs(frames.astype(int) - item.target()).mean() < 6
 
@@ -185,6 +185,24 @@ def test_only_items_that_all_methods_have_are_scored(built, outputs):
     shutil.rmtree(outputs / "perfect" / "right")
     with pytest.raises(ValueError, match=r"no item of .* in common: copies lacks left; perfect lacks right"):
         scoring.score(built.folder, outputs, ["l2"], draws=False)
+
+
+def test_a_methods_own_folder_is_taken_as_folders_of_methods_are(built, outputs):
+    options = {"metrics": ["l2"], "draws": False}
+    both = scoring.score(built.folder, [outputs / "copies", outputs / "perfect"], **options)
+    assert values(both, "l2") == values(scoring.score(built.folder, outputs, **options), "l2")
+    assert not (outputs / "copies" / "scores").exists() and (outputs / "scores").exists()
+    one = scoring.score(built.folder, outputs / "copies", **options)
+    assert [row.name for row in one.rows] == ["target", "source", "held", "copies"] and one.rows[-1].strangers == []
+    # A method may be named as an item is.
+    (outputs / "copies").rename(outputs / "left")
+    assert [row.name for row in scoring.score(built.folder, outputs, **options).rows[3:]] == ["left", "perfect"]
+    with pytest.raises(ValueError, match=r"outputs/left and .*/other/left have one name"):
+        save(outputs.parent / "other" / "left", "right", built.items[2].source())
+        scoring.score(built.folder, [outputs, outputs.parent / "other" / "left"], **options)
+    (outputs.parent / "none").mkdir()
+    with pytest.raises(ValueError, match=r"none: no method has a folder there; expected such as METHOD/down.mp4"):
+        scoring.score(built.folder, outputs.parent / "none", **options)
 
 
 def test_a_full_disk_is_no_missing_video(built, outputs, monkeypatch):
@@ -293,8 +311,7 @@ def test_a_suite_of_first_frames_has_no_source_to_copy(built, tmp_path):
     made = suite.build(
         "motion_prompting", built.folder.parent / "videos", tmp_path / "suite", **(SMALL | {"num_points": 30})
     )
-    (tmp_path / "outputs").mkdir()
-    scores = scoring.score(made.folder, tmp_path / "outputs", ["psnr", "follow_epe", "identity_copy_rate"])
+    scores = scoring.score(made.folder, (), ["psnr", "follow_epe", "identity_copy_rate"])
     assert [row.name for row in scores.rows] == ["target", "held", "draft"]
     copied, psnr = values(scores, "identity_copy_rate"), values(scores, "psnr")
     assert copied["held"] == 1 and copied["target"] == 0 and psnr["held"] < psnr["draft"] < 100
@@ -469,7 +486,7 @@ def test_a_file_that_was_new_when_it_was_looked_at_is_not_kept_however_long_it_t
 
 def test_no_more_videos_are_held_for_more_items(built, outputs, monkeypatch):
     """Of each item at most the target, the source and what is measured are in memory at a time."""
-    alive, most, read, read_output = weakref.WeakValueDictionary(), [], video.read, scoring.read
+    alive, most, read, read_output = weakref.WeakValueDictionary(), [], video.read, method_folders.read
 
     def held(frames):
         alive[len(most)] = frames
@@ -479,6 +496,6 @@ def test_no_more_videos_are_held_for_more_items(built, outputs, monkeypatch):
 
     monkeypatch.setattr(suite.Item, "target", lambda self: held(np.array(read(self.folder / "target.mp4").frames)))
     monkeypatch.setattr(suite.Item, "source", lambda self: held(np.array(read(self.folder / "source.mp4").frames)))
-    monkeypatch.setattr(scoring, "read", lambda *of: (held(np.array((made := read_output(*of))[0])), made[1]))
+    monkeypatch.setattr(method_folders, "read", lambda *of: (held(np.array((made := read_output(*of))[0])), made[1]))
     scoring.score(built.folder, outputs, draws=False)
     assert len(most) > 3 * 4 and max(most) <= 4

@@ -12,7 +12,7 @@ from frechet_files import i3d_leaves, i3d_state, inception_leaves, inception_sta
 from moving_square import textured
 
 from motionv2v import files, video
-from motionv2v.evaluation import distances, fvmd, measures, networks, report, scoring, sets, suite
+from motionv2v.evaluation import distances, fvmd, measures, method_folders, networks, report, scoring, sets, suite
 from motionv2v.evaluation.sets import SETS
 from motionv2v.tracks import Tracks
 
@@ -79,7 +79,9 @@ def test_numbers_of_sets_are_the_distances_of_their_features(built, weights, see
     assert len(set(seen)) == len(sets.FEATURES) - 1 and len(seen) == (len(sets.FEATURES) - 1) * 3 * ITEMS
     dark = next(row for row in scores.rows if row.name == "dark")
     targets = [item.target() for item in built.items]
-    shown = [scoring.read(tmp_path / "outputs" / "dark" / f"{item.id}.mp4", FRAMES, SIZE)[0] for item in built.items]
+    shown = [
+        method_folders.read(tmp_path / "outputs" / "dark" / f"{item.id}.mp4", FRAMES, SIZE)[0] for item in built.items
+    ]
     for metric, how in OF_NETWORKS.items():
         made, true = (np.concatenate([sets.features(how.features, None, x) for x in each]) for each in (shown, targets))
         if metric.startswith("kid"):
@@ -274,7 +276,7 @@ def test_fvmd_is_a_row_by_the_tracker_that_is_named(tmp_path, monkeypatch):
         np.concatenate([fvmd.features(each, tracker) for each in clips])
         for clips in (
             [item.target() for item in made.items],
-            [scoring.read(tmp_path / "outputs" / "dark" / f"{item.id}.mp4", 17, SIZE)[0] for item in made.items],
+            [method_folders.read(tmp_path / "outputs" / "dark" / f"{item.id}.mp4", 17, SIZE)[0] for item in made.items],
         )
     )
     assert found["dark"][0] == pytest.approx(distances.frechet(dark, true, "n-1"))

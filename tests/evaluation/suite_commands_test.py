@@ -5,7 +5,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_model
 from launching import launch
 from suite_test import STEPS, draw
 
@@ -30,7 +32,7 @@ def test_the_commands_of_the_page(tmp_path):
     for name, step in STEPS.items():
         video.write(tmp_path / "my_videos" / f"{name}.mp4", draw(step), fps=8, lossless=True)
     (tmp_path / "my_videos" / "broken.mp4").write_bytes(b"no video at all")
-    listing, build, export, score, ask, count = commands()
+    listing, build, make, export, score, ask, count, compare = commands()
     done = run(tmp_path, *listing)
     assert done.returncode == 0, done.stderr
     assert re.search(r"follow_epe +mean distance", done.stdout)
@@ -45,12 +47,17 @@ def test_the_commands_of_the_page(tmp_path):
     target = video.read(item / "target.mp4")
     video.write(tmp_path / "outputs" / "mine" / "left.mp4", target)
     assert json.loads((item.parents[1] / "manifest.json").read_text())["min_hidden"] == 0
+    tiny_model.save(tmp_path / "my_model", num_frames=5, size=(64, 96))
+    done = run(tmp_path, *make[:-1], "--checkpoint=my_model", "--num_steps=1", "--views=1")
+    assert done.returncode == 0 and "3 videos made in outputs/my_model\n" in done.stdout, done.stderr
+    assert len(list((tmp_path / "outputs" / "my_model" / "right").iterdir())) == 5
     done = run(tmp_path, *export)
     assert done.returncode == 0 and "3 items in for_wan_move for wan_move" in done.stdout, done.stderr
     assert len(list((tmp_path / "for_wan_move" / "MoveBench" / "en" / "track" / "single").iterdir())) == 2 * 3
-    done = run(tmp_path, *score, "--json=all.json", "--metric=psnr", "--metric=follow_epe")
+    done = run(tmp_path, *score, "--json=all.json", "--metrics=psnr,follow_epe")
     assert done.returncode == 0, done.stderr
-    assert "| | psnr (dB) ↑ | follow_epe (px) ↓ |" in done.stdout and "\n| mine | " in done.stdout
+    assert "| | psnr (dB) ↑ | follow_epe (px) ↓ |" in done.stdout
+    assert "\n| mine | " in done.stdout and "\n| my_model | " in done.stdout
     assert "Of 3 items of the suite, 1 are scored" in done.stdout
     assert "wrote outputs/scores/scores.html, .md, .csv and .json" in done.stdout
     content = json.loads((tmp_path / "all.json").read_text())
@@ -68,6 +75,20 @@ def test_the_commands_of_the_page(tmp_path):
     (tmp_path / "bob.csv").write_text(empty.replace("motion,", f"motion,{side}"))
     done = run(tmp_path, *count)
     assert "| content | mine | other | 100% | 21% to 100% | 1 |" in done.stdout, done.stderr
+    own = ["--outputs=outputs/mine", "--outputs=outputs/other", "--metric=psnr", "--nodraft"]
+    done = run(tmp_path, *score[:-1], *own)
+    assert done.returncode == 0 and "wrote outputs/scores/scores.html" in done.stdout, done.stderr
+    assert "\n| mine | " in done.stdout and "\n| other | " in done.stdout and "my_model" not in done.stdout
+    (tmp_path / "empty").mkdir()
+    done = run(tmp_path, *score[:-1], "--outputs=empty")
+    assert (
+        done.returncode == 2 and "empty: no method has a folder there; expected such as METHOD/down.mp4" in done.stderr
+    )
+    rng = np.random.default_rng(0)
+    for name in ("made", "true"):
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=(16, 4)))
+    done = run(tmp_path, *compare)
+    assert done.returncode == 0 and re.search(r"mmd_poly +[\d.]+", done.stdout), done.stderr
     done = run(tmp_path, *build, *SHORT[:1], "--size=32x48")
     assert done.returncode == 2 and "was built with size [64, 96], now [32, 48]" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -76,13 +97,18 @@ def test_the_commands_of_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["scor"], "unexpected argument 'scor'; available: build, score, export, study, features, list"),
-        (["score", "list"], "unexpected argument 'list'; available: build, score, export, study, features, list"),
-        (["score"], "evaluate: --outputs is missing"),
-        (["build", "--videos=."], "evaluate: --suite is missing"),
+        (["scor"], "unexpected argument 'scor'; available: build, make, score, export, study, features, list"),
+        (["score", "list"], "unexpected argument 'list'; available: build, make, score, export, study, features, list"),
+        (["score", "--suite=."], "evaluate: --outputs is missing"),
+        (["build", "--videos=."], "evaluate: --out is missing"),
+        (["build", "--videos=.", "--suite=s", "--out=t"], "evaluate: --suite and --out both name the suite's folder"),
+        (["score", "--checkpoint=tiny"], "evaluate: score takes no --checkpoint, which would do nothing; its flags"),
+        (["list", "--benchmark=tapvid"], "evaluate: list takes no --benchmark, which"),
+        (["--benchmark=tapvid", "--jitter=1"], "evaluate: --benchmark=tapvid takes no --jitter, which"),
+        (["make", "--suite=.", "--outputs=a", "--outputs=b"], "evaluate: make takes one folder for the folders of all"),
         (["export", "--suite=."], "evaluate: --format is missing"),
         (["study", "--suite=.", "--out=s", "--outputs=a"], "evaluate: . holds no manifest.json"),
-        (["score", "--suite=.", "--outputs=a", "--outputs=b"], "evaluate: score takes one folder with a folder for"),
+        (["score", "--suite=.", "--outputs=a", "--outputs=b"], "evaluate: . holds no manifest.json"),
         (
             ["build", "--videos=.", "--suite=s", "--size=64"],
             "evaluate: --size is HEIGHTxWIDTH, such as 480x720, given 64",
