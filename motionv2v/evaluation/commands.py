@@ -59,6 +59,7 @@ I3D_SOURCE = flags.DEFINE_enum(
 )
 PROMPTS = flags.DEFINE_string("prompts", None, "build: table (.csv) of video and prompt; an item for each line")
 EDITS = flags.DEFINE_string("edits", None, "build --protocol=revideo: folder of ID/first.png, mask.png, tracks.npz")
+SPLIT = flags.DEFINE_string("split", None, "build: of DAVIS' videos those of ImageSets/*/SPLIT.txt, such as val")
 DRAFT = flags.DEFINE_bool("draft", True, "score: a row of drafts, some seconds for each item, once")
 
 
@@ -71,7 +72,7 @@ def build() -> tuple[str, dict[str, Any]]:
     if not (height.isdigit() and width.isdigit()):
         raise ValueError(f"--size is HEIGHTxWIDTH, such as 480x720, given {SIZE.value}")
     options: dict[str, Any] = {"fps": FPS.value, "num_points": NUM_TRACKS.value, "min_hidden": MIN_HIDDEN.value}
-    options |= {"prompts": PROMPTS.value, "edits": EDITS.value}
+    options |= {"prompts": PROMPTS.value, "edits": EDITS.value, "split": SPLIT.value}
     # Flags that other benchmarks have too, with defaults of theirs.
     shared = {"num_frames": "num_frames", "tracker": "tracker", "seed": "seed", "num_clips": "most"}
     options |= {name: flags.FLAGS[flag].value for flag, name in shared.items() if cli.is_given(flag)}
@@ -148,7 +149,8 @@ def list_metrics() -> tuple[str, dict[str, Any]]:
     lines = ["measured, without weights:", *told({m.group for m in measures.METRICS.values()} - {*networks.GROUPS})]
     for group in networks.GROUPS:
         lines += [f"with weights in a folder, --weights ({_network(group)}):", *told([group])]
-    return "\n".join(lines), {"measured": list(measures.METRICS)}
+    lines += ["of models of this package, without a command:", f"  --benchmark={'|'.join(_benchmarks())}"]
+    return "\n".join(lines), {"measured": list(measures.METRICS), "benchmarks": _benchmarks()}
 
 
 class Command(NamedTuple):
@@ -159,7 +161,7 @@ class Command(NamedTuple):
 
 
 _NETS = ("weights", "lpips", "clip", "clip_activation", "i3d_source")
-_BUILD = ("protocol", "videos", "suite", "out", "size", "fps", "num_tracks", "min_hidden", "prompts", "edits")
+_BUILD = ("protocol", "videos", "suite", "out", "size", "fps", "num_tracks", "min_hidden", "prompts", "edits", "split")
 COMMANDS = {
     "build": Command(build, (*_BUILD, "num_frames", "tracker", "seed", "num_clips")),
     "make": Command(
@@ -172,6 +174,11 @@ COMMANDS = {
     "list": Command(list_metrics, _NETS),
 }
 """By the word on the command line."""
+
+
+def _benchmarks() -> list[str]:
+    """List the tables of the launcher, which has one more than this folder."""
+    return list(flags.FLAGS["benchmark"].parser.enum_values)
 
 
 def _network(group: str) -> str:

@@ -4,7 +4,9 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
+from PIL import Image
 
 from motionv2v import stacks, video
 from motionv2v.data.videos import files
@@ -17,23 +19,29 @@ PICTURE_RATE = 24.0
 
 
 class Found(NamedTuple):
-    """A clip of a folder: what it is called, where it is, what it shows, why it cannot be used, or "", and its edit."""
+    """A clip of a folder: what it is called, where it is, what it shows, why it cannot be used, or "", and its edit.
+
+    `masks`: a folder of pictures of which pixels show which thing, named as those of the clip.
+    """
 
     id: str
     path: Path
     prompt: str
     problem: str = ""
     edit: Path | None = None
+    masks: Path | None = None
 
 
-def find(folder: str | Path) -> list[Found]:
+def find(folder: str | Path, split: str | None = None) -> list[Found]:
     """List the clips below a folder, sorted by id: videos, and folders that hold two pictures or more.
 
     Of a folder laid out as DAVIS is, `JPEGImages/480p/NAME/00000.jpg`, the pictures of 480p alone are taken: those in
-    other folders are masks, or the same larger. An id is the path below the folder without its ending, "-" for "/".
-    A prompt is the caption of the file (`data.videos`), or the words of its name.
+    other folders are masks (`Annotations/480p/NAME/00000.png`), or the same larger. `split` takes those alone that
+    `ImageSets/*/SPLIT.txt` names; what it names and is not there has that as its problem. An id is the path below the
+    folder without its ending, "-" for "/". A prompt is the caption of the file (`data.videos`), or the words of its
+    name.
 
-    Raises ValueError where there is no such folder, and for captions that cannot be read.
+    Raises ValueError where there is no such folder or split, and for captions that cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -50,13 +58,61 @@ def find(folder: str | Path) -> list[Found]:
         # Pictures beside videos are thumbnails.
         if path.is_dir() and path not in beside and len(pictures_in(path)) > 1:
             inside = path.relative_to(root) if path != root else Path(root.name)
-            found.append(Found(_id(inside), path, files.words(path.name)))
+            masks = folder / "Annotations" / path.relative_to(folder / "JPEGImages") if root != folder else None
+            masks = masks if masks and masks.is_dir() else None
+            found.append(Found(_id(inside), path, files.words(path.name), masks=masks))
+    if split is not None:
+        named = _split(folder, split)
+        missing = sorted(set(named) - {each.id for each in found})
+        found = [each for each in found if each.id in named]
+        found += [Found(name, root / name, "", f"is named by {split}.txt and is not there") for name in missing]
     found.sort(key=lambda each: each.id)
     taken: dict[str, Path] = {}
     for index, each in enumerate(found):
         if taken.setdefault(each.id, each.path) != each.path:
             found[index] = each._replace(id=_id(Path(each.path.name)), problem=f"named as {taken[each.id].name} is")
     return found
+
+
+def _split(folder: Path, name: str) -> list[str]:
+    """Return the names that a split of DAVIS lists, the newest year's."""
+    lists = {path.stem: path for path in sorted(folder.glob("ImageSets/*/*.txt"))}
+    if name not in lists:
+        there = ", ".join(lists) or "none"
+        raise ValueError(f"{folder} has no ImageSets/*/{name}.txt, as DAVIS has; available: {there}")
+    return lists[name].read_text(encoding="utf-8").split()
+
+
+def mask_of(
+    each: Found, index: int, size: tuple[int, int], fps: float | int | None
+) -> UInt8[np.ndarray, "H W 3"] | None:
+    """Return which pixels of a frame show which thing, by number, 0 the background; None where nothing says so.
+
+    Args:
+        each: a clip that is a folder of pictures. index: of the frame, as `read` counts them at `fps`.
+        size: (H, W), that the mask is brought to as the frames are, each pixel of one thing.
+
+    Raises:
+        ValueError: in one line, for a mask that cannot be read or is of another size than the picture.
+    """
+    if each.masks is None:
+        return None
+    picture = _thinned(pictures_in(each.path), fps)[index]
+    path = each.masks / f"{picture.stem}.png"
+    if not path.is_file():
+        return None
+    shape = inputs.read_image(picture).shape[:2]
+    try:
+        with Image.open(path) as image:  # of a palette, whose indices are the things
+            things = np.asarray(image if image.mode in ("P", "L") else image.convert("L"))
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read as a mask ({error})") from None
+    if things.shape != shape:
+        was, expected = (f"{pixels[1]}x{pixels[0]}" for pixels in (things.shape, shape))
+        raise ValueError(f"{path.name} has {was} pixels as a mask and {expected} as a picture, expected as many")
+    top, left, rows, columns = _middle(shape, size)
+    cut = things[top : top + rows, left : left + columns]
+    return cv2.resize(cut, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)[..., None].repeat(3, axis=-1)
 
 
 def with_prompts(found: list[Found], path: str | Path) -> list[Found]:
@@ -121,11 +177,7 @@ def read(
         ValueError: (VideoError) in one line, for what cannot be read.
     """
     if path.is_dir():
-        pictures = pictures_in(path)
-        if fps is not None:  # picture k is the one that is shown k / fps seconds after the first
-            times = np.arange(0, len(pictures), PICTURE_RATE / fps)
-            pictures = [pictures[int(time)] for time in times]
-        pictures = pictures[:num_frames]
+        pictures = _thinned(pictures_in(path), fps)[:num_frames]
         # Each has a size of its own, which is looked at when it is read.
         raw = stacks.Frames((len(pictures), 1, 1, 3), lambda t: inputs.read_image(pictures[t]))
         rate = PICTURE_RATE if fps is None else float(fps)
@@ -137,6 +189,13 @@ def read(
         path, num_frames if is_long else None, _cover(shown, size), fps=fps, notify=lambda line: None, stream=True
     )
     return video.Clip(_fitted(raw.frames[:num_frames], size), raw.fps)
+
+
+def _thinned(pictures: list[Path], fps: float | int | None) -> list[Path]:
+    """Return the pictures of a folder at a rate: picture k is the one that is shown k / fps seconds after the first."""
+    if fps is None:
+        return pictures
+    return [pictures[int(time)] for time in np.arange(0, len(pictures), PICTURE_RATE / fps)]
 
 
 def _below(folder: Path) -> list[Path]:

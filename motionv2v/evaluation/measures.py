@@ -59,7 +59,8 @@ METRICS = {
     "l2": Metric("", False, "pictures", "mean squared error of pictures in [0, 1] (MotionV2V's frame-wise L2)"),
     "l2_later": Metric("", False, "pictures", "the same without frame 0"),
     "follow_epe": Metric("px", False, "tracks", "mean distance of points, tracked again, to where they should be"),
-    "follow_epe_percent": Metric("%", False, "tracks", "the same in per cent of the frame's diagonal"),
+    "follow_epe_seen": Metric("px", False, "tracks", "the same without positions in which the tracker lost the point"),
+    "follow_epe_percent": Metric("%", False, "tracks", "follow_epe in per cent of the frame's diagonal"),
     "acc_01": Metric("", True, "tracks", "share of positions within 1 % of the diagonal (ATI); a lost point is wrong"),
     "acc_05": Metric("", True, "tracks", "share of positions within 5 % of the diagonal (ATI)"),
     "lost": Metric("", False, "tracks", "share of positions in which the tracker does not see the point"),
@@ -79,6 +80,8 @@ METRICS = {
         "", True, "fidelity", "motion fidelity to the source by tracks (Motion Inversion's equation 6, halved)"
     ),
     "motion_fidelity_floor": Metric("", None, "fidelity", "the same to the source of another video: a wrong pairing"),
+    "motion_fidelity_sum": Metric("", True, "fidelity", "equation 6 as printed, both halves added: up to 2"),
+    "motion_fidelity_dmt": Metric("", True, "fidelity", "as DMT's published script: the made half, less the identity"),
     "kept_psnr": Metric("dB", True, "kept", f"PSNR to the source outside the mask (ReVideo), {PSNR_MOST:.0f} at most"),
     "kept_psnr_8": Metric("dB", True, "kept", "the same 8 pixels away from the mask"),
     "flicker": Metric("", None, "motion", "(255 - mean absolute difference of neighbouring frames) / 255 (VBench)"),
@@ -204,7 +207,8 @@ def compare(
     """Compare tracks with where they should go, over the (n, t) that are counted, all points of a clip together.
 
     Args:
-        found: as tracked; where a point is lost its last position counts for follow_epe. wanted: in the target.
+        found: as tracked; where a point is lost its last position counts for follow_epe, and none for follow_epe_seen.
+        wanted: in the target.
         source: of the same points in the source. diagonal: of a frame, in pixels.
     """
     error = np.linalg.norm(found.xy.astype(np.float64) - wanted.xy, axis=-1)
@@ -212,6 +216,7 @@ def compare(
     epe = metrics.epe(found.xy, wanted.xy, counted)
     return {
         "follow_epe": epe,
+        "follow_epe_seen": metrics.epe(found.xy, wanted.xy, counted & found.visible),
         "follow_epe_percent": 100 * epe / diagonal,
         "acc_01": _share(near[0][counted]),
         "acc_05": _share(near[1][counted]),
@@ -231,7 +236,9 @@ def fidelity(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, fl
     source = truth.item.source_tracks()
     found = truth.tracker.track(frames, np.insert(source.xy[:, 0], 0, 0, axis=1).astype(np.float32))
     other = float("nan") if truth.other is None else motion_fidelity(truth.other.source_tracks(), found)
-    return {"motion_fidelity": motion_fidelity(source, found), "motion_fidelity_floor": other}
+    modes = {"": "mean", "_sum": "sum", "_dmt": "dmt_code"}
+    of_modes = {f"motion_fidelity{name}": motion_fidelity(source, found, mode) for name, mode in modes.items()}
+    return of_modes | {"motion_fidelity_floor": other}
 
 
 def kept(frames: UInt8[np.ndarray, "T H W 3"], truth: Truth) -> dict[str, float]:
@@ -314,9 +321,9 @@ class Group(NamedTuple):
 
 GROUPS = {
     "pictures": Group(1, pictures),
-    "tracks": Group(1, tracks),
-    "objects": Group(2, trajectories.measure),
-    "fidelity": Group(1, fidelity),
+    "tracks": Group(2, tracks),
+    "objects": Group(3, trajectories.measure),
+    "fidelity": Group(2, fidelity),
     "kept": Group(2, kept),
     "motion": Group(1, motion),
     "lpips": Group(1, appearance),

@@ -14,6 +14,9 @@ in the source, more of them than one would edit, for motion fidelity.
 
 `revideo` (ReVideo, section 4): a video, its first frame edited, a mask of the region that changes, and paths of points
 in it, all made by hand (`footage.with_edits`); there is no target, and nothing is tracked.
+
+Of DAVIS the masks of the frame in which points are taken are kept by the first three, for other programs and as what
+the background is in `trajectories`.
 """
 
 import hashlib
@@ -49,6 +52,7 @@ def _motionv2v(each: Found, settings: dict[str, Any], tracker: Any) -> tuple[dic
         raise ValueError(f"{ends}, expected {settings['min_hidden']} or more at each (min_hidden)")
     content = {"source.mp4": source, "target.mp4": target}
     content |= {"source_tracks.npz": found[0], "target_tracks.npz": found[1]}
+    content |= _masked(each, middle, settings)
     return content, float(clip.fps), hidden
 
 
@@ -64,14 +68,16 @@ def _motion_prompting(each: Found, settings: dict[str, Any], tracker: Any) -> tu
         raise ValueError(
             f"{hidden} points are hidden at the end, expected {settings['min_hidden']} or more (min_hidden)"
         )
-    return {"source.png": target[0], "target.mp4": target, "target_tracks.npz": found}, rate, [0, hidden]
+    content = {"source.png": target[0], "target.mp4": target, "target_tracks.npz": found}
+    return content | _masked(each, 0, settings), rate, [0, hidden]
 
 
 def _motion_inversion(each: Found, settings: dict[str, Any], tracker: Any) -> tuple[dict, float, list[int]]:
     """Take the first frames of a video, and track the points of a grid: what is made anew of it should move so."""
     source, rate = _first_frames(each, settings)
     found = tracker.track(source, _grid(settings["num_points"], source.shape[1:3]))
-    return {"source.mp4": source, "source_tracks.npz": found}, rate, [int((~_visible(found)[:, -1]).sum()), 0]
+    content = {"source.mp4": source, "source_tracks.npz": found} | _masked(each, 0, settings)
+    return content, rate, [int((~_visible(found)[:, -1]).sum()), 0]
 
 
 def _revideo(each: Found, settings: dict[str, Any], tracker: Any) -> tuple[dict, float, list[int]]:
@@ -100,6 +106,12 @@ def _revideo(each: Found, settings: dict[str, Any], tracker: Any) -> tuple[dict,
         rate,
         [0, int((~wanted.visible[:, -1]).sum())],
     )
+
+
+def _masked(each: Found, index: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the mask of the frame in which points are taken as a file, none where the video has no masks."""
+    mask = footage.mask_of(each, index, tuple(settings["size"]), settings["fps"])
+    return {} if mask is None else {"mask.png": mask}
 
 
 def _first_frames(each: Found, settings: dict[str, Any]) -> tuple[UInt8[np.ndarray, "T H W 3"], float]:

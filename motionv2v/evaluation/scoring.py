@@ -83,7 +83,8 @@ class Scores(NamedTuple):
     """What `score` found: the suite, the ids of the items that count, the rows, the metrics, and the tracker's name.
 
     `usable` is each item's share of points that count. `networks` names those that were taken, with their files, by
-    group. `about` is what stands beside the numbers of whole sets. `lacking` says why metrics were not measured.
+    group, and `digests` have these files' whole SHA-256. `about` is what stands beside the numbers of whole sets.
+    `lacking` says why metrics were not measured.
     """
 
     suite: Suite
@@ -93,6 +94,7 @@ class Scores(NamedTuple):
     tracker: str
     usable: dict[str, float]
     networks: dict[str, str] = {}
+    digests: dict[str, str] = {}
     about: dict[str, sets.About] = {}
     lacking: dict[str, str] = {}
 
@@ -183,9 +185,10 @@ def score(
     for row in rows:
         row.sets = {metric: (value, about[metric].rows) for metric, value in values[row.name].items()}
     words = {group: network.words for group, network in loaded.items()}
+    digests = {group: network.digest for group, network in loaded.items()}
     # What was asked for by its name has a column, with or without numbers.
     shown = chosen if metrics else here
-    return Scores(found, ids, rows, shown, suite.describe(tracker), usable, words, about, lacking)
+    return Scores(found, ids, rows, shown, suite.describe(tracker), usable, words, digests, about, lacking)
 
 
 def _usual(kind: Protocol, has_weights: bool) -> list[str]:
@@ -387,6 +390,7 @@ def protocol(scores: Scores, metric: str) -> dict[str, Any]:
         told |= {"tracker": scores.tracker, "num_points": trajan_scores.POINTS}
     if group in scores.networks:
         told["tracker" if group == sets.TRACKER else "network"] = scores.networks[group]
+        told["digest"] = scores.digests[group]
     if metric in scores.lacking:
         told["not_measured"] = scores.lacking[metric]
     if metric in scores.about:

@@ -27,6 +27,7 @@ from motionv2v.tracks import Tracks
 from motionv2v.typing import Bool, UInt8
 
 MANIFEST, VERSION, EXACT = "manifest.json", 1, "exact"
+_ORIGINS = ("video_sha256", "edit_sha256", "masks_sha256")
 _SETTINGS = ("protocol", "seed", "frames", "size", "fps", "num_points", "min_hidden", "tracker")
 
 
@@ -37,7 +38,7 @@ class Item:
     Attributes:
         id: its name, and of the files that are made for it. folder: where its files are.
         prompt: what the video shows; may be empty. fps: of both videos.
-        files: the SHA-256 of each by name. video, video_sha256: what it was made from.
+        files: the SHA-256 of each by name. video, video_sha256: what it was made from. masks_sha256: with which masks.
         hidden: how many points are hidden at the end of source and of target. edit_sha256: of a person's edit of it.
     """
 
@@ -50,6 +51,7 @@ class Item:
     video_sha256: str
     hidden: list[int] = field(default_factory=list)
     edit_sha256: str = ""
+    masks_sha256: str = ""
 
     def target(self) -> UInt8[np.ndarray, "T H W 3"]:
         """Read what a method should make."""
@@ -72,7 +74,7 @@ class Item:
         return inputs.read_image(self.folder / name) if name else self.source()[0]
 
     def mask(self) -> Bool[np.ndarray, "H W"]:
-        """Read which region changes, where a protocol says so."""
+        """Read which region changes, for `revideo`, or which pixels of the points' first frame show things."""
         return inputs.read_image(self.folder / "mask.png")[..., 0] > 0
 
     def source_tracks(self) -> Tracks:
@@ -111,6 +113,7 @@ def build(
     tracker: str = trackers.DEFAULT,
     seed: int = 0,
     most: int | None = None,
+    split: str | None = None,
     prompts: str | Path | None = None,
     edits: str | Path | None = None,
     say: Callable[[str], None] | None = None,
@@ -123,7 +126,8 @@ def build(
             until they cover it, and their middle is cut out. fps: of the items; None leaves each video its own.
         num_points: of an item, for `motionv2v` a square number. min_hidden: how many must be hidden at the end of
             source and of target each. tracker: as for `trackers.named`. seed: of the points that are drawn.
-        most: take so many items at most. prompts, edits: as for `footage.with_prompts` and `with_edits`.
+        most: take so many items at most. split: of DAVIS, as for `footage.find`. prompts, edits: as for
+            `footage.with_prompts` and `with_edits`.
         say: called with lines on what is left out, and how long the rest takes.
 
     Returns:
@@ -135,7 +139,7 @@ def build(
     """
     chosen, folder = trackers.named(tracker), Path(out)
     settings = _settings(protocol, num_frames, size, fps, num_points, min_hidden, tracker, seed)
-    found = footage.find(videos)
+    found = footage.find(videos, split)
     found = found if prompts is None else footage.with_prompts(found, prompts)
     found = found if edits is None else footage.with_edits(found, edits)
     if PROTOCOLS[protocol].needs_edits and edits is None:
@@ -322,8 +326,9 @@ def _record(each: footage.Found, folder: Path, settings: dict[str, Any], tracker
         return {"video": each.path.name, "video_sha256": "", "reason": each.problem}
     of = {"video": each.path.name, "video_sha256": digest(each.path)}
     of |= {"edit_sha256": digest(each.edit)} if each.edit else {}
+    of |= {"masks_sha256": digest(each.masks)} if each.masks else {}
     place = folder / "items" / each.id
-    if known is not None and all(known.get(name) == of.get(name) for name in ("video_sha256", "edit_sha256")):
+    if known is not None and all(known.get(name) == of.get(name) for name in _ORIGINS):
         if "reason" in known:
             return known
         if _wrong_file(place, known) is None:

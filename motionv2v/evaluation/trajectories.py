@@ -8,8 +8,9 @@
     objmc           mean distance over all points and frames, hidden ones as well (DragAnything); of points that the
                     first frame shows, as bg_obj_ctd, from where they are followed
 
-A thing is a point here, for a suite has no masks. Background are those points of a grid of 16x16 in the first frame
-that are far (`AWAY`) from all points that were edited. Of positions that a tracker has lost its last guess counts.
+A thing is a point here. Background are those points of a grid of 16x16 in the first frame that are far (`AWAY`) from
+all points that were edited, and show no thing where an item has a mask (DAVIS). Of positions that a tracker lost its
+last guess counts.
 """
 
 from typing import Any
@@ -36,6 +37,9 @@ def measure(frames: UInt8[np.ndarray, "T H W 3"], truth: Any) -> dict[str, float
     scores["objmc"] = objmc(followed, wanted.xy[begun]) if begun.any() else float("nan")
     things = followed[np.asarray(moved)[begun]]
     grid = background(wanted.xy[np.asarray(moved) & begun, 0], frames.shape[1:3])
+    if len(grid) and "mask.png" in truth.item.files:
+        column, row = grid.astype(int).T
+        grid = grid[~truth.item.mask()[row, column]]
     apart = bg_obj_ctd(_from_first(frames, grid, truth.tracker), things) if len(things) and len(grid) else float("nan")
     return {**scores, "bg_obj_ctd": apart}
 

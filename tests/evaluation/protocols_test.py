@@ -54,7 +54,10 @@ def test_motion_is_kept_by_what_moves_as_the_source_whatever_it_shows(videos, tm
             video.write(tmp_path / "outputs" / name / f"{item.id}.mp4", frames, fps=8, lossless=True)
     scores = scoring.score(made.folder, tmp_path / "outputs")
     assert [row.name for row in scores.rows] == ["source", "held", "negative", "wrong"]
-    assert scores.metrics == ["motion_fidelity", "motion_fidelity_floor", "flicker", "dynamic_dis"]
+    modes = [f"motion_fidelity{mode}" for mode in ("", "_floor", "_sum", "_dmt")]
+    assert scores.metrics == [*modes, "flicker", "dynamic_dis"]
+    for row in ("source", "negative", "wrong"):
+        assert values(scores, "motion_fidelity_sum")[row] == pytest.approx(2 * values(scores, "motion_fidelity")[row])
     found, floor = values(scores, "motion_fidelity"), values(scores, "motion_fidelity_floor")
     assert found["source"] > 0.9 and found["negative"] > 0.85 and np.isnan(found["held"])
     assert found["wrong"] < found["negative"] - 0.3 and floor["source"] < found["source"] - 0.3

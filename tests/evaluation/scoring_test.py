@@ -281,6 +281,7 @@ def test_positions_count_as_the_definitions_say():
     source = Tracks(wanted.xy * [-1, 1], wanted.visible)
     scores = measures.compare(found, wanted, source, counted, 100.0)
     assert scores["follow_epe"] == scores["follow_epe_percent"] == pytest.approx(off.mean())
+    assert scores["follow_epe_seen"] == pytest.approx(off[1:].mean()), "the first is lost"
     assert scores["acc_01"] == pytest.approx(2 / 6) and scores["acc_05"] == pytest.approx(4 / 6)
     assert scores["lost"] == pytest.approx(1 / 6) and scores["track_jerk"] == 0
     assert scores["identity_copy_rate"] == 0
@@ -332,7 +333,8 @@ def test_lpips_is_measured_with_the_weights_that_are_named(built, outputs, tmp_p
     network = scores.networks["lpips"]
     assert network.startswith("squeeze, trunk.safetensors (sha256 ") and "unverified" in network
     assert any(network in line for line in report.notes(scores))
-    assert next(iter(scoring.entries(scores)))["protocol"]["network"] == network
+    told = next(iter(scoring.entries(scores)))["protocol"]
+    assert told["network"] == network and files.sha256(weights / "trunk.safetensors") in told["digest"]
     # Other weights are another metric: nothing that was kept is taken for theirs.
     save_file(lpips_files.random_part("squeeze", "heads", seed=1), weights / "heads.safetensors")
     again = scoring.score(built.folder, outputs, ["lpips"], **options)

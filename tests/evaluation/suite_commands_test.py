@@ -40,6 +40,7 @@ def test_the_commands_of_the_page(tmp_path):
     assert re.search(r"--weights \(not here: .*ViT-B-32.pt.*:\n  clip_text +mean cosine", done.stdout)
     assert re.search(r"\(not here: I3D needs its file: put i3d_torchscript.pt .*\):\n  fvd_tf +FVD", done.stdout)
     assert re.search(r"\(not here: Inception .* pt_inception-2015-12-05.*\):\n  fid_pytorch +FID", done.stdout)
+    assert "  --benchmark=synthetic|motionv2v|" in done.stdout and "|motion_inversion\n" in done.stdout
     done = run(tmp_path, *build, *SHORT)
     assert done.returncode == 0, done.stderr
     assert "3 items in suites/mine, 1 videos left out:\n  broken: " in done.stdout

@@ -8,6 +8,7 @@ from moving_square import textured
 from PIL import Image
 
 from motionv2v import tracks, video
+from motionv2v.editing import inputs
 from motionv2v.evaluation import footage, suite
 from motionv2v.tracks import Tracks
 
@@ -107,6 +108,55 @@ def test_davis_gives_first_frames_and_tracks_of_points_drawn_in_them(tmp_path):
     np.testing.assert_array_equal(alone.items[0].target_tracks().xy[:, 0], paths.xy[:, 0])
     other = suite.build("motion_prompting", folder, tmp_path / "other", **(options | {"seed": 4}))
     assert np.abs(other.items[0].target_tracks().xy[:, 0] - paths.xy[:, 0]).max() > 5
+
+
+def mask_davis(folder, name):
+    """Give each frame a mask in a palette's colours: thing 2 right of column 60, thing 1 below row 30 left of it."""
+    for t in range(FRAMES + 2):
+        things = np.zeros((60, 120), np.uint8)
+        things[30:], things[:, 60:], things[0, 60 + t] = 1, 2, 0
+        picture = Image.fromarray(things, "P")
+        picture.putpalette([0, 0, 0, 200, 0, 0, 0, 0, 90])
+        picture.save(folder / "Annotations" / "480p" / name / f"{t:05d}.png")
+
+
+def test_davis_has_masks_of_the_frame_that_points_are_taken_in(tmp_path):
+    folder = davis(tmp_path / "DAVIS", ["bear"])
+    mask_davis(folder, "bear")
+    size, short = {"size": (60, 96)}, {"num_frames": 3}
+    for protocol, points, frame in (("motionv2v", 4, 3), ("motion_prompting", 4, 0), ("motion_inversion", 4, 0)):
+        options = SMALL | size | short | {"num_points": points}
+        (item,) = suite.build(protocol, folder, tmp_path / protocol, **options).items
+        things = inputs.read_image(item.folder / "mask.png")
+        # The 96 middle columns of 120, at their own size.
+        assert things.shape == (60, 96, 3) and np.unique(things).tolist() == [0, 1, 2]
+        assert (things[30:, :48] == 1).all() and (things[1:, 48:] == 2).all() and not things[:30, :48].any()
+        assert np.flatnonzero(things[0, 48:, 0] == 0).tolist() == [frame]
+        np.testing.assert_array_equal(item.mask(), things[..., 0] > 0)
+    (found,) = footage.find(folder)
+    assert footage.mask_of(found, 1, (60, 120), 12)[0, 62, 0] == 0, "of 24 pictures a second every other one"
+    before = item.files["mask.png"]
+    Image.fromarray(np.ones((60, 120), np.uint8)).save(folder / "Annotations" / "480p" / "bear" / "00000.png")
+    (item,) = suite.build(protocol, folder, tmp_path / protocol, **options).items
+    assert item.files["mask.png"] != before, "made anew with other masks"
+    Image.new("L", (8, 8)).save(folder / "Annotations" / "480p" / "bear" / "00000.png")
+    with pytest.raises(ValueError, match=r"bear: 00000.png has 8x8 pixels as a mask and 120x60 as a picture"):
+        suite.build(protocol, folder, tmp_path / "spoilt", **options)
+    (folder / "Annotations" / "480p" / "bear" / "00000.png").unlink()
+    assert "mask.png" not in suite.build(protocol, folder, tmp_path / "none", **options).items[0].files
+
+
+def test_a_split_takes_the_videos_that_it_names(tmp_path):
+    folder = davis(tmp_path / "DAVIS", ["bear", "camel", "dog"])
+    for year, names in (("2016", "bear"), ("2017", "camel\ndog\nlost\n")):
+        (folder / "ImageSets" / year).mkdir(parents=True)
+        (folder / "ImageSets" / year / "val.txt").write_text(names)
+    assert [each.id for each in footage.find(folder)] == ["bear", "camel", "dog"]
+    made = suite.build("motion_prompting", folder, tmp_path / "suite", **SMALL, num_points=4, split="val")
+    assert [item.id for item in made.items] == ["camel", "dog"]
+    assert made.left_out == {"lost": "is named by val.txt and is not there"}
+    with pytest.raises(ValueError, match=r"has no ImageSets/\*/test.txt, as DAVIS has; available: val"):
+        footage.find(folder, "test")
 
 
 def test_a_rate_thins_pictures_as_it_does_videos(tmp_path):

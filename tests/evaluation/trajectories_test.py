@@ -59,23 +59,27 @@ class Follower:
         return Tracks(xy.astype(np.float32), np.ones(xy.shape[:2], bool))
 
 
-def truth(rule, usable=(True, True, True)):
+def truth(rule, usable=(True, True, True), mask=None):
     """Two points that should go right, of which one does not count, and one that should stay."""
     wanted = paths((4, 0), (4, 0), (0, 0), starts=[(50, 32), (50, 40), (90, 5)])
     edited = np.array([True, True, False]) & usable
     tracks = Tracks(wanted, np.ones((3, 5), bool))
-    return SimpleNamespace(tracks=tracks, usable=np.array(usable), edited=edited, tracker=Follower(rule))
+    item = SimpleNamespace(files={} if mask is None else {"mask.png": "digest"}, mask=lambda: mask)
+    return SimpleNamespace(tracks=tracks, usable=np.array(usable), edited=edited, tracker=Follower(rule), item=item)
 
 
 def test_a_video_is_measured_by_its_points():
     frames = np.zeros((5, 64, 96, 3), np.uint8)
 
     def inside(place):
-        return 45 < place[0] < 55
+        return (45 < place[0]) & (place[0] < 55)
 
     right = trajectories.measure(frames, truth(lambda place, t: place + (4, 0) * t * inside(place)))
     assert right["ctd"] == right["objmc"] == pytest.approx(0, abs=1e-5)
     assert right["bg_obj_ctd"] == pytest.approx(4 * 2.5, rel=0.1), "a few cells in the middle go along"
+    there = np.repeat(inside([np.arange(96)])[None], 64, axis=0)
+    masked = trajectories.measure(frames, truth(lambda place, t: place + (4, 0) * t * inside(place), mask=there))
+    assert masked["bg_obj_ctd"] == pytest.approx(4 * 2.5), "they are no background"
     held = trajectories.measure(frames, truth(lambda place, t: place + 0 * t))
     assert held["ctd"] == pytest.approx(2 / 3 * 10) and held["objmc"] == pytest.approx(2 / 3 * 8)
     assert held["bg_obj_ctd"] == pytest.approx(0)
