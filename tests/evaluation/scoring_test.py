@@ -158,8 +158,6 @@ def test_outputs_of_another_size_and_length_are_resampled_and_told(built, output
     assert row.scores["down"]["psnr"] == 100 and row.scores["left"]["psnr"] < 40
     assert row.notes == {"down": ["resampled from 9 frames of 192x128"], "left": [], "right": []}
     assert "copies: 1 videos resampled from 9 frames of 192x128." in report.notes(scores)
-    assert method_folders._resampled(14, 49)[:5] == [0, 0, 1, 1, 1] and method_folders._resampled(81, 49)[-1] == 80
-    assert method_folders._resampled(1, 3) == [0, 0, 0]
     frames, notes = method_folders.read(_film(outputs.parent, longer), FRAMES, SIZE)
     assert notes == ["read from mp4", "resampled from 9 frames of 96x64"]
     assert np.abs(frames.astype(int) - item.target()).mean() < 6
@@ -185,24 +183,6 @@ def test_only_items_that_all_methods_have_are_scored(built, outputs):
     shutil.rmtree(outputs / "perfect" / "right")
     with pytest.raises(ValueError, match=r"no item of .* in common: copies lacks left; perfect lacks right"):
         scoring.score(built.folder, outputs, ["l2"], draws=False)
-
-
-def test_a_methods_own_folder_is_taken_as_folders_of_methods_are(built, outputs):
-    options = {"metrics": ["l2"], "draws": False}
-    both = scoring.score(built.folder, [outputs / "copies", outputs / "perfect"], **options)
-    assert values(both, "l2") == values(scoring.score(built.folder, outputs, **options), "l2")
-    assert not (outputs / "copies" / "scores").exists() and (outputs / "scores").exists()
-    one = scoring.score(built.folder, outputs / "copies", **options)
-    assert [row.name for row in one.rows] == ["target", "source", "held", "copies"] and one.rows[-1].strangers == []
-    # A method may be named as an item is.
-    (outputs / "copies").rename(outputs / "left")
-    assert [row.name for row in scoring.score(built.folder, outputs, **options).rows[3:]] == ["left", "perfect"]
-    with pytest.raises(ValueError, match=r"outputs/left and .*/other/left have one name"):
-        save(outputs.parent / "other" / "left", "right", built.items[2].source())
-        scoring.score(built.folder, [outputs, outputs.parent / "other" / "left"], **options)
-    (outputs.parent / "none").mkdir()
-    with pytest.raises(ValueError, match=r"none: no method has a folder there; expected such as METHOD/down.mp4"):
-        scoring.score(built.folder, outputs.parent / "none", **options)
 
 
 def test_a_full_disk_is_no_missing_video(built, outputs, monkeypatch):
