@@ -8,6 +8,7 @@ environment variables of the notebooks (MOTIONV2V_CHECKPOINT, MOTIONV2V_NUM_STEP
 
 import ast
 import importlib.util
+import json
 import os
 import sys
 import tempfile
@@ -133,8 +134,13 @@ def test_evaluate_suite_runs(quick, tmp_path, monkeypatch):
     done = execute(FOLDER / "evaluate_suite.ipynb", tmp_path)
     # What is given and wanted, and all rows of the table.
     assert len(pictures(done)) == 2 and players(done) == 1
-    assert "courtyard: 5 frames" in printed(done) and "'scores.html'" in printed(done)
-    assert {path.name for path in (quick / "outputs").iterdir()} == {"tiny", "scores"}
+    assert "tiny/courtyard: 5 frames" in printed(done) and "tiny_repair/courtyard: " in printed(done)
+    assert "'scores.html'" in printed(done)
+    assert {path.name for path in (quick / "outputs").iterdir()} == {"tiny", "tiny_repair", "scores"}
+    scores = json.loads((quick / "outputs" / "scores" / "scores.json").read_text())["scores"]
+    assert {entry["row"] for entry in scores} == {"target", "source", "held", "draft", "tiny", "tiny_repair"}
+    assert {entry["metric"] for entry in scores} >= {"psnr", "follow_epe"}
+    assert not {entry["metric"] for entry in scores} & {"lost", "ctd"}, "those alone that are named"
 
 
 @pytest.mark.slow
