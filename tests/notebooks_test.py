@@ -22,7 +22,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
-from motionv2v import checkpoints, figures
+from motionv2v import checkpoints, figures, video
 
 FOLDER = Path(__file__).parents[1] / "colab"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -126,6 +126,20 @@ def test_revideo_runs(quick, tmp_path):
         assert f"{name}: " in printed(done)
     assert printed(done).count("of which 0 grey levels change") == 3
     assert {path.name for path in quick.iterdir()} == {"remade.mp4"}
+
+
+@pytest.mark.slow
+def test_motion_inversion_runs(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOTIONV2V_STEPS", "2")
+    clip = np.random.default_rng(0).integers(0, 256, (30, 48, 80, 3), np.uint8)
+    monkeypatch.setenv("MOTIONV2V_VIDEO", str(video.write(tmp_path / "own.mp4", clip, fps=8)))
+    done = execute(FOLDER / "motion_inversion.ipynb", tmp_path)
+    # The clip, the loss, all samples.
+    assert len(pictures(done)) == 3 and players(done) == 1
+    assert "it is resized" in printed(done) and "249,600 numbers" in printed(done)
+    for name in ("the base alone", "with the motion", "not debiased"):
+        assert f"{name:<16} fidelity " in printed(done)
+    assert {"motion.safetensors", "transferred.mp4", "learning"} == {path.name for path in quick.iterdir()}
 
 
 @pytest.mark.slow

@@ -124,6 +124,9 @@ def invert(
 ) -> Float[np.ndarray, "1 t h w z"]:
     """Find the noise that the base turns into a clip without a caption (`sampling.invert`), [1 t h w z].
 
+    There and back in 50 steps on `base_tiny`, the packaged scene `shapes`, whose latents have a standard deviation of
+    0.816: an error of 0.014 (root of the mean square; 0.068 at most), and without refinements 0.083 (0.41).
+
     Args:
         editor: of the base. frames: at its size. num_steps, refinements: as for `sampling.invert`.
     """
