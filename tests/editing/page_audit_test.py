@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(served_page.BROWSER is None, reason=served_page.
 X, Y = (float(side) + 10 for side in moving_square.corners()[0])
 STATES = ("empty", "open", "point", "bent", "ease", "operation", "run", "history", "conflict")
 COLOURS = {"light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"}, "forced": {"forced_colors": "active"}}
-PICTURES = {"bent": (1280, 860), "run": (1280, 1160), "phone": (390, 844)}
+PICTURES = {"bent": (1280, 860), "masks": (1000, 720), "ease": (1000, 720), "run": (1280, 1160), "phone": (390, 844)}
 """Of the docs; high enough for what they show, and no higher: further down are paths of this machine."""
 ROOT = Path(__file__).parents[2]
 
@@ -205,15 +205,23 @@ def shoot(session, page, name, path):
         session.set_box(names, frame, box)
     page.page.reload()
     page.ready()
-    for _ in range(last // 2):
+    for _ in range(last // (4 if name == "ease" else 2)):
         page.page.keyboard.press(".")
+    if name == "masks":
+        page.button("Select p1").click()
+        page.main.locator("#show-masks").check()
+        page.says("things", "Up to date: in 49 of 49 frames", 600)
     if name == "run":
         page.button("Run at full size").click()
         page.says("runs", "took", 600)
         page.button("Show the result of run 1 beside the source").click()
         page.wait("document.querySelector('#runs video').readyState >= 2")
     canvas = "document.getElementById('draft')"
-    page.wait(f"{canvas}.width && {canvas}.getContext('2d').getImageData(20, 20, 1, 1).data[0] > 30")
+    page.wait(f"{canvas}.width && {canvas}.getContext('2d').getImageData(20, 20, 1, 1).data[0] > 30", 600)
+    if name == "ease":
+        page.page.keyboard.press("Control+a")
+        page.page.keyboard.press("e")
+        page.main.get_by_role("menuitemradio", name="In slow at first").hover()
     page.page.wait_for_timeout(3000)
     with Image.open(io.BytesIO(page.page.screenshot())) as picture:
         picture.convert("RGB").save(path, "WEBP", quality=60, method=6)
