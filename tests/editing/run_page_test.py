@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import signal
-import time
 import zipfile
 
 import moving_square
@@ -42,20 +41,20 @@ def test_a_model_runs_is_killed_goes_on_and_its_result_is_the_next_source(browse
     page.main.get_by_text("Seeds, steps, guidance").click()
     by("Steps").fill("240")  # enough that it is still at them when it is killed
     by("Seeds, one run each").fill("3, 4")
-    page.says("needs", "Time: not known before the first run of this kind.", 120)
+    page.says("needs", "Time: not known before the first run of this kind.", 300)
     page.says("needs", "GiB")
     page.button("Run at full size").click()
     page.says("runs", "Run 1:")
     page.says("runs", "Run 2:")
     assert [each["seed"] for each in session.runs.all()] == [4, 3]
     page.button("Take out run 2").click()
-    page.wait("/step \\d+ of 240, .* left/.test(document.querySelector('#runs .where')?.textContent)", 180)
+    page.wait("/step \\d+ of 240, .* left/.test(document.querySelector('#runs .where')?.textContent)", 300)
     page.wait("document.querySelector('#runs .preview')?.naturalWidth > 0")
     os.killpg(session.runs._alive("1"), signal.SIGKILL)
     page.says("runs", "stopped in the middle")
     page.says("runs", "Stopped at step")
     page.button("Resume run 1").click()
-    page.says("runs", "took", 180)
+    page.says("runs", "took", 300)
     assert any("goes on behind step" in line for line in session.runs.status("1")["log"])
     page.wait("document.querySelector('#runs video').readyState >= 1")
     page.button("Show the result of run 1 beside the source").click()
@@ -78,7 +77,7 @@ def test_clips_are_exported_and_the_command_is_shown_and_copied(browser, session
     page = Page(browser, address, viewport=SIZE)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.button("Run at full size").click()
-    page.says("runs", "took", 120)
+    page.says("runs", "took", 300)
     page.main.locator("#export-what").select_option("1")
     page.main.locator("#export-as").select_option("zip")
     saved = page.download(lambda: page.button("Export clip").click())
@@ -181,9 +180,7 @@ def test_what_is_done_while_the_editor_is_gone_is_done_when_it_is_back(browser, 
     page.page.unroute("**/api/do")
     page.points(1)
     page.wait("document.getElementById('gone').hidden")
-    deadline = time.time() + 20
-    while session.project["prompt"] != "waits" and time.time() < deadline:
-        time.sleep(0.05)
+    until(lambda: session.project["prompt"] == "waits")
     assert session.project["prompt"] == "waits" and len(session.project["points"]) == 1
     page.context.close()
 
@@ -200,7 +197,7 @@ def test_50_steps_are_undone_and_done_again_on_the_page_and_all_survive_a_kill(b
             for _ in range(10):
                 page.page.keyboard.press(key)
             steps += 10 * way
-            until(lambda expected=steps: len(session.state()["undo"]) == expected, f"{steps} steps are left", 180)
+            until(lambda expected=steps: len(session.state()["undo"]) == expected, f"{steps} steps are left", 300)
             assert hashed(session) == seen[steps - 3], (key, steps)
             page.wait("document.getElementById('busy').textContent === ''")
             until(lambda: page.page.evaluate(shown) == session.project, "the page shows it", 60)
