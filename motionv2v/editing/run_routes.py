@@ -86,8 +86,12 @@ async def _result(request: Request) -> Response:
 
 
 async def _preview(request: Request) -> Response:
+    """Give the picture of what a run has so far; nothing where the run has just ended and taken it away."""
     place = request.app.state.session.runs.preview(request.path_params["name"])
-    return Response(await run_in_threadpool(place.read_bytes), media_type="image/webp")
+    try:
+        return Response(await run_in_threadpool(place.read_bytes), media_type="image/webp")
+    except FileNotFoundError:
+        return Response(status_code=204)
 
 
 async def _tree(request: Request) -> Response:

@@ -483,3 +483,13 @@ def test_what_a_hand_does_is_a_command_and_maps_and_masks_are_pictures(client, t
         assert answer.status_code == code and str(tmp_path) not in answer.text, (address, answer.text)
     assert client.get("/api/frame/masks/9").status_code == client.get("/api/frame/other/0").status_code == 404
     assert client.get("/api/state").json() == before
+
+
+def test_a_preview_that_its_run_has_just_taken_away_is_nothing_and_no_error(app, client, tmp_path, monkeypatch):
+    runs = app.state.session.runs
+    monkeypatch.setattr(runs, "preview", lambda name: tmp_path / "gone.webp")
+    answer = client.get("/api/runs/1/preview.webp")
+    assert answer.status_code == 204 and answer.content == b""
+    (tmp_path / "gone.webp").write_bytes(b"a picture")
+    answer = client.get("/api/runs/1/preview.webp")
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "image/webp", b"a picture")
