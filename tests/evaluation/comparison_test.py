@@ -135,10 +135,12 @@ def test_the_table_has_the_rows_of_all_ways_and_those_of_reference(models, shown
     }
     assert about["control_model"]["model"]["sha256"] and about["control_model"]["seed"] == 7
     told = {row: (each["settings"]["num_steps"], each["settings"]["views"]) for row, each in about.items()}
-    # What makes one picture move averages its own views in one step alone, what edits locally none.
+    # What makes one picture move or edits locally averages its own views, in one step alone.
     assert told == dict.fromkeys(told, (3, 4)) | {"prompted_model": (3, 1), "remade_model": (3, 1)}
-    one = comparison._model(models["prompted"], editing.load(models["prompted"]), {"num_steps": 1, "num_views": 4})
-    assert one["settings"]["views"] == editing.load(models["prompted"]).config.sample.views
+    for kind in ("prompted", "remade"):
+        editor = editing.load(models[kind])
+        one = comparison.model_of(models[kind], editor, {"num_steps": 1, "num_views": 4})
+        assert one["settings"]["views"] == editor.config.sample.views
     assert not [value for each in about.values() for value in json.dumps(each).split('"') if value.startswith("/")]
     assert (tmp_path / "out" / "outputs" / "scores" / "scores.html").is_file()
     assert len(list((tmp_path / "out" / "outputs" / "remade_model").glob("*/00004.png"))) == 3
