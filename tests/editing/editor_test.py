@@ -110,7 +110,7 @@ def test_missing_and_foreign_weights_are_named_in_one_line(folder, tmp_path):
         assert message in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(
         checkpoints.CheckpointError,
-        match=r"no checkpoint 'nowhere'.*a released name \(tiny, tiny_repair, motion_prompting_tiny, revideo_tiny, base_tiny\)",
+        match=rf"no checkpoint 'nowhere'.*a released name \({', '.join(checkpoints.RELEASED)}\)",
     ):
         editing.load("nowhere")
 
